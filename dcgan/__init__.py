@@ -1,0 +1,1 @@
+"""From batches to generated pictures: the nets, the step, the loop around it."""

@@ -1,0 +1,252 @@
+"""Batches on the device, without end.
+
+Three loaders share one interface, `Batches`: `Loader` (DALI), `FallbackLoader` (webdataset and
+torchvision, where DALI cannot run) and `SyntheticLoader` (batches that cost nothing).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from pipeline.errors import UserError
+from pipeline.manifest import PACK_COMMAND, ShardSet
+
+SYNTHETIC = "synthetic"
+"""What `--shards` says to train on noise instead of a shard set."""
+
+MAX_WORKERS = 8
+"""More decoding threads than this were never needed to feed small images; `--workers` overrules."""
+
+
+class Batches(Protocol):
+    """What the trainer takes its batches from.
+
+    Iterating never ends. An epoch is `steps_per_epoch` batches; within it no image occurs twice.
+    """
+
+    batch_size: int
+    """Images in a batch, on this rank."""
+    steps_per_epoch: int
+    description: str
+    """One line for people: which loader this is, and why."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]: ...
+
+    def __next__(self) -> torch.Tensor:
+        """The next batch: float32 (B, C, S, S) in [-1, 1], channels_last, or uint8 (B, S, S, C)."""
+
+    def close(self) -> None:
+        """Stop all threads and let go of the files."""
+
+
+class Loader:
+    """The DALI graph over a shard set, as an endless iterator.
+
+    Args:
+        shards: an opened set.
+        batch_size: images in a batch, on this rank.
+        image_size: side of the square images, in pixels.
+        device: where the batches are born, `cpu` or `cuda`.
+        seed: the order of images is a function of it and the epoch.
+        dtype: float32 for normalised batches, uint8 for stored pixels.
+        rank: of this process among all; ranks see disjoint images.
+        num_ranks: number of processes.
+        channels: 3 (RGB) or 1 (luma).
+        workers: decoding threads; None for one a core, at most eight.
+
+    Raises:
+        UserError: the batch is larger than this rank's share of the set.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        batch_size: int,
+        image_size: int = 64,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        num_ranks: int = 1,
+        channels: int = 3,
+        workers: int | None = None,
+    ) -> None:
+        from nvidia.dali import __version__ as dali_version
+
+        from pipeline.graph import build_graph
+
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch(len(shards), batch_size, num_ranks)
+        self.device = torch.device(device)
+        workers = workers or default_workers()
+        self.description = f"DALI {dali_version} on {self.device}, {workers} threads"
+        self._folder = shards.folder
+        self._shape = (batch_size, image_size, image_size, channels)
+        self._dtype = dtype
+        self._batch_of_epoch = 0
+        share = -(-len(shards) // num_ranks)
+        self._batches_read_per_epoch = -(-share // batch_size)
+        cuda = self.device.type == "cuda"
+        self._pipeline = build_graph(
+            shards,
+            batch_size=batch_size,
+            image_size=image_size,
+            channels=channels,
+            device="cuda" if cuda else "cpu",
+            device_id=(self.device.index or 0) if cuda else None,
+            seed=seed,
+            workers=workers,
+            normalised=dtype.is_floating_point,
+            rank=rank,
+            num_ranks=num_ranks,
+        )
+        self._pipeline.build()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        if self._batch_of_epoch == self.steps_per_epoch:
+            for _ in range(self._batches_read_per_epoch - self.steps_per_epoch):
+                self._run()  # the short batch at the epoch's end, filled up with repetitions
+            self._batch_of_epoch = 0
+        batch = self._run()
+        self._batch_of_epoch += 1
+        return batch.permute(0, 3, 1, 2) if self._dtype.is_floating_point else batch
+
+    def _run(self) -> torch.Tensor:
+        """Take a batch from the graph: (B, S, S, C), contiguous, ordered on the current stream."""
+        cuda = self.device.type == "cuda"
+        stream = torch.cuda.current_stream(self.device) if cuda else None
+        try:
+            (output,) = self._pipeline.run(stream)
+        except RuntimeError as error:
+            raise _data_error(self._folder, error) from error
+        if stream is None:
+            # The dynamic executor never writes again to a batch that somebody holds
+            return from_dlpack(output.as_tensor())
+        return self._copy_on(stream, output)
+
+    def _copy_on(self, stream: torch.cuda.Stream, output: Any) -> torch.Tensor:
+        """Copy a batch out on a stream, without a wait on the host.
+
+        Exporting it through dlpack instead would leave its release to a background thread of
+        DALI's that synchronises the whole device (dali/pipeline/data/dltensor.cc).
+        """
+        from nvidia.dali.plugin.pytorch import feed_ndarray
+
+        batch = torch.empty(self._shape, dtype=self._dtype, device=self.device)
+        feed_ndarray(output.as_tensor(), batch, cuda_stream=stream)
+        return batch
+
+    def close(self) -> None:
+        del self._pipeline
+
+
+def open_loader(
+    shards: str,
+    batch_size: int,
+    image_size: int,
+    channels: int,
+    device: torch.device,
+    seed: int,
+    workers: int | None,
+    dtype: torch.dtype = torch.float32,
+) -> Batches:
+    """Open what `--shards` names with the best loader that this machine can run.
+
+    Raises:
+        UserError: no usable shard set there, or one too small for the batch.
+    """
+    if shards == SYNTHETIC:
+        from pipeline.synthetic import SyntheticLoader
+
+        return SyntheticLoader(batch_size, image_size, channels, device, seed, dtype)
+    from pipeline.fallback import FallbackLoader
+
+    shard_set = ShardSet.open(Path(shards))
+    obstacle = _why_not_dali(device)
+    if obstacle is None:
+        return Loader(
+            shard_set,
+            batch_size,
+            image_size,
+            device,
+            seed,
+            dtype,
+            channels=channels,
+            workers=workers,
+        )
+    return FallbackLoader(
+        shard_set,
+        batch_size,
+        image_size,
+        device,
+        seed,
+        dtype,
+        channels=channels,
+        workers=workers,
+        reason=obstacle,
+    )
+
+
+def _why_not_dali(device: torch.device) -> str | None:
+    """What keeps DALI from serving this device, or None."""
+    if sys.platform != "linux":
+        return f"DALI has no wheels for {sys.platform}"
+    if device.type not in ("cpu", "cuda"):
+        return f"DALI does not know the device {device.type}"
+    if importlib.util.find_spec("nvidia.dali") is None:
+        return "DALI is not installed"
+    try:
+        importlib.import_module("nvidia.dali.fn")
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"DALI does not load ({error})"
+    return None
+
+
+def _data_error(folder: Path, error: RuntimeError) -> UserError:
+    """Name the sample where DALI does: "… decode sample #3 : shards/shard-000000.tar:25088:00…"."""
+    text = str(error)
+    sample = re.search(r"[^\s:]+\.tar:\d+:[^\s:]+", text)
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("[")]
+    found = sample.group() if sample else next(iter(lines[1:] or lines), text)
+    return UserError(
+        folder,
+        f"an image that DALI cannot decode: {found.strip()[:300]}",
+        "shards as tools/make_shards.py writes them",
+        f"pack the set again: {PACK_COMMAND.format(folder=folder)}",
+    )
+
+
+def steps_per_epoch(samples: int, batch_size: int, num_ranks: int = 1) -> int:
+    """Full batches that every rank can take from its share of a set.
+
+    Raises:
+        UserError: not even one.
+    """
+    steps = samples // num_ranks // batch_size
+    if steps == 0:
+        share = f"{samples} images" + (f" for {num_ranks} ranks" if num_ranks > 1 else "")
+        raise UserError(
+            f"--batch-size {batch_size}",
+            f"a set of {share}",
+            "at least one full batch in an epoch",
+            f"use --batch-size {max(1, samples // num_ranks)} or less, or pack more images",
+        )
+    return steps
+
+
+def default_workers() -> int:
+    """Decoding threads where nobody asks for a number."""
+    return min(os.cpu_count() or 1, MAX_WORKERS)

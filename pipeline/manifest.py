@@ -1,0 +1,150 @@
+"""The shard set: what is in the folder, how it was made, and whether it is all there.
+
+A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's index) beside each, and
+`manifest.json`, which is written last: without it the set does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SAMPLES = "samples.csv"
+PACK_COMMAND = "python tools/make_shards.py celeba/ --out {folder}"
+
+MAX_MANIFEST_BYTES = 64 << 20
+"""A manifest has one row a shard: even a set of a hundred million images stays far below."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recipe(_Record):
+    """How source images became stored ones."""
+
+    store: Literal["original"] = "original"
+    """`original`: the source file's own bytes."""
+
+
+class Shard(_Record):
+    """One tar and its index."""
+
+    name: Annotated[str, Field(pattern=r"^shard-\d{6}$")]
+    samples: Annotated[int, Field(gt=0)]
+    bytes: Annotated[int, Field(gt=0)]
+    """Of the tar file."""
+    tar_sha256: Digest
+    index_sha256: Digest
+
+
+class Manifest(_Record):
+    """What `manifest.json` holds; (width, height) in pixels, as images are named everywhere."""
+
+    format: Literal[1] = 1
+    recipe: Recipe
+    seed: int
+    samples: Annotated[int, Field(gt=0)]
+    image_bytes: Annotated[int, Field(gt=0)]
+    """Of all stored images together, without the tar's headers."""
+    largest_image: Size
+    smallest_image: Size
+    """Each side apart: where it equals `largest_image`, all images have one size."""
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A complete set on disk."""
+
+    folder: Path
+    manifest: Manifest
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    @property
+    def tars(self) -> list[Path]:
+        return [self.folder / f"{shard.name}.tar" for shard in self.manifest.shards]
+
+    @property
+    def indexes(self) -> list[Path]:
+        return [self.folder / f"{shard.name}.idx" for shard in self.manifest.shards]
+
+    @classmethod
+    def open(cls, folder: Path) -> ShardSet:
+        """Open a set for reading; compares tar sizes and index digests, and reads no image.
+
+        That much is needed before DALI may map the files: an index that points past the end of
+        its tar ends the process with a segmentation fault.
+
+        Raises:
+            UserError: the set is missing, unfinished, of another format, or altered.
+        """
+        manifest = _read_manifest(folder)
+        for shard in manifest.shards:
+            _check_shard(folder, shard)
+        return cls(folder, manifest)
+
+
+def digest(data: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    again = PACK_COMMAND.format(folder=folder)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "no such folder"
+        raise UserError(folder, found, "a shard set", f"pack your images first: {again}")
+    if not path.is_file():
+        tars = len(list(folder.glob("shard-*.tar*")))
+        found = (
+            f"{tars} shards but no {MANIFEST}: an unfinished set"
+            if tars
+            else f"no {MANIFEST}: not a shard set"
+        )
+        raise UserError(folder, found, "a complete shard set", f"pack your images: {again}")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise UserError(path, "more than 64 MiB", "a manifest", f"pack again: {again}")
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        if place == "format":
+            raise UserError(
+                path,
+                f"a shard set of format {str(first['input'])[:40]}",
+                f"format {FORMAT}, which is what this version reads",
+                f"pack again with this version: {again}",
+            ) from None
+        found = f"{place}: {first['msg']}"
+        raise UserError(
+            path, found, "a manifest as it was written", f"pack again: {again}"
+        ) from None
+
+
+def _check_shard(folder: Path, shard: Shard) -> None:
+    tar, index = folder / f"{shard.name}.tar", folder / f"{shard.name}.idx"
+    remedy = f"copy the set again, or pack it again: {PACK_COMMAND.format(folder=folder)}"
+    for path in (tar, index):
+        if not path.is_file():
+            raise UserError(path, "no such file", f"the file named in {MANIFEST}", remedy)
+    if tar.stat().st_size != shard.bytes:
+        found = f"{tar.stat().st_size:,} bytes"
+        raise UserError(tar, found, f"{shard.bytes:,} bytes, as {MANIFEST} says", remedy)
+    if digest(index.read_bytes()) != shard.index_sha256:
+        raise UserError(index, "other contents", f"the index recorded in {MANIFEST}", remedy)
