@@ -62,7 +62,6 @@ def build_graph(
     Returns:
         A pipeline with one output, (batch_size, image_size, image_size, channels).
     """
-
     graph = Pipeline(
         batch_size=batch_size,
         num_threads=workers,
