@@ -1,0 +1,96 @@
+"""What a training run was asked to do. Loads nothing heavy: `--help` and the checks are instant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import UserError
+
+DEFAULT_EPOCHS = 5
+"""The tutorial's; it counts where neither `--epochs` nor `--max-steps` is given."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All options of `dcgan-train`, checked; the defaults are the PyTorch DCGAN tutorial's.
+
+    Raises:
+        UserError: a value that no run could use.
+    """
+
+    shards: str
+    """Folder of a shard set, or `synthetic`."""
+    run: str | None = None
+    """Run folder; None for the next free number below `runs/`."""
+    batch_size: int = 128
+    image_size: int = 64
+    """Side of the images, in pixels."""
+    channels: int = 3
+    """3 for RGB, 1 for grey."""
+    nz: int = 100
+    """Length of the latent."""
+    ngf: int = 64
+    """Depth of the generator's last hidden map."""
+    ndf: int = 64
+    """Depth of the discriminator's first hidden map."""
+    epochs: int | None = None
+    """None for as many as `max_steps` takes, or else `DEFAULT_EPOCHS`."""
+    max_steps: int | None = None
+    """The run ends here if the epochs have not ended it before."""
+    lr: float = 2e-4
+    """Of both optimisers (Radford et al. 2016, section 4)."""
+    beta1: float = 0.5
+    """Adam's first decay rate (ibid.)."""
+    seed: int = 999
+    """Of the weights, the noise and the order of images."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    workers: int | None = None
+    """Threads that decode; None for one a core, at most eight."""
+    netG: str | None = None  # noqa: N815  # the ancestors' spelling
+    """State dict to start the generator from."""
+    netD: str | None = None  # noqa: N815
+    """State dict to start the discriminator from."""
+    dry_run: bool = False
+    """One step, all files, and end."""
+    log_every: int = 50
+    """Steps in a tick."""
+    sample_every: int = 500
+    """Steps between two sample grids."""
+
+    def __post_init__(self) -> None:
+        for field, (holds, wanted) in _CHECKS.items():
+            value = getattr(self, field)
+            if value is not None and not holds(value):
+                flag = f"--{field.replace('_', '-')}"
+                raise UserError(flag, str(value), wanted, "correct it, or leave it out")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Steps until the run ends by itself."""
+        if self.dry_run:
+            return 1
+        limits = [self.max_steps] if self.max_steps is not None else []
+        if self.epochs is not None:
+            limits.append(self.epochs * steps_per_epoch)
+        return min(limits, default=DEFAULT_EPOCHS * steps_per_epoch)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by name, for `config.json`."""
+        return asdict(self)
+
+
+def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value >= least, f"at least {least}"
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("batch_size", "nz", "ngf", "ndf", "epochs", "max_steps", "workers"), _at_least(1)
+    ),
+    **dict.fromkeys(("log_every", "sample_every"), _at_least(1)),
+    "seed": (lambda value: 0 <= value < 2**63, "0 or more, below 2^63"),
+    "lr": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "beta1": (lambda value: 0 <= value < 1, "0 or more, below 1"),
+}

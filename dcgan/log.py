@@ -1,0 +1,55 @@
+"""What a run says: on the terminal, where a live bar shows the progress, and in `log.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Log:
+    """Prints lines and keeps them; from `write_to` on, the file has them too, the earlier first."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._lines: list[str] = []
+        self._file: TextIO | None = None
+
+    def __call__(self, text: str = "") -> None:
+        self._console.print(text)
+        self._lines.append(text)
+        if self._file is not None:
+            self._file.write(text + "\n")
+            self._file.flush()
+
+    def write_to(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._file.writelines(line + "\n" for line in self._lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @contextmanager
+    def progress(self, total: int) -> Iterator[Callable[[], None]]:
+        """Show a bar below the lines on a terminal, and nothing in a pipe.
+
+        Yields:
+            A function that moves the bar by one step.
+        """
+        bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        with bar:
+            task = bar.add_task("", total=total)
+            yield lambda: bar.advance(task)

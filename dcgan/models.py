@@ -1,0 +1,295 @@
+"""The two nets of DCGAN, their first weights, and weights from a file.
+
+Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
+Generative Adversarial Networks", ICLR 2016 (arXiv:1511.06434): figure 1 is the generator at 64×64.
+At 64 the layers, their order and their names are those of the PyTorch DCGAN tutorial and of
+pytorch/examples, so weights from there load here.
+
+    noise (B, nz, 1, 1) ─ Generator ─ images (B, C, S, S) in [-1, 1] ─ Discriminator ─ logits (B,)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
+
+from pipeline.errors import UserError
+from pipeline.files import replacing
+
+SIZES = (32, 64, 128, 256)
+"""Image sizes that the nets can be built for: 4×4 doubled three to six times."""
+
+CHANNELS = (1, 3)
+"""Grey or RGB."""
+
+
+class Generator(nn.Module):
+    """From noise to images: 1×1 → 4×4 → doubled until `image_size`, then tanh.
+
+    The 4×4 map is `ngf * image_size // 8` channels deep and each doubling halves that, so the last
+    hidden map, at half the image's size, is `ngf` deep whatever the size.
+
+    Args:
+        image_size: side of the images, one of `SIZES`.
+        nz: length of the latent.
+        ngf: depth of the last hidden map.
+        channels: of the images, one of `CHANNELS`.
+
+    Attributes:
+        options: what the net was built with, by the name of the flag that says it.
+
+    Raises:
+        UserError: for a net that cannot be built.
+    """
+
+    def __init__(
+        self, image_size: int = 64, nz: int = 100, ngf: int = 64, channels: int = 3
+    ) -> None:
+        super().__init__()
+        self.options = {
+            "--image-size": image_size,
+            "--channels": channels,
+            "--nz": nz,
+            "--ngf": ngf,
+        }
+        _check(self.options)
+        depth = ngf * image_size // 8
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
+            nn.BatchNorm2d(depth),
+            nn.ReLU(inplace=True),
+        ]
+        while depth > ngf:
+            layers += [
+                nn.ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(depth // 2),
+                nn.ReLU(inplace=True),
+            ]
+            depth //= 2
+        layers += [nn.ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        """Draw one image for each latent.
+
+        Args:
+            noise: (B, nz, 1, 1), nominally N(0, 1).
+
+        Returns:
+            (B, C, S, S) in [-1, 1].
+        """
+        images: torch.Tensor = self.main(noise)
+        return images
+
+
+class Discriminator(nn.Module):
+    """From images to logits: the generator's mirror image, halved down to 4×4, then one number.
+
+    It stops before the ancestors' sigmoid, which has no weights: their names and shapes still fit.
+    A loss taken from the logit stays exact where a probability has rounded to 0 or 1.
+
+    Args:
+        image_size: side of the images, one of `SIZES`.
+        ndf: depth of the first hidden map; the 4×4 map is `ndf * image_size // 8` deep.
+        channels: of the images, one of `CHANNELS`.
+
+    Attributes:
+        options: what the net was built with, by the name of the flag that says it.
+
+    Raises:
+        UserError: for a net that cannot be built.
+    """
+
+    def __init__(self, image_size: int = 64, ndf: int = 64, channels: int = 3) -> None:
+        super().__init__()
+        self.options = {"--image-size": image_size, "--channels": channels, "--ndf": ndf}
+        _check(self.options)
+        # No BatchNorm on the image itself: section 3 of the paper found it to oscillate.
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, ndf, 4, 2, 1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        depth = ndf
+        while depth < ndf * image_size // 8:
+            layers += [
+                nn.Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(depth * 2),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            depth *= 2
+        layers += [nn.Conv2d(depth, 1, 4, 1, 0, bias=False)]
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Judge each image.
+
+        Args:
+            images: (B, C, S, S) in [-1, 1].
+
+        Returns:
+            Logits, (B,): sigmoid of them is the probability of being real.
+        """
+        logits: torch.Tensor = self.main(images)  # (B, 1, 1, 1)
+        return logits.flatten()
+
+
+def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Give a net its first weights, in place.
+
+    Every convolution, transposed or not, N(0, 0.02) (Radford et al., section 4); every BatchNorm
+    scale N(1, 0.02) and shift 0 (the tutorial). Drawn on the CPU in float32 in the order of the
+    layers and then copied, so one seed gives one net, whatever its device, type or memory layout.
+
+    Args:
+        module: the net.
+        generator: a CPU generator; without one, torch's global state is used.
+    """
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.weight.copy_(_normal(0.0, layer.weight, generator))
+                if layer.bias is not None:
+                    layer.bias.zero_()
+            elif isinstance(layer, nn.BatchNorm2d):
+                layer.weight.copy_(_normal(1.0, layer.weight, generator))
+                layer.bias.zero_()
+
+
+def _normal(mean: float, like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    return torch.normal(mean, 0.02, like.shape, generator=generator, dtype=torch.float32)
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Count the numbers that training changes: weights, not BatchNorm's running statistics."""
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) -> None:
+    """Fill a net from a state dict in a file, all of it or, on an error, nothing.
+
+    Args:
+        net: takes the weights in place, on its own device and in its own type.
+        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; the
+            `module.` that DataParallel puts before each name is dropped. Never runs code from it.
+        flag: the option that named the file, for the error.
+
+    Raises:
+        UserError: for a missing file, one that holds anything else, or one that does not fit.
+    """
+    where = f"{flag} {path}"
+    state = _read_state(Path(path), where)
+    consume_prefix_in_state_dict_if_present(state, "module.")
+    found, wanted = _first_difference(_shapes(state), _shapes(net.state_dict()))
+    if found:
+        raise UserError(where, found, wanted, _remedy(net, state, flag))
+    net.load_state_dict(state)
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """Write a net's state dict, whole or not at all, for `load_weights` and the ancestors."""
+    state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
+    wanted = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
+    if not path.is_file():
+        raise UserError(
+            where, "a folder" if path.is_dir() else "no such file", wanted, "check the path"
+        )
+    try:
+        with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
+        raise UserError(
+            where,
+            f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})",
+            wanted,
+            "name a netG.pth or netD.pth; if it holds a whole pickled net that you trust, load that"
+            " in Python and save its state_dict()",
+        ) from error
+    if not isinstance(state, dict):
+        raise UserError(where, f"a {type(state).__name__}", wanted, "save net.state_dict() instead")
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
+            raise UserError(
+                where,
+                f"a dict in which {name!r} is a {type(value).__name__}",
+                wanted,
+                "save the net's state_dict() alone, not a checkpoint around it",
+            )
+    return state
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _first_difference(
+    found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> tuple[str, str]:
+    """Say of the first tensor that differs what it is and what it should be; two "" if none is."""
+    for name, shape in wanted.items():
+        if name not in found:
+            return f"no {name}", f"{name} of shape {shape}"
+        if found[name] != shape:
+            return f"{name} of shape {found[name]}", f"{name} of shape {shape}"
+    for name, shape in found.items():
+        if name not in wanted:
+            return f"{name} of shape {shape}", f"nothing after {list(wanted)[-1]}"
+    return "", ""
+
+
+def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag: str) -> str:
+    origin = _origin(state)
+    if origin is None:
+        return f"check {', '.join(net.options)}: they must be those that the file was trained with"
+    if type(origin) is not type(net):
+        return (
+            f"this file holds a {type(origin).__name__};"
+            f" give {flag} the weights of a {type(net).__name__}"
+        )
+    differing = (
+        f"{option} {value}"
+        for option, value in origin.options.items()
+        if net.options[option] != value
+    )
+    return f"run with {' '.join(differing)}"
+
+
+def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
+    """Build, without memory, the net that these weights come from; None if no options give it."""
+    kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
+    if not kernels or 0 in kernels[0] + kernels[-1]:
+        return None
+    first, last = kernels[0], kernels[-1]  # (in, out, 4, 4) in a Generator, else (out, in, 4, 4)
+    with torch.device("meta"):
+        for build in (
+            lambda: Generator(8 * first[1] // last[0], nz=first[0], ngf=last[0], channels=last[1]),
+            lambda: Discriminator(8 * last[1] // first[0], ndf=first[0], channels=first[1]),
+        ):
+            with contextlib.suppress(UserError):
+                net = build()
+                if _shapes(net.state_dict()) == _shapes(state):
+                    return net
+    return None
+
+
+def _check(options: dict[str, int]) -> None:
+    """Refuse what no net can be built from."""
+    allowed = {"--image-size": SIZES, "--channels": CHANNELS}
+    for option, value in options.items():
+        choices = allowed.get(option)
+        if choices is None and value < 1:
+            raise UserError(option, str(value), "at least 1", f"leave {option} out for its default")
+        if choices is not None and value not in choices:
+            nearest = min(choices, key=lambda choice: abs(choice - value))
+            wanted = "one of " + ", ".join(map(str, choices))
+            raise UserError(option, str(value), wanted, f"take the nearest, {option} {nearest}")

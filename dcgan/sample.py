@@ -1,0 +1,52 @@
+"""From seeds to images: image i depends on seed i alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from dcgan.models import Generator
+from pipeline.pixels import to_uint8
+
+FIXED_SEEDS = range(64)
+"""Of the fixed noise that every grid is drawn from: cell (row, column) is seed 8·row + column."""
+
+BATCH = 16
+"""Images generated at a time, always: another batch size selects other kernels, and would change a
+few pixels by a level."""
+
+
+def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
+    """Draw one latent for each seed, each from a random generator of its own.
+
+    Returns:
+        (len(seeds), nz, 1, 1) float32 on the CPU, N(0, 1).
+    """
+    rows = [torch.randn(nz, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).reshape(len(seeds), nz, 1, 1)
+
+
+@torch.no_grad()
+def generate(generator: Generator, noise: torch.Tensor) -> torch.Tensor:
+    """Generate images with BatchNorm's running statistics, and leave the net as it was.
+
+    The ancestors sample in train mode, which mixes the images of a batch and disturbs training.
+
+    Args:
+        generator: in any mode; it returns to that mode.
+        noise: (N, nz, 1, 1) float.
+
+    Returns:
+        (N, S, S, C) uint8 on the CPU.
+    """
+    training = generator.training
+    device = next(generator.parameters()).device
+    generator.eval()
+    images = []
+    for batch in torch.split(noise, BATCH):
+        padded = batch.new_zeros(BATCH, *batch.shape[1:])
+        padded[: len(batch)] = batch
+        images.append(to_uint8(generator(padded.to(device)))[: len(batch)].cpu())
+    generator.train(training)
+    return torch.cat(images)

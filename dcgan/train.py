@@ -1,0 +1,144 @@
+"""`dcgan-train`: the command line of a training run; also `python -m dcgan.train`."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import typer
+
+from dcgan.config import DEFAULT_EPOCHS, TrainConfig
+from pipeline.errors import UserError, told_plainly
+
+app = typer.Typer(add_completion=False)
+
+RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
+
+
+@app.command()
+def train(
+    shards: Annotated[
+        str,
+        typer.Option(
+            help="Folder made by tools/make_shards.py, or 'synthetic' for noise.",
+            rich_help_panel=DATA,
+        ),
+    ],
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder to write to; by default runs/0001 and so on.", rich_help_panel=RUN
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Passes over the set.",
+            show_default=f"{DEFAULT_EPOCHS}, or as --max-steps needs",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(help="End here instead, or earlier if --epochs says so.", rich_help_panel=RUN),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images in a step.", rich_help_panel=DATA)] = 128,
+    image_size: Annotated[
+        int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
+    ] = 64,
+    channels: Annotated[
+        int, typer.Option(help="3 for colour, 1 for grey.", rich_help_panel=DATA)
+    ] = 3,
+    nz: Annotated[int, typer.Option(help="Length of the latent.", rich_help_panel=NETS)] = 100,
+    ngf: Annotated[int, typer.Option(help="Width of the generator.", rich_help_panel=NETS)] = 64,
+    ndf: Annotated[
+        int, typer.Option(help="Width of the discriminator.", rich_help_panel=NETS)
+    ] = 64,
+    lr: Annotated[float, typer.Option(help="Adam's step size.", rich_help_panel=UPDATES)] = 2e-4,
+    beta1: Annotated[
+        float, typer.Option(help="Adam's first decay rate.", rich_help_panel=UPDATES)
+    ] = 0.5,
+    seed: Annotated[str, typer.Option(help="A number, or 'random'.", rich_help_panel=RUN)] = "999",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUN)
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that decode images.",
+            show_default="one a core, up to 8",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    netg: Annotated[
+        str | None,
+        typer.Option(
+            "--netG", help="Start the generator from this state dict.", rich_help_panel=NETS
+        ),
+    ] = None,
+    netd: Annotated[
+        str | None,
+        typer.Option(
+            "--netD", help="Start the discriminator from this state dict.", rich_help_panel=NETS
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Do one step, write all files, and end.", rich_help_panel=RUN
+        ),
+    ] = False,
+    log_every: Annotated[
+        int, typer.Option(help="Steps between status lines.", rich_help_panel=OUTPUT)
+    ] = 50,
+    sample_every: Annotated[
+        int, typer.Option(help="Steps between sample grids.", rich_help_panel=OUTPUT)
+    ] = 500,
+) -> None:
+    """Train a DCGAN on a shard set."""
+    config = TrainConfig(
+        shards=shards,
+        run=run,
+        batch_size=batch_size,
+        image_size=image_size,
+        channels=channels,
+        nz=nz,
+        ngf=ngf,
+        ndf=ndf,
+        epochs=epochs,
+        max_steps=max_steps,
+        lr=lr,
+        beta1=beta1,
+        seed=_seed(seed),
+        device=device,
+        workers=workers,
+        netG=netg,
+        netD=netd,
+        dry_run=dry_run,
+        log_every=log_every,
+        sample_every=sample_every,
+    )
+    from dcgan import trainer  # torch and all that: only once there is something to train
+
+    raise typer.Exit(trainer.train(config))
+
+
+def _seed(text: str) -> int:
+    if text == "random":
+        return secrets.randbelow(10_000)
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"--seed {text}", "not a number", "a whole number, or random", "for example --seed 999"
+        ) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""The adversarial step against the tutorial's loop, and what a CUDA graph will need of it."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dcgan.models import Discriminator, Generator, init_weights
+from dcgan.step import STATISTICS, AdversarialStep
+from tests.reference.tutorial import tutorial_optimizers, tutorial_step
+
+SIZE, NZ, BATCH = 64, 16, 8
+
+
+def nets(dtype: torch.dtype = torch.float32, size: int = SIZE) -> tuple[Generator, Discriminator]:
+    """Draw a generator and a discriminator, always the same ones."""
+    seed = torch.Generator().manual_seed(11)
+    pair = Generator(size, nz=NZ, ngf=8), Discriminator(size, ndf=8)
+    for net in pair:
+        init_weights(net, seed)
+        net.to(dtype)
+    return pair
+
+
+def batch(
+    seed: int, dtype: torch.dtype = torch.float32, size: int = SIZE
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw real images and noise."""
+    draw = torch.Generator().manual_seed(seed)
+    real = torch.rand(BATCH, 3, size, size, generator=draw, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(BATCH, NZ, 1, 1, generator=draw, dtype=torch.float64)
+    return real.to(dtype), noise.to(dtype)
+
+
+# The same maths as the tutorial's
+
+
+def test_first_step_gives_the_tutorials_statistics_in_float32():
+    ours, theirs = nets(), nets()
+    step = AdversarialStep(*ours)
+    statistics = step(*batch(0))
+    expected = tutorial_step(*theirs, *tutorial_optimizers(*theirs), *batch(0))
+    assert statistics.dtype == torch.float32
+    assert statistics.tolist() == pytest.approx(list(expected), rel=1e-5, abs=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_ten_steps_give_the_tutorials_nets_in_float64(layout):
+    # In float64, since Adam takes the sign of gradients near zero: in float32 two correct
+    # implementations are 1e-3 apart after ten steps.
+    ours, theirs = nets(torch.float64), nets(torch.float64)
+    for net in ours:
+        net.to(memory_format=layout)
+    step = AdversarialStep(*ours, lr=1e-3, beta1=0.4)
+    optimizers = tutorial_optimizers(*theirs, lr=1e-3, beta1=0.4)
+    first = copy.deepcopy(theirs[0].state_dict())
+    for k in range(10):
+        real, noise = batch(k, torch.float64)
+        statistics = step(real.to(memory_format=layout), noise)
+        expected = tutorial_step(*theirs, *optimizers, real, noise)
+        assert statistics.tolist() == pytest.approx(list(expected), rel=1e-9, abs=0), k
+    for mine, reference in zip(ours, theirs, strict=True):
+        wanted = reference.state_dict()
+        assert any("running_var" in name for name in wanted)
+        for name, tensor in mine.state_dict().items():
+            torch.testing.assert_close(tensor, wanted[name], rtol=1e-9, atol=1e-9, msg=name)
+    moved = (first["main.0.weight"] - ours[0].state_dict()["main.0.weight"]).abs().max()
+    assert moved > 1e-3, "nothing was trained, so nothing was compared"
+
+
+def test_discriminator_sees_real_then_fake_then_the_same_fake_again():
+    generator, discriminator = nets()
+    made, seen = [], []
+    generator.register_forward_hook(lambda net, args, result: made.append(result))
+    discriminator.register_forward_pre_hook(
+        lambda net, args: seen.append((args[0], args[0].requires_grad))
+    )
+    real, noise = batch(0)
+    AdversarialStep(generator, discriminator)(real, noise)
+    assert len(made) == 1
+    (x, x_grad), (gz1, gz1_grad), (gz2, gz2_grad) = seen
+    assert x is real
+    assert gz1.data_ptr() == made[0].data_ptr()
+    assert gz2 is made[0]
+    assert (x_grad, gz1_grad, gz2_grad) == (False, False, True)
+
+
+def test_statistics_are_five_detached_numbers_on_the_device():
+    real, noise = batch(0)
+    statistics = AdversarialStep(*nets())(real, noise)
+    assert STATISTICS == ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
+    assert statistics.shape == (len(STATISTICS),)
+    assert not statistics.requires_grad
+    assert statistics.device == real.device
+
+
+def test_the_batch_is_only_read():
+    given = batch(0)
+    AdversarialStep(*nets())(*given)
+    for mine, fresh in zip(given, batch(0), strict=True):
+        assert torch.equal(mine, fresh)
+
+
+def test_losses_stay_finite_where_probabilities_round_to_0_and_1():
+    generator, discriminator = nets()
+    with torch.no_grad():
+        discriminator.get_parameter("main.11.weight").mul_(1e4)
+    statistics = AdversarialStep(generator, discriminator)(*batch(0))
+    assert statistics.isfinite().all()
+    assert statistics[:2].max() > 100  # where BCELoss on a float32 probability has clamped
+
+
+# Nothing reads the device
+
+
+class NoHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses every operator that hands a tensor's value, or a shape made of values, to Python."""
+
+    # torch's own tags: of _local_scalar_dense (item, float, if) and equal; of nonzero and masks
+    REFUSED = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if any(tag in func.tags for tag in self.REFUSED):
+            raise AssertionError(f"{func}: the step reads a value on the host")
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_value_is_read_on_the_host():
+    step = AdversarialStep(*nets(size=32))
+    for k in range(2):  # Adam makes its state in the first
+        with NoHostReads() as mode:
+            step(*batch(k, size=32))
+        assert mode.calls > 100, "the mode saw nothing"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda logits: logits.mean().item(),
+        lambda logits: float(logits[0]),
+        lambda logits: logits if logits[0] > 0 else -logits,
+        lambda logits: logits[logits > 0],
+        lambda logits: torch.equal(logits, logits),
+    ],
+    ids=["item", "float", "branch", "mask", "equal"],
+)
+def test_a_planted_host_read_is_caught(read):
+    generator, discriminator = nets(size=32)
+    discriminator.register_forward_hook(lambda net, args, logits: [read(logits), None][1])
+    step = AdversarialStep(generator, discriminator)
+    with NoHostReads(), pytest.raises(AssertionError, match="reads a value on the host"):
+        step(*batch(0, size=32))
+
+
+def on_meta(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[AdversarialStep, tuple[torch.Tensor, torch.Tensor]]:
+    """Build a step, and its batch, of tensors that have shapes and no values."""
+    generator, discriminator = nets(size=32)
+    step = AdversarialStep(generator, discriminator)
+    for net, optimizer in ((generator, "optimizer_g"), (discriminator, "optimizer_d")):
+        net.to("meta")  # where Adam has no fused kernel: any other optimiser will do
+        monkeypatch.setattr(step, optimizer, torch.optim.SGD(net.parameters(), lr=1.0))
+    real, noise = batch(0, size=32)
+    return step, (real.to("meta"), noise.to("meta"))
+
+
+def test_the_step_runs_where_there_is_no_value_to_read(monkeypatch):
+    # Catches what a CPU tensor gives away without an operator: .tolist(), .numpy(), .cpu().
+    step, (real, noise) = on_meta(monkeypatch)
+    assert step(real, noise).shape == (len(STATISTICS),)
+
+
+@pytest.mark.parametrize("read", [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu])
+def test_a_planted_silent_read_is_caught(monkeypatch, read):
+    step, (real, noise) = on_meta(monkeypatch)
+    step.discriminator.register_forward_hook(
+        lambda net, args, logits: [read(logits.detach()), None][1]
+    )
+    with pytest.raises((NotImplementedError, RuntimeError, TypeError)):
+        step(real, noise)
+
+
+# Only what is needed is computed
+
+
+class WantedGradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes of each convolution's backward whether it was asked for input and weight gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.noted: list[tuple[bool, bool]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            of_input, of_weight, _ = args[-1]
+            self.noted.append((of_input, of_weight))
+        return func(*args, **(kwargs or {}))
+
+
+def test_discriminators_weight_gradients_are_left_out_of_the_generators_half():
+    step = AdversarialStep(*nets(size=32))
+    with WantedGradients() as mode:
+        step(*batch(0, size=32))
+    # Four convolutions a net. D's half: D on real and on fake, whose images need no gradient.
+    assert sorted(mode.noted[:8]) == [(False, True)] * 2 + [(True, True)] * 6
+    # G's half, backwards: through D to its images without its weights, then G down to the noise.
+    assert mode.noted[8:12] == [(True, False)] * 4
+    assert mode.noted[12:] == [(True, True)] * 3 + [(False, True)]
+
+
+def test_discriminators_gradients_are_those_of_its_own_half():
+    generator, discriminator = nets(torch.float64)
+    step = AdversarialStep(generator, discriminator)
+    step(*batch(0, torch.float64))
+    generator, discriminator = copy.deepcopy((generator, discriminator))
+    real, noise = batch(1, torch.float64)
+    step(real, noise)
+    fake = generator(noise).detach()
+    loss = -torch.sigmoid(discriminator(real)).log().mean()
+    loss = loss - torch.log(1 - torch.sigmoid(discriminator(fake))).mean()
+    expected = torch.autograd.grad(loss, list(discriminator.parameters()))
+    found = [parameter.grad for parameter in step.discriminator.parameters()]
+    assert all(gradient.any() for gradient in expected)
+    torch.testing.assert_close(found, list(expected), rtol=1e-9, atol=1e-12)
+
+
+def test_discriminator_can_be_trained_again_after_a_step():
+    step = AdversarialStep(*nets(size=32))
+    held = step.discriminator.get_parameter("main.0.weight")
+    held.requires_grad_(False)  # as somebody may want it: it stays as it was
+    step(*batch(0, size=32))
+    names = [n for n, p in step.discriminator.named_parameters() if not p.requires_grad]
+    assert names == ["main.0.weight"]
+
+
+def test_discriminator_can_be_trained_again_after_an_error_in_the_generators_half():
+    generator, discriminator = nets(size=32)
+    calls = []
+
+    def fail_in_the_third(net, args):
+        calls.append([parameter.requires_grad for parameter in net.parameters()])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    discriminator.register_forward_pre_hook(fail_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        AdversarialStep(generator, discriminator)(*batch(0, size=32))
+    assert all(calls[0] + calls[1])
+    assert not any(calls[2])
+    assert all(parameter.requires_grad for parameter in discriminator.parameters())
+
+
+# Layout and optimisers
+
+
+def test_channels_last_stays_channels_last():
+    layout = torch.channels_last
+    generator, discriminator = nets(size=32)
+    for net in (generator, discriminator):
+        net.to(memory_format=layout)
+    seen = []
+    for layer in (*generator.main, *discriminator.main):
+        layer.register_forward_hook(
+            lambda layer, args, result: seen.append((layer, args[0], result))
+        )
+    real, noise = batch(0, size=32)
+    AdversarialStep(generator, discriminator)(real.to(memory_format=layout), noise)
+    assert len(seen) == len(generator.main) + 3 * len(discriminator.main)
+    for layer, given, result in seen:
+        assert given.is_contiguous(memory_format=layout), layer
+        assert result.is_contiguous(memory_format=layout), layer
+    for net in (generator, discriminator):
+        for name, weight in net.named_parameters():
+            if weight.ndim == 4:
+                assert weight.is_contiguous(memory_format=layout), name
+                assert weight.grad is not None, name
+                assert weight.grad.is_contiguous(memory_format=layout), name
+
+
+def test_both_optimisers_are_the_papers_adam_in_one_kernel():
+    step = AdversarialStep(*nets(), lr=3e-4, beta1=0.3)
+    for optimizer, net in (
+        (step.optimizer_d, step.discriminator),
+        (step.optimizer_g, step.generator),
+    ):
+        (group,) = optimizer.param_groups
+        assert [id(p) for p in group["params"]] == [id(p) for p in net.parameters()]
+        assert (group["lr"], group["betas"]) == (3e-4, (0.3, 0.999))
+        assert (group["eps"], group["weight_decay"], group["fused"]) == (1e-8, 0, True)
+    defaults = AdversarialStep(*nets()).optimizer_g.param_groups[0]
+    assert (defaults["lr"], defaults["betas"]) == (2e-4, (0.5, 0.999))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_whole_step_is_captured_and_replays_as_the_eager_step():
+    pairs = nets(torch.float64), nets(torch.float64)
+    eager, captured = (AdversarialStep(g.cuda(), d.cuda()) for g, d in pairs)
+    real, noise = (tensor.cuda() for tensor in batch(0, torch.float64))
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # where the graph is captured: autograd remembers streams
+        for _ in range(3):
+            captured(real, noise)
+    torch.cuda.current_stream().wait_stream(stream)
+    for _ in range(3):
+        eager(real, noise)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        statistics = captured(real, noise)
+    for k in range(1, 4):
+        for static, new in zip((real, noise), batch(k, torch.float64), strict=True):
+            static.copy_(new)
+        graph.replay()
+        torch.testing.assert_close(statistics, eager(real, noise), rtol=1e-6, atol=1e-6)
