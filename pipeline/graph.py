@@ -12,7 +12,7 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline.manifest import ShardSet
+from pipeline.manifest import Recipe, ShardSet
 from pipeline.pixels import MEAN, STD
 
 SHUFFLE_BUFFER = 4096
@@ -70,17 +70,15 @@ def build_graph(
         prefetch_queue_depth=PREFETCH,
     )
     with graph:
-        encoded = _read(shards, seed, rank, num_ranks)
-        images = fn.decoders.image(
-            encoded,
-            name="decode",
-            device="mixed" if device == "cuda" else "cpu",
-            output_type=types.RGB if channels == 3 else types.GRAY,
-            # libjpeg's own chroma upsampling; the GPU decoder's default differs from it
-            jpeg_fancy_upsampling=True,
-            **_gpu_decoder_memory(shards) if device == "cuda" else {},
-        )
-        roi_start, roi_end = _centre_square(encoded, image_size)
+        stored = _read(shards, seed, rank, num_ranks)
+        if shards.manifest.recipe.store == "raw":
+            images = _view(stored, shards, channels, on_gpu=device == "cuda")
+            shape = images.shape(dtype=types.INT32)
+        else:
+            images = _decode(stored, shards, channels, device)
+            # Of the encoded bytes: known on the host, before the GPU has decoded anything
+            shape = fn.peek_image_shape(stored, name="shape", dtype=types.INT32)
+        roi_start, roi_end = _seen(shape[0], shape[1], shards.manifest.recipe, image_size)
         images = fn.resize(
             images,
             name="resize",
@@ -100,7 +98,7 @@ def _read(shards: ShardSet, seed: int, rank: int, num_ranks: int) -> Any:
         name="read",
         paths=[str(path) for path in shards.tars],
         index_paths=[str(path) for path in shards.indexes],
-        ext=["jpg"],
+        ext=[shards.manifest.recipe.extension],
         missing_component_behavior="error",
         random_shuffle=True,
         initial_fill=SHUFFLE_BUFFER,
@@ -109,6 +107,31 @@ def _read(shards: ShardSet, seed: int, rank: int, num_ranks: int) -> Any:
         pad_last_batch=True,
         shard_id=rank,
         num_shards=num_ranks,
+    )
+
+
+def _decode(stored: Any, shards: ShardSet, channels: int, device: str) -> Any:
+    return fn.decoders.image(
+        stored,
+        name="decode",
+        device="mixed" if device == "cuda" else "cpu",
+        output_type=types.RGB if channels == 3 else types.GRAY,
+        # libjpeg's own chroma upsampling; the GPU decoder's default differs from it
+        jpeg_fancy_upsampling=True,
+        **_gpu_decoder_memory(shards) if device == "cuda" else {},
+    )
+
+
+def _view(stored: Any, shards: ShardSet, channels: int, *, on_gpu: bool) -> Any:
+    """Take the bytes of a raw store for the pixels that they are."""
+    size = shards.manifest.recipe.size
+    images = fn.reshape(stored, name="view", shape=[size, size, 3], layout="HWC")
+    if on_gpu:
+        images = images.gpu()
+    if channels == 3:
+        return images
+    return fn.color_space_conversion(
+        images, name="grey", image_type=types.RGB, output_type=types.GRAY
     )
 
 
@@ -133,29 +156,39 @@ def _gpu_decoder_memory(shards: ShardSet) -> dict[str, int]:
     }
 
 
-def _centre_square(encoded: Any, image_size: int) -> tuple[Any, Any]:
-    """Where torchvision's Resize(S) + CenterCrop(S) would look, in pixels of the stored image.
+def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any, Any]:
+    """The region to resize, in pixels of the stored image: `geometry`, in DALI's expressions.
 
-    Integer for integer: Resize makes the shorter side S and truncates the longer one; CenterCrop
-    rounds half of what is left to even. One resize of that region is then the same as a resize of
-    the whole image followed by a crop, and touches fewer pixels.
+    One resize of that region is the same as a resize of the whole image and then a crop, and
+    touches fewer pixels.
 
     Returns:
         (top, left) and (bottom, right).
     """
-    shape = fn.peek_image_shape(encoded, name="shape", dtype=types.INT32)
-    height, width = shape[0], shape[1]
-    shorter = dali_math.min(height, width)
-    ends = [_span(side, image_size * side // shorter, image_size) for side in (height, width)]
-    return fn.stack(*(start for start, _ in ends)), fn.stack(*(end for _, end in ends))
+    if recipe.store == "original" and isinstance(recipe.crop, int):
+        spans = [_middle(side, recipe.crop) for side in (height, width)]
+    else:
+        shorter = dali_math.min(height, width)
+        resized = [image_size * side // shorter for side in (height, width)]
+        spans = [
+            _span(side, new, image_size) for side, new in zip((height, width), resized, strict=True)
+        ]
+    return fn.stack(*(start for start, _ in spans)), fn.stack(*(end for _, end in spans))
+
+
+def _middle(side: Any, crop: int) -> tuple[Any, Any]:
+    start = fn.cast(_half_to_even(side - crop), dtype=types.FLOAT)
+    return start, start + crop
 
 
 def _span(side: Any, resized: Any, image_size: int) -> tuple[Any, Any]:
     """Start and end, in pixels of `side`, of the middle `image_size` of `resized`."""
-    spare = resized - image_size
-    odd = spare & 1
-    # round(spare / 2), halves to even, as Python's round does: 1 → 0, 3 → 2, 5 → 2, 7 → 4
-    offset = (1 - odd) * (spare // 2) + odd * 2 * ((spare + 1) // 4)
     scale = fn.cast(side, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
-    start = fn.cast(offset, dtype=types.FLOAT) * scale
+    start = fn.cast(_half_to_even(resized - image_size), dtype=types.FLOAT) * scale
     return start, start + image_size * scale
+
+
+def _half_to_even(spare: Any) -> Any:
+    """Python's round(spare / 2) for integers of 0 and more: 1 → 0, 3 → 2, 5 → 2, 7 → 4."""
+    odd = spare & 1
+    return (1 - odd) * (spare // 2) + odd * 2 * ((spare + 1) // 4)

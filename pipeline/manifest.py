@@ -18,6 +18,7 @@ from pipeline.errors import UserError
 FORMAT = 1
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
+REJECTS = "rejects.csv"
 PACK_COMMAND = "python tools/make_shards.py celeba/ --out {folder}"
 
 MAX_MANIFEST_BYTES = 64 << 20
@@ -34,8 +35,32 @@ class _Record(BaseModel):
 class Recipe(_Record):
     """How source images became stored ones."""
 
-    store: Literal["original"] = "original"
-    """`original`: the source file's own bytes."""
+    store: Literal["original", "jpeg", "raw"] = "original"
+    """`original`: the source file's own bytes; `jpeg`: cropped, resized and encoded; `raw`: pixels,
+    uint8 RGB of exactly `size`×`size`."""
+    crop: Literal["none", "centre"] | Annotated[int, Field(ge=8)] = "none"
+    """What of the image is used: all (loaders take the middle of it), the middle as Resize and
+    CenterCrop take it, or the middle square of so many pixels. Applied by whoever reads `original`
+    stores, and already applied in the others."""
+    size: Annotated[int, Field(ge=8, le=4096)] | None = None
+    """Of what is stored, in pixels: its side, or without a crop its shorter side."""
+    filter: Literal["bilinear"] | None = None
+    """Of the resize: antialiased bilinear, as torchvision's Resize and DALI's TRIANGULAR."""
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Of `jpeg`."""
+    checked: bool = True
+    """Whether every image was decoded before it went in."""
+
+    def told(self) -> str:
+        """The recipe as options of the packing command."""
+        size = "" if self.size is None else f" --size {self.size}"
+        quality = "" if self.quality is None else f" --quality {self.quality}"
+        return f"--store {self.store} --crop {self.crop}{size}{quality}"
+
+    @property
+    def extension(self) -> str:
+        """Of the sample's component."""
+        return "raw" if self.store == "raw" else "jpg"
 
 
 class Shard(_Record):
@@ -56,6 +81,8 @@ class Manifest(_Record):
     recipe: Recipe
     seed: int
     samples: Annotated[int, Field(gt=0)]
+    rejected: Annotated[int, Field(ge=0)]
+    """Images of the source that are not in the set; `rejects.csv` lists them."""
     image_bytes: Annotated[int, Field(gt=0)]
     """Of all stored images together, without the tar's headers."""
     largest_image: Size
@@ -97,10 +124,38 @@ class ShardSet:
             _check_shard(folder, shard)
         return cls(folder, manifest)
 
+    def require_size(self, image_size: int) -> None:
+        """Refuse to enlarge what was made small on purpose.
+
+        Raises:
+            UserError: this set's recipe leaves fewer pixels than asked for.
+        """
+        recipe = self.manifest.recipe
+        crop = recipe.crop if isinstance(recipe.crop, int) else None
+        limit = recipe.size if recipe.size is not None else crop
+        if limit is not None and image_size > limit:
+            raise UserError(
+                f"--image-size {image_size}",
+                f"{self.folder} holds images of {limit}×{limit} pixels ({recipe.told()})",
+                f"at most {limit}",
+                f"train at --image-size {limit} or less, or pack the source again for this size",
+            )
+
+    def altered(self) -> list[Path]:
+        """Those tars whose bytes are not as they were written; reads the whole set."""
+        recorded = zip(self.tars, self.manifest.shards, strict=True)
+        return [tar for tar, shard in recorded if file_digest(tar) != shard.tar_sha256]
+
 
 def digest(data: bytes) -> str:
     """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -110,10 +165,10 @@ def _read_manifest(folder: Path) -> Manifest:
         found = "a file" if folder.exists() else "no such folder"
         raise UserError(folder, found, "a shard set", f"pack your images first: {again}")
     if not path.is_file():
-        tars = len(list(folder.glob("shard-*.tar*")))
+        unfinished = any(folder.glob("shard-*.tar*")) or (folder / ".packing").exists()
         found = (
-            f"{tars} shards but no {MANIFEST}: an unfinished set"
-            if tars
+            f"shards but no {MANIFEST}: an unfinished set"
+            if unfinished
             else f"no {MANIFEST}: not a shard set"
         )
         raise UserError(folder, found, "a complete shard set", f"pack your images: {again}")

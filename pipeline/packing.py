@@ -1,78 +1,42 @@
-"""From a source to a shard set: deal, check, write; the manifest last.
+"""From a source to a shard set: deal, hand out to workers, gather; the manifest last.
 
-Every shard is one independent job of a worker process, and its bytes depend only on the source,
-the seed and its number: the set is the same whatever the number of workers.
+Every shard is one independent job of a worker process, and its bytes depend only on the source, the
+options and its number: the set is the same whatever the number of workers, and a killed run goes on
+with the shards that were finished.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import multiprocessing
+import json
 import shutil
-import signal
-import tarfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pipeline.checking import Admitted, RejectedError, admit
+from pipeline.archives import Member
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, replacing, write_whole
-from pipeline.index import index_text
-from pipeline.manifest import MANIFEST, SAMPLES, Manifest, Recipe, Shard, digest
+from pipeline.files import replacing, write_whole
+from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Manifest, Recipe
 from pipeline.order import permutation
+from pipeline.outfolder import PLAN, claim, require_space, swap_in
+from pipeline.shard import (
+    PROGRESS,
+    Entry,
+    ShardRecord,
+    Work,
+    finished,
+    names,
+)
 from pipeline.sources import Source
+from pipeline.workers import write_shards
 
 PER_SHARD = 4096
 """About 30 MB of CelebA: long sequential reads, and still fifty shards to permute each epoch."""
 
-NOT_CONTENT = frozenset(("README.md", ".gitignore"))
-"""Files that may stand in an output folder without making it somebody's."""
-
-TAR_OVERHEAD = 1024
-"""Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
-
-COUNT_EVERY = 32
-"""Images between a worker's reports, and between its looks at the stop signal."""
-
-Entry = tuple[str, str]
-"""A sample's key and its name in the source."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedImage:
-    """One stored sample."""
-
-    key: str
-    name: str
-    """In the source."""
-    crc32: int
-    """Of the stored bytes."""
-    bytes: int
-    width: int
-    height: int
-    converted: bool
-
-    @classmethod
-    def of(cls, key: str, name: str, image: Admitted) -> PackedImage:
-        """Keep what the set's tables need of an image, and not its pixels."""
-        crc32 = zlib.crc32(image.jpeg)
-        size = len(image.jpeg)
-        return cls(key, name, crc32, size, image.width, image.height, image.converted)
-
-
-@dataclass(frozen=True)
-class PackedShard:
-    """What a worker tells of a shard it has finished."""
-
-    shard: Shard
-    images: tuple[PackedImage, ...]
+MAX_REJECTS = 0.01
+"""Share of the images that may be rejected before packing is an error."""
 
 
 @dataclass(frozen=True)
@@ -81,217 +45,184 @@ class Packed:
 
     manifest: Manifest
     converted: int
-    """Images that had to be encoded anew; the others went in untouched."""
+    """Images under `original` that had to be encoded anew; the others went in untouched."""
+    rejected: dict[str, int]
+    """How many, by kind."""
+    written: int
+    """Images that this run went through; the others were in shards that were finished before."""
+    resumed: int
+    """Those shards."""
+    seconds: float
+    """From the first worker's readiness to the last shard."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The options of a set, and how it is made.
+
+    Only `recipe`, `seed` and `per_shard` have a say in its bytes.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    per_shard: int = PER_SHARD
+    strict: bool = False
+    """The first reject is an error."""
+    max_rejects: float = MAX_REJECTS
+    overwrite: bool = False
+    """Build beside a complete set, and replace it when the new one is complete too."""
+    workers: int = 1
 
 
 def pack(
     source: Source,
-    names: Sequence[str],
+    members: Sequence[Member],
     out: Path,
-    *,
-    seed: int = 0,
-    per_shard: int = PER_SHARD,
-    workers: int = 1,
-    progress: Callable[[int], None] = lambda done: None,
+    packing: Packing,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Pack named images of a source into a new shard set.
+    """Pack images of a source into a shard set, or go on where an earlier run was cut off.
 
     Args:
         source: read by each worker through its own handle.
-        names: sorted; a sample's key is its place in them, in 8 digits.
-        out: created if missing; must hold nothing but an interrupted run of this function.
-        seed: of the global shuffle.
-        per_shard: images in each shard but the last.
-        workers: processes.
-        progress: called a few times a second with the number of images done.
+        members: sorted by name; a sample's key is its place among them, in 8 digits.
+        out: new, empty, an unfinished set of the same source and options, or with `overwrite` a
+            complete set.
+        packing: the options.
+        progress: called a few times a second with the number of images that this call has gone
+            through, and of those that it has to.
 
     Raises:
-        UserError: an image that cannot be decoded, an occupied folder, a full disk.
+        UserError: an occupied folder, too many rejects, a full disk, a source that went away.
     """
-    _claim(out)
-    _require_space(out, source.total_bytes(names) + TAR_OVERHEAD * len(names))
-    dealt = deal(names, seed, per_shard)
+    plan = _plan(source, members, packing)
+    target = claim(out, plan, overwrite=packing.overwrite)
     try:
-        packed = _run_workers(source, out, dealt, workers, progress)
-        manifest = _describe(packed, seed)
-        _write_samples(out / SAMPLES, packed)
-        write_whole(out / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+        (target / PROGRESS).mkdir(parents=True, exist_ok=True)
+        write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
+        dealt = deal(members, packing.seed, packing.per_shard)
+        left = {n: entries for n, entries in enumerate(dealt) if not finished(target, n)}
+        require_space(out, left.values(), packing.recipe)
+        written = sum(map(len, left.values()))
+
+        def report(done: int, rejected: int) -> None:
+            progress(done, written)
+            _require_few_rejects(rejected, len(members), packing.max_rejects, target)
+
+        work = Work(source, target, packing.recipe, packing.strict)
+        seconds = write_shards(work, left, packing.workers, report)
+        manifest, records = _gather(target, len(dealt), len(members), packing)
+        swap_in(target, out, manifest)
     except OSError as error:
+        place = error.filename or out
         raise UserError(
-            f"--out {out}",
-            f"writing failed: {error.strerror or error}",
-            "a folder on a disk with room",
-            "free some space or choose another --out; the same command starts again",
+            place,
+            error.strerror or str(error),
+            "a source that can be read and a folder that can be written",
+            "put that right; the same command goes on with the shards that are finished",
         ) from error
-    return Packed(manifest, sum(image.converted for shard in packed for image in shard.images))
+    return Packed(
+        manifest,
+        converted=sum(record.converted for record in records),
+        rejected=_count(records),
+        written=written,
+        resumed=len(dealt) - len(left),
+        seconds=seconds,
+    )
 
 
-def deal(names: Sequence[str], seed: int, per_shard: int) -> list[list[Entry]]:
+def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entry]]:
     """Shuffle all samples and cut them into shards: shard k owns places [k·m, (k+1)·m)."""
-    order = permutation(len(names), seed).tolist()
-    entries = [(f"{rank:08d}", names[rank]) for rank in order]
+    order = permutation(len(members), seed).tolist()
+    entries = [(rank, members[rank]) for rank in order]
     return [entries[first : first + per_shard] for first in range(0, len(entries), per_shard)]
 
 
-def _claim(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
-    if (out / MANIFEST).exists():
+def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[str, object]:
+    """What must be equal for an unfinished set to be gone on with."""
+    content = hashlib.sha256()
+    for member in members:
+        content.update(f"{member.name}\0{member.size}\0{member.crc32}\n".encode(errors="replace"))
+    return {
+        "source": str(source.path.resolve()),
+        "images": len(members),
+        "contents": content.hexdigest(),
+        "recipe": packing.recipe.model_dump(mode="json"),
+        "seed": packing.seed,
+        "per_shard": packing.per_shard,
+    }
+
+
+def _gather(
+    target: Path, shards: int, images: int, packing: Packing
+) -> tuple[Manifest, list[ShardRecord]]:
+    """Join the shards' records; write the tables, then the manifest."""
+    records = [_record(target, number) for number in range(shards)]
+    rejected = _count(records)
+    _require_few_rejects(sum(rejected.values()), images, packing.max_rejects, target)
+    kept = [record for record in records if record.shard is not None]
+    if not kept:
         raise UserError(
-            f"--out {out}",
-            "a complete shard set",
-            "a new or empty folder",
-            f"use it as it is, choose another --out, or delete it first: rm -r {out}",
-        )
-    held = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    foreign = sorted(name for name in held - NOT_CONTENT if not _is_ours(name))
-    if foreign:
-        raise UserError(
-            f"--out {out}",
-            f"{len(foreign)} other entries: {', '.join(foreign[:5])}",
-            "a new or empty folder",
-            "choose another --out",
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in held - NOT_CONTENT:
-            (out / name).unlink()
-    except OSError as error:
-        raise UserError(
-            f"--out {out}", str(error.strerror), "a folder that can be written", "choose another"
-        ) from None
-
-
-def _is_ours(name: str) -> bool:
-    ours = name.startswith(("shard-", SAMPLES, MANIFEST))
-    return ours and name.endswith((".tar", ".idx", SAMPLES, PARTIAL))
-
-
-def _require_space(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if free < needed:
-        raise UserError(
-            f"--out {out}",
-            f"{free / 1e9:.2f} GB free",
-            f"{needed / 1e9:.2f} GB for these images",
-            "free some space, choose another --out, or pack fewer images with --limit",
-        )
-
-
-def _run_workers(
-    source: Source,
-    out: Path,
-    dealt: list[list[Entry]],
-    workers: int,
-    progress: Callable[[int], None],
-) -> list[PackedShard]:
-    # spawn: the same on every system, and no lock is copied in mid-air
-    context = multiprocessing.get_context("spawn")
-    done, stop = context.Value("q", 0), context.Event()
-    pool = ProcessPoolExecutor(
-        min(workers, len(dealt)), context, initializer=_start_worker, initargs=(source, done, stop)
-    )
-    with pool:
-        futures = [
-            pool.submit(_pack_shard, out, number, entries) for number, entries in enumerate(dealt)
-        ]
-        try:
-            _await_all(futures, lambda: progress(done.value))
-            return [future.result() for future in futures]
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _await_all(futures: list[Future[PackedShard]], report: Callable[[], None]) -> None:
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=0.1)
-        report()
-        for future in finished:
-            future.result()  # raises what the worker raised, at once
-
-
-_worker: tuple[Source, Any, Event]
-"""This process's source, count of images done, and stop signal; set once, in workers only."""
-
-
-def _start_worker(source: Source, done: Any, stop: Event) -> None:
-    global _worker
-    _worker = source, done, stop
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and sets `stop`
-
-
-def _pack_shard(out: Path, number: int, entries: list[Entry]) -> PackedShard:
-    tar, index = out / f"shard-{number:06d}.tar", out / f"shard-{number:06d}.idx"
-    with replacing(tar) as partial:
-        images = _write_tar(partial, entries)
-        index_bytes = index_text(partial).encode()
-        write_whole(index, index_bytes)
-    with tar.open("rb") as file:
-        tar_digest = hashlib.file_digest(file, "sha256").hexdigest()
-    shard = Shard(
-        name=tar.stem,
-        samples=len(images),
-        bytes=tar.stat().st_size,
-        tar_sha256=tar_digest,
-        index_sha256=digest(index_bytes),
-    )
-    return PackedShard(shard, tuple(images))
-
-
-def _write_tar(path: Path, entries: list[Entry]) -> list[PackedImage]:
-    source, done, stop = _worker
-    images = []
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for count, (key, name) in enumerate(entries, 1):
-            admitted = _admit(source, name)
-            member = tarfile.TarInfo(f"{key}.jpg")  # its time, owner and mode are constants
-            member.size = len(admitted.jpeg)
-            archive.addfile(member, io.BytesIO(admitted.jpeg))
-            images.append(PackedImage.of(key, name, admitted))
-            if count % COUNT_EVERY == 0 or count == len(entries):
-                if stop.is_set():
-                    raise InterruptedError("packing was stopped")
-                with done.get_lock():
-                    done.value += (count - 1) % COUNT_EVERY + 1
-    return images
-
-
-def _admit(source: Source, name: str) -> Admitted:
-    try:
-        return admit(source.read(name))
-    except (RejectedError, OSError) as error:
-        raise UserError(
-            f"{source.path}: {name}",
-            f"cannot be decoded ({error})",
+            target,
+            f"every image was rejected: {describe(rejected)}",
             "images that decode",
-            "repair, replace or remove this file, then run the same command again",
-        ) from None
-
-
-def _describe(packed: list[PackedShard], seed: int) -> Manifest:
-    images = [image for shard in packed for image in shard.images]
-    return Manifest(
-        recipe=Recipe(),
-        seed=seed,
-        samples=len(images),
-        image_bytes=sum(image.bytes for image in images),
-        largest_image=(max(i.width for i in images), max(i.height for i in images)),
-        smallest_image=(min(i.width for i in images), min(i.height for i in images)),
-        shards=tuple(shard.shard for shard in packed),
+            f"see {target / PROGRESS}/*.rejects.csv for each one",
+        )
+    _join(target, "samples", SAMPLES, "key,shard,source,crc32", shards)
+    if rejected:
+        _join(target, "rejects", REJECTS, "source,reason,bytes", shards)
+    largest = [record.largest for record in kept if record.largest]
+    smallest = [record.smallest for record in kept if record.smallest]
+    manifest = Manifest(
+        recipe=packing.recipe,
+        seed=packing.seed,
+        samples=sum(record.shard.samples for record in kept if record.shard),
+        rejected=sum(rejected.values()),
+        image_bytes=sum(record.image_bytes for record in kept),
+        largest_image=(max(w for w, _ in largest), max(h for _, h in largest)),
+        smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
+        shards=tuple(record.shard for record in kept if record.shard),
     )
+    write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    return manifest, records
 
 
-def _write_samples(path: Path, packed: list[PackedShard]) -> None:
-    with (
-        replacing(path) as partial,
-        # surrogateescape: a folder's file names are bytes, and need not be UTF-8
-        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(("key", "shard", "source", "crc32"))
-        for shard in packed:
-            for image in shard.images:
-                table.writerow((image.key, shard.shard.name, image.name, f"{image.crc32:08x}"))
+def _count(records: list[ShardRecord]) -> dict[str, int]:
+    return dict(sum((Counter(record.rejected) for record in records), Counter[str]()))
+
+
+def _record(target: Path, number: int) -> ShardRecord:
+    record = finished(target, number)
+    if record is None:
+        raise UserError(
+            target / f"{names(number)}.tar",
+            "a shard that vanished after it was written",
+            "a folder that nobody else works in",
+            "run the same command again",
+        )
+    return record
+
+
+def _join(target: Path, kind: str, name: str, header: str, shards: int) -> None:
+    with replacing(target / name) as partial, partial.open("wb") as table:
+        table.write(header.encode() + b"\r\n")
+        for number in range(shards):
+            with (target / PROGRESS / f"{names(number)}.{kind}.csv").open("rb") as rows:
+                shutil.copyfileobj(rows, table)
+
+
+def describe(rejected: dict[str, int]) -> str:
+    """Counts by kind, the most frequent first."""
+    ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {kind}" for kind, count in ordered)
+
+
+def _require_few_rejects(rejected: int, images: int, share: float, target: Path) -> None:
+    if rejected > share * images:
+        raise UserError(
+            f"--max-rejects {share}",
+            f"{rejected:,} of {images:,} images are rejected already",
+            f"at most {int(share * images):,}",
+            f"see {target / PROGRESS}/*.rejects.csv for those of finished shards, or allow more;"
+            " the same command goes on with the shards that are finished",
+        )

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Pack a folder or zip of images into webdataset shards for dcgan-train."""
+"""Pack a folder, zip or tar of images into webdataset shards for dcgan-train."""
 
 from __future__ import annotations
 
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,62 +18,166 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
+from pipeline.archives import Member
+from pipeline.celeba import select
 from pipeline.errors import told_plainly
-from pipeline.packing import PER_SHARD, Packed, pack
-from pipeline.sources import in_classes, open_source
+from pipeline.estimate import SAMPLE, Estimate, benchmark, estimate
+from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, describe, pack
+from pipeline.sources import Source, in_classes, open_source
+from pipeline.storing import make_recipe
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-console = Console(highlight=False)
+app = typer.Typer(add_completion=False)
+# Paths are printed: no markup in them, and no line breaks in a command to paste
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+CHOICE, STORE, CHECK, OUTPUT = "Which images", "What is stored", "What is checked", "The output"
+Store = Literal["original", "jpeg", "raw"]
 
 
 @app.command()
 def make_shards(
     source: Annotated[
-        Path,
-        typer.Argument(help="A folder of images, at any depth, or a zip of them as downloaded."),
+        Path, typer.Argument(help="A folder of images, at any depth, or a zip or tar of them.")
     ],
-    out: Annotated[Path, typer.Option(help="Where the shard set goes.")] = Path("shards"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the global shuffle.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take the first N images by name only.")
-    ] = None,
-    per_shard: Annotated[int, typer.Option(min=1, help="Images in one shard.")] = PER_SHARD,
-    classes: Annotated[
-        str | None, typer.Option(help="Take these sub-folders only: a,b.", metavar="A,B")
-    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where the shard set goes.", rich_help_panel=OUTPUT)
+    ] = Path("shards"),
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the global shuffle.", rich_help_panel=OUTPUT)
+    ] = 0,
+    per_shard: Annotated[
+        int, typer.Option(min=1, help="Images in one shard.", rich_help_panel=OUTPUT)
+    ] = PER_SHARD,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace a complete set, once the new one is complete.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each core.")
+        int | None,
+        typer.Option(min=1, help="Processes.", show_default="one a core", rich_help_panel=OUTPUT),
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Take the first N images by name.", rich_help_panel=CHOICE),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(help="Take these sub-folders: a,b.", metavar="A,B", rich_help_panel=CHOICE),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="CelebA's train, valid or test.", rich_help_panel=CHOICE),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="CelebA's attributes: Smiling=1,Male=-1.",
+            metavar="NAME=±1,…",
+            rich_help_panel=CHOICE,
+        ),
+    ] = None,
+    store: Annotated[
+        Store,
+        typer.Option(
+            help="The file's bytes; small JPEGs; or pixels, for the fastest path.",
+            rich_help_panel=STORE,
+        ),
+    ] = "original",
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side in pixels, for jpeg and raw.", show_default="64", rich_help_panel=STORE
+        ),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            help="none, centre, or the side of a middle square (108 and 148 are common).",
+            show_default="centre for jpeg and raw",
+            rich_help_panel=STORE,
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="Of jpeg.", show_default="95", rich_help_panel=STORE)
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Decode every image once, strictly.", rich_help_panel=CHECK)
+    ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="End at the first bad image.", rich_help_panel=CHECK),
+    ] = False,
+    max_rejects: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="End if more than this share is bad.", rich_help_panel=CHECK
+        ),
+    ] = MAX_REJECTS,
+    only_estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate",
+            help=f"Show what each way to store would take, from {SAMPLE} images, and end.",
+        ),
+    ] = False,
+    only_benchmark: Annotated[
+        bool,
+        typer.Option(
+            "--benchmark", help="Compare packing with decoding alone, in memory, and end."
+        ),
+    ] = False,
 ) -> None:
     """Pack images into a shard set: checked, shuffled, ready for dcgan-train.
 
-    Ordinary JPEGs go in byte for byte; other formats are encoded once. The result depends on the
-    source and the options alone, byte for byte, whatever the number of workers.
+    The set depends on the source and the options alone, byte for byte, whatever the number of
+    workers. Stopped at any moment, the same command goes on where it was.
     """
+    recipe = make_recipe(store, size, crop, quality, checked=check)
     images = open_source(source)
-    names = images.names()
+    members = _choose(images, classes, split, where)[:limit]
+    console.print(f"source  {images.path}: {len(members):,} images")
+    packing = Packing(
+        recipe, seed, per_shard, strict, max_rejects, overwrite, workers or os.cpu_count() or 1
+    )
+    if only_estimate:
+        console.print(_table(estimate(images, members, packing.recipe)))
+    elif only_benchmark:
+        for line in benchmark(images, members, packing):
+            console.print(line)
+    else:
+        _pack(images, members, out, packing)
+
+
+def _choose(
+    images: Source, classes: str | None, split: str | None, where: str | None
+) -> list[Member]:
+    members = images.members()
     if classes is not None:
-        names = in_classes(names, [name.strip() for name in classes.split(",")], images.path)
-    names = names[:limit]
-    console.print(f"source  {images.path}: {len(names):,} images")
+        wanted = [name.strip() for name in classes.split(",")]
+        members = in_classes(members, wanted, images.path)
+    return select(members, images.path, split, where)
+
+
+def _pack(images: Source, members: list[Member], out: Path, packing: Packing) -> None:
     started = time.perf_counter()
     with _progress() as bar:
-        task = bar.add_task("packing", total=len(names), rate="")
+        task = bar.add_task("packing", total=None, rate="")
 
-        def show(done: int) -> None:
+        def show(done: int, total: int) -> None:
             rate = done / (time.perf_counter() - started)
-            bar.update(task, completed=done, rate=f"{rate:,.0f} img/s")
+            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} img/s")
 
-        packed = pack(
-            images,
-            names,
-            out,
-            seed=seed,
-            per_shard=per_shard,
-            workers=workers or os.cpu_count() or 1,
-            progress=show,
-        )
+        try:
+            packed = pack(images, members, out, packing, show)
+        except KeyboardInterrupt:
+            console.print("stopped; the same command goes on with the shards that are finished")
+            raise typer.Exit(130) from None
     _summarise(packed, out, time.perf_counter() - started)
 
 
@@ -93,19 +197,35 @@ def _progress() -> Progress:
 
 def _summarise(packed: Packed, out: Path, seconds: float) -> None:
     manifest = packed.manifest
-    untouched = manifest.samples - packed.converted
-    width, height = manifest.largest_image
-    size = f"{width}×{height}"
+    size = "×".join(map(str, manifest.largest_image))
     if manifest.smallest_image != manifest.largest_image:
-        size = "{}×{}".format(*manifest.smallest_image) + f" to {size}"
-    console.print(
-        f"packed  {manifest.samples:,} images of {size} pixels: "
-        f"{untouched:,} untouched, {packed.converted:,} converted to JPEG\n"
-        f"shards  {len(manifest.shards)} in {out}, "
-        f"{sum(shard.bytes for shard in manifest.shards) / 1e6:,.1f} MB\n"
-        f"time    {seconds:.1f} s, {manifest.samples / seconds:,.0f} img/s\n"
-        f"next    dcgan-train --shards {out}"
-    )
+        size = "×".join(map(str, manifest.smallest_image)) + f" to {size}"
+    kept = f"packed  {manifest.samples:,} images of {size} pixels"
+    if manifest.recipe.store == "original":
+        untouched = manifest.samples - packed.converted
+        kept += f": {untouched:,} untouched, {packed.converted:,} converted to JPEG"
+    console.print(kept)
+    if packed.rejected:
+        console.print(f"reject  {describe(packed.rejected)}: see {out / 'rejects.csv'}")
+    total = sum(shard.bytes for shard in manifest.shards)
+    resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
+    console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")
+    console.print(f"time    {seconds:.1f} s, {packed.written / seconds:,.0f} img/s")
+    console.print(f"next    dcgan-train --shards {out}")
+
+
+def _table(rows: list[Estimate]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for heading in ("stored as", "per image", "whole set", "decode, one core"):
+        table.add_column(heading, justify="left" if heading == "stored as" else "right")
+    for row in rows:
+        table.add_row(
+            row.options,
+            f"{row.bytes_per_image / 1e3:,.1f} kB",
+            f"{row.total_bytes / 1e6:,.0f} MB",
+            f"{row.decode_rate:,.0f} img/s",
+        )
+    return table
 
 
 def main() -> None:

@@ -1,0 +1,56 @@
+"""What a JPEG's header says, read without decoding it.
+
+ITU-T T.81 (JPEG), annex B: a file is a sequence of marker segments up to the first scan.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+START_OF_IMAGE, START_OF_SCAN = b"\xff\xd8", 0xDA
+FRAMES = frozenset((0xC0, 0xC1, 0xC2))
+"""Baseline, extended and progressive Huffman-coded frames: what libjpeg and DALI both decode."""
+
+APP1, APP14 = 0xE1, 0xEE
+
+
+class Header(NamedTuple):
+    """The properties on which it depends whether a JPEG goes into a shard untouched."""
+
+    width: int
+    height: int
+    components: int
+    precision: int
+    """Bits a sample."""
+    exif: bool
+    """Whether there is an Exif block: it may ask for a rotation."""
+    adobe_transform: int | None
+    """Adobe's colour flag: 0 says that three components are RGB, not YCbCr."""
+
+
+def read_header(data: bytes) -> Header | None:
+    """Walk the segments up to the first scan.
+
+    Returns:
+        None where the bytes are no JPEG with one Huffman-coded frame whose segments adjoin. libjpeg
+        skips stray bytes between segments; DALI's parser fails on them.
+    """
+    if data[:2] != START_OF_IMAGE:
+        return None
+    place, exif, transform, frame = 2, False, None, None
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        body = place + 4
+        if marker == START_OF_SCAN:
+            return Header(*frame, exif, transform) if frame else None
+        if marker in FRAMES and length >= 8 and body + 6 <= len(data):
+            height = int.from_bytes(data[body + 1 : body + 3], "big")
+            width = int.from_bytes(data[body + 3 : body + 5], "big")
+            frame = width, height, data[body + 5], data[body]
+        elif marker == APP1 and data.startswith(b"Exif\0", body):
+            exif = True
+        elif marker == APP14 and data.startswith(b"Adobe", body) and length >= 14:
+            transform = data[body + 11] if body + 11 < len(data) else None
+        place += 2 + length
+    return None

@@ -1,0 +1,149 @@
+"""The output folder of packing: whose it is, what an earlier run left, and the change of sets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.files import PARTIAL
+from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Manifest, Recipe
+from pipeline.shard import PROGRESS, Entry
+
+NEW = ".new"
+"""Sub-folder in which `--overwrite` builds the next set."""
+
+PLAN = "plan.json"
+"""In the progress folder: of which source and with which options the set is made."""
+
+NOT_CONTENT = frozenset(("README.md", ".gitignore"))
+"""Files that may stand in an output folder without making it somebody's."""
+
+OURS = re.compile(
+    rf"(shard-\d{{6}}\.(tar|idx)|{re.escape(SAMPLES)}|{re.escape(REJECTS)}|{re.escape(MANIFEST)})"
+    rf"({re.escape(PARTIAL)})?"
+)
+"""Files of a set, finished or not."""
+
+TAR_OVERHEAD = 1024
+"""Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
+
+
+def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
+    """Find out whether a set may be made in `out`, and make the folder.
+
+    Returns:
+        The folder to build in: `out`, or its `.new` where a complete set is to be replaced.
+
+    Raises:
+        UserError: `out` holds something else, a complete set, or an unfinished one of another plan.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
+    held = {entry.name for entry in out.iterdir()} - NOT_CONTENT if out.exists() else set()
+    foreign = sorted(
+        name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
+    )
+    ours = not held or MANIFEST in held or PROGRESS in held or NEW in held
+    if foreign or not ours:
+        others = foreign or sorted(held)
+        raise UserError(
+            f"--out {out}",
+            f"{len(others)} other entries: {', '.join(others[:5])}",
+            "a new or empty folder",
+            "choose another --out",
+        )
+    if MANIFEST in held and PROGRESS not in held and not overwrite:
+        raise UserError(
+            f"--out {out}",
+            "a complete shard set",
+            "a new or empty folder",
+            "use it as it is, choose another --out, or replace it with --overwrite",
+        )
+    replacing_set = NEW in held or (MANIFEST in held and overwrite)
+    target = out / NEW if replacing_set else out
+    _require_same_plan(target, plan, overwrite)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out {out}", str(error.strerror), "a folder that can be written", "choose another"
+        ) from None
+    return target
+
+
+def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -> None:
+    path = target / PROGRESS / PLAN
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:
+        before = {}
+    differing = [name for name in plan if before.get(name) != plan[name]]
+    if not differing:
+        return
+    if overwrite:
+        shutil.rmtree(target / PROGRESS)
+        return
+    told = ", ".join(f"{name} {before.get(name)!s:.60}" for name in differing)
+    raise UserError(
+        f"--out {target}",
+        f"an unfinished set with other options: {told}",
+        ", ".join(f"{name} {plan[name]!s:.60}" for name in differing),
+        "repeat the command that was cut off, choose another --out, or start anew with --overwrite",
+    )
+
+
+def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> None:
+    """Compare what is still to be written with the disk's free space.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    pixels = 3 * recipe.size**2 if recipe.store == "raw" and recipe.size else None
+    needed = sum(
+        (member.size if pixels is None else pixels) + TAR_OVERHEAD
+        for entries in left
+        for _, member in entries
+    )
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise UserError(
+            f"--out {out}",
+            f"{free / 1e9:.2f} GB free",
+            f"{needed / 1e9:.2f} GB for these images",
+            "free some space, choose another --out, or pack fewer images with --limit",
+        )
+
+
+def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
+    """Make a complete set the one in `out`, file by file, the manifest last; drop the leftovers.
+
+    Between the first and the last of these moves `out` has no manifest, and readers call it
+    unfinished; the same packing command finishes it.
+    """
+    _drop_leftovers(target, manifest)
+    if target == out:
+        shutil.rmtree(out / PROGRESS)
+        return
+    (out / MANIFEST).unlink(missing_ok=True)
+    for entry in sorted(target.iterdir()):
+        if entry.name not in (PROGRESS, MANIFEST):
+            entry.replace(out / entry.name)
+    (target / MANIFEST).replace(out / MANIFEST)
+    _drop_leftovers(out, manifest)
+    shutil.rmtree(out / PROGRESS, ignore_errors=True)
+    shutil.rmtree(target)
+
+
+def _drop_leftovers(folder: Path, manifest: Manifest) -> None:
+    """Delete what an interrupted run or the set before left and this set does not have."""
+    kept = {f"{shard.name}.{suffix}" for shard in manifest.shards for suffix in ("tar", "idx")}
+    kept |= {MANIFEST, SAMPLES} | ({REJECTS} if manifest.rejected else set())
+    for entry in list(folder.iterdir()):
+        if OURS.fullmatch(entry.name) and entry.name not in kept:
+            entry.unlink()

@@ -1,0 +1,256 @@
+"""One shard: a worker process reads, stores and writes it, and says what it has written.
+
+A shard's files, in the order in which they come to be:
+`shard-000000.tar` and `.idx` in the set's folder, then in `.packing/` its rows for `samples.csv`
+and `rejects.csv`, and last `shard-000000.json`: with it the shard is finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.archives import DamagedError, Member
+from pipeline.checking import RejectedError
+from pipeline.errors import UserError
+from pipeline.files import replacing, write_whole
+from pipeline.index import VERSION
+from pipeline.manifest import Recipe, Shard, Size, digest
+from pipeline.sources import Source
+from pipeline.storing import Stored, store
+
+PROGRESS = ".packing"
+"""Sub-folder of an unfinished set: what is needed to go on with it."""
+
+REPORT_EVERY = 32
+"""Images between a worker's reports, and between its looks at the stop signal."""
+
+Entry = tuple[int, Member]
+"""A sample's key and where it comes from."""
+
+
+class StoppedError(Exception):
+    """The parent asked its workers to stop."""
+
+
+class ShardRecord(BaseModel):
+    """What a finished shard adds to the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: Shard | None
+    """None if every image of it was rejected: then there is no tar."""
+    image_bytes: int
+    largest: Size | None
+    smallest: Size | None
+    converted: int
+    rejected: dict[str, int]
+    """How many, by kind."""
+
+
+@dataclass
+class Shared:
+    """What workers and their parent have in common."""
+
+    done: Synchronized[int]
+    rejected: Synchronized[int]
+    stop: Event
+    ready: Event
+    """At least one worker is."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is the same for all shards of a set."""
+
+    source: Source
+    out: Path
+    recipe: Recipe
+    strict: bool
+
+
+@dataclass
+class _Tally:
+    """What a shard's images add up to while it is being written."""
+
+    samples: list[tuple[str, str, str, str]] = field(default_factory=list)
+    rejects: list[tuple[str, str, int]] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    widths: set[int] = field(default_factory=set)
+    heights: set[int] = field(default_factory=set)
+    converted: int = 0
+    image_bytes: int = 0
+
+
+def names(number: int) -> str:
+    """A shard's name without its suffix."""
+    return f"shard-{number:06d}"
+
+
+def finished(out: Path, number: int) -> ShardRecord | None:
+    """What was written of a shard by an earlier run, if it was finished and is still there."""
+    path = out / PROGRESS / f"{names(number)}.json"
+    try:
+        record = ShardRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    if record.shard is None:
+        return record
+    tar, index = out / f"{record.shard.name}.tar", out / f"{record.shard.name}.idx"
+    whole = (
+        tar.is_file()
+        and index.is_file()
+        and tar.stat().st_size == record.shard.bytes
+        and digest(index.read_bytes()) == record.shard.index_sha256
+    )
+    return record if whole else None
+
+
+def write_shard(work: Work, shared: Shared, number: int, entries: list[Entry]) -> None:
+    """Write one shard and its record.
+
+    Raises:
+        UserError: `strict`, and an image was rejected.
+        OSError: the disk is full, or the source is gone.
+        StoppedError: the parent asked for it.
+    """
+    name, tally = names(number), _Tally()
+    shard = None
+    with replacing(work.out / f"{name}.tar") as partial:
+        with partial.open("wb") as file:
+            tar = TarWriter(file)
+            _fill(tar, work, shared, name, entries, tally)
+            tar.finish()
+        if tally.samples:
+            index = tar.index_bytes()
+            write_whole(work.out / f"{name}.idx", index)
+            shard = Shard(
+                name=name,
+                samples=len(tally.samples),
+                bytes=tar.size,
+                tar_sha256=tar.sha256.hexdigest(),
+                index_sha256=digest(index),
+            )
+    if shard is None:
+        (work.out / f"{name}.tar").unlink()
+    _write_record(work.out / PROGRESS, name, shard, tally)
+
+
+def _fill(
+    tar: TarWriter, work: Work, shared: Shared, name: str, entries: list[Entry], tally: _Tally
+) -> None:
+    extension = work.recipe.extension
+    reported = rejected = 0
+    for count, (key, member) in enumerate(entries, 1):
+        try:
+            stored = _take(work, member)
+        except RejectedError as reject:
+            _reject(work, member, reject, tally)
+        else:
+            tar.add(f"{key:08d}", extension, stored.data)
+            tally.samples.append(
+                (f"{key:08d}", name, member.name, f"{zlib.crc32(stored.data):08x}")
+            )
+            tally.image_bytes += len(stored.data)
+            tally.widths.add(stored.width)
+            tally.heights.add(stored.height)
+            tally.converted += stored.converted
+        if count % REPORT_EVERY == 0 or count == len(entries):
+            if shared.stop.is_set():
+                raise StoppedError
+            with shared.done.get_lock():
+                shared.done.value += count - reported
+            with shared.rejected.get_lock():
+                shared.rejected.value += len(tally.rejects) - rejected
+            reported, rejected = count, len(tally.rejects)
+
+
+def _take(work: Work, member: Member) -> Stored:
+    try:
+        data = work.source.read(member)
+    except DamagedError as error:
+        raise RejectedError(f"unreadable ({error})") from None
+    return store(data, work.recipe)
+
+
+def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
+    if work.strict:
+        raise UserError(
+            f"{work.source.path}: {member.name}",
+            str(reject),
+            "an image that decodes, since --strict is given",
+            "repair or remove it, or leave --strict out to have it listed in rejects.csv",
+        )
+    tally.rejects.append((member.name, str(reject), max(member.size, 0)))
+    tally.kinds[reject.kind] += 1
+
+
+def _write_record(folder: Path, name: str, shard: Shard | None, tally: _Tally) -> None:
+    _write_csv(folder / f"{name}.samples.csv", tally.samples)
+    _write_csv(folder / f"{name}.rejects.csv", tally.rejects)
+    seen = bool(tally.widths)
+    record = ShardRecord(
+        shard=shard,
+        image_bytes=tally.image_bytes,
+        largest=(max(tally.widths), max(tally.heights)) if seen else None,
+        smallest=(min(tally.widths), min(tally.heights)) if seen else None,
+        converted=tally.converted,
+        rejected=dict(tally.kinds),
+    )
+    write_whole(folder / f"{name}.json", record.model_dump_json().encode())
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    # surrogateescape: a folder's file names are bytes, and need not be UTF-8
+    with (
+        replacing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        csv.writer(file).writerows(rows)
+
+
+class TarWriter:
+    """A ustar archive of constant dates and owners, with its index and digest made on the way.
+
+    `tarfile` gives the headers; its own writing is left out for its price, which is more than that
+    of reading an image.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rows: list[str] = []
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, key: str, extension: str, data: bytes) -> None:
+        member = tarfile.TarInfo(f"{key}.{extension}")
+        member.size = len(data)
+        header = member.tobuf(tarfile.USTAR_FORMAT)
+        offset = self.size + len(header)
+        self._rows.append(f"{extension} {offset} {len(data)} {member.name}\n")
+        self._write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+
+    def finish(self) -> None:
+        """Write the two empty blocks that end an archive, and fill its last record."""
+        end = self.size + 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -end % tarfile.RECORDSIZE - self.size))
+
+    def index_bytes(self) -> bytes:
+        """The archive's index, as `pipeline.index` describes it."""
+        return (f"{VERSION} {len(self._rows)}\n" + "".join(self._rows)).encode()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)

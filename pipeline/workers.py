@@ -1,0 +1,107 @@
+"""The worker processes of packing: shards handed out, faults and progress brought back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+from pipeline.errors import UserError
+from pipeline.shard import Entry, Shared, Work, write_shard
+
+POLL_SECONDS = 0.05
+"""Between two looks at the workers' counters."""
+
+
+def write_shards(
+    work: Work,
+    shards: Mapping[int, list[Entry]],
+    workers: int,
+    report: Callable[[int, int], None],
+) -> float:
+    """Have shards written, by number, in parallel.
+
+    Args:
+        work: what is the same for all of them.
+        shards: each one's entries.
+        workers: processes.
+        report: called many times a second with the images done and rejected; may raise.
+
+    Returns:
+        Seconds from the first worker's readiness to the end.
+
+    Raises:
+        UserError: from a worker, or because one was killed.
+        OSError: from a worker.
+    """
+    if not shards:
+        return 0.0
+    # spawn: the same on every system, and no lock is copied in mid-air
+    context = multiprocessing.get_context("spawn")
+    shared = Shared(context.Value("q", 0), context.Value("q", 0), context.Event(), context.Event())
+    pool = ProcessPoolExecutor(
+        min(workers, len(shards)), context, initializer=_start, initargs=(work, shared)
+    )
+    with pool:
+        futures = {pool.submit(_write, number, entries) for number, entries in shards.items()}
+        try:
+            started = _await_first(shared, futures)
+            _await_all(futures, lambda: report(shared.done.value, shared.rejected.value))
+            return time.perf_counter() - started
+        except BrokenProcessPool:
+            raise UserError(
+                f"--workers {workers}",
+                "a worker process was killed, probably for lack of memory",
+                "workers that live",
+                "use fewer --workers; the same command goes on with the shards that are finished",
+            ) from None
+        finally:
+            shared.stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _await_first(shared: Shared, futures: set[Future[None]]) -> float:
+    while not shared.ready.wait(POLL_SECONDS):
+        for future in futures:
+            if future.done():
+                return time.perf_counter()  # it failed before it was ready: `_await_all` says how
+    return time.perf_counter()
+
+
+def _await_all(futures: set[Future[None]], report: Callable[[], None]) -> None:
+    pending = futures
+    while pending:
+        done, pending = wait(pending, timeout=POLL_SECONDS)
+        report()
+        for future in done:
+            future.result()  # raises what the worker raised, at once
+
+
+_worker: tuple[Work, Shared]
+"""What this process works on; set once, in workers only."""
+
+
+def _start(work: Work, shared: Shared) -> None:
+    global _worker
+    _worker = work, shared
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and sets `stop`
+    shared.ready.set()
+
+
+def _end_with_parent() -> None:
+    """Without this, a worker whose parent was killed would wait for its next shard for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "workers have a parent"
+    parent.join()
+    os._exit(1)
+
+
+def _write(number: int, entries: list[Entry]) -> None:
+    work, shared = _worker
+    write_shard(work, shared, number, entries)
