@@ -1,0 +1,176 @@
+"""Whether a shard set is still what was written, down to the bit, and what it is."""
+
+from __future__ import annotations
+
+import csv
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.checking import RejectedError, decode
+from pipeline.errors import UserError
+from pipeline.index import index_text
+from pipeline.jpeg import read_header
+from pipeline.manifest import REJECTS, SAMPLES, Shard, ShardSet, file_digest
+
+Sample = tuple[str, bytes]
+"""A sample's key and its component."""
+
+
+@dataclass
+class Findings:
+    """What a full reading of a set brought up."""
+
+    faults: list[str] = field(default_factory=list)
+    """Each names the shard, and the sample where it is one's."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Width and height of stored images."""
+    rejects: Counter[str] = field(default_factory=Counter)
+    """By kind."""
+
+
+def verify(shards: ShardSet, findings: Findings, *, decoding: bool) -> Iterator[Shard]:
+    """Read every byte of a set and compare it with what was recorded.
+
+    Hashes of tars, indexes against tars, checksums of samples, counts, keys. `ShardSet.open` has
+    compared tar sizes and index digests already.
+
+    Args:
+        shards: an opened set.
+        findings: what is found is added to it.
+        decoding: decode every image as well.
+
+    Yields:
+        Each shard after it was read.
+    """
+    recorded = _recorded(shards, findings)
+    seen: set[str] = set()
+    for shard, tar in zip(shards.manifest.shards, shards.tars, strict=True):
+        keys = _verify_shard(shards, shard, tar, recorded, decoding, findings)
+        for key in keys & seen:
+            findings.faults.append(f"{shard.name}: sample {key} is in another shard, too")
+        seen |= keys
+        yield shard
+    unread = len(recorded.keys() - seen)
+    if unread and not findings.faults:
+        findings.faults.append(f"{SAMPLES}: {unread} samples that are in no shard")
+    findings.rejects = _rejects(shards.folder / REJECTS)
+
+
+def _verify_shard(
+    shards: ShardSet,
+    shard: Shard,
+    tar: Path,
+    recorded: dict[str, tuple[str, str]],
+    decoding: bool,
+    findings: Findings,
+) -> set[str]:
+    faults: list[str] = []
+    keys: set[str] = set()
+    try:
+        for key, data in samples(tar):
+            if key in keys:
+                faults.append(f"{shard.name}: sample {key} occurs twice")
+            keys.add(key)
+            faults += _sample_faults(shard, key, data, recorded, decoding)
+            findings.sizes[_size(shards, data)] += 1
+        index = tar.with_suffix(".idx").read_text()
+        if not faults and index_text(tar) != index:
+            faults.append(f"{shard.name}: the index does not fit the tar")
+    except tarfile.TarError as error:
+        faults.append(f"{shard.name}: the tar is damaged ({error})")
+    if not faults and len(keys) != shard.samples:
+        faults.append(f"{shard.name}: {len(keys)} samples instead of {shard.samples}")
+    if not faults and file_digest(tar) != shard.tar_sha256:
+        faults.append(f"{shard.name}: a bit has changed outside the samples (SHA-256 of the tar)")
+    findings.faults += faults
+    return keys
+
+
+def samples(tar: Path) -> Iterator[Sample]:
+    """All samples of a shard, in their order.
+
+    Raises:
+        tarfile.TarError: the archive is damaged.
+    """
+    with tarfile.open(tar, "r:") as archive:
+        for member in archive:
+            component = archive.extractfile(member)
+            if component is not None:
+                yield member.name.partition(".")[0], component.read()
+
+
+def find(shards: ShardSet, key: str) -> Sample:
+    """One sample by its key.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name, row in _table(shards.folder / SAMPLES):
+        if name == key:
+            tar = shards.folder / f"{row[0]}.tar"
+            found = next((data for other, data in samples(tar) if other == key), None)
+            if found is not None:
+                return key, found
+    keys = f"00000000 to {shards.manifest.samples + shards.manifest.rejected - 1:08d}"
+    raise UserError(
+        f"--extract {key}",
+        f"no such key in {shards.folder}",
+        f"a key of 8 digits, {keys}",
+        f"look the source's name up in {shards.folder / SAMPLES}",
+    )
+
+
+def _sample_faults(
+    shard: Shard, key: str, data: bytes, recorded: dict[str, tuple[str, str]], decoding: bool
+) -> Iterator[str]:
+    place, crc32 = recorded.get(key, ("", ""))
+    if place != shard.name:
+        yield f"{shard.name}: sample {key} is not in {SAMPLES}"
+    elif f"{zlib.crc32(data):08x}" != crc32:
+        yield f"{shard.name}: sample {key} has changed (CRC-32)"
+    elif decoding and data[:2] == b"\xff\xd8":
+        try:
+            decode(data)
+        except RejectedError as reject:
+            yield f"{shard.name}: sample {key} does not decode: {reject}"
+
+
+def _size(shards: ShardSet, data: bytes) -> tuple[int, int]:
+    recipe = shards.manifest.recipe
+    if recipe.store == "raw" and recipe.size is not None:
+        return recipe.size, recipe.size
+    header = read_header(data)
+    return (header.width, header.height) if header else (0, 0)
+
+
+def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
+    """Shard and CRC-32 of each key."""
+    path = shards.folder / SAMPLES
+    rows = dict(_table(path))
+    if len(rows) != len(shards):
+        findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
+    return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
+
+
+def _table(path: Path) -> Iterator[tuple[str, list[str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.reader(file)
+            next(rows, None)
+            for row in rows:
+                if row:
+                    yield row[0], row[1:]
+    except (OSError, csv.Error) as error:
+        raise UserError(
+            path, f"cannot be read ({error})", "the table that was written", "pack the set again"
+        ) from None
+
+
+def _rejects(path: Path) -> Counter[str]:
+    if not path.exists():
+        return Counter()
+    return Counter(row[0].partition(" (")[0] for _, row in _table(path) if row)

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Verify a shard set to the bit, and show what it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from pipeline.errors import UserError, told_plainly
+from pipeline.files import write_whole
+from pipeline.manifest import ShardSet
+from pipeline.packing import describe
+from pipeline.sheet import save_sheet
+from pipeline.verifying import Findings, find, verify
+
+MAX_FAULTS_SHOWN = 20
+
+app = typer.Typer(add_completion=False)
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def check_shards(
+    shards: Annotated[Path, typer.Argument(help="Folder of a shard set.")],
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Save a contact sheet of 64 samples here, as PNG.")
+    ] = None,
+    extract: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Save this sample in the current folder, and end."),
+    ] = None,
+) -> None:
+    """Read every byte of a shard set and compare it with what was recorded when it was packed.
+
+    Exits with status 1, and names the shard and the sample, if a single bit has changed.
+    """
+    shard_set = ShardSet.open(shards)
+    if extract is not None:
+        key, data = find(shard_set, extract)
+        path = Path(f"{key}.{shard_set.manifest.recipe.extension}")
+        write_whole(path, data)
+        console.print(f"saved   {path}, {len(data):,} bytes")
+        return
+    findings = Findings()
+    readings = track(
+        verify(shard_set, findings, decoding=decode),
+        description="checking",
+        total=len(shard_set.tars),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    deque(readings, maxlen=0)  # runs it to its end
+    _show(shard_set, findings, decode)
+    if sheet is not None and not findings.faults:
+        save_sheet(shard_set, sheet)
+        console.print(f"sheet   {sheet}")
+    if findings.faults:
+        raise UserError(
+            shards,
+            _count(len(findings.faults))
+            + ":\n"
+            + "\n".join(f"          {fault}" for fault in findings.faults[:MAX_FAULTS_SHOWN]),
+            "the bytes that were packed",
+            "copy the named shards from where the set came from, or pack it again",
+        )
+    console.print("all is as it was packed")
+
+
+def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
+    manifest = shard_set.manifest
+    total = sum(shard.bytes for shard in manifest.shards)
+    checked = "each decoded" if decoded or manifest.recipe.checked else "not decoded: --no-check"
+    console.print(
+        f"images  {manifest.samples:,}, {checked}\n"
+        f"shards  {len(manifest.shards)}, {total / 1e6:,.1f} MB,"
+        f" {manifest.image_bytes / manifest.samples / 1e3:.1f} kB an image\n"
+        f"recipe  {manifest.recipe.told()}, seed {manifest.seed}"
+    )
+    for (width, height), count in findings.sizes.most_common(5):
+        console.print(f"size    {width}×{height}: {count:,} ({count / manifest.samples:.1%})")
+    if len(findings.sizes) > 5:
+        (least_w, least_h), (most_w, most_h) = manifest.smallest_image, manifest.largest_image
+        others = len(findings.sizes) - 5
+        console.print(
+            f"        {others} other sizes; {least_w}–{most_w} × {least_h}–{most_h} in all"
+        )
+    if findings.rejects:
+        console.print(f"reject  {describe(findings.rejects)}: see rejects.csv")
+
+
+def _count(faults: int) -> str:
+    return "1 fault" if faults == 1 else f"{faults} faults"
+
+
+def main() -> None:
+    """Run the command line."""
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()
