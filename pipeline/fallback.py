@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import tarfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,13 +12,13 @@ from itertools import islice
 from typing import Any, Self
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.transforms import functional as transforms
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.errors import UserError
-from pipeline.loader import default_workers, steps_per_epoch
+from pipeline.loader import damage_error, default_workers, steps_per_epoch
 from pipeline.manifest import PACK_COMMAND, ShardSet
 from pipeline.order import permutation
 from pipeline.pixels import to_signed
@@ -88,8 +89,17 @@ class FallbackLoader:
         while True:
             mine = islice(self._epoch(epoch), self._rank, None, self._num_ranks)
             for _ in range(self.steps_per_epoch):
-                yield list(islice(mine, self.batch_size))
+                yield self._full_batch(mine)
             epoch += 1
+
+    def _full_batch(self, samples: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            batch = list(islice(samples, self.batch_size))
+        except tarfile.TarError as error:
+            raise damage_error(self._shards, f"a damaged tar ({error})") from error
+        if len(batch) < self.batch_size:  # tarfile takes a damaged header for the archive's end
+            raise damage_error(self._shards, "a tar that ends before its last sample")
+        return batch
 
     def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         """All samples once, shards in a random order and samples through a shuffle buffer."""
@@ -115,9 +125,11 @@ class FallbackLoader:
                 "RGB" if self._channels == 3 else "L"
             )
         except (KeyError, OSError, SyntaxError, ValueError) as error:
+            unknown = isinstance(error, UnidentifiedImageError)
             raise UserError(
                 sample["__url__"],
-                f"sample {sample['__key__']} cannot be decoded: {error}",
+                f"sample {sample['__key__']} is "
+                + ("not an image" if unknown else f"damaged: {error}"),
                 "shards as tools/make_shards.py writes them",
                 f"pack the set again: {PACK_COMMAND.format(folder=self._shards.folder)}",
             ) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,14 +89,14 @@ class Loader:
         self.device = torch.device(device)
         workers = workers or default_workers()
         self.description = f"DALI {dali_version} on {self.device}, {workers} threads"
-        self._folder = shards.folder
+        self._shards = shards
         self._shape = (batch_size, image_size, image_size, channels)
         self._dtype = dtype
         self._batch_of_epoch = 0
         share = -(-len(shards) // num_ranks)
         self._batches_read_per_epoch = -(-share // batch_size)
         cuda = self.device.type == "cuda"
-        self._pipeline = build_graph(
+        self._pipeline: Any = build_graph(
             shards,
             batch_size=batch_size,
             image_size=image_size,
@@ -131,7 +130,7 @@ class Loader:
         try:
             (output,) = self._pipeline.run(stream)
         except RuntimeError as error:
-            raise _data_error(self._folder, error) from error
+            raise _decode_error(self._shards, error) from error
         if stream is None:
             # The dynamic executor never writes again to a batch that somebody holds
             return from_dlpack(output.as_tensor())
@@ -150,7 +149,7 @@ class Loader:
         return batch
 
     def close(self) -> None:
-        del self._pipeline
+        self._pipeline = None
 
 
 def open_loader(
@@ -215,17 +214,20 @@ def _why_not_dali(device: torch.device) -> str | None:
     return None
 
 
-def _data_error(folder: Path, error: RuntimeError) -> UserError:
-    """Name the sample where DALI does: "… decode sample #3 : shards/shard-000000.tar:25088:00…"."""
-    text = str(error)
-    sample = re.search(r"[^\s:]+\.tar:\d+:[^\s:]+", text)
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("[")]
-    found = sample.group() if sample else next(iter(lines[1:] or lines), text)
+def _decode_error(shards: ShardSet, error: RuntimeError) -> UserError:
+    """Tell of an error that DALI met at run time, without its three frames around one line."""
+    reason = str(error).partition("encountered:")[2].strip() or str(error)
+    return damage_error(shards, f"an image that DALI cannot decode ({reason.splitlines()[0]})")
+
+
+def damage_error(shards: ShardSet, found: str) -> UserError:
+    """Name the shards that are no longer as they were written; whoever reads them rarely can."""
+    altered = ", ".join(str(tar) for tar in shards.altered()[:3])
     return UserError(
-        folder,
-        f"an image that DALI cannot decode: {found.strip()[:300]}",
+        altered or shards.folder,
+        found,
         "shards as tools/make_shards.py writes them",
-        f"pack the set again: {PACK_COMMAND.format(folder=folder)}",
+        f"pack the set again: {PACK_COMMAND.format(folder=shards.folder)}",
     )
 
 

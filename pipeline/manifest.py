@@ -97,10 +97,21 @@ class ShardSet:
             _check_shard(folder, shard)
         return cls(folder, manifest)
 
+    def altered(self) -> list[Path]:
+        """Those tars whose bytes are not as they were written; reads the whole set."""
+        recorded = zip(self.tars, self.manifest.shards, strict=True)
+        return [tar for tar, shard in recorded if file_digest(tar) != shard.tar_sha256]
+
 
 def digest(data: bytes) -> str:
     """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:

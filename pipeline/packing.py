@@ -7,9 +7,9 @@ the seed and its number: the set is the same whatever the number of workers.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import multiprocessing
+import re
 import shutil
 import signal
 import tarfile
@@ -25,7 +25,7 @@ from pipeline.checking import Admitted, RejectedError, admit
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, replacing, write_whole
 from pipeline.index import index_text
-from pipeline.manifest import MANIFEST, SAMPLES, Manifest, Recipe, Shard, digest
+from pipeline.manifest import MANIFEST, SAMPLES, Manifest, Recipe, Shard, digest, file_digest
 from pipeline.order import permutation
 from pipeline.sources import Source
 
@@ -34,6 +34,9 @@ PER_SHARD = 4096
 
 NOT_CONTENT = frozenset(("README.md", ".gitignore"))
 """Files that may stand in an output folder without making it somebody's."""
+
+OURS = re.compile(rf"(shard-\d{{6}}\.(tar|idx)|{SAMPLES}|{MANIFEST})({PARTIAL})?")
+"""Names that an interrupted run leaves behind."""
 
 TAR_OVERHEAD = 1024
 """Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
@@ -144,7 +147,7 @@ def _claim(out: Path) -> None:
             f"use it as it is, choose another --out, or delete it first: rm -r {out}",
         )
     held = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    foreign = sorted(name for name in held - NOT_CONTENT if not _is_ours(name))
+    foreign = sorted(name for name in held - NOT_CONTENT if not _is_ours(name, held))
     if foreign:
         raise UserError(
             f"--out {out}",
@@ -154,7 +157,7 @@ def _claim(out: Path) -> None:
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in held - NOT_CONTENT:
+        for name in sorted(held - NOT_CONTENT, reverse=True):  # a tar before its index
             (out / name).unlink()
     except OSError as error:
         raise UserError(
@@ -162,9 +165,10 @@ def _claim(out: Path) -> None:
         ) from None
 
 
-def _is_ours(name: str) -> bool:
-    ours = name.startswith(("shard-", SAMPLES, MANIFEST))
-    return ours and name.endswith((".tar", ".idx", SAMPLES, PARTIAL))
+def _is_ours(name: str, held: set[str]) -> bool:
+    # Other programs name their tars as we do; ours are indexed before they get their name
+    stem, _, kind = name.partition(".")
+    return bool(OURS.fullmatch(name)) and (kind != "tar" or f"{stem}.idx" in held)
 
 
 def _require_space(out: Path, needed: int) -> None:
@@ -229,13 +233,11 @@ def _pack_shard(out: Path, number: int, entries: list[Entry]) -> PackedShard:
         images = _write_tar(partial, entries)
         index_bytes = index_text(partial).encode()
         write_whole(index, index_bytes)
-    with tar.open("rb") as file:
-        tar_digest = hashlib.file_digest(file, "sha256").hexdigest()
     shard = Shard(
         name=tar.stem,
         samples=len(images),
         bytes=tar.stat().st_size,
-        tar_sha256=tar_digest,
+        tar_sha256=file_digest(tar),
         index_sha256=digest(index_bytes),
     )
     return PackedShard(shard, tuple(images))

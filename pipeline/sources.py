@@ -49,7 +49,15 @@ class FolderSource:
         return sorted(found)
 
     def total_bytes(self, names: Sequence[str]) -> int:
-        return sum((self.path / name).stat().st_size for name in names)
+        try:
+            return sum((self.path / name).stat().st_size for name in names)
+        except OSError as error:  # a link that leads nowhere, most likely
+            raise UserError(
+                error.filename,
+                f"cannot be read ({error.strerror})",
+                "image files that can be read",
+                "repair or remove it, then run the same command again",
+            ) from None
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
@@ -70,7 +78,7 @@ class ZipSource:
         if self._archive is None:
             try:
                 self._archive = zipfile.ZipFile(self.path)
-            except zipfile.BadZipFile:
+            except (zipfile.BadZipFile, NotImplementedError):
                 raise _not_a_zip(self.path) from None
         return self._archive
 
@@ -113,7 +121,7 @@ def open_source(path: Path) -> Source:
     if source.names():
         return source
     if path.is_dir():
-        zips = sorted(path.glob("*.zip"))
+        zips = sorted(zip_ for zip_ in path.glob("*.zip") if not _is_clutter(zip_.name))
         if len(zips) == 1:
             return open_source(zips[0])
         if len(zips) > 1:

@@ -24,7 +24,8 @@ from pipeline.packing import PER_SHARD, Packed, pack
 from pipeline.sources import in_classes, open_source
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
-console = Console(highlight=False)
+# Paths are printed: no markup in them, and no line breaks in a command to paste
+console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,89 @@
+"""What a test needs of its machine and of time: absent, a skip with a reason or a failure."""
+
+import importlib
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+
+def _why_no_dali() -> str | None:
+    try:
+        importlib.import_module("nvidia.dali.fn")
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"DALI cannot be imported ({error})"
+    return None
+
+
+def _why_no_gpu() -> str | None:
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def _why_no_tar() -> str | None:
+    return None if shutil.which("tar") else "no tar program"
+
+
+T = TypeVar("T")
+
+OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "dali": _why_no_dali,
+    "gpu": _why_no_gpu,
+    "tar": _why_no_tar,
+}
+"""For each thing that a machine may lack, what tells why it does."""
+
+
+def demanded() -> set[str]:
+    """What the environment variable REQUIRE ("dali,tar") says must be there.
+
+    Raises:
+        pytest.UsageError: a name that no test asks for: it would demand nothing.
+    """
+    names = {name.strip() for name in os.environ.get("REQUIRE", "").split(",")} - {""}
+    if unknown := names - set(OBSTACLES):
+        raise pytest.UsageError(
+            f"REQUIRE={','.join(sorted(unknown))}; known: {', '.join(OBSTACLES)}"
+        )
+    return names
+
+
+def require(name: str) -> None:
+    """Skip the test where `name` is absent; fail it where REQUIRE lists that name."""
+    obstacle = OBSTACLES[name]()
+    if obstacle and name in demanded():
+        pytest.fail(f"REQUIRE lists {name}, but: {obstacle}")
+    if obstacle:
+        pytest.skip(obstacle)
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of a call that may block, or a failure when it takes longer.
+
+    A thread, not an alarm: a signal's handler does not run while native code blocks.
+    """
+    outcome: dict[str, Any] = {}
+
+    def run() -> None:
+        try:
+            outcome["result"] = call()
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        pytest.fail(f"still blocked after {seconds} s")
+    if "error" in outcome:
+        raise outcome["error"]
+    result: T = outcome["result"]
+    return result
+
+
+def take(batches: Iterator[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """The next batches, or a failure when the loader hangs."""
+    return within(30, lambda: [next(batches) for _ in range(count)])
