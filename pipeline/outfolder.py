@@ -47,7 +47,7 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
     foreign = sorted(
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
-    ours = not held or MANIFEST in held or PROGRESS in held or NEW in held
+    ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
     if foreign or not ours:
         others = foreign or sorted(held)
         raise UserError(
@@ -73,6 +73,15 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
             f"--out {out}", str(error.strerror), "a folder that can be written", "choose another"
         ) from None
     return target
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether this is a shard set's, of any version: other programs use the name too."""
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"format", "recipe", "shards"} <= manifest.keys()
 
 
 def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -> None:

@@ -1,10 +1,10 @@
-"""What a test needs of its machine or its time: a skip with a reason, or a failure, never silence."""
+"""What a test needs of its machine and of time: absent, a skip with a reason or a failure."""
 
 import importlib
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -82,3 +82,8 @@ def within(seconds: float, call: Callable[[], T]) -> T:
         raise outcome["error"]
     result: T = outcome["result"]
     return result
+
+
+def take(batches: Iterator[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """The next batches, or a failure when the loader hangs."""
+    return within(30, lambda: [next(batches) for _ in range(count)])

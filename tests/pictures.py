@@ -85,6 +85,11 @@ def write_pictures(folder: Path, pictures: Mapping[str, bytes]) -> Path:
     return folder
 
 
+def names_in(folder: Path) -> list[str]:
+    """What a folder holds, sorted."""
+    return sorted(entry.name for entry in folder.iterdir())
+
+
 def pack_pictures(folder: Path, pictures: Mapping[str, bytes], **options: Any) -> ShardSet:
     """Write pictures to `folder`/pictures, and their shard set to `folder`/set."""
     source = open_source(write_pictures(folder / "pictures", pictures))

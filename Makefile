@@ -1,0 +1,48 @@
+# Each target does its own set-up. VENV may point at an environment that several checkouts share.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Several checkouts may share VENV: each runs its own code.
+export PYTHONPATH := $(CURDIR)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test test-all lint clean-demo
+
+demo: demo/run/netG.pt
+	@echo
+	@echo "Look at demo/run/reals.png (what it learned from), demo/run/fakes_init.png (how it began),"
+	@echo "demo/run/samples/ (how it went: the last one is the result) and demo/run/losses.png."
+	@echo "Again from the start: make clean-demo demo"
+
+demo/run/netG.pt: demo/shards/manifest.json
+	rm -rf demo/run
+	$(BIN)/dcgan-train --shards demo/shards --run demo/run \
+		--batch-size 64 --ngf 32 --ndf 32 --max-steps 1000 --log-every 50 --sample-every 100
+
+demo/shards/manifest.json: demo/faces/demo-faces.json
+	$(BIN)/python tools/make_shards.py demo/faces --out demo/shards --per-shard 1024
+
+demo/faces/demo-faces.json: $(INSTALLED)
+	$(BIN)/python tools/make_demo_faces.py demo/faces --count 4000
+
+clean-demo:
+	rm -rf demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(INSTALLED): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable '.[dev]'
+	touch $@

@@ -1,0 +1,126 @@
+"""A shard set is opened whole or not at all."""
+
+import json
+import shutil
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.manifest import MANIFEST, PACK_COMMAND, ShardSet
+
+
+def rewrite(change):
+    """A damage that changes the manifest's values."""
+
+    def apply(folder):
+        path = folder / MANIFEST
+        manifest = json.loads(path.read_text())
+        change(manifest)
+        path.write_text(json.dumps(manifest))
+
+    return apply
+
+
+def cut(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def append(name, data):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() + data)
+
+
+def replace_in(name, old, new):
+    return lambda folder: (folder / name).write_bytes(
+        (folder / name).read_bytes().replace(old, new, 1)
+    )
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+FAULTS = {
+    # name → the damage, the file that the message names ("" for the folder), what was found there
+    "no-folder": (shutil.rmtree, "", "no such folder"),
+    "unfinished": (remove(MANIFEST), "", f"3 shards but no {MANIFEST}: an unfinished set"),
+    "another-folder": (
+        lambda folder: [path.unlink() for path in folder.iterdir()],
+        "",
+        f"no {MANIFEST}: not a shard set",
+    ),
+    "other-format": (
+        rewrite(lambda manifest: manifest.update(format=2)),
+        MANIFEST,
+        "a shard set of format 2",
+    ),
+    "cut-manifest": (cut(MANIFEST, 200), MANIFEST, "Invalid JSON"),
+    "empty-manifest": (cut(MANIFEST, 0), MANIFEST, "Invalid JSON"),
+    "no-json": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff\0"), MANIFEST, "Invalid"),
+    "missing-value": (
+        rewrite(lambda manifest: manifest.pop("samples")),
+        MANIFEST,
+        "samples: Field required",
+    ),
+    "unknown-value": (rewrite(lambda manifest: manifest.update(extra=1)), MANIFEST, "extra:"),
+    "no-shards": (rewrite(lambda manifest: manifest.update(shards=[])), MANIFEST, "shards:"),
+    "path-as-shard": (
+        rewrite(lambda manifest: manifest["shards"][1].update(name="../shard-000001")),
+        MANIFEST,
+        "shards.1.name:",
+    ),
+    "tar-shorter": (cut("shard-000001.tar", 5000), "shard-000001.tar", "5,000 bytes"),
+    "tar-longer": (append("shard-000002.tar", b"x"), "shard-000002.tar", "bytes"),
+    "tar-missing": (remove("shard-000000.tar"), "shard-000000.tar", "no such file"),
+    "index-missing": (remove("shard-000002.idx"), "shard-000002.idx", "no such file"),
+    "index-altered": (
+        replace_in("shard-000001.idx", b"512", b"513"),
+        "shard-000001.idx",
+        "other contents",
+    ),
+    "index-empty": (cut("shard-000001.idx", 0), "shard-000001.idx", "other contents"),
+}
+
+
+@pytest.mark.parametrize(("damage", "name", "found"), FAULTS.values(), ids=FAULTS)
+def test_faults_name_their_file_and_the_command_that_packs(spare_set, damage, name, found):
+    folder = spare_set.folder
+    damage(folder)
+    with pytest.raises(UserError) as error:
+        ShardSet.open(folder)
+    assert error.value.where == str(folder / name)
+    assert found in error.value.found
+    assert error.value.wanted
+    assert PACK_COMMAND.format(folder=folder) in error.value.remedy
+
+
+def test_a_file_is_no_shard_set(tmp_path):
+    path = tmp_path / "faces.zip"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match="a file"):
+        ShardSet.open(path)
+
+
+def test_a_monstrous_manifest_is_not_read(spare_set):
+    with (spare_set.folder / MANIFEST).open("r+b") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(UserError, match="more than 64 MiB"):
+        ShardSet.open(spare_set.folder)
+
+
+def test_a_whole_set_opens_with_its_counts(spare_set):
+    assert len(spare_set) == 12
+    assert [shard.samples for shard in spare_set.manifest.shards] == [5, 5, 2]
+    assert [tar.name for tar in spare_set.tars] == [f"shard-00000{k}.tar" for k in range(3)]
+    assert [index.name for index in spare_set.indexes] == [f"shard-00000{k}.idx" for k in range(3)]
+    assert spare_set.manifest.largest_image == spare_set.manifest.smallest_image == (32, 32)
+
+
+def test_a_set_can_be_moved(spare_set, tmp_path):
+    moved = spare_set.folder.rename(tmp_path / "elsewhere")
+    assert ShardSet.open(moved).manifest == spare_set.manifest
+
+
+def test_altered_shards_are_found_by_their_bytes(spare_set):
+    assert spare_set.altered() == []
+    replace_in("shard-000001.tar", b"JFIF", b"JFIX")(spare_set.folder)
+    assert ShardSet.open(spare_set.folder).altered() == [spare_set.tars[1]]

@@ -1,0 +1,42 @@
+"""The tests' own helpers: absent things skip, demanded ones fail, what blocks is found out."""
+
+import time
+
+import pytest
+
+from tests import needs
+from tests.needs import demanded, require, within
+
+
+def test_absent_things_skip_with_their_reason(monkeypatch):
+    monkeypatch.delenv("REQUIRE", raising=False)
+    monkeypatch.setitem(needs.OBSTACLES, "dali", lambda: "it is broken")
+    with pytest.raises(pytest.skip.Exception, match="it is broken"):
+        require("dali")
+
+
+def test_demanded_things_fail_when_absent(monkeypatch):
+    monkeypatch.setenv("REQUIRE", "tar, dali")
+    monkeypatch.setitem(needs.OBSTACLES, "dali", lambda: "it is broken")
+    with pytest.raises(pytest.fail.Exception, match="REQUIRE lists dali, but: it is broken"):
+        require("dali")
+
+
+def test_present_things_pass(monkeypatch):
+    monkeypatch.setenv("REQUIRE", "dali")
+    monkeypatch.setitem(needs.OBSTACLES, "dali", lambda: None)
+    require("dali")
+
+
+def test_misspelt_demands_are_refused(monkeypatch):
+    monkeypatch.setenv("REQUIRE", "dalli")
+    with pytest.raises(pytest.UsageError, match="dalli; known: dali, gpu, tar"):
+        demanded()
+
+
+def test_blocked_calls_fail_and_others_return_or_raise():
+    with pytest.raises(pytest.fail.Exception, match="still blocked"):
+        within(0.01, lambda: time.sleep(1))
+    assert within(1, lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        within(1, lambda: 1 / 0)
