@@ -7,9 +7,12 @@ would cost seconds and gigabytes.
 
 from __future__ import annotations
 
+import errno
+import os
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -56,20 +59,36 @@ class _ArchiveSource:
     """What zip and tar share: one file, opened once in each process."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._file: BinaryIO | None = None
+        self.path = path
+        self._listed = _version(path.stat())
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_file": None}
+        return self.__dict__ | {"_file": None}
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if self._file is None:
             self._file = self.path.open("rb")
         self._file.seek(offset)
         data = self._file.read(size)
+        if _version(os.fstat(self._file.fileno())) != self._listed:
+            raise changed(self.path)
         if len(data) != size:
             raise DamagedError("the archive ends within it")
         return data
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def changed(path: Path) -> OSError:
+    """Say that a source did not hold still: its images are not bad ones, and no rejects."""
+    return OSError(errno.ESTALE, "it changed while it was being read", str(path))
 
 
 class ZipSource(_ArchiveSource):
@@ -87,7 +106,7 @@ class ZipSource(_ArchiveSource):
                         self._is_deflated(info),
                         info.CRC,
                     )
-                    for info in archive.infolist()
+                    for info in _consumed(archive)
                     if not info.is_dir() and _is_wanted(info.filename)
                 )
         except (zipfile.BadZipFile, NotImplementedError):
@@ -118,6 +137,13 @@ class ZipSource(_ArchiveSource):
         return data
 
 
+def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    """The directory's entries, each given up at once: of a million, they take half a gigabyte."""
+    archive.NameToInfo.clear()
+    while archive.filelist:
+        yield archive.filelist.pop()
+
+
 class TarSource(_ArchiveSource):
     """Images in an uncompressed tar, read where they lie; links and devices in it are ignored."""
 
@@ -141,8 +167,9 @@ class TarSource(_ArchiveSource):
 
 def require_bounded(member: Member) -> None:
     """Refuse a size that no image file has, before memory is set aside for it."""
-    if max(member.size, member.packed) > MAX_FILE_BYTES:
-        raise DamagedError(f"a file of {member.size:,} bytes, over {MAX_FILE_BYTES:,}")
+    size = max(member.size, member.packed)
+    if size > MAX_FILE_BYTES:
+        raise DamagedError(f"a file of {size:,} bytes, over {MAX_FILE_BYTES:,}")
 
 
 def _inflate(data: bytes, size: int) -> bytes:

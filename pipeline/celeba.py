@@ -98,7 +98,12 @@ def _conditions(where: str, columns: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _read(source: Path, stem: str, flag: str) -> Rows:
-    folders = [source.parent, *([source] if source.is_dir() else [])]
+    # Of ".", the folder beside which it lies is not in its name
+    folders = list(
+        dict.fromkeys(
+            [source.parent, source.resolve().parent, *([source] if source.is_dir() else [])]
+        )
+    )
     tried = [folder / (stem + suffix) for folder in folders for suffix in (".txt", ".csv")]
     path = next((path for path in tried if path.is_file()), None)
     if path is None:
@@ -111,12 +116,14 @@ def _read(source: Path, stem: str, flag: str) -> Rows:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         rows = _from_csv(lines) if path.suffix == ".csv" else _from_txt(lines)
+        if not rows:
+            raise ValueError("no rows")
+        if stem == PARTITION and "partition" not in next(iter(rows.values())):
+            raise ValueError("no column named partition")
     except (ValueError, StopIteration) as error:
         raise UserError(
             path, f"not CelebA's format ({error})", "the list as published", "download it again"
         ) from None
-    if not rows:
-        raise UserError(path, "no rows", "the list as published", "download it again")
     return rows
 
 
@@ -130,6 +137,6 @@ def _from_txt(lines: list[str]) -> Rows:
     """The authors' format; the attributes' has a count and a line of names first."""
     rows = [line.split() for line in lines if line.strip()]
     columns = ["partition"]
-    if rows and len(rows[0]) == 1:
+    if len(rows) > 1 and len(rows[0]) == 1:
         columns, rows = rows[1], rows[2:]
     return {row[0]: dict(zip(columns, row[1:], strict=True)) for row in rows}

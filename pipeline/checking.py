@@ -56,7 +56,7 @@ def decode(data: bytes) -> Picture:
     header = read_header(data)
     if header is None or not is_ordinary(header, data):
         return Picture(_decode_by_pillow(data), ordinary=False)
-    _require_bounded(header.width, header.height)
+    require_bounded(header.width, header.height)
     try:
         # libjpeg-turbo itself: three times Pillow's speed, and it reports what Pillow passes over
         colours = "GRAY" if header.components == 1 else "RGB"
@@ -71,7 +71,8 @@ def is_ordinary(header: Header, data: bytes) -> bool:
     return (
         header.precision == 8
         and (coloured or header.components == 1)
-        and not (header.exif and _orientation(data) != 1)
+        and header.exif_blocks <= 1
+        and not (header.exif_blocks and _orientation(data) != 1)
     )
 
 
@@ -90,7 +91,7 @@ def _decode_by_pillow(data: bytes) -> Pixels:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow only warns of some kinds of damage
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _require_bounded(image.width, image.height)
+            require_bounded(image.width, image.height)
             image.load()
             return _upright_and_opaque(image)
     except RejectedError:
@@ -114,7 +115,12 @@ def _upright_and_opaque(image: Image.Image) -> Pixels:
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-def _require_bounded(width: int, height: int) -> None:
+def require_bounded(width: int, height: int) -> None:
+    """Refuse what its header alone rules out.
+
+    Raises:
+        RejectedError: no pixels, or more than `MAX_PIXELS`.
+    """
     if width * height > MAX_PIXELS:
         raise RejectedError(f"too large ({width}×{height}, over {MAX_PIXELS:,} pixels)")
     if width * height == 0:
@@ -124,5 +130,7 @@ def _require_bounded(width: int, height: int) -> None:
 def _rejected(error: Exception) -> RejectedError:
     if isinstance(error, UnidentifiedImageError):
         return RejectedError("not an image")
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return RejectedError(f"too large (over {MAX_PIXELS:,} pixels)")  # Pillow's own limit
     detail = " ".join(f"{type(error).__name__}: {error}".split())
     return RejectedError(f"damaged image ({detail[:200]})")

@@ -59,12 +59,7 @@ def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[
     chosen = permutation(len(members), seed=0)[:SAMPLE].tolist()
     files = [data for rank in chosen if (data := _readable(source, members[rank])) is not None]
     if not files:
-        raise UserError(
-            f"SOURCE {source.path}",
-            f"none of {len(chosen)} sampled images decodes",
-            "images that decode",
-            "pack with --max-rejects 1 and see rejects.csv for the reasons",
-        )
+        raise _none_decodes(source, len(chosen))
     size, crop = recipe.size, None if recipe.crop == "none" else str(recipe.crop)
     recipes = [
         make_recipe("original", None, None, None, checked=True),
@@ -74,12 +69,28 @@ def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[
     return [_measure(files, recipe, len(members)) for recipe in recipes]
 
 
+def _none_decodes(source: Source, sampled: int) -> UserError:
+    return UserError(
+        f"SOURCE {source.path}",
+        f"none of {sampled} sampled images decodes",
+        "images that decode",
+        "pack with --max-rejects 1 and see its .packing/*.rejects.csv for the reasons",
+    )
+
+
 def _readable(source: Source, member: Member) -> bytes | None:
     try:
         data = source.read(member)
         decode(data)
     except (DamagedError, RejectedError):
         return None
+    except OSError as error:
+        raise UserError(
+            error.filename or source.path,
+            error.strerror or str(error),
+            "a source that can be read",
+            "put that right, or take the file out",
+        ) from error
     return data
 
 
@@ -107,10 +118,13 @@ def benchmark(source: Source, members: Sequence[Member], packing: Packing) -> It
     Yields:
         A line a round, then the medians and their ratio.
     """
-    members = members[:BENCHMARK_IMAGES]
+    read = {member: _readable(source, member) for member in members[:BENCHMARK_IMAGES]}
+    members = [member for member, data in read.items() if data is not None]
+    files = [data for data in read.values() if data is not None]
+    if not files:
+        raise _none_decodes(source, len(read))
     per_shard = min(packing.per_shard, -(-len(members) // packing.workers))
     packing = replace(packing, per_shard=per_shard, overwrite=False)
-    files = [source.read(member) for member in members]
     shares = [files[number :: packing.workers] for number in range(packing.workers)]
     rates: list[tuple[float, float]] = []
     context = multiprocessing.get_context("spawn")

@@ -85,9 +85,7 @@ def build_graph(
             size=[image_size, image_size],
             roi_start=roi_start,
             roi_end=roi_end,
-            interp_type=types.INTERP_TRIANGULAR,
-            # With the default (True) the result is seven times further from Pillow's
-            subpixel_scale=False,
+            interp_type=types.INTERP_TRIANGULAR,  # antialiased, as Pillow's BILINEAR is
         )
         graph.set_outputs(_normalise(images, channels) if normalised else images)
     return graph

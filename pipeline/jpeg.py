@@ -22,8 +22,8 @@ class Header(NamedTuple):
     components: int
     precision: int
     """Bits a sample."""
-    exif: bool
-    """Whether there is an Exif block: it may ask for a rotation."""
+    exif_blocks: int
+    """How many: each may ask for a rotation. Of several, Pillow heeds the first, DALI the last."""
     adobe_transform: int | None
     """Adobe's colour flag: 0 says that three components are RGB, not YCbCr."""
 
@@ -37,19 +37,19 @@ def read_header(data: bytes) -> Header | None:
     """
     if data[:2] != START_OF_IMAGE:
         return None
-    place, exif, transform, frame = 2, False, None, None
+    place, exif_blocks, transform, frame = 2, 0, None, None
     while place + 4 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         body = place + 4
         if marker == START_OF_SCAN:
-            return Header(*frame, exif, transform) if frame else None
+            return Header(*frame, exif_blocks, transform) if frame else None
         if marker in FRAMES and length >= 8 and body + 6 <= len(data):
             height = int.from_bytes(data[body + 1 : body + 3], "big")
             width = int.from_bytes(data[body + 3 : body + 5], "big")
             frame = width, height, data[body + 5], data[body]
         elif marker == APP1 and data.startswith(b"Exif\0", body):
-            exif = True
+            exif_blocks += 1
         elif marker == APP14 and data.startswith(b"Adobe", body) and length >= 14:
             transform = data[body + 11] if body + 11 < len(data) else None
         place += 2 + length

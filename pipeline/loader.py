@@ -229,7 +229,7 @@ def damage_error(shards: ShardSet, found: str) -> UserError:
         altered or shards.folder,
         found,
         "shards as tools/make_shards.py writes them",
-        f"pack the set again: {PACK_COMMAND.format(folder=shards.folder)}",
+        f"pack the set again: {PACK_COMMAND.format(folder=shards.folder)} --overwrite",
     )
 
 

@@ -18,7 +18,9 @@ from pipeline.errors import UserError
 FORMAT = 1
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
+SAMPLES_HEADER = "key,shard,source,crc32"
 REJECTS = "rejects.csv"
+REJECTS_HEADER = "source,reason,bytes"
 PACK_COMMAND = "python tools/make_shards.py celeba/ --out {folder}"
 
 MAX_MANIFEST_BYTES = 64 << 20

@@ -48,6 +48,7 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
     ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
+    complete = MANIFEST in held and not (out / PROGRESS / PLAN).exists()
     if foreign or not ours:
         others = foreign or sorted(held)
         raise UserError(
@@ -56,7 +57,8 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
             "a new or empty folder",
             "choose another --out",
         )
-    if MANIFEST in held and PROGRESS not in held and not overwrite:
+    if complete and not overwrite:
+        shutil.rmtree(out / PROGRESS, ignore_errors=True)  # emptied by a run that was cut off
         raise UserError(
             f"--out {out}",
             "a complete shard set",
@@ -91,12 +93,14 @@ def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -
     try:
         before = json.loads(path.read_bytes())
     except ValueError:
+        before = None
+    if not isinstance(before, dict):
         before = {}
     differing = [name for name in plan if before.get(name) != plan[name]]
     if not differing:
         return
     if overwrite:
-        shutil.rmtree(target / PROGRESS)
+        _empty_progress(target)
         return
     told = ", ".join(f"{name} {before.get(name)!s:.60}" for name in differing)
     raise UserError(
@@ -107,15 +111,28 @@ def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -
     )
 
 
+def _empty_progress(folder: Path) -> None:
+    """Forget what was finished: records before the rows they vouch for, and the plan last of all.
+
+    The sub-folder stays: it tells that the shards beside it are ours.
+    """
+    for entry in sorted((folder / PROGRESS).iterdir(), key=_vouches_for):
+        entry.unlink()
+
+
+def _vouches_for(entry: Path) -> int:
+    return 2 if entry.name == PLAN else 0 if entry.suffix == ".json" else 1
+
+
 def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> None:
     """Compare what is still to be written with the disk's free space.
 
     Raises:
         UserError: it does not fit.
     """
-    pixels = 3 * recipe.size**2 if recipe.store == "raw" and recipe.size else None
+    pixels = 3 * recipe.size**2 if recipe.size else None
     needed = sum(
-        (member.size if pixels is None else pixels) + TAR_OVERHEAD
+        _at_least(member.size, pixels, recipe) + TAR_OVERHEAD
         for entries in left
         for _, member in entries
     )
@@ -129,6 +146,13 @@ def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> Non
         )
 
 
+def _at_least(size: int, pixels: int | None, recipe: Recipe) -> int:
+    """What a file of `size` bytes may be expected to take: a false alarm is worse than none."""
+    if pixels is None:
+        return max(size, 0)
+    return pixels if recipe.store == "raw" else min(max(size, 0), pixels)
+
+
 def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
     """Make a complete set the one in `out`, file by file, the manifest last; drop the leftovers.
 
@@ -137,15 +161,17 @@ def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
     """
     _drop_leftovers(target, manifest)
     if target == out:
-        shutil.rmtree(out / PROGRESS)
+        _empty_progress(out)
+        (out / PROGRESS).rmdir()
         return
+    shutil.rmtree(out / PROGRESS, ignore_errors=True)
     (out / MANIFEST).unlink(missing_ok=True)
     for entry in sorted(target.iterdir()):
         if entry.name not in (PROGRESS, MANIFEST):
             entry.replace(out / entry.name)
-    (target / MANIFEST).replace(out / MANIFEST)
     _drop_leftovers(out, manifest)
-    shutil.rmtree(out / PROGRESS, ignore_errors=True)
+    (target / MANIFEST).replace(out / MANIFEST)
+    _empty_progress(target)
     shutil.rmtree(target)
 
 

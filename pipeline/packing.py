@@ -18,7 +18,15 @@ from pathlib import Path
 from pipeline.archives import Member
 from pipeline.errors import UserError
 from pipeline.files import replacing, write_whole
-from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Manifest, Recipe
+from pipeline.manifest import (
+    MANIFEST,
+    REJECTS,
+    REJECTS_HEADER,
+    SAMPLES,
+    SAMPLES_HEADER,
+    Manifest,
+    Recipe,
+)
 from pipeline.order import permutation
 from pipeline.outfolder import PLAN, claim, require_space, swap_in
 from pipeline.shard import (
@@ -96,12 +104,16 @@ def pack(
         UserError: an occupied folder, too many rejects, a full disk, a source that went away.
     """
     plan = _plan(source, members, packing)
-    target = claim(out, plan, overwrite=packing.overwrite)
     try:
+        target = claim(out, plan, overwrite=packing.overwrite)
         (target / PROGRESS).mkdir(parents=True, exist_ok=True)
         write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
         dealt = deal(members, packing.seed, packing.per_shard)
-        left = {n: entries for n, entries in enumerate(dealt) if not finished(target, n)}
+        left = {
+            number: entries
+            for number, entries in enumerate(dealt)
+            if _is_left(finished(target, out, number), packing)
+        }
         require_space(out, left.values(), packing.recipe)
         written = sum(map(len, left.values()))
 
@@ -111,7 +123,8 @@ def pack(
 
         work = Work(source, target, packing.recipe, packing.strict)
         seconds = write_shards(work, left, packing.workers, report)
-        manifest, records = _gather(target, len(dealt), len(members), packing)
+        records = [_record(target, out, number) for number in range(len(dealt))]
+        manifest = _gather(target, records, len(members), packing)
         swap_in(target, out, manifest)
     except OSError as error:
         place = error.filename or out
@@ -129,6 +142,11 @@ def pack(
         resumed=len(dealt) - len(left),
         seconds=seconds,
     )
+
+
+def _is_left(record: ShardRecord | None, packing: Packing) -> bool:
+    """Whether a shard must be written: `strict` may be new, and then has a reject to name."""
+    return record is None or (packing.strict and bool(record.rejected))
 
 
 def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entry]]:
@@ -153,11 +171,8 @@ def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[s
     }
 
 
-def _gather(
-    target: Path, shards: int, images: int, packing: Packing
-) -> tuple[Manifest, list[ShardRecord]]:
+def _gather(target: Path, records: list[ShardRecord], images: int, packing: Packing) -> Manifest:
     """Join the shards' records; write the tables, then the manifest."""
-    records = [_record(target, number) for number in range(shards)]
     rejected = _count(records)
     _require_few_rejects(sum(rejected.values()), images, packing.max_rejects, target)
     kept = [record for record in records if record.shard is not None]
@@ -168,9 +183,9 @@ def _gather(
             "images that decode",
             f"see {target / PROGRESS}/*.rejects.csv for each one",
         )
-    _join(target, "samples", SAMPLES, "key,shard,source,crc32", shards)
+    _join(target, "samples", SAMPLES, SAMPLES_HEADER, len(records))
     if rejected:
-        _join(target, "rejects", REJECTS, "source,reason,bytes", shards)
+        _join(target, "rejects", REJECTS, REJECTS_HEADER, len(records))
     largest = [record.largest for record in kept if record.largest]
     smallest = [record.smallest for record in kept if record.smallest]
     manifest = Manifest(
@@ -184,15 +199,15 @@ def _gather(
         shards=tuple(record.shard for record in kept if record.shard),
     )
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
-    return manifest, records
+    return manifest
 
 
 def _count(records: list[ShardRecord]) -> dict[str, int]:
     return dict(sum((Counter(record.rejected) for record in records), Counter[str]()))
 
 
-def _record(target: Path, number: int) -> ShardRecord:
-    record = finished(target, number)
+def _record(target: Path, out: Path, number: int) -> ShardRecord:
+    record = finished(target, out, number)
     if record is None:
         raise UserError(
             target / f"{names(number)}.tar",

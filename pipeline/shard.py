@@ -8,6 +8,7 @@ and `rejects.csv`, and last `shard-000000.json`: with it the shard is finished.
 from __future__ import annotations
 
 import csv
+import ctypes
 import hashlib
 import tarfile
 import zlib
@@ -15,7 +16,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +26,7 @@ from pipeline.checking import RejectedError
 from pipeline.errors import UserError
 from pipeline.files import replacing, write_whole
 from pipeline.index import VERSION
-from pipeline.manifest import Recipe, Shard, Size, digest
+from pipeline.manifest import Recipe, Shard, Size, digest, file_digest
 from pipeline.sources import Source
 from pipeline.storing import Stored, store
 
@@ -61,13 +61,20 @@ class ShardRecord(BaseModel):
 
 @dataclass
 class Shared:
-    """What workers and their parent have in common."""
+    """What workers and their parent have in common.
+
+    The parent takes no lock here: a worker that was killed may hold it for ever.
+    """
 
     done: Synchronized[int]
     rejected: Synchronized[int]
-    stop: Event
-    ready: Event
+    stop: ctypes.c_bool
+    ready: ctypes.c_bool
     """At least one worker is."""
+
+    def counts(self) -> tuple[int, int]:
+        """Images done and rejected."""
+        return self.done.get_obj().value, self.rejected.get_obj().value
 
 
 @dataclass(frozen=True)
@@ -98,23 +105,36 @@ def names(number: int) -> str:
     return f"shard-{number:06d}"
 
 
-def finished(out: Path, number: int) -> ShardRecord | None:
-    """What was written of a shard by an earlier run, if it was finished and is still there."""
-    path = out / PROGRESS / f"{names(number)}.json"
+def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
+    """What was written of a shard by an earlier run, if it was finished and is still there.
+
+    Args:
+        target: where it was built.
+        out: where it may lie already, if that run was cut off while it changed the sets.
+        number: the shard's.
+    """
+    path = target / PROGRESS / f"{names(number)}.json"
     try:
         record = ShardRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
     if record.shard is None:
         return record
-    tar, index = out / f"{record.shard.name}.tar", out / f"{record.shard.name}.idx"
+    shard = record.shard
+    tar, index = (_either(target, out, f"{shard.name}.{suffix}") for suffix in ("tar", "idx"))
     whole = (
         tar.is_file()
         and index.is_file()
-        and tar.stat().st_size == record.shard.bytes
-        and digest(index.read_bytes()) == record.shard.index_sha256
+        and tar.stat().st_size == shard.bytes
+        and digest(index.read_bytes()) == shard.index_sha256
+        # of raw pixels, the set before may have a shard with the same names and sizes
+        and (tar.parent == target or file_digest(tar) == shard.tar_sha256)
     )
     return record if whole else None
+
+
+def _either(first: Path, second: Path, name: str) -> Path:
+    return first / name if (first / name).exists() else second / name
 
 
 def write_shard(work: Work, shared: Shared, number: int, entries: list[Entry]) -> None:
@@ -167,7 +187,7 @@ def _fill(
             tally.heights.add(stored.height)
             tally.converted += stored.converted
         if count % REPORT_EVERY == 0 or count == len(entries):
-            if shared.stop.is_set():
+            if shared.stop.value:
                 raise StoppedError
             with shared.done.get_lock():
                 shared.done.value += count - reported
@@ -220,11 +240,15 @@ def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
         csv.writer(file).writerows(rows)
 
 
+TAR_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+"""Of an empty member without a name; date, owner and mode are tarfile's constants."""
+
+
 class TarWriter:
     """A ustar archive of constant dates and owners, with its index and digest made on the way.
 
-    `tarfile` gives the headers; its own writing is left out for its price, which is more than that
-    of reading an image.
+    Each header is `TAR_HEADER` with name, size and checksum put in (POSIX.1-1988, ustar): building
+    it through `tarfile` costs more than reading the image does.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -234,12 +258,15 @@ class TarWriter:
         self.sha256 = hashlib.sha256()
 
     def add(self, key: str, extension: str, data: bytes) -> None:
-        member = tarfile.TarInfo(f"{key}.{extension}")
-        member.size = len(data)
-        header = member.tobuf(tarfile.USTAR_FORMAT)
+        name = f"{key}.{extension}"
+        header = bytearray(TAR_HEADER)
+        header[: len(name)] = name.encode("ascii")
+        header[124:135] = b"%011o" % len(data)
+        header[148:156] = b" " * 8  # the checksum counts itself as spaces
+        header[148:155] = b"%06o\0" % sum(header)
         offset = self.size + len(header)
-        self._rows.append(f"{extension} {offset} {len(data)} {member.name}\n")
-        self._write(header + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        self._rows.append(f"{extension} {offset} {len(data)} {name}\n")
+        self._write(bytes(header) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
 
     def finish(self) -> None:
         """Write the two empty blocks that end an archive, and fill its last record."""

@@ -17,6 +17,7 @@ from pipeline.archives import (
     Member,
     TarSource,
     ZipSource,
+    changed,
     is_clutter,
     is_image,
     not_an_archive,
@@ -54,8 +55,14 @@ class FolderSource:
 
     def members(self) -> list[Member]:
         found = []
-        for folder, subfolders, files in os.walk(self.path):
-            subfolders[:] = [name for name in subfolders if not is_clutter(name)]
+        seen = set()
+        for folder, subfolders, files in os.walk(self.path, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:  # a link back up: without this, the walk would not end
+                subfolders.clear()
+                continue
+            seen.add(real)
+            subfolders[:] = sorted(name for name in subfolders if not is_clutter(name))
             base = Path(folder).relative_to(self.path)
             found += [self._member(base / name) for name in files if is_image(name)]
         return sorted(found)
@@ -72,7 +79,10 @@ class FolderSource:
         if member.size == NOT_REGULAR:  # a pipe would block, a device never end
             raise DamagedError("not a regular file")
         require_bounded(member)
-        return (self.path / member.name).read_bytes()
+        data = (self.path / member.name).read_bytes()
+        if len(data) != member.size:
+            raise changed(self.path / member.name)
+        return data
 
 
 def open_source(path: Path) -> Source:

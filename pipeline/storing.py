@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.checking import Pixels, RejectedError, decode, is_ordinary
+from pipeline.checking import Pixels, RejectedError, decode, is_ordinary, require_bounded
 from pipeline.errors import UserError
 from pipeline.geometry import centre_box, crop_box, resized
 from pipeline.jpeg import read_header
@@ -117,6 +117,7 @@ def store(data: bytes, recipe: Recipe) -> Stored:
     if recipe.store == "original" and not recipe.checked:
         header = read_header(data)
         if header is not None and is_ordinary(header, data):
+            require_bounded(header.width, header.height)
             _require_crop(header.width, header.height, recipe)
             return Stored(data, header.width, header.height, converted=False)
     pixels, ordinary = decode(data)

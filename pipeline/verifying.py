@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import tarfile
 import zlib
 from collections import Counter
@@ -14,10 +15,24 @@ from pipeline.checking import RejectedError, decode
 from pipeline.errors import UserError
 from pipeline.index import index_text
 from pipeline.jpeg import read_header
-from pipeline.manifest import REJECTS, SAMPLES, Shard, ShardSet, file_digest
+from pipeline.manifest import (
+    MANIFEST,
+    REJECTS,
+    REJECTS_HEADER,
+    SAMPLES,
+    SAMPLES_HEADER,
+    Manifest,
+    Shard,
+    ShardSet,
+    file_digest,
+)
+from pipeline.order import permutation
 
 Sample = tuple[str, bytes]
 """A sample's key and its component."""
+
+Keys = dict[str, None]
+"""A set of keys that remembers their order."""
 
 
 @dataclass
@@ -28,6 +43,8 @@ class Findings:
     """Each names the shard, and the sample where it is one's."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Width and height of stored images."""
+    image_bytes: int = 0
+    """Of stored images, without the tar's headers."""
     rejects: Counter[str] = field(default_factory=Counter)
     """By kind."""
 
@@ -47,17 +64,41 @@ def verify(shards: ShardSet, findings: Findings, *, decoding: bool) -> Iterator[
         Each shard after it was read.
     """
     recorded = _recorded(shards, findings)
-    seen: set[str] = set()
+    seen: Keys = {}
     for shard, tar in zip(shards.manifest.shards, shards.tars, strict=True):
         keys = _verify_shard(shards, shard, tar, recorded, decoding, findings)
-        for key in keys & seen:
+        for key in sorted(keys.keys() & seen.keys()):
             findings.faults.append(f"{shard.name}: sample {key} is in another shard, too")
         seen |= keys
         yield shard
-    unread = len(recorded.keys() - seen)
+    unread = len(recorded.keys() - seen.keys())
     if unread and not findings.faults:
         findings.faults.append(f"{SAMPLES}: {unread} samples that are in no shard")
     findings.rejects = _rejects(shards.folder / REJECTS)
+    if not findings.faults:
+        findings.faults += _manifest_faults(shards.manifest, findings, seen)
+
+
+def _manifest_faults(manifest: Manifest, findings: Findings, seen: Keys) -> Iterator[str]:
+    """What the manifest says of the set as a whole, against what was read."""
+    if findings.rejects.total() != manifest.rejected:
+        rows = findings.rejects.total()
+        yield f"{REJECTS}: {rows} images, but {MANIFEST} says {manifest.rejected} rejected"
+        return
+    if findings.image_bytes != manifest.image_bytes:
+        said = manifest.image_bytes
+        yield f"{MANIFEST}: {said:,} bytes of images instead of {findings.image_bytes:,}"
+    widths, heights = zip(*findings.sizes, strict=True)
+    if manifest.largest_image != (max(widths), max(heights)):
+        yield f"{MANIFEST}: the largest image is not {manifest.largest_image}"
+    if manifest.smallest_image != (min(widths), min(heights)):
+        yield f"{MANIFEST}: the smallest image is not {manifest.smallest_image}"
+    size = manifest.recipe.size
+    if size is not None and any(min(found) != size for found in findings.sizes):
+        yield f"{MANIFEST}: the stored images are not of size {size}"
+    dealt = permutation(manifest.samples + manifest.rejected, manifest.seed)
+    if [key for rank in dealt if (key := f"{rank:08d}") in seen] != list(seen):
+        yield f"{MANIFEST}: the samples' order is not that of seed {manifest.seed}"
 
 
 def _verify_shard(
@@ -67,21 +108,22 @@ def _verify_shard(
     recorded: dict[str, tuple[str, str]],
     decoding: bool,
     findings: Findings,
-) -> set[str]:
+) -> Keys:
     faults: list[str] = []
-    keys: set[str] = set()
+    keys: Keys = {}
     try:
         for key, data in samples(tar):
             if key in keys:
                 faults.append(f"{shard.name}: sample {key} occurs twice")
-            keys.add(key)
+            keys[key] = None
             faults += _sample_faults(shard, key, data, recorded, decoding)
             findings.sizes[_size(shards, data)] += 1
+            findings.image_bytes += len(data)
         index = tar.with_suffix(".idx").read_text()
         if not faults and index_text(tar) != index:
             faults.append(f"{shard.name}: the index does not fit the tar")
-    except tarfile.TarError as error:
-        faults.append(f"{shard.name}: the tar is damaged ({error})")
+    except (tarfile.TarError, OSError) as error:
+        faults.append(f"{shard.name}: the tar cannot be read ({error})")
     if not faults and len(keys) != shard.samples:
         faults.append(f"{shard.name}: {len(keys)} samples instead of {shard.samples}")
     if not faults and file_digest(tar) != shard.tar_sha256:
@@ -109,8 +151,8 @@ def find(shards: ShardSet, key: str) -> Sample:
     Raises:
         UserError: there is none.
     """
-    for name, row in _table(shards.folder / SAMPLES):
-        if name == key:
+    for name, row in _table(shards.folder / SAMPLES, SAMPLES_HEADER):
+        if name == key and row:
             tar = shards.folder / f"{row[0]}.tar"
             found = next((data for other, data in samples(tar) if other == key), None)
             if found is not None:
@@ -129,7 +171,8 @@ def _sample_faults(
 ) -> Iterator[str]:
     place, crc32 = recorded.get(key, ("", ""))
     if place != shard.name:
-        yield f"{shard.name}: sample {key} is not in {SAMPLES}"
+        elsewhere = f"belongs in {place}, says {SAMPLES}" if place else f"is not in {SAMPLES}"
+        yield f"{shard.name}: sample {key} {elsewhere}"
     elif f"{zlib.crc32(data):08x}" != crc32:
         yield f"{shard.name}: sample {key} has changed (CRC-32)"
     elif decoding and data[:2] == b"\xff\xd8":
@@ -141,8 +184,9 @@ def _sample_faults(
 
 def _size(shards: ShardSet, data: bytes) -> tuple[int, int]:
     recipe = shards.manifest.recipe
-    if recipe.store == "raw" and recipe.size is not None:
-        return recipe.size, recipe.size
+    if recipe.store == "raw":
+        side = math.isqrt(len(data) // 3)
+        return side, side
     header = read_header(data)
     return (header.width, header.height) if header else (0, 0)
 
@@ -150,17 +194,19 @@ def _size(shards: ShardSet, data: bytes) -> tuple[int, int]:
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
     """Shard and CRC-32 of each key."""
     path = shards.folder / SAMPLES
-    rows = dict(_table(path))
+    rows = dict(_table(path, SAMPLES_HEADER))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
 
 
-def _table(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _table(path: Path, header: str) -> Iterator[tuple[str, list[str]]]:
+    """First column and the others, row by row."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.reader(file)
-            next(rows, None)
+            if next(rows, None) != header.split(","):
+                raise csv.Error(f"its first line is not {header}")
             for row in rows:
                 if row:
                     yield row[0], row[1:]
@@ -173,4 +219,4 @@ def _table(path: Path) -> Iterator[tuple[str, list[str]]]:
 def _rejects(path: Path) -> Counter[str]:
     if not path.exists():
         return Counter()
-    return Counter(row[0].partition(" (")[0] for _, row in _table(path) if row)
+    return Counter(row[0].partition(" (")[0] for _, row in _table(path, REJECTS_HEADER) if row)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from pipeline.errors import UserError
 from pipeline.shard import Entry, Shared, Work, write_shard
@@ -43,33 +45,57 @@ def write_shards(
         return 0.0
     # spawn: the same on every system, and no lock is copied in mid-air
     context = multiprocessing.get_context("spawn")
-    shared = Shared(context.Value("q", 0), context.Value("q", 0), context.Event(), context.Event())
+    shared = Shared(
+        context.Value("q", 0),
+        context.Value("q", 0),
+        context.RawValue(ctypes.c_bool, False),
+        context.RawValue(ctypes.c_bool, False),
+    )
     pool = ProcessPoolExecutor(
         min(workers, len(shards)), context, initializer=_start, initargs=(work, shared)
     )
     with pool:
-        futures = {pool.submit(_write, number, entries) for number, entries in shards.items()}
+        with _deaf_to_interrupts():  # the workers start here
+            futures = {pool.submit(_write, number, entries) for number, entries in shards.items()}
         try:
             started = _await_first(shared, futures)
-            _await_all(futures, lambda: report(shared.done.value, shared.rejected.value))
+            _await_all(futures, lambda: report(*shared.counts()))
             return time.perf_counter() - started
         except BrokenProcessPool:
             raise UserError(
                 f"--workers {workers}",
-                "a worker process was killed, probably for lack of memory",
+                "a worker process was killed, probably for lack of memory"
+                if shared.ready.value
+                else "the worker processes ended before they were ready",
                 "workers that live",
                 "use fewer --workers; the same command goes on with the shards that are finished",
             ) from None
         finally:
-            shared.stop.set()
+            shared.stop.value = True
             pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Have processes that start here not hear Ctrl-C from their first moment: the parent does.
+
+    A process inherits which signals are blocked. One that comes meanwhile reaches the parent after.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: there, it is from `_start` on
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _await_first(shared: Shared, futures: set[Future[None]]) -> float:
-    while not shared.ready.wait(POLL_SECONDS):
-        for future in futures:
-            if future.done():
-                return time.perf_counter()  # it failed before it was ready: `_await_all` says how
+    while not shared.ready.value:
+        if any(future.done() for future in futures):
+            break  # it failed before it was ready: `_await_all` says how
+        time.sleep(POLL_SECONDS)
     return time.perf_counter()
 
 
@@ -89,9 +115,9 @@ _worker: tuple[Work, Shared]
 def _start(work: Work, shared: Shared) -> None:
     global _worker
     _worker = work, shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and sets `stop`
-    shared.ready.set()
+    shared.ready.value = True
 
 
 def _end_with_parent() -> None:

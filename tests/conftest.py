@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.manifest import ShardSet
 from tests.needs import demanded, require
@@ -13,6 +14,9 @@ from tests.pictures import numbered_pictures, pack_pictures
 
 
 def pytest_configure() -> None:
+    # A busy machine is no fault of an example's
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
     demanded()  # a misspelt REQUIRE ends the run here, before anything passes
 
 

@@ -1,6 +1,8 @@
 """Pictures that the tests draw themselves, and shard sets of them."""
 
+import csv
 import io
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.manifest import ShardSet
-from pipeline.packing import pack
+from pipeline.packing import Packing, pack
 from pipeline.sources import open_source
 
 Pixels = npt.NDArray[np.uint8]
@@ -91,7 +93,39 @@ def names_in(folder: Path) -> list[str]:
 
 
 def pack_pictures(folder: Path, pictures: Mapping[str, bytes], **options: Any) -> ShardSet:
-    """Write pictures to `folder`/pictures, and their shard set to `folder`/set."""
+    """Write pictures to `folder`/pictures, and their shard set to `folder`/set.
+
+    Args:
+        folder: new or empty.
+        pictures: files by name.
+        options: `Packing`'s.
+    """
     source = open_source(write_pictures(folder / "pictures", pictures))
-    pack(source, source.names(), folder / "set", **options)
+    pack(source, source.members(), folder / "set", Packing(**options))
     return ShardSet.open(folder / "set")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a flat folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stored(shards: ShardSet) -> list[list[tuple[str, bytes]]]:
+    """Each shard's members, in their order: names and bytes."""
+    found = []
+    for tar in shards.tars:
+        with tarfile.open(tar) as archive:
+            found.append([(member.name, _data(archive, member)) for member in archive])
+    return found
+
+
+def rows_of(table: Path) -> list[list[str]]:
+    """A set's table as packing writes it, with its header."""
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+def _data(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None, f"{member.name} is no file"
+    return file.read()

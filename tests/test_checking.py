@@ -1,7 +1,9 @@
 """What becomes of odd images: untouched, converted, or rejected with the reason."""
 
+import functools
 import io
-import struct
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -9,167 +11,194 @@ import pytest
 from PIL import Image
 
 from pipeline import checking
-from pipeline.checking import RejectedError, admit
-from pipeline.loader import Loader
+from pipeline.checking import RejectedError, decode
+from pipeline.manifest import Recipe
+from pipeline.storing import Stored, store
+from tests import odd_files
 from tests.needs import require, within
-from tests.pictures import decode, encode, noisy, pack_pictures, smooth
+from tests.odd_files import JPEG, ODD, PROGRESSIVE, RAMP, Converted, Rejected, Untouched
+from tests.pictures import encode, noisy, smooth
 
-PICTURE = smooth(48, 40)
-JPEG = encode(PICTURE)
-SHOWN = decode(JPEG)
-RAMP = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (40, 1))
-"""Grey, black on the left to white on the right."""
-DEEP = np.tile(np.linspace(0, 65535, 48).astype(np.uint16), (40, 1))
-"""The same in 16 bits."""
+ORIGINAL = Recipe()
 
 
-def turned(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[checking.EXIF_ORIENTATION] = orientation
-    return encode(PICTURE, exif=exif)  # shows SHOWN, turned
+def of(fate):
+    return {name: case for name, case in ODD.items() if isinstance(case[1], fate)}
 
 
-def half_transparent() -> Image.Image:
-    """Its left half can be seen; its right half is black and wholly transparent."""
-    alpha = np.zeros((40, 48), np.uint8)
-    alpha[:, :24] = 255
-    black = np.where(alpha[..., None], PICTURE, np.zeros_like(PICTURE))
-    return Image.fromarray(np.dstack([black, alpha]))
+UNTOUCHED, CONVERTED, REJECTED = of(Untouched), of(Converted), of(Rejected)
 
 
-def on_white() -> np.ndarray:
-    expected = PICTURE.copy()
-    expected[:, 24:] = 255
-    return expected
+def test_there_are_odd_files_of_every_fate():
+    assert len(ODD) >= 80
+    assert min(len(UNTOUCHED), len(CONVERTED), len(REJECTED)) >= 15
 
 
-def with_gap(stray: bytes) -> bytes:
-    """The JPEG with stray bytes between its first and its second header segment."""
-    cut = 4 + struct.unpack(">H", JPEG[4:6])[0]
-    return JPEG[:cut] + stray + JPEG[cut:]
+def by_pillow(data: bytes) -> np.ndarray:
+    """An ordinary JPEG as Pillow shows it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as outside of tests, where no warning is an error
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
-UNTOUCHED = {
-    "baseline": JPEG,
-    "progressive": encode(PICTURE, progressive=True),
-    "444": encode(PICTURE, subsampling=0),
-    "rgb-inside": encode(PICTURE, keep_rgb=True),
-    "grey": encode(RAMP),
-    "upright": turned(1),
-    "one-pixel": encode(PICTURE[:1, :1]),
-    "trailing-bytes": JPEG + b"written by a camera",
-    "with-comment": with_gap(b"\xff\xfe\x00\x06text"),
-}
+@pytest.mark.parametrize("name", UNTOUCHED)
+def test_ordinary_jpegs_go_in_untouched(name):
+    data, _ = ODD[name]
+    stored = store(data, ORIGINAL)
+    assert stored.data is data
+    assert not stored.converted
+    assert np.array_equal(decode(data).pixels, by_pillow(data))
+    assert (stored.height, stored.width) == by_pillow(data).shape[:2]
 
 
-@pytest.mark.parametrize("data", UNTOUCHED.values(), ids=UNTOUCHED)
-def test_ordinary_jpegs_go_in_untouched(data):
-    image = admit(data)
-    assert image.jpeg is data
-    assert not image.converted
-    assert (image.height, image.width) == decode(data).shape[:2]
+@pytest.mark.parametrize("name", CONVERTED)
+def test_other_images_are_converted_with_their_pixels_right(name):
+    data, fate = ODD[name]
+    assert isinstance(fate, Converted)
+    picture = decode(data)
+    assert not picture.ordinary
+    expected = fate.pixels[..., None] if fate.pixels.ndim == 2 else fate.pixels
+    got = picture.pixels.astype(int)
+    error = np.abs(got - expected)  # a grey picture that comes out in colour is three times grey
+    assert got.shape[:2] == expected.shape[:2]
+    assert got.shape[2] >= expected.shape[2]
+    assert error.max() <= (20 if name == "lossy.webp" else 2)
+    assert error.mean() <= (2.5 if name == "lossy.webp" else 0.5)
+    stored = store(data, ORIGINAL)
+    assert stored.converted
+    again = decode(stored.data)
+    assert again.ordinary  # what we wrote is itself an ordinary JPEG
+    assert again.pixels.shape == got.shape == (stored.height, stored.width, got.shape[2])
+    loss = np.abs(again.pixels.astype(int) - got)
+    assert loss.mean() <= 1.4  # JPEG at quality 95; measured: at most 1.27
+    layers = Image.open(io.BytesIO(stored.data)).layer  # type: ignore[attr-defined]
+    assert {layer[1:3] for layer in layers} == {(1, 1)}  # chroma at full size
 
 
-BLOCKS = np.kron(PICTURE[::8, ::8], np.ones((8, 8, 1), np.uint8))  # plain: JPEG keeps them exactly
-PALETTE = Image.fromarray(BLOCKS).quantize(64, dither=Image.Dither.NONE)
-CONVERTED = {
-    # file → its pixels as they should come out
-    "cmyk": (encode(Image.fromarray(PICTURE).convert("CMYK"), quality=95), PICTURE),
-    "turned-180": (turned(3), SHOWN[::-1, ::-1]),
-    "turned-6": (turned(6), np.rot90(SHOWN, -1)),
-    "mirrored": (turned(2), SHOWN[:, ::-1]),
-    "png": (encode(PICTURE, "PNG"), PICTURE),
-    "png-grey": (encode(RAMP, "PNG"), RAMP),
-    "png-16-bit": (encode(Image.fromarray(DEEP), "PNG"), RAMP),
-    "tiff-16-bit": (encode(Image.fromarray(DEEP), "TIFF"), RAMP),
-    "png-rgba": (encode(half_transparent(), "PNG"), on_white()),
-    "png-grey-alpha": (
-        encode(half_transparent().convert("LA"), "PNG"),
-        np.asarray(Image.fromarray(on_white()).convert("L")),
-    ),
-    "png-palette": (encode(PALETTE, "PNG"), BLOCKS),
-    "png-clear-palette": (encode(PALETTE, "PNG", transparency=bytes(64)), np.full((40, 48), 255)),
-    "png-two-levels": (encode(Image.fromarray(RAMP > 99), "PNG"), 255 * (RAMP > 99)),
-    "gif-named-jpg": (encode(PALETTE, "GIF"), BLOCKS),
-    "webp": (encode(PICTURE, "WEBP", lossless=True), PICTURE),
-    "bmp": (encode(PICTURE, "BMP"), PICTURE),
-    "stray-zeros": (with_gap(b"\0\0"), SHOWN),
-    "stray-text": (with_gap(b"stray"), SHOWN),
-    "stray-marker": (with_gap(b"\xff\xd0"), SHOWN),
-}
-
-
-@pytest.mark.parametrize(("data", "expected"), CONVERTED.values(), ids=CONVERTED)
-def test_other_images_are_converted_with_their_pixels_right(data, expected):
-    image = admit(data)
-    assert image.converted
-    colour = expected.ndim == 3
-    stored = Image.open(io.BytesIO(image.jpeg))
-    assert stored.format == "JPEG"
-    assert stored.mode == "RGB" or not colour
-    assert (image.width, image.height) == stored.size
-    got = decode(image.jpeg, "RGB" if colour else "L").astype(int)
-    assert got.shape == expected.shape
-    error = np.abs(got - expected)
-    assert error.mean() < 1.2  # levels; measured: at most 1.04, which is JPEG at quality 95
-    assert admit(image.jpeg).jpeg is image.jpeg  # what we wrote is itself ordinary
-
-
-REJECTED = {
-    # file → words of the reason
-    "empty": (b"", "0 bytes that are no image"),
-    "html": (b"<!doctype html><title>Quota exceeded</title>", "44 bytes that are no image"),
-    "zeros": (bytes(3000), "3,000 bytes that are no image"),
-    "header-only": (JPEG[:20], ""),
-    "cut-in-header": (JPEG[:100], ""),
-    "cut-in-half": (JPEG[: len(JPEG) // 2], "runcated"),
-    "cut-by-ten": (JPEG[:-10], "truncated"),
-    "no-end-marker": (JPEG[:-2], "truncated"),
-    "cut-by-one": (JPEG[:-1], "truncated"),
-    "cut-png": (encode(PICTURE, "PNG")[:-30], ""),
-    "32-bit-int": (encode(Image.fromarray(DEEP.astype(np.int32)), "TIFF"), "32-bit"),
-    "32-bit-float": (encode(Image.fromarray(DEEP / np.float32(65535)), "TIFF"), "32-bit"),
-    # Pillow would hand it to Ghostscript
-    "postscript": (encode(PICTURE, "EPS"), "no image"),
-}
-
-
-@pytest.mark.parametrize(("data", "reason"), REJECTED.values(), ids=REJECTED)
-def test_what_does_not_decode_is_rejected_with_the_reason(data, reason):
+@pytest.mark.parametrize("name", REJECTED)
+def test_what_does_not_decode_is_rejected_with_the_reason(name):
+    data, fate = ODD[name]
+    assert isinstance(fate, Rejected)
     with pytest.raises(RejectedError) as error:
-        admit(data)
-    assert reason in str(error.value)
-    assert 0 < len(str(error.value)) <= 200
-    assert " at 0x" not in str(error.value)  # no object's address: the same every time
+        decode(data)
+    reason = str(error.value)
+    assert error.value.kind == fate.kind
+    assert fate.detail in reason
+    assert len(reason) <= 250
+    assert "\n" not in reason
+    assert " at 0x" not in reason  # no object's address: the same every time
 
 
-@pytest.mark.parametrize("data", [JPEG, encode(PICTURE, progressive=True)], ids=["jpeg", "scans"])
-def test_no_cut_anywhere_passes(data):
-    for length in range(len(data)):
-        with pytest.raises(RejectedError):
-            admit(data[:length])
+@pytest.mark.parametrize("fate", [UNTOUCHED, CONVERTED, REJECTED], ids=["un", "con", "rej"])
+def test_without_checking_only_damaged_jpegs_fare_otherwise(fate):
+    assert fate
+    for name, (data, _) in fate.items():
+        outcomes: list[Stored | None] = []
+        for recipe in (ORIGINAL, Recipe(checked=False)):
+            try:
+                outcomes.append(store(data, recipe))
+            except RejectedError:
+                outcomes.append(None)
+        checked, unchecked = outcomes
+        untouched = unchecked is not None and unchecked.data is data
+        assert unchecked == checked or (checked is None and untouched)
+        assert unchecked is None or name not in HUGE
+
+
+# Decompression bombs
+
+
+HUGE = [name for name, (_, fate) in ODD.items() if isinstance(fate, Rejected) and "huge" in name]
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
-    monkeypatch.setattr(checking, "MAX_PIXELS", 48 * 40 - 1)
+    assert len(HUGE) >= 7
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
-    with pytest.raises(RejectedError, match="48×40 pixels"):
-        admit(JPEG)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", lambda *_: pytest.fail("decoded"))
+    for name in HUGE:
+        with pytest.raises(RejectedError, match="too large"):
+            within(2, functools.partial(decode, ODD[name][0]))
 
 
-def test_damage_that_pillow_only_warns_of_is_rejected():
-    damaged = encode(PICTURE, exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0cut")
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from pipeline.checking import RejectedError, decode
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+files = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
+before, rejected = peak(), 0
+for data in files:
+    try:
+        decode(data)
+    except RejectedError:
+        rejected += 1
+print(rejected, peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux only")
+def test_they_cost_no_memory(tmp_path):
+    for name in HUGE:
+        (tmp_path / name).write_bytes(ODD[name][0])
+    command = [sys.executable, "-c", MEASURE, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    rejected, kilobytes = map(int, done.stdout.split())
+    assert rejected == len(HUGE)
+    assert kilobytes < 50_000  # measured: under 4,000, of modules
+
+
+def test_the_limit_is_of_pixels(monkeypatch):
+    monkeypatch.setattr(checking, "MAX_PIXELS", 48 * 40)
+    assert decode(JPEG).pixels.shape == decode(ODD["rgb.png"][0]).pixels.shape == (40, 48, 3)
+    monkeypatch.setattr(checking, "MAX_PIXELS", 48 * 40 - 1)
+    for data in (JPEG, ODD["rgb.png"][0]):
+        with pytest.raises(RejectedError, match="48×40, over 1,919 pixels"):
+            decode(data)
+
+
+# Cuts and flips everywhere
+
+CUTTABLE = {
+    "jpeg": JPEG,
+    "progressive": PROGRESSIVE,
+    "grey": encode(RAMP),
+    "webp": odd_files.WEBP,
+    "bmp": odd_files.BMP,
+}
+
+
+@pytest.mark.parametrize("whole", CUTTABLE.values(), ids=CUTTABLE)
+def test_no_cut_anywhere_passes(whole):
+    for length in range(0, len(whole), max(1, len(whole) // 700)):
+        with pytest.raises(RejectedError):
+            decode(whole[:length])
+
+
+def test_a_cut_png_passes_only_where_no_pixel_is_lost():
+    whole, passed = odd_files.PNG, []
+    for length in range(len(whole)):
+        try:
+            picture = decode(whole[:length])
+        except RejectedError:
+            continue
+        passed.append(length)
+        assert np.array_equal(picture.pixels, odd_files.PICTURE)
+    assert passed == list(range(passed[0], len(whole)))
+    assert len(whole) - passed[0] <= 24  # checksums, and the chunk that only says that it ends
+
+
+def test_what_pillow_only_warns_of_is_damage_whatever_the_callers_filters():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as outside of tests, where no warning is an error
-        assert decode(damaged).shape == PICTURE.shape
         with pytest.raises(RejectedError, match="Corrupt EXIF data"):
-            admit(damaged)
+            decode(ODD["cut-turn.jpg"][0])
 
 
 def test_strict_checking_leaves_the_callers_warnings_alone():
     filters = list(warnings.filters)
     with pytest.raises(RejectedError):
-        admit(JPEG[:100])
+        decode(JPEG[:100])
     assert warnings.filters == filters
 
 
@@ -185,24 +214,48 @@ def damage(data: bytes, random: np.random.Generator) -> bytes:
     return bytes(damaged)
 
 
-def test_dali_takes_whatever_was_admitted(tmp_path, capfd):
-    """The promise of checking: of 1,000 damaged JPEGs, those that pass do not stop training."""
+def by_dali(files: list[bytes], colours: str) -> list[np.ndarray]:
+    """JPEGs as the graph's decoder shows them, in RGB or GRAY."""
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+
+    blobs = [[np.frombuffer(data, np.uint8)] for data in files]
+    decoder = Pipeline(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with decoder:
+        encoded = fn.external_source(source=blobs)
+        images = fn.decoders.image(
+            encoded, output_type=getattr(types, colours), jpeg_fancy_upsampling=True
+        )
+        decoder.set_outputs(images)
+    decoder.build()
+    return [np.array(within(20, decoder.run)[0].at(0)) for _ in files]
+
+
+def test_dali_shows_untouched_jpegs_as_they_were_checked():
+    require("dali")
+    files = [data for data, _ in UNTOUCHED.values()]
+    for data, image in zip(files, by_dali(files, "RGB"), strict=True):
+        expected = decode(data).pixels
+        assert np.array_equal(image, np.broadcast_to(expected, (*expected.shape[:2], 3)))
+
+
+def test_dali_takes_whatever_damaged_jpegs_were_admitted(capfd):
+    """The promise of checking: of 3,000 damaged JPEGs, those that pass do not stop training."""
     require("dali")
     random = np.random.default_rng(0)
-    bases = [JPEG, encode(noisy(48, 40)), encode(RAMP), encode(PICTURE, progressive=True)]
-    passed = {f"{name}.jpg": data for name, data in UNTOUCHED.items()}
-    for number in range(1000):
+    picture = smooth(48, 40)
+    bases = [JPEG, encode(noisy(48, 40)), encode(RAMP), encode(picture, progressive=True)]
+    passed: dict[bytes, np.ndarray] = {}
+    for number in range(3000):
         data = damage(bases[number % len(bases)], random)
         try:
-            admit(data)
+            stored = store(data, ORIGINAL)
         except RejectedError:
             continue
-        passed[f"{number:04d}.jpg"] = data
-    assert 500 < len(passed) < 950
-    loader = Loader(pack_pictures(tmp_path, passed), 1, image_size=32, workers=2)
-    try:
-        for _ in passed:
-            within(20, lambda: next(loader))
-    finally:
-        loader.close()
-        capfd.readouterr()  # libjpeg's own remarks on each
+        passed[stored.data] = decode(stored.data).pixels
+    assert 500 < len(passed) < 1500
+    files = list(passed)
+    for data, image in zip(files, by_dali(files, "RGB"), strict=True):
+        pixels = passed[data]
+        assert np.array_equal(image, np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
+    capfd.readouterr()  # libjpeg's own remarks on each

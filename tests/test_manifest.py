@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST, PACK_COMMAND, ShardSet
+from pipeline.shard import PROGRESS
 
 
 def rewrite(change):
@@ -39,10 +40,18 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+def only_progress(folder):
+    """What a run leaves that is cut off before its first shard."""
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / PROGRESS).mkdir()
+
+
 FAULTS = {
     # name → the damage, the file that the message names ("" for the folder), what was found there
     "no-folder": (shutil.rmtree, "", "no such folder"),
-    "unfinished": (remove(MANIFEST), "", f"3 shards but no {MANIFEST}: an unfinished set"),
+    "unfinished": (remove(MANIFEST), "", f"shards but no {MANIFEST}: an unfinished set"),
+    "barely-begun": (only_progress, "", f"shards but no {MANIFEST}: an unfinished set"),
     "another-folder": (
         lambda folder: [path.unlink() for path in folder.iterdir()],
         "",

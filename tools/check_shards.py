@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from pipeline.packing import describe
 from pipeline.sheet import save_sheet
 from pipeline.verifying import Findings, find, verify
 
-MAX_FAULTS_SHOWN = 20
+MAX_FAULTS_SHOWN = 8
 
 app = typer.Typer(add_completion=False)
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -44,7 +46,8 @@ def check_shards(
     if extract is not None:
         key, data = find(shard_set, extract)
         path = Path(f"{key}.{shard_set.manifest.recipe.extension}")
-        write_whole(path, data)
+        with _saving(path):
+            write_whole(path, data)
         console.print(f"saved   {path}, {len(data):,} bytes")
         return
     findings = Findings()
@@ -59,7 +62,8 @@ def check_shards(
     deque(readings, maxlen=0)  # runs it to its end
     _show(shard_set, findings, decode)
     if sheet is not None and not findings.faults:
-        save_sheet(shard_set, sheet)
+        with _saving(sheet):
+            save_sheet(shard_set, sheet)
         console.print(f"sheet   {sheet}")
     if findings.faults:
         raise UserError(
@@ -71,6 +75,16 @@ def check_shards(
             "copy the named shards from where the set came from, or pack it again",
         )
     console.print("all is as it was packed")
+
+
+@contextmanager
+def _saving(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            path, error.strerror or str(error), "a place for a new file", "choose another"
+        ) from None
 
 
 def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
@@ -96,7 +110,9 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
 
 
 def _count(faults: int) -> str:
-    return "1 fault" if faults == 1 else f"{faults} faults"
+    if faults <= MAX_FAULTS_SHOWN:
+        return "1 fault" if faults == 1 else f"{faults} faults"
+    return f"{faults:,} faults, of which the first {MAX_FAULTS_SHOWN}"
 
 
 def main() -> None:

@@ -32,6 +32,9 @@ app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
+TABLE_COLUMNS = 100
+"""Of the estimate: options to paste are not to be broken where a screen has 80."""
+
 CHOICE, STORE, CHECK, OUTPUT = "Which images", "What is stored", "What is checked", "The output"
 Store = Literal["original", "jpeg", "raw"]
 
@@ -146,7 +149,8 @@ def make_shards(
         recipe, seed, per_shard, strict, max_rejects, overwrite, workers or os.cpu_count() or 1
     )
     if only_estimate:
-        console.print(_table(estimate(images, members, packing.recipe)))
+        table = _table(estimate(images, members, packing.recipe))
+        Console(width=max(console.width, TABLE_COLUMNS), highlight=False).print(table)
     elif only_benchmark:
         for line in benchmark(images, members, packing):
             console.print(line)

@@ -1,0 +1,166 @@
+"""Packing as tests run it: the command in a process that can be killed, or in this one."""
+
+import ctypes
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.manifest import ShardSet
+from pipeline.packing import Packed, Packing, pack
+from pipeline.shard import PROGRESS, Entry, Shared, Work, write_shard
+from pipeline.sources import open_source
+
+TOOLS = Path(__file__).parent.parent / "tools"
+MARK = "PACKING_TEST"
+"""An environment variable: workers inherit it, so that those of one run can be found."""
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def state(folder: Path) -> str:
+    """What readers say of a folder: complete, unfinished or nothing."""
+    try:
+        ShardSet.open(folder)
+    except UserError as error:
+        return "unfinished" if "unfinished" in error.found else "nothing"
+    return "complete"
+
+
+def finished_shards(folder: Path) -> int:
+    return len(list((folder / PROGRESS).glob("shard-*.json")))
+
+
+def serially(
+    work: Work, shards: Mapping[int, list[Entry]], workers: int, report: Callable[[int, int], None]
+) -> float:
+    """`write_shards` without its processes."""
+    context = multiprocessing.get_context("spawn")
+    flags = [context.RawValue(ctypes.c_bool, False) for _ in range(2)]
+    shared = Shared(context.Value("q", 0), context.Value("q", 0), *flags)
+    for number, entries in shards.items():
+        write_shard(work, shared, number, entries)
+        report(*shared.counts())
+    return 1.0
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packing has no workers: patches reach all of it, and it takes milliseconds."""
+    monkeypatch.setattr("pipeline.packing.write_shards", serially)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def pack_folder(pictures: Path, out: Path, **options: object) -> Packed:
+    source = open_source(pictures)
+    return pack(source, source.members(), out, Packing(**options))  # type: ignore[arg-type]
+
+
+def run_tool(name: str, *arguments: object, cwd: Path | None = None, status: int = 0) -> str:
+    """What a tool prints, stdout first; it must end with `status` and without a traceback."""
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / name), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed, printed
+    assert done.returncode == status, printed
+    return printed
+
+
+@dataclass
+class Run:
+    """A packing command that is under way."""
+
+    process: subprocess.Popen[str]
+    mark: str = field(repr=False)
+
+    def members(self) -> list[int]:
+        """Living processes of this run: itself, its workers, and what multiprocessing adds."""
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        return [pid for pid in pids if self._is(pid)]
+
+    def _is(self, pid: int) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return f"{MARK}={self.mark}".encode() in environment.split(b"\0")
+
+    def workers(self) -> list[int]:
+        """Those that pack: the resource tracker is multiprocessing's own."""
+        command_lines = {pid: _command_line(pid) for pid in self.members()}
+        return [pid for pid, line in command_lines.items() if b"spawn_main" in line]
+
+    def kill(self) -> bool:
+        """SIGKILL to the parent alone; whether it was still running."""
+        running = self.process.poll() is None
+        self.process.kill()
+        self.process.wait(10)
+        return running
+
+    def end(self, seconds: float = 30) -> tuple[int, str]:
+        """Exit status and what was printed."""
+        stdout, stderr = self.process.communicate(timeout=seconds)
+        return self.process.returncode, stdout + stderr
+
+    def vanishes(self, seconds: float) -> bool:
+        return waited(lambda: not self.members(), seconds)
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def waited(condition: Callable[[], object], seconds: float = 20) -> bool:
+    """Whether a condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+@contextmanager
+def packing(*arguments: object) -> Iterator[Run]:
+    """Start the packing command in a session of its own; nothing of it outlives the block."""
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, str(TOOLS / "make_shards.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {MARK: mark},
+    )
+    with process:
+        run = Run(process, mark)
+        try:
+            yield run
+        finally:
+            for pid in run.members():
+                os.kill(pid, 9)

@@ -1,0 +1,248 @@
+"""Zips and tars, read where they lie; what is damaged in them, and what no reader should trust."""
+
+import os
+import subprocess
+import tarfile
+import tracemalloc
+import zipfile
+
+import pytest
+
+from pipeline.archives import MAX_FILE_BYTES, DamagedError, Member, TarSource, ZipSource
+from pipeline.errors import UserError
+from pipeline.sources import open_source
+from tests.archives import PACKERS, changed, tar_of, zip_of
+from tests.needs import require
+from tests.pictures import encode, smooth, write_pictures
+
+PICTURES = {f"img_align_celeba/{k:06d}.jpg": encode(smooth(20 + k, 24)) for k in (3, 1, 2)}
+CLUTTER = {"._1.jpg": b"fork", "__MACOSX/a/1.jpg": b"fork", ".git/1.jpg": b"x", "list.txt": b"3"}
+FORMATS = {
+    "zip-stored": zip_of(CLUTTER | PICTURES | {"img_align_celeba/": b""}),
+    "zip-deflated": zip_of(CLUTTER | PICTURES, compression=zipfile.ZIP_DEFLATED),
+    "tar-pax": tar_of(CLUTTER | PICTURES),
+    "tar-gnu": tar_of(CLUTTER | PICTURES, form=tarfile.GNU_FORMAT),
+    "tar-ustar": tar_of(CLUTTER | PICTURES, form=tarfile.USTAR_FORMAT),
+    "tar-of-a-dot": tar_of({f"./{name}": data for name, data in (CLUTTER | PICTURES).items()}),
+}
+
+
+def written(tmp_path, data, name="archive"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def everything(path):
+    """Every image's bytes by name."""
+    source = open_source(path)
+    return {member.name: source.read(member) for member in source.members()}
+
+
+@pytest.mark.parametrize("data", FORMATS.values(), ids=FORMATS)
+def test_archives_are_read_where_they_lie(tmp_path, data):
+    found = everything(written(tmp_path, data))
+    assert found == PICTURES
+    assert list(found) == sorted(PICTURES)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize(("data", "name"), [("zip-stored", "a.tar"), ("tar-pax", "a.zip")])
+def test_what_it_is_tells_the_contents_not_the_name(tmp_path, data, name):
+    assert everything(written(tmp_path, FORMATS[data], name)) == PICTURES
+
+
+def test_what_the_tar_program_makes_is_read(tmp_path):
+    require("tar")
+    write_pictures(tmp_path / "in", PICTURES | CLUTTER)
+    command = ["tar", "-cf", tmp_path / "a.tar", "-C", tmp_path / "in", "."]
+    subprocess.run(command, check=True)
+    assert everything(tmp_path / "a.tar") == PICTURES
+
+
+@pytest.mark.parametrize("program", PACKERS)
+def test_a_compressed_tar_is_refused_with_the_remedy(tmp_path, program):
+    path = written(tmp_path, PACKERS[program](FORMATS["tar-pax"]), "celeba.tar.gz")
+    with pytest.raises(UserError) as error:
+        open_source(path)
+    assert "compressed" in error.value.found
+    assert error.value.wanted == "an uncompressed tar, a zip, or a folder"
+    assert f"{program} --keep {path}" in error.value.remedy
+
+
+# What only tars have
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+def test_links_devices_and_pipes_in_a_tar_are_ignored(tmp_path):
+    others = [
+        special("a.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        special("b.jpg", tarfile.LNKTYPE, next(iter(PICTURES))),
+        special("c.jpg", tarfile.FIFOTYPE),
+        special("d.jpg", tarfile.CHRTYPE),
+        special("e.jpg", tarfile.BLKTYPE),
+        special("f.jpg", tarfile.DIRTYPE),
+    ]
+    path = written(tmp_path, tar_of(PICTURES, others))
+    with tarfile.open(path) as archive:
+        assert len(archive.getmembers()) == 9
+    assert everything(path) == PICTURES
+
+
+def test_of_equal_names_in_a_tar_the_last_one_counts(tmp_path):
+    old, new = encode(smooth(8, 8)), encode(smooth(9, 9))
+    path = written(tmp_path, tar_of([("a.jpg", old), ("./b.jpg", new), ("./a.jpg", new)]))
+    assert everything(path) == {"a.jpg": new, "b.jpg": new}
+
+
+def test_names_that_lead_outside_are_names_only(tmp_path):
+    files = {"../../evil.jpg": PICTURES["img_align_celeba/000001.jpg"]}
+    for data in (tar_of(files), zip_of(files)):
+        path = written(tmp_path, data)
+        assert everything(path) == files
+    assert [entry.name for entry in tmp_path.iterdir()] == ["archive"]
+
+
+def test_long_names_are_read(tmp_path):
+    files = {"/".join(["deep" * 20] * 5) + "/ä.jpg": encode(smooth(8, 8))}
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        assert everything(written(tmp_path, tar_of(files, form=form))) == files
+
+
+# Damage
+
+WHOLE_ZIP = zip_of(PICTURES)
+LAST = PICTURES["img_align_celeba/000002.jpg"]
+CENTRAL = WHOLE_ZIP.rindex(b"PK\x01\x02")  # the central directory's last entry, 000002
+LOCAL = WHOLE_ZIP.rindex(b"PK\x03\x04")  # the same image's local header
+DEFLATED = zip_of(PICTURES, compression=zipfile.ZIP_DEFLATED)
+BODY = DEFLATED.rindex(b"000002.jpg", 0, DEFLATED.rindex(b"PK\x01\x02")) + len("000002.jpg")
+
+MEMBER_FAULTS = {
+    # the archive, and what is said of its image 000002; the other two can be read
+    "bad-crc": (changed(WHOLE_ZIP, WHOLE_ZIP.rindex(LAST) + 99, 0xAA), "checksum"),
+    "other-crc-in-directory": (changed(WHOLE_ZIP, CENTRAL + 16, 0), "checksum"),
+    "no-local-header": (changed(WHOLE_ZIP, LOCAL, 0), "no local header"),
+    "undeflatable": (changed(DEFLATED, BODY, 0xFF), "cannot be decompressed"),
+    "larger-than-promised": (changed(DEFLATED, DEFLATED.rindex(b"PK\x01\x02") + 24, 9), "checksum"),
+}
+
+
+@pytest.mark.parametrize(("data", "found"), MEMBER_FAULTS.values(), ids=MEMBER_FAULTS)
+def test_one_damaged_member_is_told_and_the_others_are_read(tmp_path, data, found):
+    source = open_source(written(tmp_path, data))
+    *good, bad = [source.members()[rank] for rank in (0, 2, 1)]
+    assert bad.name == "img_align_celeba/000002.jpg"
+    assert [source.read(member) for member in good] == [PICTURES[member.name] for member in good]
+    with pytest.raises(DamagedError, match=found):
+        source.read(bad)
+
+
+WHOLE_FAULTS = {
+    "encrypted": (changed(WHOLE_ZIP, CENTRAL + 8, 1), "encrypted"),
+    "unknown-compression": (changed(WHOLE_ZIP, CENTRAL + 10, 77), "compressed by method 77"),
+    "bzip2": (zip_of(PICTURES, compression=zipfile.ZIP_BZIP2), "compressed by method 12"),
+    "lzma": (zip_of(PICTURES, compression=zipfile.ZIP_LZMA), "compressed by method 14"),
+}
+
+
+@pytest.mark.parametrize(("data", "found"), WHOLE_FAULTS.values(), ids=WHOLE_FAULTS)
+def test_a_zip_of_a_kind_that_is_not_read_is_told_at_once(tmp_path, data, found):
+    path = written(tmp_path, data)
+    with pytest.raises(UserError) as error:
+        open_source(path)
+    assert error.value.where.startswith(f"{path}: img_align_celeba/00000")
+    assert error.value.found == found
+    assert "extract it with another tool" in error.value.remedy
+
+
+def test_other_files_in_a_zip_may_be_of_any_kind(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", b"text", compress_type=zipfile.ZIP_LZMA)
+        archive.writestr("a.jpg", LAST)
+    assert everything(path) == {"a.jpg": LAST}
+
+
+def test_a_zip_of_a_future_version_is_a_plain_error(tmp_path):
+    path = written(tmp_path, changed(WHOLE_ZIP, CENTRAL + 6, 99))
+    with pytest.raises(UserError, match="cut off or damaged"):
+        open_source(path)
+
+
+def test_no_cut_of_a_zip_passes(tmp_path):
+    for length in range(0, len(WHOLE_ZIP), 31):
+        with pytest.raises(UserError):
+            open_source(written(tmp_path, WHOLE_ZIP[:length]))
+
+
+def test_a_cut_tar_gives_whole_images_or_an_error(tmp_path):
+    """A tar has no directory: cut between two members it is a shorter tar, like any other."""
+    whole = tar_of(PICTURES, form=tarfile.USTAR_FORMAT)
+    outcomes = set()
+    for length in range(100, len(whole), 173):
+        try:
+            source = open_source(written(tmp_path, whole[:length]))
+        except UserError:
+            outcomes.add("refused")
+            continue
+        for member in source.members():
+            try:
+                assert source.read(member) == PICTURES[member.name]
+                outcomes.add("read")
+            except DamagedError:
+                outcomes.add("damaged")
+    assert outcomes >= {"refused", "read"}
+
+
+def test_an_archive_that_changes_after_it_was_listed_is_an_error_not_damage(tmp_path):
+    for data in (FORMATS["tar-ustar"], WHOLE_ZIP):
+        path = written(tmp_path, data)
+        source = open_source(path)
+        last = max(source.members(), key=lambda member: member.offset)
+        os.truncate(path, last.offset + 200)
+        with pytest.raises(OSError, match="changed while it was being read"):
+            source.read(last)
+
+
+def test_an_archive_that_went_away_is_the_systems_error(tmp_path):
+    for data in (FORMATS["tar-ustar"], WHOLE_ZIP):
+        path = written(tmp_path, data)
+        source = open_source(path)
+        member, *_ = source.members()
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            source.read(member)
+
+
+# Sizes that nobody should believe
+
+
+@pytest.mark.parametrize("field", ["size", "packed"])
+def test_a_huge_declared_size_is_refused_before_memory_is_set_aside(tmp_path, field):
+    sizes = {"size": 1, "packed": 1, field: MAX_FILE_BYTES + 1}
+    huge = Member("a.jpg", sizes["size"], packed=sizes["packed"])
+    path = written(tmp_path, b"")
+    for source in (ZipSource(path), TarSource(path)):
+        with pytest.raises(DamagedError, match="268,435,457 bytes, over"):
+            source.read(huge)
+
+
+def test_a_bomb_is_inflated_no_further_than_promised(tmp_path):
+    bomb = zip_of({"a.jpg": bytes(50_000_000)}, compression=zipfile.ZIP_DEFLATED)
+    place = bomb.rindex(b"PK\x01\x02") + 24
+    data = bomb[:place] + (1000).to_bytes(4, "little") + bomb[place + 4 :]
+    source = open_source(written(tmp_path, data))
+    (member,) = source.members()
+    assert member.size == 1000
+    tracemalloc.start()
+    with pytest.raises(DamagedError, match="checksum"):
+        source.read(member)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1_000_000

@@ -1,0 +1,174 @@
+"""What is stored of an image by each recipe, and the options that make one."""
+
+import io
+from typing import Literal
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import transforms
+
+from pipeline.checking import RejectedError
+from pipeline.errors import UserError
+from pipeline.manifest import Recipe
+from pipeline.storing import make_recipe, store
+from tests.pictures import CELEBA, decode, encode, smooth
+
+JPEG = encode(smooth(*CELEBA))
+GREY = encode(smooth(*CELEBA)[:, :, 0])
+
+
+def raw(size: int, crop: Literal["centre"] | int = "centre") -> Recipe:
+    return Recipe(store="raw", crop=crop, size=size, filter="bilinear")
+
+
+def of_raw(data: bytes, size: int, crop="centre") -> np.ndarray:
+    stored = store(data, raw(size, crop))
+    assert (stored.width, stored.height, stored.converted) == (size, size, False)
+    assert len(stored.data) == 3 * size * size
+    return np.frombuffer(stored.data, np.uint8).reshape(size, size, 3)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 109, 178, 256])
+@pytest.mark.parametrize("sides", [CELEBA, (218, 178), (177, 219), (64, 300), (40, 40)], ids=str)
+def test_raw_pixels_are_torchvisions_resize_and_crop(size, sides):
+    data = encode(smooth(*sides))
+    chain = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
+    error = np.abs(of_raw(data, size).astype(int) - chain(Image.fromarray(decode(data))))
+    # Pillow resizes a box in one go, torchvision all of it and then crops: roundings differ
+    assert error.max() <= 1
+    assert error.mean() <= 0.15  # of a level
+
+
+@pytest.mark.parametrize(("size", "crop"), [(108, 108), (64, 108), (64, 148), (32, 178)])
+def test_a_crop_is_cut_out_before_it_is_resized(size, crop):
+    chain = transforms.Compose([transforms.CenterCrop(crop), transforms.Resize(size)])
+    expected = np.asarray(chain(Image.fromarray(decode(JPEG)))).astype(int)
+    error = np.abs(of_raw(JPEG, size, crop) - expected)
+    # At the crop's edge our filter, like the graph's, reaches past it into the image
+    assert error.max() <= (0 if size == crop else 2)
+    assert error.mean() <= 0.15
+
+
+def test_grey_images_become_rgb_in_raw_stores_and_stay_grey_in_jpegs():
+    pixels = of_raw(GREY, 32)
+    assert (pixels == pixels[:, :, :1]).all()
+    assert len(np.unique(pixels)) > 50
+    small = store(GREY, Recipe(store="jpeg", size=32, crop="centre", filter="bilinear", quality=95))
+    assert decode(small.data, "L").shape == (32, 32)
+    assert small.data[2:4] == b"\xff\xe0"
+    assert b"\xff\xc0\x00\x0b\x08\x00\x20\x00\x20\x01" in small.data  # one component
+
+
+@pytest.mark.parametrize(
+    ("crop", "expected"), [("centre", (64, 64)), (108, (64, 64)), ("none", (64, 78))]
+)
+def test_jpeg_stores_are_near_the_raw_pixels(crop, expected):
+    recipe = Recipe(store="jpeg", size=64, crop=crop, filter="bilinear", quality=95)
+    stored = store(JPEG, recipe)
+    assert (stored.width, stored.height) == expected
+    pixels = decode(stored.data).astype(int)
+    assert pixels.shape == (*expected[::-1], 3)
+    raw = of_raw(JPEG, 64, "centre" if crop == "none" else crop)
+    assert np.abs(pixels[-64 - (expected[1] - 64) // 2 :][:64] - raw).mean() < 1.1  # quality 95
+    poor = store(JPEG, recipe.model_copy(update={"quality": 30}))
+    assert len(poor.data) < len(stored.data)
+    layers = Image.open(io.BytesIO(stored.data)).layer  # type: ignore[attr-defined]
+    assert {layer[1:3] for layer in layers} == {(1, 1)}  # 4:4:4
+
+
+@pytest.mark.parametrize("recipe", [Recipe(crop=108), Recipe(crop=108, checked=False)], ids=str)
+def test_an_original_store_keeps_all_of_the_image_for_its_readers_to_crop(recipe):
+    stored = store(JPEG, recipe)
+    assert stored.data is JPEG
+    assert (stored.width, stored.height) == CELEBA
+
+
+SMALLER = {
+    "original": Recipe(crop=179),
+    "unchecked": Recipe(crop=179, checked=False),
+    "jpeg": Recipe(store="jpeg", crop=179, size=64, filter="bilinear", quality=95),
+    "raw": raw(64, 179),
+}
+
+
+@pytest.mark.parametrize("recipe", SMALLER.values(), ids=SMALLER)
+def test_an_image_smaller_than_the_crop_is_rejected(recipe):
+    for data in (JPEG, encode(smooth(*CELEBA), "PNG")):
+        with pytest.raises(RejectedError) as error:
+            store(data, recipe)
+        assert str(error.value) == "smaller than the crop (178×218)"
+        assert error.value.kind == "smaller than the crop"
+    assert store(JPEG, recipe.model_copy(update={"crop": 178})).width in (178, 64)
+
+
+def test_an_image_smaller_than_the_size_is_enlarged():
+    assert of_raw(encode(smooth(20, 30)), 64).std() > 10
+
+
+# Options
+
+RECIPES = {
+    # store, size, crop, quality → the recipe
+    "default": (("original", None, None, None), Recipe()),
+    "original-108": (("original", None, "108", None), Recipe(crop=108)),
+    "original-centre": (("original", None, "centre", None), Recipe(crop="centre")),
+    "jpeg": (
+        ("jpeg", None, None, None),
+        Recipe(store="jpeg", crop="centre", size=64, filter="bilinear", quality=95),
+    ),
+    "jpeg-whole": (
+        ("jpeg", 128, "none", 80),
+        Recipe(store="jpeg", crop="none", size=128, filter="bilinear", quality=80),
+    ),
+    "raw": (("raw", None, None, None), raw(64)),
+    "raw-108": (("raw", 108, "108", None), raw(108, 108)),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), RECIPES.values(), ids=RECIPES)
+def test_options_make_recipes(options, expected):
+    assert make_recipe(*options, checked=True) == expected
+    assert make_recipe(*options, checked=False) == expected.model_copy(update={"checked": False})
+
+
+REFUSED = {
+    # store, size, crop, quality → where, words of `found`, words of `do`
+    "original-size": (
+        ("original", 64, None, None),
+        "--size 64",
+        "--store original",
+        "--store jpeg",
+    ),
+    "original-quality": (
+        ("original", None, None, 9),
+        "--quality 9",
+        "--store original",
+        "leave --quality out",
+    ),
+    "raw-quality": (("raw", None, None, 9), "--quality 9", "--store raw", "leave --quality out"),
+    "raw-none": (("raw", None, "none", None), "--crop none", "--store raw", "--crop centre"),
+    "crop-below-size": (
+        ("raw", 128, "108", None),
+        "--crop 108",
+        "--size 128",
+        "--size 108 or less",
+    ),
+    "crop-word": (("raw", None, "middle", None), "--crop middle", "neither", "--crop 108"),
+    "crop-negative": (("raw", None, "-8", None), "--crop -8", "neither", "--crop 108"),
+    "crop-tiny": (("original", None, "7", None), "--crop 7", "out of range", "correct it"),
+    "crop-huge": (("original", None, "65537", None), "--crop 65537", "out of range", "correct"),
+    "size-tiny": (("jpeg", 7, None, None), "--size 7", "out of range", "correct it"),
+    "size-huge": (("raw", 4097, None, None), "--size 4097", "out of range", "correct it"),
+    "quality-0": (("jpeg", None, None, 0), "--quality 0", "out of range", "correct it"),
+    "quality-101": (("jpeg", None, None, 101), "--quality 101", "out of range", "correct it"),
+}
+
+
+@pytest.mark.parametrize(("options", "where", "found", "remedy"), REFUSED.values(), ids=REFUSED)
+def test_contradicting_options_are_refused(options, where, found, remedy):
+    with pytest.raises(UserError) as error:
+        make_recipe(*options, checked=True)
+    assert error.value.where == where
+    assert found in error.value.found
+    assert remedy in error.value.remedy

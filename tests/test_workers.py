@@ -1,0 +1,257 @@
+"""Worker processes that are killed, stopped or orphaned, and sources that do not hold still."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.shard import names, write_shard
+from tests.packing_runs import (
+    TOOLS,
+    finished_shards,
+    in_process,
+    pack_folder,
+    packing,
+    run_tool,
+    state,
+    tree,
+    waited,
+)
+from tests.pictures import encode, names_in, numbered, numbered_pictures, smooth, write_pictures
+
+__all__ = ["in_process"]  # a fixture
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def slow_to_pack(tmp_path_factory):
+    """A hundred and fifty pictures that take about 10 ms each."""
+    data = encode(smooth(900, 900))
+    files = {f"{number:03d}.jpg": data + bytes(number) for number in range(150)}
+    return write_pictures(tmp_path_factory.mktemp("slow") / "pictures", files)
+
+
+def four_parts(printed):
+    """The error's four parts, in whatever else was printed."""
+    error = printed[printed.index("error: ") :].splitlines()
+    assert [part[:10] for part in error[1:]] == ["  found   ", "  wanted  ", "  do      "], printed
+    return [error[0].removeprefix("error: "), *(part[10:] for part in error[1:])]
+
+
+def command(pictures, out, *more):
+    return [pictures, "--out", out, "--per-shard", 8, "--workers", 2, *more]
+
+
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
+    files = numbered_pictures(40) | {"bad.jpg": b"no image"}
+    pictures = write_pictures(tmp_path / "pictures", files)
+    for workers in (1, 2, 5):
+        pack_folder(pictures, tmp_path / f"{workers}", per_shard=7, workers=workers, max_rejects=1)
+    first = tree(tmp_path / "1")
+    assert len(first) == 2 * 6 + 3
+    assert tree(tmp_path / "2") == first
+    assert tree(tmp_path / "5") == first
+
+
+@needs_proc
+def test_a_killed_worker_is_told_plainly_and_the_same_command_goes_on(slow_to_pack, tmp_path):
+    out = tmp_path / "set"
+    with packing(*command(slow_to_pack, out)) as run:
+        assert waited(lambda: finished_shards(out) >= 2)
+        os.kill(run.workers()[0], signal.SIGKILL)  # as the kernel does when memory runs out
+        status, printed = run.end()
+        assert run.vanishes(3)
+    assert status == 1, printed
+    assert "Traceback" not in printed
+    where, found, _, remedy = four_parts(printed)
+    assert where == "--workers 2"
+    assert found == "a worker process was killed, probably for lack of memory"
+    assert "use fewer --workers; the same command goes on" in remedy
+    assert state(out) == "unfinished"
+    assert "from an earlier run" in run_tool("make_shards.py", *command(slow_to_pack, out))
+    assert names_in(out) == set_of(19)
+
+
+def set_of(shards):
+    files = [f"{names(number)}.{suffix}" for number in range(shards) for suffix in ("idx", "tar")]
+    return sorted(["manifest.json", "samples.csv", *files])
+
+
+@needs_proc
+@pytest.mark.parametrize("moment", [0.2, 0.5, "packing"])
+def test_ctrl_c_ends_at_once_and_the_same_command_goes_on(slow_to_pack, tmp_path, moment):
+    out = tmp_path / "set"
+    with packing(*command(slow_to_pack, out)) as run:
+        if moment == "packing":
+            assert waited(lambda: finished_shards(out) >= 2)
+        else:  # after the imports, while workers start
+            assert waited(lambda: (out / ".packing").exists())
+            waited(lambda: False, moment)
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        status, printed = run.end(10)
+        assert run.vanishes(3)
+    assert status == 130, printed
+    assert "Traceback" not in printed
+    assert "stopped; the same command goes on" in printed
+    assert state(out) == "unfinished"
+    assert not list(out.rglob("*.partial"))
+    run_tool("make_shards.py", *command(slow_to_pack, out))
+    assert names_in(out) == set_of(19)
+
+
+@needs_proc
+def test_workers_end_with_a_parent_that_was_killed(slow_to_pack, tmp_path):
+    with packing(*command(slow_to_pack, tmp_path / "set")) as run:
+        assert waited(lambda: finished_shards(tmp_path / "set") >= 1)
+        assert len(run.workers()) == 2
+        assert run.kill()
+        assert run.vanishes(2)
+
+
+def zipped(pictures, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for picture in sorted(pictures.iterdir()):
+            archive.write(picture, picture.name)
+
+
+def tarred(pictures, path):
+    with tarfile.open(path, "w") as archive:
+        for picture in sorted(pictures.iterdir()):
+            archive.add(picture, picture.name)
+
+
+def cut_archive(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def rewrite_archive(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_a_picture(folder):
+    for picture in folder.iterdir():
+        os.truncate(picture, picture.stat().st_size - 10)
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("kind", "harm", "found"),
+    [
+        ("zip", cut_archive, "it changed while it was being read"),
+        ("zip", rewrite_archive, "it changed while it was being read"),
+        ("tar", cut_archive, "it changed while it was being read"),
+        ("tar", rewrite_archive, "it changed while it was being read"),
+        ("folder", cut_a_picture, "it changed while it was being read"),
+        ("folder", remove, "No such file or directory"),
+    ],
+)
+def test_a_source_that_changes_is_no_reject_and_put_back_it_is_gone_on_with(
+    tmp_path, monkeypatch, kind, harm, found
+):
+    pictures = write_pictures(tmp_path / "pictures", numbered_pictures(30))
+    source = pictures if kind == "folder" else tmp_path / f"source.{kind}"
+    {"zip": zipped, "tar": tarred, "folder": lambda *paths: None}[kind](pictures, source)
+    pack_folder(source, tmp_path / "whole", per_shard=4)
+    spare = tmp_path / "spare"
+    (shutil.copytree if kind == "folder" else shutil.copy2)(source, spare)
+
+    def harm_before_the_third(work, shared, number, entries):
+        if number == 2:
+            harm(source)
+        write_shard(work, shared, number, entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.packing_runs.write_shard", harm_before_the_third)
+        with pytest.raises(UserError) as caught:
+            pack_folder(source, tmp_path / "set", per_shard=4, max_rejects=1)
+    assert caught.value.found == found
+    assert caught.value.where.startswith(str(source))
+    assert "the same command goes on" in caught.value.remedy
+    if source.exists():
+        remove(source)
+    spare.rename(source)
+    assert pack_folder(source, tmp_path / "set", per_shard=4, max_rejects=1).resumed == 2
+    assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+
+
+def test_an_error_of_a_worker_arrives_whole(tmp_path):
+    files = numbered_pictures(9) | {"bad.jpg": b"no image"}
+    pictures = write_pictures(tmp_path / "pictures", files)
+    with pytest.raises(UserError, match=r"bad\.jpg") as caught:
+        pack_folder(pictures, tmp_path / "set", per_shard=3, workers=2, strict=True)
+    assert caught.value.found == "not an image"
+
+
+MEASURE = """
+import multiprocessing, sys
+from pathlib import Path
+from pipeline.packing import Packing, pack
+from pipeline.sources import open_source
+
+peaks = {}
+
+def look(*progress):
+    for pid in ["self", *(child.pid for child in multiprocessing.active_children())]:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            continue
+        # not ru_maxrss: it begins with that of the process that started this one
+        peaks.update({pid: int(line.split()[1]) for line in lines if line.startswith("VmHWM")})
+
+def main():
+    source = open_source(Path(sys.argv[1]))
+    pack(source, source.members(), Path(sys.argv[2]), Packing(workers=2), look)
+    look()
+    print(peaks.pop("self"), max(peaks.values()))  # KiB
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_million_images_need_less_than_a_gibibyte(tmp_path):
+    few, many = 2_000, 42_000
+    data, script = numbered(7, size=8), tmp_path / "measure.py"
+    script.write_text(MEASURE)
+    peaks = []
+    for count in (few, many):
+        with zipfile.ZipFile(tmp_path / f"{count}.zip", "w") as archive:
+            for number in range(count):
+                archive.writestr(f"img_align_celeba/{number:07d}.jpg", data)
+        arguments = [tmp_path / f"{count}.zip", tmp_path / f"set-{count}"]
+        done = subprocess.run(
+            [sys.executable, str(script), *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": str(TOOLS.parent)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=True,
+        )
+        parent, worker = (int(kib) * 1024 for kib in done.stdout.split())
+        peaks.append((parent, worker))
+    (parent, worker), (parent_of_many, worker_of_many) = peaks
+    each = (parent_of_many - parent) / (many - few)
+    million = parent_of_many + 2 * worker_of_many + each * (1_000_000 - many)
+    print(
+        f"parent {parent >> 20} to {parent_of_many >> 20} MiB, {each:.0f} bytes an image;"
+        f" worker {worker >> 20} to {worker_of_many >> 20} MiB;"
+        f" {million / 2**20:.0f} MiB for a million images and two workers"
+    )
+    assert million < 2**30
+    assert worker_of_many < worker + (32 << 20), "what a worker needs must not grow with the set"
