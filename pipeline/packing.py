@@ -35,9 +35,6 @@ PER_SHARD = 4096
 NOT_CONTENT = frozenset(("README.md", ".gitignore"))
 """Files that may stand in an output folder without making it somebody's."""
 
-OURS = re.compile(rf"(shard-\d{{6}}\.(tar|idx)|{SAMPLES}|{MANIFEST})({PARTIAL})?")
-"""Names that an interrupted run leaves behind."""
-
 TAR_OVERHEAD = 1024
 """Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
 
@@ -167,8 +164,9 @@ def _claim(out: Path) -> None:
 
 def _is_ours(name: str, held: set[str]) -> bool:
     # Other programs name their tars as we do; ours are indexed before they get their name
-    stem, _, kind = name.partition(".")
-    return bool(OURS.fullmatch(name)) and (kind != "tar" or f"{stem}.idx" in held)
+    whole = name.removesuffix(PARTIAL)
+    ours = whole in (SAMPLES, MANIFEST) or re.fullmatch(r"shard-\d{6}\.(tar|idx)", whole)
+    return bool(ours) and (not name.endswith(".tar") or name.replace(".tar", ".idx") in held)
 
 
 def _require_space(out: Path, needed: int) -> None:

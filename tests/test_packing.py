@@ -191,6 +191,8 @@ FOREIGN = [
     "notes.txt",
     "0001.jpg",
     "shard-notes.tar",
+    "shard-notes.idx",
+    "shard-0.tar.partial",
     "shard-00000.tar",
     "other-000000.tar",
     "manifest.json.bak",
