@@ -19,7 +19,7 @@ demo: demo/run/netG.pt
 demo/run/netG.pt: demo/shards/manifest.json
 	rm -rf demo/run
 	$(BIN)/dcgan-train --shards demo/shards --run demo/run \
-		--batch-size 64 --ngf 32 --ndf 32 --max-steps 1000 --log-every 50 --sample-every 100
+		--batch-size 64 --ngf 32 --ndf 32 --max-steps 1500 --log-every 50 --sample-every 100
 
 demo/shards/manifest.json: demo/faces/demo-faces.json
 	$(BIN)/python tools/make_shards.py demo/faces --out demo/shards --per-shard 1024

@@ -81,15 +81,13 @@ class TrainConfig:
         return asdict(self)
 
 
-def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value >= least, f"at least {least}"
-
+_COUNTS = ("batch_size", "nz", "ngf", "ndf", "epochs", "max_steps", "log_every", "sample_every")
 
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(
-        ("batch_size", "nz", "ngf", "ndf", "epochs", "max_steps", "workers"), _at_least(1)
-    ),
-    **dict.fromkeys(("log_every", "sample_every"), _at_least(1)),
+    # Bounded, so that no product of theirs leaves the range of a C integer or of a time
+    **dict.fromkeys(_COUNTS, (lambda value: 1 <= value <= 10**12, "from 1 to 10^12")),
+    # Many more, and the system refuses the threads, which ends the process
+    "workers": (lambda value: 1 <= value <= 1024, "from 1 to 1024"),
     "seed": (lambda value: 0 <= value < 2**63, "0 or more, below 2^63"),
     "lr": (lambda value: 0 < value < 1, "between 0 and 1"),
     "beta1": (lambda value: 0 <= value < 1, "0 or more, below 1"),

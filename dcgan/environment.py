@@ -87,7 +87,9 @@ def _cpu_name() -> str:
 
 def _git_commit() -> str | None:
     """Of the checkout that this code runs from, if it is one."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():  # installed: git would tell of whatever lies around it
+        return None
     try:
         told = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5

@@ -46,7 +46,9 @@ def save_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
         axes.plot(steps, losses[:, column], color=colour, alpha=0.3, linewidth=0.8)
         axes.plot(*_running_mean(losses[:, column]), color=colour, label=f"Loss_{name}")
     axes.set(title="Generator and discriminator loss", xlabel="step", ylabel="loss")
-    axes.set_ylim(0, float(np.quantile(losses[np.isfinite(losses)], 0.995)) * 1.1 + 1e-3)
+    finite = losses[np.isfinite(losses)]
+    if finite.size:
+        axes.set_ylim(0, float(np.quantile(finite, 0.995)) * 1.1 + 1e-3)
     axes.legend()
     axes.grid(alpha=0.3)
     with replacing(path) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -29,24 +30,23 @@ def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
 
 @torch.no_grad()
 def generate(generator: Generator, noise: torch.Tensor) -> torch.Tensor:
-    """Generate images with BatchNorm's running statistics, and leave the net as it was.
+    """Generate images with BatchNorm's running statistics, from a copy of the net.
 
     The ancestors sample in train mode, which mixes the images of a batch and disturbs training.
 
     Args:
-        generator: in any mode; it returns to that mode.
+        generator: in any mode and memory layout; it stays as it is.
         noise: (N, nz, 1, 1) float.
 
     Returns:
         (N, S, S, C) uint8 on the CPU.
     """
-    training = generator.training
     device = next(generator.parameters()).device
-    generator.eval()
+    # In the trainer's layout: a net fresh from a file has another, which selects other kernels too
+    net = copy.deepcopy(generator).eval().to(memory_format=torch.channels_last)
     images = []
     for batch in torch.split(noise, BATCH):
         padded = batch.new_zeros(BATCH, *batch.shape[1:])
         padded[: len(batch)] = batch
-        images.append(to_uint8(generator(padded.to(device)))[: len(batch)].cpu())
-    generator.train(training)
+        images.append(to_uint8(net(padded.to(device)))[: len(batch)].cpu())
     return torch.cat(images)

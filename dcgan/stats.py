@@ -59,8 +59,8 @@ class Clock:
         """Begin a tick."""
         self._started = time.perf_counter()
         self._paused = self._waited = 0.0
-        self._step_ended: torch.cuda.Event | None = None
         self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.step_ended()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -68,11 +68,11 @@ class Clock:
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began
-        if self._cuda and self._step_ended is not None:
+        if self._cuda:
             self._gaps.append((self._step_ended, _recorded_event()))
 
     def step_ended(self) -> None:
-        """Mark the end of a step on the stream."""
+        """Mark on the stream from when on it has nothing to do but to wait for a batch."""
         if self._cuda:
             self._step_ended = _recorded_event()
 
@@ -82,7 +82,7 @@ class Clock:
         began = time.perf_counter()
         yield
         self._paused += time.perf_counter() - began
-        self._step_ended = None
+        self.step_ended()
 
     def read(self, steps: int, batch_size: int) -> Pace:
         """The tick's pace so far; on CUDA, only after the tick's rows were read."""

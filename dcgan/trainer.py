@@ -89,7 +89,7 @@ class Trainer:
         steps_per_epoch = self.batches.steps_per_epoch
         self.plan = Plan(config.total_steps(steps_per_epoch), steps_per_epoch, config.batch_size)
         self.steps_done = 0
-        self.rows = StepRows(config.log_every, self.device)
+        self.rows = StepRows(min(config.log_every, self.plan.total_steps), self.device)
         self.clock = Clock(self.device)
         self.run = RunFolder.create(config.run)
         self.records = Records(self.run, self.plan)
@@ -105,8 +105,9 @@ class Trainer:
         self._introduce()
         try:
             self._train(stop)
-        except BaseException:
-            self.log(f"Training broke off; what it has so far is in {self.run.path}")
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            self.log(f"Training broke off: {reason}\nWhat it has so far is in {self.run.path}")
             raise
         finally:
             self._keep()
@@ -114,8 +115,9 @@ class Trainer:
         total = timedelta(seconds=round(time.perf_counter() - started))
         end = "Training finished" if stop.signal is None else f"Stopped by {stop.signal.name}"
         self.log(f"{end}: {self.steps_done:,} steps, {self.nimg:,} images, total time {total}")
-        self.log(f"samples  {self.run.fakes(self.nimg)}")
-        self.log(f"curves   {self.run.losses_png}")
+        if self.steps_done:
+            self.log(f"samples  {self.run.fakes(self.nimg)}")
+            self.log(f"curves   {self.run.losses_png}")
         self.log(f"nets     {self.run.generator}, {self.run.discriminator}")
 
     def _train(self, stop: StopRequest) -> None:
@@ -138,7 +140,8 @@ class Trainer:
                     self._sample()
 
                 # Keep the nets of each epoch
-                if self.steps_done and self.steps_done % self.plan.steps_per_epoch == 0:
+                epoch_ended = self.steps_done % self.plan.steps_per_epoch == 0 or config.dry_run
+                if self.steps_done and epoch_ended:
                     self._save_epoch()
 
                 if done:
@@ -193,11 +196,11 @@ class Trainer:
             save_weights(self.discriminator, self.run.discriminator_at(self.nimg))
 
     def _keep(self) -> None:
-        """Write what there is at the end, whichever end it is."""
-        self._tick()
-        self._plot()
+        """Write what there is at the end, whichever end it is; the nets first, they cost most."""
         save_weights(self.generator, self.run.generator)
         save_weights(self.discriminator, self.run.discriminator)
+        self._tick()
+        self._plot()
 
     def _plot(self) -> None:
         if len(self.records.history):
@@ -232,16 +235,19 @@ def _json_bytes(values: dict[str, Any]) -> bytes:
     return json.dumps(values, indent=1).encode() + b"\n"
 
 
+_SHORTAGES = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
+"""How torch says so where it raises a bare `RuntimeError`, as on the CPU."""
+
+
 @contextmanager
 def _shortage_named(config: TrainConfig) -> Iterator[None]:
     """Tell a lack of memory in terms of the options that use it."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error)
-        if isinstance(error, RuntimeError) and not any(
-            sign in text for sign in ("out of memory", "can't allocate memory")
-        ):
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or type(error).__name__
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(sign in text for sign in _SHORTAGES):
             raise
         raise UserError(
             f"--batch-size {config.batch_size}",

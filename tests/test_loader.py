@@ -14,7 +14,7 @@ from pipeline.fallback import FallbackLoader
 from pipeline.loader import Loader, steps_per_epoch
 from pipeline.manifest import ShardSet
 from pipeline.pixels import to_signed
-from tests.needs import require, take, within
+from tests.needs import OBSTACLES, require, take, within
 from tests.pictures import encode, numbers, pack_pictures, smooth
 
 LOADERS = {"dali": Loader, "fallback": FallbackLoader}
@@ -45,6 +45,12 @@ def take_epochs(loader, epochs):
         list(chain.from_iterable(map(numbers, batches[first : first + steps])))
         for first in range(0, len(batches), steps)
     ]
+
+
+def shuffle_through(buffer, monkeypatch):
+    monkeypatch.setattr("pipeline.fallback.SHUFFLE_BUFFER", buffer)
+    if OBSTACLES["dali"]() is None:
+        monkeypatch.setattr("pipeline.graph.SHUFFLE_BUFFER", buffer)
 
 
 # What a batch is
@@ -132,8 +138,7 @@ EPOCHS = [
 def test_no_image_comes_twice_in_an_epoch(
     open_batches, numbered_set, monkeypatch, images, per_shard, batch_size, ranks, buffer
 ):
-    monkeypatch.setattr("pipeline.graph.SHUFFLE_BUFFER", buffer)
-    monkeypatch.setattr("pipeline.fallback.SHUFFLE_BUFFER", buffer)
+    shuffle_through(buffer, monkeypatch)
     shards = numbered_set(images, per_shard)
     loaders = [
         open_batches(shards, batch_size, dtype=torch.uint8, rank=rank, num_ranks=ranks)
@@ -173,8 +178,7 @@ def test_other_images_go_unseen_each_epoch(open_batches, numbered_set, ranks):
 
 def test_shards_come_in_another_order_each_epoch(open_batches, numbered_set, monkeypatch):
     # Without a buffer the order of samples is that of the shards
-    monkeypatch.setattr("pipeline.graph.SHUFFLE_BUFFER", 1)
-    monkeypatch.setattr("pipeline.fallback.SHUFFLE_BUFFER", 1)
+    shuffle_through(1, monkeypatch)
     epochs = take_epochs(open_batches(numbered_set(24, 7), 6, dtype=torch.uint8), 5)
     assert len({tuple(epoch) for epoch in epochs}) >= 4
 

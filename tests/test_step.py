@@ -115,14 +115,14 @@ def test_losses_stay_finite_where_probabilities_round_to_0_and_1():
 # Nothing reads the device
 
 
-class NoHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NoHostReads(TorchDispatchMode):
     """Refuses every operator that hands a tensor's value, or a shape made of values, to Python."""
 
     # torch's own tags: of _local_scalar_dense (item, float, if) and equal; of nonzero and masks
     REFUSED = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.calls = 0
 
     def __torch_dispatch__(
@@ -193,11 +193,11 @@ def test_a_planted_silent_read_is_caught(monkeypatch, read):
 # Only what is needed is computed
 
 
-class WantedGradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class WantedGradients(TorchDispatchMode):
     """Notes of each convolution's backward whether it was asked for input and weight gradients."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.noted: list[tuple[bool, bool]] = []
 
     def __torch_dispatch__(
@@ -309,7 +309,7 @@ def test_the_whole_step_is_captured_and_replays_as_the_eager_step():
     pairs = nets(torch.float64), nets(torch.float64)
     eager, captured = (AdversarialStep(g.cuda(), d.cuda()) for g, d in pairs)
     real, noise = (tensor.cuda() for tensor in batch(0, torch.float64))
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # where the graph is captured: autograd remembers streams
         for _ in range(3):

@@ -1,0 +1,189 @@
+"""Tiny runs of dcgan-train, in this process or in one of their own, and what they wrote."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from dcgan.config import TrainConfig
+from dcgan.log import Log
+from dcgan.run import RunFolder
+from dcgan.signals import StopRequest
+from dcgan.trainer import Trainer
+from pipeline.errors import UserError
+from tests.pictures import Pixels
+
+ROOT = Path(__file__).parents[1]
+DCGAN_TRAIN = Path(sys.executable).with_name("dcgan-train")
+
+TINY: dict[str, Any] = {
+    "batch_size": 8,
+    "image_size": 32,
+    "nz": 8,
+    "ngf": 4,
+    "ndf": 4,
+    "device": "cpu",
+    "workers": 1,
+}
+
+OF_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")
+"""Variables that make rich take a pipe for a terminal."""
+
+STATUS = (
+    r"\[(\d+)/(\d+)\]\[(\d+)/(\d+)\]"
+    r"  Loss_D: ([\d.]+)  Loss_G: ([\d.]+)  D\(x\): ([\d.]+)  D\(G\(z\)\): ([\d.]+) / ([\d.]+)"
+    r"  ([\d,]+) img/s  ([\d.]+) ms/step  data wait ([\d.]+)%  (?:\d+ days?, )?(\d+:\d\d:\d\d) left"
+)
+"""A status line: the ancestors' form, then the pace."""
+
+
+def tiny(run: Path, **changes: Any) -> TrainConfig:
+    """The options of a run of milliseconds, on noise unless `shards` says otherwise."""
+    return TrainConfig(**({"shards": "synthetic", "run": str(run)} | TINY | changes))
+
+
+def flags(**options: Any) -> list[str]:
+    """Options as a command line has them; True stands for a flag without a value."""
+    words: list[str] = []
+    for name, value in options.items():
+        words.append("--" + name.replace("_", "-"))
+        words += [] if value is True else [str(value)]
+    return words
+
+
+def new_trainer(config: TrainConfig) -> Trainer:
+    torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
+    return Trainer(config, Log())
+
+
+def run_to_end(trainer: Trainer, stop: StopRequest | None = None) -> Trainer:
+    try:
+        trainer.run_until(StopRequest() if stop is None else stop)
+    finally:
+        trainer.log.close()
+    return trainer
+
+
+def train_here(config: TrainConfig) -> Trainer:
+    """Train to the end in this process."""
+    return run_to_end(new_trainer(config))
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, as in a pipe."""
+    kept = {name: value for name, value in os.environ.items() if name not in OF_A_TERMINAL}
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def run_command(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    words = [str(word) for word in command]
+    return subprocess.run(
+        words, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=180
+    )
+
+
+def assert_four_parts(error: UserError, *said: str) -> None:
+    """What every error owes its reader, and what this one must mention."""
+    parts = (error.where, error.found, error.wanted, error.remedy)
+    assert all(part.strip() for part in parts)
+    for words in said:
+        assert words in str(error)
+
+
+def cells(path: Path, side: int) -> Pixels:
+    """The images of a grid, (N, S, S, 3), row by row; all that lies between them must be black."""
+    grid = np.asarray(Image.open(path).convert("RGB")).copy()
+    down, across = (length // (side + 2) for length in grid.shape[:2])
+    assert grid.shape == (down * (side + 2) + 2, across * (side + 2) + 2, 3)
+    found = []
+    for row in range(down):
+        for column in range(across):
+            top, left = (2 + place * (side + 2) for place in (row, column))
+            found.append(grid[top : top + side, left : left + side].copy())
+            grid[top : top + side, left : left + side] = 0
+    assert not grid.any()
+    return np.stack(found)
+
+
+def read_stats(run: RunFolder) -> list[dict[str, Any]]:
+    """`stats.jsonl`, read by a parser that takes no NaN or Infinity."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is no JSON")
+
+    lines = run.stats.read_text().splitlines()
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def read_losses(run: RunFolder) -> npt.NDArray[np.float64]:
+    """`losses.csv` below its heading, (steps, 6)."""
+    heading, *rows = run.losses_csv.read_text().splitlines()
+    assert heading == "step,loss_d,loss_g,d_x,d_gz1,d_gz2"
+    return np.array([[float(value) for value in row.split(",")] for row in rows]).reshape(-1, 6)
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+
+
+def expected_files(samples: list[int], epochs: list[int]) -> set[str]:
+    """The names in a complete run folder whose grids and epochs stand at these nimg."""
+    return {
+        *("config.json", "env.json", "log.txt", "stats.jsonl", "losses.csv", "losses.png"),
+        *("reals.png", "fakes_init.png", "netG.pt", "netD.pt"),
+        *(f"samples/fakes-{nimg:09d}.png" for nimg in samples),
+        *(f"nets/net{letter}-{nimg:09d}.pt" for letter in "GD" for nimg in epochs),
+    }
+
+
+Served = Callable[[int], object]
+"""Called with the number of a batch before that batch is served."""
+
+
+class CountedBatches:
+    """A loader of plain images: those of batch k are all of level k, so a net's input tells k.
+
+    Args:
+        steps_per_epoch: for the trainer's plan.
+        before: may raise, as a real loader does.
+    """
+
+    description = "counted batches"
+
+    def __init__(self, steps_per_epoch: int = 5, before: Served = lambda number: None) -> None:
+        self.batch_size, self.steps_per_epoch = TINY["batch_size"], steps_per_epoch
+        self.before = before
+        self.served = 0
+        self.closed = False
+
+    def __iter__(self) -> "CountedBatches":
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        self.before(self.served)
+        side = TINY["image_size"]
+        batch = torch.full((self.batch_size, 3, side, side), self.served / 127.5 - 1)
+        self.served += 1
+        return batch.contiguous(memory_format=torch.channels_last)
+
+    def close(self) -> None:
+        self.closed = True
+
+    @staticmethod
+    def number(batch: torch.Tensor) -> int:
+        """Which batch this is."""
+        (level,) = batch.unique().tolist()
+        return int((level + 1) * 127.5 + 0.5)

@@ -1,0 +1,163 @@
+"""One face from its file to the nets, and one latent from the nets to a picture.
+
+    JPEG file → make_shards → tar member → ShardSet → Loader → to_uint8 → reals.png
+    netG.pt → Generator → generate → samples/fakes-<nimg>.png
+
+Each test is one boundary, in this order; all look at the same run.
+"""
+
+import sys
+import tarfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dcgan.models import Discriminator, Generator, load_weights
+from dcgan.sample import FIXED_SEEDS, generate, latents
+from pipeline.loader import open_loader
+from pipeline.manifest import ShardSet
+from pipeline.pixels import to_signed, to_uint8
+from tests.pictures import CELEBA, decode, encode, noisy, smooth, write_pictures
+from tests.running import ROOT, cells, run_command, tiny, train_here
+
+SIZE, BATCH, SEED = 64, 8, 6
+FACE = "img_align_celeba/000003.jpg"
+KEY = "00000002"
+"""Its rank among the sorted names."""
+
+
+def picture(number: int) -> bytes:
+    """Number 3 is the face; the others are as unlike it as they can be."""
+    draw = smooth if number == 3 else noisy
+    return encode(draw(*CELEBA, seed=number))
+
+
+def as_the_tutorial(jpeg: bytes) -> np.ndarray:
+    """Resize(64) and CenterCrop(64) of a 178×218 picture, in Pillow alone: (64, 64, 3) uint8."""
+    whole = Image.fromarray(decode(jpeg))
+    resized = whole.resize((64, 78), Image.Resampling.BILINEAR)
+    return np.array(resized.crop((0, 7, 64, 71)))
+
+
+@pytest.fixture(scope="module")
+def way(tmp_path_factory):
+    """Pack eight pictures by the command, take the loader's first batch, train three steps."""
+    folder = tmp_path_factory.mktemp("journey")
+    pictures = {f"img_align_celeba/{n:06d}.jpg": picture(n) for n in range(1, BATCH + 1)}
+    write_pictures(folder / "celeba", pictures)
+    tool = ROOT / "tools/make_shards.py"
+    packed = run_command(sys.executable, tool, "celeba", "--per-shard", 3, cwd=folder)
+    assert packed.returncode == 0, packed.stderr
+    shards = folder / "shards"
+    loader = open_loader(str(shards), BATCH, SIZE, 3, torch.device("cpu"), SEED, workers=1)
+    batch = next(loader)
+    loader.close()
+    options = {"shards": str(shards), "image_size": SIZE, "seed": SEED, "max_steps": 3}
+    trainer = train_here(tiny(folder / "run", batch_size=BATCH, **options))
+    jpeg = pictures[FACE]
+    pixels = as_the_tutorial(jpeg)
+    # Where in the batch the face came: where it differs least
+    distances = (to_signed(torch.from_numpy(pixels)[None]) - batch).abs().amax(dim=(1, 2, 3))
+    return SimpleNamespace(
+        jpeg=jpeg,
+        pixels=pixels,
+        shards=shards,
+        batch=batch,
+        place=int(distances.argmin()),
+        run=trainer.run,
+        trainer=trainer,
+    )
+
+
+def test_file_to_tar_member(way):
+    """The bytes of the file are the bytes in the shard, under the key that is the name's rank."""
+    found = {}
+    for tar in ShardSet.open(way.shards).tars:
+        with tarfile.open(tar) as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                assert file is not None
+                found[member.name] = file.read()
+    assert sorted(found) == [f"{rank:08d}.jpg" for rank in range(BATCH)]
+    assert found[f"{KEY}.jpg"] == way.jpeg
+
+
+def test_shard_set(way):
+    """The manifest knows the counts and sizes without opening an image."""
+    shards = ShardSet.open(way.shards)
+    assert len(shards) == BATCH
+    assert len(shards.tars) == 3
+    assert shards.manifest.largest_image == shards.manifest.smallest_image == CELEBA
+
+
+def test_decoded_pixels(way):
+    """What the test drew is what the JPEG shows, but for the loss of its quality 90."""
+    drawn, shown = smooth(*CELEBA, seed=3).astype(int), decode(way.jpeg).astype(int)
+    assert shown.shape == (218, 178, 3)
+    assert np.abs(drawn - shown).mean() < 2
+
+
+def test_loader_to_batch(way):
+    """(B, 3, 64, 64) float32 in [-1, 1], channels_last: the tutorial's pixels to a level or so."""
+    batch = way.batch
+    assert (batch.shape, batch.dtype) == ((BATCH, 3, SIZE, SIZE), torch.float32)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert -1 <= batch.amin() < -0.5
+    assert 0.5 < batch.amax() <= 1
+    levels = (batch[way.place] + 1) * 127.5
+    off = levels - torch.from_numpy(way.pixels).permute(2, 0, 1)
+    assert off.abs().mean() < 0.5
+    assert off.abs().max() < 2
+    others = [image for place, image in enumerate(batch) if place != way.place]
+    assert all((image - batch[way.place]).abs().mean() > 0.2 for image in others)
+
+
+def test_batch_to_pixels(way):
+    """(B, 64, 64, 3) uint8, rounded to the nearest level."""
+    pixels = to_uint8(way.batch)
+    assert (pixels.shape, pixels.dtype) == ((BATCH, SIZE, SIZE, 3), torch.uint8)
+    levels = (way.batch.permute(0, 2, 3, 1) + 1) * 127.5
+    assert (pixels - levels).abs().max() < 0.51
+    assert np.abs(pixels[way.place].int().numpy() - way.pixels).max() <= 2
+
+
+def test_pixels_to_reals_png(way):
+    """The run showed the first batch, and the face stands in the cell of its place."""
+    shown = cells(way.run.reals, SIZE)
+    assert shown.shape == (BATCH, SIZE, SIZE, 3)
+    assert np.array_equal(shown, to_uint8(way.batch).numpy())
+    assert np.abs(shown[way.place].astype(int) - way.pixels).max() <= 2
+
+
+def test_batch_to_logits(way):
+    """D of the run takes the batch and gives a logit (B,) for each image."""
+    net = Discriminator(SIZE, ndf=4)
+    load_weights(net, way.run.discriminator, "--netD")
+    logits = net.eval()(way.batch)
+    assert (logits.shape, logits.dtype) == ((BATCH,), torch.float32)
+    assert logits.isfinite().all()
+
+
+def test_latent_to_image(way):
+    """G of the run takes latents (B, nz, 1, 1) and gives images (B, 3, 64, 64) in [-1, 1]."""
+    net = Generator(SIZE, nz=8, ngf=4)
+    load_weights(net, way.run.generator, "--netG")
+    noise = latents(FIXED_SEEDS, 8)
+    assert (noise.shape, noise.dtype) == ((64, 8, 1, 1), torch.float32)
+    images = net.eval()(noise)
+    assert (images.shape, images.dtype) == ((64, 3, SIZE, SIZE), torch.float32)
+    assert 0 < images.abs().amax() <= 1
+
+
+def test_weights_to_fakes_png(way):
+    """Whoever loads netG.pt draws exactly the images of the run's last grid."""
+    net = Generator(SIZE, nz=8, ngf=4)
+    load_weights(net, way.run.generator, "--netG")
+    images = generate(net, latents(FIXED_SEEDS, 8))
+    assert (images.shape, images.dtype) == ((64, SIZE, SIZE, 3), torch.uint8)
+    shown = cells(way.run.fakes(3 * BATCH), SIZE)
+    assert np.array_equal(shown, images.numpy())
+    assert not np.array_equal(shown, cells(way.run.fakes_init, SIZE))

@@ -1,0 +1,125 @@
+"""What a run writes of its progress: the status line, stats.jsonl, losses.csv."""
+
+import re
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from dcgan.records import Plan, Records
+from dcgan.run import RunFolder
+from dcgan.stats import Pace
+from dcgan.step import STATISTICS
+from tests.running import STATUS, read_losses, read_stats
+
+PACE = Pace(step_ms=120.04, img_per_s=12345.6, data_wait_pct=0.24)
+ROWS = np.array([[1, 2, 0.5, 0.25, 0.125], [2, 4, 0.25, 0.75, 0.375]], dtype=np.float32)
+
+
+def new_records(tmp_path, total_steps=25, steps_per_epoch=10):
+    run = RunFolder.create(str(tmp_path / "run"))
+    return run, Records(run, Plan(total_steps, steps_per_epoch, batch_size=16))
+
+
+def test_the_plan_counts_images_and_epochs():
+    plan = Plan(total_steps=25, steps_per_epoch=10, batch_size=16)
+    assert [plan.nimg(steps) for steps in (0, 1, 25)] == [0, 16, 400]
+    assert [plan.epoch(steps) for steps in (0, 9, 10, 19, 20, 25)] == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_status_line_is_the_ancestors_with_the_pace(tmp_path):
+    _, records = new_records(tmp_path)
+    line = records.add_tick(ROWS, PACE)
+    assert line == (
+        "[0/3][2/10]  Loss_D: 1.5000  Loss_G: 3.0000  D(x): 0.3750  D(G(z)): 0.5000 / 0.2500"
+        "  12,346 img/s  120.0 ms/step  data wait 0.2%  0:00:03 left"
+    )
+    assert re.fullmatch(STATUS, line)
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "place"),
+    [
+        (1, 25, "[0/3][1/10]"),
+        (9, 25, "[0/3][9/10]"),
+        (10, 25, "[1/3][0/10]"),
+        (25, 25, "[2/3][5/10]"),
+        (20, 20, "[2/2][0/10]"),
+        (1, 1, "[0/1][1/10]"),
+    ],
+)
+def test_epoch_and_step_of_the_status_line(tmp_path, steps, total, place):
+    _, records = new_records(tmp_path, total)
+    assert records.add_tick(np.ones((steps, 5), np.float32), PACE).startswith(place + "  ")
+
+
+@pytest.mark.parametrize(
+    ("total", "step_ms", "left"),
+    [
+        (2, 1000.0, "0:00:00"),
+        (3, 1000.0, "0:00:01"),
+        (62, 1500.0, "0:01:30"),
+        (3602, 1000.0, "1:00:00"),
+        (86402, 2000.0, "2 days, 0:00:00"),
+        (10**12, 1000.0, str(timedelta(seconds=10**12 - 2))),
+    ],
+)
+def test_time_left_is_the_rest_at_this_pace(tmp_path, total, step_ms, left):
+    _, records = new_records(tmp_path, total)
+    line = records.add_tick(ROWS, Pace(step_ms, 1.0, 0.0))
+    assert line.endswith(f"  {left} left")
+    assert re.fullmatch(STATUS, line)
+
+
+def test_a_line_a_tick_and_a_row_a_step(tmp_path):
+    run, records = new_records(tmp_path)
+    records.add_tick(ROWS, PACE)
+    records.add_tick(ROWS[:1] * 2, PACE)
+    first, second = read_stats(run)
+    assert list(first) == [
+        *("step", "epoch", "nimg"),
+        *STATISTICS,
+        *("step_ms", "img_per_s", "data_wait_pct"),
+    ]
+    assert (first["step"], first["epoch"], first["nimg"]) == (2, 0, 32)
+    assert (second["step"], second["epoch"], second["nimg"]) == (3, 0, 48)
+    assert [first[name] for name in STATISTICS] == [1.5, 3, 0.375, 0.5, 0.25]
+    assert [second[name] for name in STATISTICS] == [2, 4, 1, 0.5, 0.25]
+    assert first["step_ms"] == 120.04
+    rows = read_losses(run)
+    assert rows[:, 0].tolist() == [1, 2, 3]
+    assert np.array_equal(rows[:, 1:], [*ROWS, ROWS[0] * 2])
+    assert np.array_equal(records.history, [*ROWS, ROWS[0] * 2])
+
+
+def test_seven_digits_of_each_number_are_kept(tmp_path):
+    run, records = new_records(tmp_path)
+    rows = np.random.default_rng(0).lognormal(0, 9, (25, 5)).astype(np.float32)
+    records.add_tick(rows, PACE)
+    np.testing.assert_allclose(read_losses(run)[:, 1:], rows, rtol=5e-7)
+
+
+def test_means_are_not_taken_in_float32(tmp_path):
+    run, records = new_records(tmp_path, total_steps=40_000)
+    rows = np.full((40_000, 5), 1.0, np.float32)
+    rows[0] = 2**25  # beside which a float32 sum does not notice a 1
+    records.add_tick(rows, PACE)
+    assert read_stats(run)[0]["loss_d"] == pytest.approx((2**25 + 39_999) / 40_000, rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_null_in_json_and_stays_in_the_table(tmp_path, value):
+    run, records = new_records(tmp_path)
+    rows = ROWS.copy()
+    rows[1, 0] = value
+    line = records.add_tick(rows, PACE)
+    assert f"Loss_D: {value:.4f}  Loss_G: 3.0000" in line
+    (record,) = read_stats(run)
+    assert record["loss_d"] is None
+    assert record["loss_g"] == 3
+    np.testing.assert_array_equal(read_losses(run)[:, 1], [1, value])
+
+
+def test_the_table_has_its_heading_before_the_first_step(tmp_path):
+    run, _ = new_records(tmp_path)
+    assert read_losses(run).shape == (0, 6)

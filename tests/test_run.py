@@ -1,0 +1,73 @@
+"""The run folder: where it goes, and that what stands there already is left alone."""
+
+import pytest
+
+from dcgan.run import RunFolder
+from pipeline.errors import UserError
+from tests.running import assert_four_parts, contents
+
+
+@pytest.mark.parametrize(
+    ("standing", "number"),
+    [
+        ([], "0001"),
+        (["0001", "0002"], "0003"),
+        (["0002", "0009"], "0010"),  # gaps stay: the newest run has the highest number
+        (["9999"], "10000"),
+        (["17"], "0018"),
+        (["mine", "0001-copy", ".tmp"], "0001"),
+    ],
+)
+def test_runs_without_a_name_are_numbered(tmp_path, monkeypatch, standing, number):
+    monkeypatch.chdir(tmp_path)
+    for name in standing:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    run = RunFolder.create(None)
+    assert run.path.as_posix() == f"runs/{number}"
+    assert (tmp_path / "runs" / number / "samples").is_dir()
+    assert (tmp_path / "runs" / number / "nets").is_dir()
+
+
+@pytest.mark.parametrize("depth", ["run", "new/folders/run"])
+def test_a_named_run_is_made_with_the_folders_above_it(tmp_path, depth):
+    assert RunFolder.create(str(tmp_path / depth)).samples.is_dir()
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    assert RunFolder.create(str(tmp_path)).path == tmp_path
+
+
+def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError) as refusal:
+        RunFolder.create(str(tmp_path))
+    assert_four_parts(refusal.value, f"--run {tmp_path}", "a folder with files in it")
+    assert contents(tmp_path) == {"notes.txt": b"mine"}
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("below", ["", "/deeper"])
+def test_a_file_in_the_way_is_refused_and_left_alone(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError) as refusal:
+        RunFolder.create(str(tmp_path / "file") + below)
+    assert_four_parts(refusal.value, f"--run {tmp_path}/file{below}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("mine")
+    with pytest.raises(UserError) as refusal:
+        RunFolder.create(None)
+    assert_four_parts(refusal.value, "--run runs")
+
+
+def test_names_sort_by_the_images_seen(tmp_path):
+    run = RunFolder(tmp_path)
+    for name in (run.fakes, run.generator_at, run.discriminator_at):
+        paths = [name(nimg) for nimg in (0, 9, 128, 6_400_000, 202_599_000)]
+        assert paths == sorted(paths)
+    assert run.fakes(64).relative_to(tmp_path).as_posix() == "samples/fakes-000000064.png"
+    assert run.generator_at(64).relative_to(tmp_path).as_posix() == "nets/netG-000000064.pt"
+    assert run.discriminator_at(64).relative_to(tmp_path).as_posix() == "nets/netD-000000064.pt"

@@ -1,0 +1,276 @@
+"""The loop: when it says, shows and saves what, and that none of this disturbs the training."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from dcgan import stats
+from dcgan import trainer as trainer_module
+from dcgan.config import TrainConfig
+from dcgan.models import Discriminator, Generator, init_weights, save_weights
+from dcgan.run import RunFolder
+from dcgan.sample import FIXED_SEEDS, generate, latents
+from tests.running import (
+    CountedBatches,
+    cells,
+    expected_files,
+    files_below,
+    new_trainer,
+    read_losses,
+    read_stats,
+    run_to_end,
+    tiny,
+    train_here,
+)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Trainers made from here on take these batches."""
+    batches = CountedBatches()
+    monkeypatch.setattr(trainer_module, "open_loader", lambda *options: batches)
+    return batches
+
+
+def weights(net: torch.nn.Module) -> list[float]:
+    return torch.cat([tensor.flatten() for tensor in net.state_dict().values()]).tolist()
+
+
+# Options reach what they name
+
+
+def test_options_reach_the_nets_and_the_optimisers(tmp_path):
+    options = {"image_size": 64, "channels": 1, "nz": 5, "ngf": 2, "ndf": 3}
+    trainer = new_trainer(tiny(tmp_path / "run", **options, lr=0.003, beta1=0.25, batch_size=4))
+    net_g, net_d = trainer.generator, trainer.discriminator
+    flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    assert net_g.options | net_d.options == flags
+    images = net_g(torch.zeros(2, 5, 1, 1))
+    assert images.shape == (2, 1, 64, 64)
+    assert net_d(images).shape == (2,)
+    for optimizer in (trainer.step.optimizer_g, trainer.step.optimizer_d):
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["betas"]) == (0.003, (0.25, 0.999))
+    assert next(trainer.batches).shape == (4, 1, 64, 64)
+    assert trainer.fixed_noise.equal(latents(FIXED_SEEDS, 5))
+    assert trainer._draw_noise().shape == (4, 5, 1, 1)
+
+
+def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
+    asked: list[object] = []
+
+    def open_loader(*options: object) -> CountedBatches:
+        asked.extend(options)
+        return CountedBatches()
+
+    monkeypatch.setattr(trainer_module, "open_loader", open_loader)
+    new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1))
+    assert asked == ["set", 8, 32, 1, torch.device("cpu"), 4, 3]
+
+
+@pytest.mark.parametrize("fp64", [False, True])
+def test_training_starts_from_given_weights(tmp_path, fp64):
+    draw = torch.Generator().manual_seed(77)
+    given = Generator(32, nz=8, ngf=4), Discriminator(32, ndf=4)
+    for net, name in zip(given, ("g.pt", "d.pt"), strict=True):
+        init_weights(net, draw)
+        save_weights(net.double() if fp64 else net, tmp_path / name)
+    own = new_trainer(tiny(tmp_path / "own"))
+    trainer = new_trainer(
+        tiny(tmp_path / "run", netG=str(tmp_path / "g.pt"), netD=str(tmp_path / "d.pt"))
+    )
+    for net, mine, theirs in zip(
+        given,
+        (own.generator, own.discriminator),
+        (trainer.generator, trainer.discriminator),
+        strict=True,
+    ):
+        assert weights(theirs) == weights(net)
+        assert weights(theirs) != weights(mine)
+        assert next(theirs.parameters()).dtype == torch.float32
+    only_g = new_trainer(tiny(tmp_path / "g", netG=str(tmp_path / "g.pt")))
+    assert weights(only_g.generator) == weights(given[0])
+    assert weights(only_g.discriminator) == weights(own.discriminator)
+
+
+def test_one_seed_one_result(tmp_path):
+    def nets(name: str, **changes: object) -> list[bytes]:
+        run = train_here(tiny(tmp_path / name, max_steps=3, **changes)).run
+        return [run.generator.read_bytes(), run.discriminator.read_bytes()]
+
+    first = nets("first", seed=1)
+    assert nets("again", seed=1) == first
+    # Neither drawing samples nor reading statistics changes what is learned
+    assert nets("busy", seed=1, sample_every=1, log_every=1) == first
+    other = nets("other", seed=2)
+    assert other[0] != first[0]
+    assert other[1] != first[1]
+
+
+def test_weights_noise_and_batches_are_different_draws(tmp_path):
+    trainer = new_trainer(tiny(tmp_path / "run", nz=64, ngf=8))
+    first_layer = next(trainer.generator.parameters()).detach().flatten()[:64] / 0.02
+    noise = trainer._draw_noise().flatten()[:64]
+    fixed = trainer.fixed_noise.flatten()[:64]
+    for one, two in ((first_layer, noise), (first_layer, fixed), (noise, fixed)):
+        assert np.corrcoef(one, two)[0, 1] < 0.6
+
+
+def test_the_seed_is_that_of_the_weights_and_of_the_noise(tmp_path):
+    one, again, other = (
+        new_trainer(tiny(tmp_path / name, seed=seed))
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    )
+    for draw in (
+        lambda trainer: weights(trainer.generator),
+        lambda trainer: weights(trainer.discriminator),
+        lambda trainer: trainer._draw_noise().tolist(),
+        lambda trainer: next(trainer.batches).tolist(),
+    ):
+        drawn = draw(one)
+        assert drawn == draw(again)
+        assert drawn != draw(other)
+    assert one.fixed_noise.equal(other.fixed_noise)  # so that grids of two runs compare
+
+
+def test_both_nets_are_channels_last_and_in_train_mode(tmp_path):
+    trainer = train_here(tiny(tmp_path / "run", max_steps=2, sample_every=1))
+    for net in (trainer.generator, trainer.discriminator):
+        assert all(part.training for part in net.modules())
+        for weight in net.parameters():
+            if weight.ndim == 4:
+                assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# What is done when
+
+
+@pytest.mark.parametrize(
+    ("options", "ticks", "samples", "epochs"),
+    [
+        ({"epochs": 2, "log_every": 4, "sample_every": 3}, [4, 8, 10], [3, 6, 9, 10], [5, 10]),
+        ({"max_steps": 7, "log_every": 7, "sample_every": 7}, [7], [7], [5]),
+        ({"max_steps": 3, "log_every": 1, "sample_every": 2}, [1, 2, 3], [2, 3], []),
+        ({"max_steps": 6, "epochs": 1, "log_every": 100, "sample_every": 100}, [5], [5], [5]),
+        ({"max_steps": 2, "log_every": 10**12, "sample_every": 10**12}, [2], [2], []),
+        ({"dry_run": True}, [1], [1], [1]),  # all files, whatever the epochs
+        ({}, [25], [25], [5, 10, 15, 20, 25]),
+    ],
+)
+def test_ticks_samples_and_epochs(tmp_path, counted, options, ticks, samples, epochs):
+    trainer = train_here(tiny(tmp_path / "run", **options))
+    run, steps = trainer.run, trainer.steps_done
+    assert steps == ticks[-1]
+    assert [record["step"] for record in read_stats(run)] == ticks
+    rows = read_losses(run)
+    assert rows[:, 0].tolist() == list(range(1, steps + 1))
+    assert files_below(run.path) == expected_files(
+        [8 * s for s in samples], [8 * e for e in epochs]
+    )
+    begin = 0
+    for record, end in zip(read_stats(run), ticks, strict=True):
+        assert (record["nimg"], record["epoch"]) == (8 * end, end // 5)
+        means = [record[name] for name in ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")]
+        assert means == pytest.approx(rows[begin:end, 1:].mean(axis=0), rel=1e-6)
+        begin = end
+    assert counted.closed
+
+
+def test_every_batch_is_trained_on_and_the_first_is_the_one_shown(tmp_path, counted, monkeypatch):
+    trainer = new_trainer(tiny(tmp_path / "run", max_steps=12, sample_every=5, log_every=5))
+    trained_on, update = [], trainer.step
+
+    def noting(real, noise):
+        trained_on.append(CountedBatches.number(real))
+        return update(real, noise)
+
+    monkeypatch.setattr(trainer, "step", noting)
+    run_to_end(trainer)
+    assert trained_on == list(range(12))
+    assert counted.served == 12
+    assert (cells(trainer.run.reals, 32) == 0).all()  # the level of batch 0
+
+
+def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_path):
+    config = tiny(tmp_path / "run", max_steps=3, ngf=8, channels=1)
+    untrained = new_trainer(tiny(tmp_path / "untrained", ngf=8, channels=1)).generator
+    trainer = train_here(config)
+    for net, path in (
+        (untrained, trainer.run.fakes_init),
+        (trainer.generator, trainer.run.fakes(24)),
+    ):
+        expected = generate(net, latents(FIXED_SEEDS, 8)).expand(-1, -1, -1, 3)
+        assert np.array_equal(cells(path, 32), expected.numpy())
+    assert not np.array_equal(cells(trainer.run.fakes_init, 32), cells(trainer.run.fakes(24), 32))
+
+
+def test_nets_are_plain_state_dicts_of_the_end(tmp_path):
+    trainer = train_here(tiny(tmp_path / "run", max_steps=2))
+    for net, path in (
+        (trainer.generator, trainer.run.generator),
+        (trainer.discriminator, trainer.run.discriminator),
+    ):
+        state = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
+        assert list(state) == list(net.state_dict())
+        for name, tensor in net.state_dict().items():
+            assert torch.equal(state[name], tensor), name
+
+
+def test_an_epochs_nets_are_those_of_its_end(tmp_path, counted):
+    trainer = train_here(tiny(tmp_path / "run", max_steps=10))
+    counted.served = 0
+    shorter = train_here(tiny(tmp_path / "shorter", max_steps=5))
+    for steps, ended in ((5, shorter), (10, trainer)):
+        for path, last in (
+            (trainer.run.generator_at(8 * steps), ended.run.generator),
+            (trainer.run.discriminator_at(8 * steps), ended.run.discriminator),
+        ):
+            kept, wanted = (torch.load(each, weights_only=True) for each in (path, last))
+            assert list(kept) == list(wanted)
+            assert all(torch.equal(kept[name], wanted[name]) for name in kept)
+    first, second = (trainer.run.generator_at(nimg).read_bytes() for nimg in (40, 80))
+    assert first != second
+
+
+def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
+    now = [0.0]
+
+    def taking(seconds, call=lambda *arguments: None):
+        def wrapped(*arguments):
+            now[0] += seconds
+            return call(*arguments)
+
+        return wrapped
+
+    monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for name in ("save_grid", "save_losses", "save_weights"):
+        monkeypatch.setattr(trainer_module, name, taking(100))
+    trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
+    counted.before = taking(1)
+    monkeypatch.setattr(trainer, "step", taking(3, trainer.step))
+    run_to_end(trainer)
+    names = ("step", "step_ms", "img_per_s", "data_wait_pct")
+    paces = [[record[name] for name in names] for record in read_stats(trainer.run)]
+    first_tick = [4, 15_000 / 4, 32 / 15, 20]  # the first batch was fetched before, to be shown
+    assert paces == [pytest.approx(p) for p in (first_tick, [8, 4000, 2, 25], [10, 4000, 2, 25])]
+
+
+# What is written down at the start
+
+
+def test_config_and_environment_are_written_before_the_first_batch(tmp_path, counted):
+    run = RunFolder(tmp_path / "run")
+
+    def look(number: int) -> None:
+        config = json.loads(run.config.read_text())
+        assert TrainConfig(**config) == tiny(run.path, max_steps=2)
+        assert json.loads(run.environment.read_text())["device"] == "cpu"
+        assert run.reals.exists() == run.fakes_init.exists() == (number > 0)
+
+    counted.before = look
+    train_here(tiny(run.path, max_steps=2))
+    assert counted.served == 2
