@@ -6,8 +6,9 @@ import io
 import random
 import tarfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from pipeline.errors import UserError
 from pipeline.loader import damage_error, default_workers, steps_per_epoch
-from pipeline.manifest import PACK_COMMAND, ShardSet
+from pipeline.manifest import ShardSet, pack_command
 from pipeline.order import permutation
 from pipeline.pixels import to_signed
 
@@ -82,10 +83,11 @@ class FallbackLoader:
         return to_signed(pixels) if self._dtype.is_floating_point else pixels
 
     def close(self) -> None:
+        self._encoded.close()
         self._ahead.clear()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _encoded_batches(self) -> Iterator[list[dict[str, Any]]]:
+    def _encoded_batches(self) -> Generator[list[dict[str, Any]], None, None]:
         epoch = 0
         while True:
             mine = islice(self._epoch(epoch), self._rank, None, self._num_ranks)
@@ -105,14 +107,12 @@ class FallbackLoader:
     def _epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         """All samples once, shards in a random order and samples through a shuffle buffer."""
         order = permutation(len(self._shards.tars), self._seed, epoch).tolist()
-        samples = group_by_keys(tar_file_expander(self._open_tars(order)))
         picks = random.Random(f"{self._seed}/{epoch}")
-        shuffled: Iterator[dict[str, Any]] = shuffle(
-            SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=picks
-        )(samples)
-        return shuffled
+        mix = shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=picks)
+        with closing(self._open_tars(order)) as tars:  # at once, also when an epoch breaks off
+            yield from mix(group_by_keys(tar_file_expander(tars)))
 
-    def _open_tars(self, order: list[int]) -> Iterator[dict[str, Any]]:
+    def _open_tars(self, order: list[int]) -> Generator[dict[str, Any], None, None]:
         # Streams, not names: webdataset would take a name like "pipe:…" for a command to run
         for number in order:
             path = self._shards.tars[number]
@@ -130,7 +130,7 @@ class FallbackLoader:
                 f"sample {sample['__key__']} is "
                 + ("not an image" if unknown else f"damaged: {error}"),
                 "shards as tools/make_shards.py writes them",
-                f"pack the set again: {PACK_COMMAND.format(folder=self._shards.folder)}",
+                f"pack the set again: {pack_command(self._shards.folder)}",
             ) from error
         image = transforms.resize(image, self._image_size)
         image = transforms.center_crop(image, self._image_size)

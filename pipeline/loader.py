@@ -18,7 +18,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.errors import UserError
-from pipeline.manifest import PACK_COMMAND, ShardSet
+from pipeline.manifest import ShardSet, pack_command
 
 SYNTHETIC = "synthetic"
 """What `--shards` says to train on noise instead of a shard set."""
@@ -229,7 +229,7 @@ def damage_error(shards: ShardSet, found: str) -> UserError:
         altered or shards.folder,
         found,
         "shards as tools/make_shards.py writes them",
-        f"pack the set again: {PACK_COMMAND.format(folder=shards.folder)} --overwrite",
+        f"pack the set again: {pack_command(shards.folder)}",
     )
 
 

@@ -21,7 +21,6 @@ SAMPLES = "samples.csv"
 SAMPLES_HEADER = "key,shard,source,crc32"
 REJECTS = "rejects.csv"
 REJECTS_HEADER = "source,reason,bytes"
-PACK_COMMAND = "python tools/make_shards.py celeba/ --out {folder}"
 
 MAX_MANIFEST_BYTES = 64 << 20
 """A manifest has one row a shard: even a set of a hundred million images stays far below."""
@@ -149,6 +148,12 @@ class ShardSet:
         return [tar for tar, shard in recorded if file_digest(tar) != shard.tar_sha256]
 
 
+def pack_command(folder: Path) -> str:
+    """What makes a set in this folder, or makes it anew, for an error's remedy."""
+    anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
+    return f"python tools/make_shards.py celeba/ --out {folder}{anew}"
+
+
 def digest(data: bytes) -> str:
     """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -162,7 +167,7 @@ def file_digest(path: Path) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    again = PACK_COMMAND.format(folder=folder)
+    again = pack_command(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "no such folder"
         raise UserError(folder, found, "a shard set", f"pack your images first: {again}")
@@ -196,7 +201,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _check_shard(folder: Path, shard: Shard) -> None:
     tar, index = folder / f"{shard.name}.tar", folder / f"{shard.name}.idx"
-    remedy = f"copy the set again, or pack it again: {PACK_COMMAND.format(folder=folder)}"
+    remedy = f"copy the set again, or pack it again: {pack_command(folder)}"
     for path in (tar, index):
         if not path.is_file():
             raise UserError(path, "no such file", f"the file named in {MANIFEST}", remedy)

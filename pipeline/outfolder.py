@@ -48,6 +48,8 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
     ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
+    # A damaged set, or a copy that lacks its manifest: theirs to give up, if they say so
+    ours = ours or (overwrite and any(name.endswith(".idx") for name in held))
     complete = MANIFEST in held and not (out / PROGRESS / PLAN).exists()
     if foreign or not ours:
         others = foreign or sorted(held)

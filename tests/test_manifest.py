@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST, PACK_COMMAND, ShardSet
+from pipeline.manifest import MANIFEST, ShardSet, pack_command
 from pipeline.shard import PROGRESS
 
 
@@ -99,7 +99,7 @@ def test_faults_name_their_file_and_the_command_that_packs(spare_set, damage, na
     assert error.value.where == str(folder / name)
     assert found in error.value.found
     assert error.value.wanted
-    assert PACK_COMMAND.format(folder=folder) in error.value.remedy
+    assert pack_command(folder) in error.value.remedy
 
 
 def test_a_file_is_no_shard_set(tmp_path):

@@ -259,3 +259,19 @@ def test_a_set_is_unfinished_from_its_first_moment_on(pictures, tmp_path, monkey
     assert names_in(tmp_path / "set") == [PROGRESS]
     assert state(tmp_path / "set") == "unfinished"
     assert json.loads((tmp_path / "set" / PROGRESS / PLAN).read_bytes())["images"] == 9
+
+
+@pytest.mark.parametrize("damage", ["lost manifest", "damaged manifest"])
+def test_overwrite_makes_a_damaged_set_anew_as_its_error_advises(pictures, tmp_path, damage):
+    whole, out = tmp_path / "whole", tmp_path / "set"
+    pack_folder(pictures, whole)
+    pack_folder(pictures, out)
+    if damage == "lost manifest":
+        (out / "manifest.json").unlink()
+    else:
+        (out / "manifest.json").write_bytes(b"{")
+    with pytest.raises(UserError, match=r"--overwrite"):
+        ShardSet.open(out)
+    refusal(pictures, out)
+    pack_folder(pictures, out, overwrite=True)
+    assert tree(out) == tree(whole)

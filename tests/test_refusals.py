@@ -44,7 +44,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ({"shards": "nowhere"}, ["nowhere\n", "no such folder", f"{PACK} nowhere"]),
     ({"shards": "text.pt"}, ["text.pt\n", "a file", PACK]),
     ({"shards": "empty"}, ["empty\n", "not a shard set", f"{PACK} empty"]),
-    ({"shards": "unfinished"}, ["unfinished\n", "3 shards but no", f"{PACK} unfinished"]),
+    ({"shards": "unfinished"}, ["unfinished\n", "shards but no", f"{PACK} unfinished"]),
     ({"shards": "altered"}, ["altered/shard-000001.tar\n", "bytes", f"{PACK} altered"]),
     ({"batch_size": 41}, ["--batch-size 41\n", "40 images", "--batch-size 40 or less"]),
     ({"batch_size": 0}, ["--batch-size\n", "0\n", "from 1"]),
