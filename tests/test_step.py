@@ -7,32 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcgan.models import Discriminator, Generator, init_weights
 from dcgan.step import STATISTICS, AdversarialStep
 from tests.reference.tutorial import tutorial_optimizers, tutorial_step
-
-SIZE, NZ, BATCH = 64, 16, 8
-
-
-def nets(dtype: torch.dtype = torch.float32, size: int = SIZE) -> tuple[Generator, Discriminator]:
-    """Draw a generator and a discriminator, always the same ones."""
-    seed = torch.Generator().manual_seed(11)
-    pair = Generator(size, nz=NZ, ngf=8), Discriminator(size, ndf=8)
-    for net in pair:
-        init_weights(net, seed)
-        net.to(dtype)
-    return pair
-
-
-def batch(
-    seed: int, dtype: torch.dtype = torch.float32, size: int = SIZE
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw real images and noise."""
-    draw = torch.Generator().manual_seed(seed)
-    real = torch.rand(BATCH, 3, size, size, generator=draw, dtype=torch.float64) * 2 - 1
-    noise = torch.randn(BATCH, NZ, 1, 1, generator=draw, dtype=torch.float64)
-    return real.to(dtype), noise.to(dtype)
-
+from tests.steps import batch, nets
 
 # The same maths as the tutorial's
 
@@ -110,84 +87,6 @@ def test_losses_stay_finite_where_probabilities_round_to_0_and_1():
     statistics = AdversarialStep(generator, discriminator)(*batch(0))
     assert statistics.isfinite().all()
     assert statistics[:2].max() > 100  # where BCELoss on a float32 probability has clamped
-
-
-# Nothing reads the device
-
-
-class NoHostReads(TorchDispatchMode):
-    """Refuses every operator that hands a tensor's value, or a shape made of values, to Python."""
-
-    # torch's own tags: of _local_scalar_dense (item, float, if) and equal; of nonzero and masks
-    REFUSED = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if any(tag in func.tags for tag in self.REFUSED):
-            raise AssertionError(f"{func}: the step reads a value on the host")
-        self.calls += 1
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_value_is_read_on_the_host():
-    step = AdversarialStep(*nets(size=32))
-    for k in range(2):  # Adam makes its state in the first
-        with NoHostReads() as mode:
-            step(*batch(k, size=32))
-        assert mode.calls > 100, "the mode saw nothing"
-
-
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda logits: logits.mean().item(),
-        lambda logits: float(logits[0]),
-        lambda logits: logits if logits[0] > 0 else -logits,
-        lambda logits: logits[logits > 0],
-        lambda logits: torch.equal(logits, logits),
-    ],
-    ids=["item", "float", "branch", "mask", "equal"],
-)
-def test_a_planted_host_read_is_caught(read):
-    generator, discriminator = nets(size=32)
-    discriminator.register_forward_hook(lambda net, args, logits: [read(logits), None][1])
-    step = AdversarialStep(generator, discriminator)
-    with NoHostReads(), pytest.raises(AssertionError, match="reads a value on the host"):
-        step(*batch(0, size=32))
-
-
-def on_meta(
-    monkeypatch: pytest.MonkeyPatch,
-) -> tuple[AdversarialStep, tuple[torch.Tensor, torch.Tensor]]:
-    """Build a step, and its batch, of tensors that have shapes and no values."""
-    generator, discriminator = nets(size=32)
-    step = AdversarialStep(generator, discriminator)
-    for net, optimizer in ((generator, "optimizer_g"), (discriminator, "optimizer_d")):
-        net.to("meta")  # where Adam has no fused kernel: any other optimiser will do
-        monkeypatch.setattr(step, optimizer, torch.optim.SGD(net.parameters(), lr=1.0))
-    real, noise = batch(0, size=32)
-    return step, (real.to("meta"), noise.to("meta"))
-
-
-def test_the_step_runs_where_there_is_no_value_to_read(monkeypatch):
-    # Catches what a CPU tensor gives away without an operator: .tolist(), .numpy(), .cpu().
-    step, (real, noise) = on_meta(monkeypatch)
-    assert step(real, noise).shape == (len(STATISTICS),)
-
-
-@pytest.mark.parametrize("read", [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu])
-def test_a_planted_silent_read_is_caught(monkeypatch, read):
-    step, (real, noise) = on_meta(monkeypatch)
-    step.discriminator.register_forward_hook(
-        lambda net, args, logits: [read(logits.detach()), None][1]
-    )
-    with pytest.raises((NotImplementedError, RuntimeError, TypeError)):
-        step(real, noise)
 
 
 # Only what is needed is computed
@@ -304,7 +203,6 @@ def test_both_optimisers_are_the_papers_adam_in_one_kernel():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_whole_step_is_captured_and_replays_as_the_eager_step():
     pairs = nets(torch.float64), nets(torch.float64)
     eager, captured = (AdversarialStep(g.cuda(), d.cuda()) for g, d in pairs)

@@ -1,0 +1,192 @@
+"""Weights from a file: whole, foreign, and those that do not fit."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dcgan.models import Discriminator, Generator, load_weights
+from pipeline.errors import UserError
+from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
+from tests.test_models import seeded, shapes
+
+
+def saved(path: Path, net: nn.Module, *, prefix: str = "") -> Path:
+    torch.save({prefix + name: tensor for name, tensor in net.state_dict().items()}, path)
+    return path
+
+
+def refusal(net: Generator | Discriminator, path: Path, flag: str = "--netG") -> UserError:
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(UserError) as error:
+        load_weights(net, path, flag)
+    assert error.value.where == f"{flag} {path}"
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), f"{name} was changed by a refused file"
+    return error.value
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_load_with_and_without_dataparallels_prefix(tmp_path, prefix):
+    theirs = TutorialGenerator(nz=6, ngf=4).apply(weights_init)
+    theirs(torch.randn(2, 6, 1, 1, generator=seeded()))  # so that the running statistics move
+    ours = Generator(nz=6, ngf=4)
+    load_weights(ours, saved(tmp_path / "netG.pth", theirs, prefix=prefix), "--netG")
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
+
+
+def test_weights_load_as_a_real_dataparallel_wrote_them(tmp_path):
+    theirs = TutorialDiscriminator(ndf=4).apply(weights_init)
+    torch.save(nn.DataParallel(theirs).state_dict(), tmp_path / "netD.pth")
+    ours = Discriminator(ndf=4)
+    load_weights(ours, str(tmp_path / "netD.pth"), "--netD")
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
+
+
+def test_a_missing_file(tmp_path):
+    error = refusal(Generator(32, ngf=2), tmp_path / "netG.pth")
+    assert error.found == "no such file"
+    assert "state dict" in error.wanted
+    assert "path" in error.remedy
+
+
+def test_a_folder(tmp_path):
+    assert refusal(Generator(32, ngf=2), tmp_path).found == "a folder"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not weights\n", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04 zip?", bytes(999)],
+    ids=["empty", "text", "png", "half-a-zip", "zeros"],
+)
+def test_a_file_of_something_else(tmp_path, content):
+    path = tmp_path / "netG.pth"
+    path.write_bytes(content)
+    error = refusal(Generator(32, ngf=2), path)
+    assert "weights_only=True" in error.found
+    assert "state dict" in error.wanted
+    assert "state_dict()" in error.remedy
+
+
+class Planted:
+    """Unpickled, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_would_run_code_does_not(tmp_path):
+    mark = tmp_path / "ran"
+    bare, packed = tmp_path / "bare.pth", tmp_path / "packed.pth"
+    bare.write_bytes(pickle.dumps(Planted(mark)))
+    torch.save({"main.0.weight": Planted(mark)}, packed)
+    for path in (bare, packed):
+        error = refusal(Generator(32, ngf=2), path)
+        assert "refuses (UnpicklingError)" in error.found
+        assert "state dict" in error.wanted
+        assert "that you trust" in error.remedy
+        assert not mark.exists()
+    torch.load(packed, weights_only=False)
+    assert mark.exists(), "the planted code was harmless: this test proved nothing"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ([1, 2], "a list"),
+        (torch.zeros(2), "a Tensor"),
+        ({"step": 3}, "a dict in which 'step' is a int"),
+        ({7: torch.zeros(2)}, "a dict in which 7 is a Tensor"),
+        ({"model": {"main.0.weight": torch.zeros(2)}}, "a dict in which 'model' is a dict"),
+    ],
+)
+def test_a_torch_file_that_is_no_state_dict(tmp_path, content, found):
+    torch.save(content, tmp_path / "netG.pth")
+    error = refusal(Generator(32, ngf=2), tmp_path / "netG.pth")
+    assert error.found == found
+    assert "state dict" in error.wanted
+    assert "state_dict()" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("file", "found", "remedy"),
+    [
+        ({"ngf": 8}, "main.0.weight of shape (6, 64, 4, 4)", "run with --ngf 8"),
+        ({"nz": 9}, "main.0.weight of shape (9, 32, 4, 4)", "run with --nz 9"),
+        ({"image_size": 32}, "main.0.weight of shape (6, 16, 4, 4)", "run with --image-size 32"),
+        ({"channels": 1}, "main.12.weight of shape (4, 1, 4, 4)", "run with --channels 1"),
+        # the same 4×4 map, reached from other options
+        (
+            {"image_size": 128, "ngf": 2},
+            "main.12.weight of shape (4, 2, 4, 4)",
+            "run with --image-size 128 --ngf 2",
+        ),
+    ],
+)
+def test_a_generators_file_that_does_not_fit(tmp_path, file, found, remedy):
+    options = {"image_size": 64, "nz": 6, "ngf": 4, "channels": 3}
+    net = Generator(**options)
+    error = refusal(net, saved(tmp_path / "netG.pth", Generator(**(options | file))))
+    assert error.found == found
+    name = error.found.split()[0]
+    assert error.wanted == f"{name} of shape {shapes(net)[name]}"
+    assert error.remedy == remedy
+    load_weights(Generator(**(options | file)), tmp_path / "netG.pth", "--netG")  # as advised
+
+
+@pytest.mark.parametrize(
+    ("file", "found", "remedy"),
+    [
+        ({"ndf": 8}, "main.0.weight of shape (8, 3, 4, 4)", "run with --ndf 8"),
+        ({"channels": 1}, "main.0.weight of shape (4, 1, 4, 4)", "run with --channels 1"),
+        ({"image_size": 32}, "main.8.weight of shape (1, 16, 4, 4)", "run with --image-size 32"),
+        ({"image_size": 128}, "main.11.weight of shape (64, 32, 4, 4)", "--image-size 128"),
+    ],
+)
+def test_a_discriminators_file_that_does_not_fit(tmp_path, file, found, remedy):
+    options = {"image_size": 64, "ndf": 4, "channels": 3}
+    error = refusal(
+        Discriminator(**options),
+        saved(tmp_path / "netD.pth", Discriminator(**(options | file))),
+        "--netD",
+    )
+    assert error.found == found
+    assert error.wanted.startswith(found.split()[0])
+    assert remedy in error.remedy
+
+
+def test_the_other_nets_file(tmp_path):
+    path = saved(tmp_path / "netD.pth", Discriminator(ndf=4))
+    error = refusal(Generator(ngf=4), path)
+    assert "this file holds a Discriminator" in error.remedy
+    assert "--netG the weights of a Generator" in error.remedy
+
+
+def test_a_tensor_missing_and_a_tensor_too_many(tmp_path):
+    net = Generator(32, nz=6, ngf=2)
+    state = net.state_dict()
+    torch.save({k: v for k, v in state.items() if k != "main.1.bias"}, tmp_path / "less.pth")
+    torch.save({**state, "main.99.weight": torch.zeros(3)}, tmp_path / "more.pth")
+    less, more = (refusal(net, tmp_path / name) for name in ("less.pth", "more.pth"))
+    assert (less.found, less.wanted) == ("no main.1.bias", "main.1.bias of shape (8,)")
+    assert (more.found, more.wanted) == (
+        "main.99.weight of shape (3,)",
+        "nothing after main.9.weight",
+    )
+    for error in (less, more):
+        assert "--image-size, --channels, --nz, --ngf" in error.remedy
+
+
+def test_a_state_dict_of_no_net(tmp_path):
+    path = tmp_path / "netG.pth"
+    for content in ({}, {"main.0.weight": torch.zeros(0, 0, 4, 4)}, {"a": torch.zeros(3)}):
+        torch.save(content, path)
+        assert "trained with" in refusal(Generator(32, nz=6, ngf=2), path).remedy
