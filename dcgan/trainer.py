@@ -32,9 +32,10 @@ from dcgan.sample import FIXED_SEEDS, generate, latents
 from dcgan.signals import StopRequest
 from dcgan.stats import Clock, StepRows
 from dcgan.step import AdversarialStep
+from pipeline.batches import default_workers
 from pipeline.errors import UserError
 from pipeline.files import write_whole
-from pipeline.loader import default_workers, open_loader
+from pipeline.loader import open_loader
 from pipeline.pixels import to_uint8
 
 

@@ -18,8 +18,8 @@ from torchvision.transforms import functional as transforms
 from webdataset.filters import shuffle
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from pipeline.batches import damage_error, default_workers, steps_per_epoch
 from pipeline.errors import UserError
-from pipeline.loader import damage_error, default_workers, steps_per_epoch
 from pipeline.manifest import ShardSet, pack_command
 from pipeline.order import permutation
 from pipeline.pixels import to_signed
@@ -32,7 +32,7 @@ BATCHES_AHEAD = 2
 
 
 class FallbackLoader:
-    """The interface of `pipeline.loader.Batches` without DALI; the arguments are `Loader`'s.
+    """The interface of `pipeline.batches.Batches` without DALI; the arguments are `Loader`'s.
 
     Threads decode (Pillow releases the interpreter's lock while it does), so there is no fork, no
     shared memory, and nothing to hang on.

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.batches import steps_per_epoch
 from pipeline.errors import UserError
 from pipeline.fallback import FallbackLoader
-from pipeline.loader import Loader, steps_per_epoch
+from pipeline.loader import Loader
 from pipeline.manifest import ShardSet
 from pipeline.pixels import to_signed
 from tests.needs import OBSTACLES, require, take, within

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.batches import default_workers
 from pipeline.errors import UserError
 from pipeline.fallback import FallbackLoader
-from pipeline.loader import Loader, default_workers, open_loader
+from pipeline.loader import Loader, open_loader
 from pipeline.synthetic import SyntheticLoader
 from tests.needs import require, take
 
