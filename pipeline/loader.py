@@ -7,7 +7,6 @@ torchvision, where DALI cannot run) and `SyntheticLoader` (batches that cost not
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -182,10 +181,10 @@ def _why_not_dali(device: torch.device) -> str | None:
         return f"DALI has no wheels for {sys.platform}"
     if device.type not in ("cpu", "cuda"):
         return f"DALI does not know the device {device.type}"
-    if importlib.util.find_spec("nvidia.dali") is None:
-        return "DALI is not installed"
     try:
         importlib.import_module("nvidia.dali.fn")
+    except ModuleNotFoundError:
+        return "DALI is not installed"
     except (ImportError, OSError, RuntimeError) as error:
         return f"DALI does not load ({error})"
     return None

@@ -31,7 +31,11 @@ def test_dali_is_chosen_where_it_runs(numbered_set):
 
 
 NO_DALI = {
-    "not-installed": ("importlib.util.find_spec", lambda name: None, "DALI is not installed"),
+    "not-installed": (
+        "importlib.import_module",
+        lambda name: (_ for _ in ()).throw(ModuleNotFoundError("No module named 'nvidia'")),
+        "DALI is not installed",
+    ),
     "no-wheels": ("sys.platform", "darwin", "DALI has no wheels for darwin"),
     "does-not-load": (
         "importlib.import_module",
@@ -47,7 +51,7 @@ def test_the_fallback_is_chosen_elsewhere_and_says_why(
 ):
     folder = numbered_set(12, 5).folder
     with monkeypatch.context() as patch:
-        patch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace())
+        patch.setattr("importlib.import_module", lambda name: SimpleNamespace())
         patch.setattr(target, value)
         loader = open_set(folder)
     assert isinstance(loader, FallbackLoader)
