@@ -114,5 +114,5 @@ def test_demo(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     samples = sorted((tmp_path / "clone/demo/run/samples").glob("*.png"))
-    assert len(samples) == 10
+    assert len(samples) == 15
     assert (tmp_path / "clone/demo/run/netG.pt").exists()
