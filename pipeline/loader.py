@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -147,32 +149,14 @@ def open_loader(
         from pipeline.synthetic import SyntheticLoader
 
         return SyntheticLoader(batch_size, image_size, channels, device, seed, dtype)
-    from pipeline.fallback import FallbackLoader
-
     shard_set = ShardSet.open(Path(shards))
-    obstacle = _why_not_dali(device)
-    if obstacle is None:
-        return Loader(
-            shard_set,
-            batch_size,
-            image_size,
-            device,
-            seed,
-            dtype,
-            channels=channels,
-            workers=workers,
-        )
-    return FallbackLoader(
-        shard_set,
-        batch_size,
-        image_size,
-        device,
-        seed,
-        dtype,
-        channels=channels,
-        workers=workers,
-        reason=obstacle,
-    )
+    build: Callable[..., Batches] = Loader
+    if obstacle := _why_not_dali(device):
+        from pipeline.fallback import FallbackLoader
+
+        build = partial(FallbackLoader, reason=obstacle)
+    options = {"channels": channels, "workers": workers}
+    return build(shard_set, batch_size, image_size, device, seed, dtype, **options)
 
 
 def _why_not_dali(device: torch.device) -> str | None:
