@@ -1,6 +1,7 @@
 """Fixtures for everyone, and the rule that a skip always gives its reason."""
 
 import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,15 @@ from hypothesis import settings
 from pipeline.manifest import ShardSet
 from tests.needs import demanded, require
 from tests.pictures import numbered_pictures, pack_pictures
+from tests.running import CountedBatches
 
 
 def pytest_configure() -> None:
     # A busy machine is no fault of an example's
     settings.register_profile("patient", deadline=None)
     settings.load_profile("patient")
+    # Commands that the tests start run this checkout's code, whichever one is installed
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     demanded()  # a misspelt REQUIRE ends the run here, before anything passes
 
 
@@ -43,3 +47,11 @@ def spare_set(numbered_set: Callable[[int, int], ShardSet], tmp_path: Path) -> S
     folder = tmp_path / "spare"
     shutil.copytree(numbered_set(12, 5).folder, folder)
     return ShardSet.open(folder)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
+    """Trainers made from here on take these batches."""
+    batches = CountedBatches()
+    monkeypatch.setattr("dcgan.trainer.open_loader", lambda *options: batches)
+    return batches

@@ -25,6 +25,9 @@ MARK = "PACKING_TEST"
 """An environment variable: workers inherit it, so that those of one run can be found."""
 
 
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """All files below a folder."""
     return {

@@ -15,7 +15,6 @@ from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from pipeline.errors import UserError
 from tests.running import (
-    CountedBatches,
     Served,
     assert_four_parts,
     expected_files,
@@ -27,14 +26,6 @@ from tests.running import (
     tiny,
     train_here,
 )
-
-
-@pytest.fixture
-def counted(monkeypatch):
-    """Trainers made from here on take these batches."""
-    batches = CountedBatches()
-    monkeypatch.setattr(trainer_module, "open_loader", lambda *options: batches)
-    return batches
 
 
 def at(step: int, action: Callable[[], object]) -> Served:

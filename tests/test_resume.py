@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from pipeline.shard import PROGRESS
 from tests.packing_runs import (
     finished_shards,
     in_process,
+    needs_proc,
     pack_folder,
     packing,
     run_tool,
@@ -30,8 +30,6 @@ from tests.packing_runs import (
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
 
 __all__ = ["in_process"]  # a fixture
-
-needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 class Killed(BaseException):

@@ -28,14 +28,6 @@ from tests.running import (
 )
 
 
-@pytest.fixture
-def counted(monkeypatch):
-    """Trainers made from here on take these batches."""
-    batches = CountedBatches()
-    monkeypatch.setattr(trainer_module, "open_loader", lambda *options: batches)
-    return batches
-
-
 def weights(net: torch.nn.Module) -> list[float]:
     return torch.cat([tensor.flatten() for tensor in net.state_dict().values()]).tolist()
 

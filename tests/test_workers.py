@@ -16,6 +16,7 @@ from tests.packing_runs import (
     TOOLS,
     finished_shards,
     in_process,
+    needs_proc,
     pack_folder,
     packing,
     run_tool,
@@ -26,8 +27,6 @@ from tests.packing_runs import (
 from tests.pictures import encode, names_in, numbered, numbered_pictures, smooth, write_pictures
 
 __all__ = ["in_process"]  # a fixture
-
-needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
 @pytest.fixture(scope="module")
