@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from dcgan import patches
 from pipeline.errors import UserError
 from pipeline.files import replacing
 
@@ -60,18 +61,18 @@ class Generator(nn.Module):
         _check(self.options)
         depth = ngf * image_size // 8
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
+            patches.ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
             nn.BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
         while depth > ngf:
             layers += [
-                nn.ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
+                patches.ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(depth // 2),
                 nn.ReLU(inplace=True),
             ]
             depth //= 2
-        layers += [nn.ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [patches.ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
@@ -111,18 +112,18 @@ class Discriminator(nn.Module):
         _check(self.options)
         # No BatchNorm on the image itself: section 3 of the paper found it to oscillate.
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, ndf, 4, 2, 1, bias=False),
+            patches.Conv2d(channels, ndf, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         depth = ndf
         while depth < ndf * image_size // 8:
             layers += [
-                nn.Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
+                patches.Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(depth * 2),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             depth *= 2
-        layers += [nn.Conv2d(depth, 1, 4, 1, 0, bias=False)]
+        layers += [patches.Conv2d(depth, 1, 4, 1, 0, bias=False)]
         self.main = nn.Sequential(*layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

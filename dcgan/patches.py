@@ -1,0 +1,123 @@
+"""Convolutions as matrix products, where the library's are slow: between small maps, on a CPU.
+
+oneDNN's 4×4 convolutions with stride 2 reach the rate of a matrix product on large maps, and a
+fraction of it between 8×8 and 4×4; in bf16 the gradient of the weights there reaches a tenth. Laid
+out as patches the same arithmetic is one product forward and two backward (Chellapilla, Puri and
+Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006). Between
+4×4 and 1×1 there is one patch an image, so the product is all there is.
+
+The layers keep the parameters, names and results of those that they derive from, and are the
+library's convolution anywhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LARGEST = 8
+"""Side of the larger of a layer's two maps, up to which products win. Forward and backward at batch
+128, one thread of a Xeon with AMX, best of nine, in ms, library → product:
+
+| from | to | bf16 | fp32 |
+|---|---|---|---|
+| 100 at 1×1 | 512 at 4×4 | 35 → 3 | 55 → 6 |
+| 512 at 4×4 | 256 at 8×8 | 138 → 48 | 258 → 197 |
+| 256 at 8×8 | 128 at 16×16 | 54 → 92 | 173 → 248 |
+| 128 at 16×16 | 256 at 8×8 | 52 → 99 | 178 → 250 |
+| 256 at 8×8 | 512 at 4×4 | 143 → 51 | 263 → 201 |
+| 512 at 4×4 | 1 at 1×1 | 4.5 → 1.0 | 5.6 → 0.8 |
+"""
+
+
+class Conv2d(nn.Conv2d):
+    """`nn.Conv2d` without bias, dilation or groups: (B, C, H, W) → (B, O, h, w)."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if not _products_win(images, max(images.shape[2:])):
+            return super().forward(images)
+        geometry = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        patches: torch.Tensor = _Patches.apply(images.permute(0, 2, 3, 1), *geometry)
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # (O, 16·C), a view in channels_last
+        return (patches @ matrix.t()).permute(0, 3, 1, 2)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` without bias, dilation, groups or output padding.
+
+    (B, C, h, w) → (B, O, H, W).
+    """
+
+    def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        geometry = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        if not _products_win(maps, _side(max(maps.shape[2:]), *geometry)):
+            return super().forward(maps, output_size)
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 16·O), a view in channels_last
+        patches = maps.permute(0, 2, 3, 1) @ matrix
+        images: torch.Tensor = _Overlaps.apply(patches, *geometry)
+        return images.permute(0, 3, 1, 2)
+
+
+def _products_win(maps: torch.Tensor, side: int) -> bool:
+    """Whether to take products for a layer whose larger map has this side.
+
+    Not in compiled code: Inductor's C++ for the overlaps of even a tiny net takes minutes.
+    """
+    return maps.device.type == "cpu" and side <= LARGEST and not torch.compiler.is_compiling()
+
+
+class _Patches(torch.autograd.Function):
+    """(B, H, W, C) → (B, h, w, K·K·C): what each output pixel of a convolution looks at."""
+
+    @staticmethod
+    def forward(context: Any, images: torch.Tensor, *geometry: int) -> torch.Tensor:
+        context.geometry = geometry
+        return _gather(images, *geometry)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _overlap_add(gradient, *context.geometry), None, None, None
+
+
+class _Overlaps(torch.autograd.Function):
+    """The adjoint, (B, h, w, K·K·C) → (B, H, W, C): patches put back and added where they meet."""
+
+    @staticmethod
+    def forward(context: Any, patches: torch.Tensor, *geometry: int) -> torch.Tensor:
+        context.geometry = geometry
+        return _overlap_add(patches, *geometry)
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return _gather(gradient, *context.geometry), None, None, None
+
+
+def _gather(images: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
+    padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+    windows = padded.unfold(1, kernel, stride).unfold(2, kernel, stride)  # (B, h, w, C, K, K)
+    return windows.permute(0, 1, 2, 4, 5, 3).flatten(3)
+
+
+def _overlap_add(patches: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
+    batch, height, width, _ = patches.shape
+    # A kernel is `reach` strides long, so patch i adds to the strides i, i + 1, ... of its row:
+    # whole strides are added at once, which makes kernel² additions to (kernel / stride)².
+    reach = kernel // stride
+    terms = patches.view(batch, height, width, reach, stride, reach, stride, -1)
+    strides = height + reach - 1, width + reach - 1
+    sums = patches.new_zeros(batch, strides[0], stride, strides[1], stride, terms.shape[-1])
+    for row in range(reach):
+        for column in range(reach):
+            term = terms[:, :, :, row, :, column].transpose(2, 3)  # (B, h, stride, w, stride, C)
+            sums[:, row : row + height, :, column : column + width] += term
+    images = sums.flatten(3, 4).flatten(1, 2)  # (B, H + 2·padding, W + 2·padding, C)
+    inner = (slice(padding, side * stride - padding) for side in strides)
+    return images[:, *inner].contiguous()  # what comes next is slow on anything else
+
+
+def _side(smaller: int, kernel: int, stride: int, padding: int) -> int:
+    """Side of the larger map."""
+    return stride * (smaller - 1) + kernel - 2 * padding
