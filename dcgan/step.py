@@ -8,12 +8,15 @@ mode may wrap the object, compiled or captured in a CUDA graph, and this file st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+Net: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """What a step returns, in this order.
@@ -25,6 +28,20 @@ STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """
 
 
+def discriminator_loss(logits_x: torch.Tensor, logits_gz: torch.Tensor) -> torch.Tensor:
+    """Take -log D(x) - log(1 - D(G(z))), each term averaged over its batch.
+
+    Binary cross-entropy written for a logit t needs no label tensor and cannot overflow:
+    -log sigmoid(t) = softplus(-t) at label 1, -log(1 - sigmoid(t)) = softplus(t) at label 0.
+    """
+    return F.softplus(-logits_x).mean() + F.softplus(logits_gz).mean()
+
+
+def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
+    """Take -log D(G(z)), averaged."""
+    return F.softplus(-logits_gz).mean()
+
+
 class AdversarialStep:
     """Holds two nets and their optimisers; each call updates D, then G.
 
@@ -33,10 +50,14 @@ class AdversarialStep:
         discriminator: (B, C, S, S) → logits (B,); likewise.
         lr: Adam's step size, of both optimisers.
         beta1: Adam's first decay rate; the second stays at 0.999.
+        bf16: whether the nets compute in bfloat16. Weights, their gradients and updates, losses,
+            BatchNorm's statistics and what a step returns stay as they are.
 
     Attributes:
         optimizer_d: Adam of the discriminator.
         optimizer_g: Adam of the generator.
+        generate, judge, loss_d, loss_g: the four parts that are functions of tensors alone; a
+            faster mode puts its compiled ones here.
     """
 
     def __init__(
@@ -45,17 +66,18 @@ class AdversarialStep:
         discriminator: nn.Module,
         lr: float = 2e-4,
         beta1: float = 0.5,
+        bf16: bool = False,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
         self.optimizer_d = _adam(discriminator, lr, beta1)
         self.optimizer_g = _adam(generator, lr, beta1)
+        self.bf16 = bf16
+        self.generate: Net = generator
+        self.judge: Net = discriminator
+        self.loss_d, self.loss_g = discriminator_loss, generator_loss
 
     def __call__(self, real: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Do one step.
-
-        The losses are binary cross-entropy written for a logit t, which needs no label tensor and
-        cannot overflow: -log sigmoid(t) = softplus(-t) at label 1, -log(1 - sigmoid(t)) =
-        softplus(t) at label 0.
 
         Args:
             real: (B, C, S, S) float in [-1, 1]; read only.
@@ -67,18 +89,18 @@ class AdversarialStep:
         # Update D: descend -log D(x) - log(1 - D(G(z))). Real and fake go through D as batches of
         # their own, real first: BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
-        fake = self.generator(noise)
-        logits_x = self.discriminator(real)
-        logits_gz1 = self.discriminator(fake.detach())
-        loss_d = F.softplus(-logits_x).mean() + F.softplus(logits_gz1).mean()
+        fake = self._run(self.generate, noise)
+        logits_x = self._logits(real)
+        logits_gz1 = self._logits(fake.detach())
+        loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.optimizer_d.step()
 
         # Update G: descend -log D(G(z)), through the updated D and the same fake images.
         self.generator.zero_grad()
         with _frozen(self.discriminator):
-            logits_gz2 = self.discriminator(fake)
-            loss_g = F.softplus(-logits_gz2).mean()
+            logits_gz2 = self._logits(fake)
+            loss_g = self.loss_g(logits_gz2)
             torch.autograd.backward(loss_g)
         self.optimizer_g.step()
 
@@ -88,12 +110,34 @@ class AdversarialStep:
             )
             return torch.stack((loss_d, loss_g, d_x, d_gz1, d_gz2))
 
+    def _run(self, net: Net, batch: torch.Tensor) -> torch.Tensor:
+        """Run a net forward, in bfloat16 if that is asked for.
+
+        Autocast keeps the weights that it has cast until the outermost region ends, and would go
+        on with them after an update: hence a region for each pass, and nothing kept even where
+        somebody has entered one around the step
+        (docs.pytorch.org/docs/stable/amp.html, `cache_enabled`).
+        """
+        if not self.bf16:
+            return net(batch)
+        with torch.autocast(batch.device.type, torch.bfloat16, cache_enabled=False):
+            return net(batch)
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Judge images; a loss in bfloat16 would keep two digits of the logit."""
+        logits = self._run(self.judge, images)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
 
 def _adam(net: nn.Module, lr: float, beta1: float) -> torch.optim.Adam:
     """Adam in one kernel; on CUDA it keeps its own count there, so that a graph can capture it."""
-    on_cuda = next(net.parameters()).is_cuda  # elsewhere torch refuses `capturable`
+    device = next(net.parameters()).device
+    on_cuda = device.type == "cuda"  # elsewhere torch refuses `capturable`
+    # A captured step goes on with a float that it was captured with; a tensor it reads each time
+    # (the `lr` of docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html).
+    rate = torch.tensor(lr, device=device) if on_cuda else lr
     return torch.optim.Adam(
-        net.parameters(), lr=lr, betas=(beta1, 0.999), fused=True, capturable=on_cuda
+        net.parameters(), lr=rate, betas=(beta1, 0.999), fused=True, capturable=on_cuda
     )
 
 
