@@ -49,6 +49,14 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:N or mps."""
     workers: int | None = None
     """Threads that decode; None for one a core, at most eight."""
+    precision: str = "auto"
+    """auto, fp32, tf32 or bf16: what the nets compute in; weights and losses stay fp32."""
+    step: str = "auto"
+    """auto, eager, compiled or graph: how the step runs."""
+    mirror: bool = False
+    """Flip every image with probability one half."""
+    ema_nimg: int = 0
+    """Half-life in images of the generator's moving average; 0 for none."""
     netG: str | None = None  # noqa: N815  # the ancestors' spelling
     """State dict to start the generator from."""
     netD: str | None = None  # noqa: N815
@@ -83,6 +91,9 @@ class TrainConfig:
 
 _COUNTS = ("batch_size", "nz", "ngf", "ndf", "epochs", "max_steps", "log_every", "sample_every")
 
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+STEPS = ("auto", "eager", "compiled", "graph")
+
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     # Bounded, so that no product of theirs leaves the range of a C integer or of a time
     **dict.fromkeys(_COUNTS, (lambda value: 1 <= value <= 10**12, "from 1 to 10^12")),
@@ -90,5 +101,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "workers": (lambda value: 1 <= value <= 1024, "from 1 to 1024"),
     "seed": (lambda value: 0 <= value < 2**63, "0 or more, below 2^63"),
     "lr": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "precision": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+    "step": (lambda value: value in STEPS, f"one of {', '.join(STEPS)}"),
+    "ema_nimg": (lambda value: 0 <= value <= 10**12, "from 0 to 10^12"),
     "beta1": (lambda value: 0 <= value < 1, "0 or more, below 1"),
 }

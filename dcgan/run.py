@@ -25,6 +25,7 @@ class RunFolder:
         self.fakes_init = path / "fakes_init.png"
         self.generator = path / "netG.pt"
         self.discriminator = path / "netD.pt"
+        self.generator_average = path / "netG_ema.pt"
         self.samples = path / "samples"
         self.nets = path / "nets"
 

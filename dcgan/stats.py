@@ -1,11 +1,12 @@
-"""A tick's statistics: kept on the device while it lasts, read once at its end."""
+"""A tick's statistics and times: kept on the device while it lasts, read when it is over."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,21 +16,59 @@ from dcgan.step import STATISTICS
 
 
 class StepRows:
-    """One row of five statistics a step, in a device buffer as long as a tick."""
+    """One row of five statistics a step, in a device buffer as long as a tick.
+
+    The place of the next row is on the device too, so that a captured graph, which repeats the
+    same writes to the same addresses, writes the next row each time.
+
+    Args:
+        capacity: steps in a tick.
+        device: of the buffer.
+    """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
-        self._rows = torch.zeros(capacity, len(STATISTICS), device=device)
-        self.count = 0
+        self.rows = torch.zeros(capacity, len(STATISTICS), device=device)
+        self.place = torch.zeros(1, dtype=torch.int64, device=device)
+        # Copies to pinned memory do not wait. Two tables: one is read while the other is filled.
+        self._pinned = [
+            torch.zeros(capacity, len(STATISTICS), pin_memory=True)
+            for _ in range(2 if device.type == "cuda" else 0)
+        ]
 
-    def append(self, row: torch.Tensor) -> None:
+    def write(self, row: torch.Tensor) -> None:
         """Keep a step's statistics, (5,); the host does not look at them."""
-        self._rows[self.count].copy_(row)
-        self.count += 1
+        self.rows.index_copy_(0, self.place, row.unsqueeze(0))
+        self.place.add_(1)
 
-    def take(self) -> npt.NDArray[np.float32]:
-        """Read all rows, (count, 5), and start anew. Waits for the device."""
-        rows: npt.NDArray[np.float32] = self._rows[: self.count].cpu().numpy().copy()
-        self.count = 0
+    def take(self, count: int) -> TickRows:
+        """Ask for the rows of the `count` steps since the last time, and start anew.
+
+        On CUDA nothing waits; what was asked for must be read before the next but one is.
+        """
+        rows, arrived = self.rows[:count], None
+        if self._pinned:
+            self._pinned.reverse()
+            host = self._pinned[0][:count]
+            host.copy_(rows, non_blocking=True)
+            arrived = _recorded_event()
+        else:
+            host = rows.to("cpu", copy=True)
+        self.place.zero_()
+        return TickRows(host, arrived)
+
+
+@dataclass(frozen=True)
+class TickRows:
+    """A tick's statistics, perhaps still on their way to the host."""
+
+    host: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """Wait for them: (steps, 5)."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        rows: npt.NDArray[np.float32] = self.host.numpy().copy()
         return rows
 
 
@@ -43,12 +82,35 @@ class Pace:
     """Share of the tick's time that the step spent waiting for a batch."""
 
 
+Instant: TypeAlias = Any
+"""The host's time in seconds, a float, or a `torch.cuda.Event`; one clock has one kind of them."""
+
+
+@dataclass
+class Lap:
+    """The instants of one tick, whose distances are known once its last step is done."""
+
+    began: Instant
+    ended: Instant
+    waits: list[tuple[Instant, Instant]] = field(default_factory=list)
+    pauses: list[tuple[Instant, Instant]] = field(default_factory=list)
+
+    def pace(self, steps: int, batch_size: int) -> Pace:
+        """Work out the pace; on CUDA, only after the tick's rows were read."""
+        seconds = _seconds((self.began, self.ended)) - sum(map(_seconds, self.pauses))
+        return Pace(
+            step_ms=1e3 * seconds / steps,
+            img_per_s=steps * batch_size / seconds,
+            data_wait_pct=100 * sum(map(_seconds, self.waits)) / seconds,
+        )
+
+
 class Clock:
     """Times the steps of a tick without making the device wait.
 
-    On the CPU the data wait is the host's time inside `next()`. On CUDA, where the host runs ahead,
-    it is the stream's idle time from the end of a step to the arrival of the next batch, told by
-    events that are read at the tick.
+    On the CPU an instant is the host's time, and the data wait what passes inside `next()`. On
+    CUDA, where the host runs ahead, an instant is an event on the stream, and the data wait is the
+    stream's idle time from the end of a step to the arrival of the next batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -56,45 +118,38 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a tick."""
-        self._started = time.perf_counter()
-        self._paused = self._waited = 0.0
-        self._gaps: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self.step_ended()
+        """Begin the first tick."""
+        now = self._now()
+        self._lap = Lap(now, now)
+
+    def lap(self) -> Lap:
+        """End a tick and begin the next."""
+        lap, lap.ended = self._lap, self._now()
+        self._lap = Lap(lap.ended, lap.ended)
+        return lap
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Surround the call that brings the next batch."""
-        began = time.perf_counter()
+        began = self._now()  # on CUDA: when the stream has done the last step
         yield
-        self._waited += time.perf_counter() - began
-        if self._cuda:
-            self._gaps.append((self._step_ended, _recorded_event()))
-
-    def step_ended(self) -> None:
-        """Mark on the stream from when on it has nothing to do but to wait for a batch."""
-        if self._cuda:
-            self._step_ended = _recorded_event()
+        self._lap.waits.append((began, self._now()))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Surround what is not training: pictures, files."""
-        began = time.perf_counter()
+        began = self._now()
         yield
-        self._paused += time.perf_counter() - began
-        self.step_ended()
+        self._lap.pauses.append((began, self._now()))
 
-    def read(self, steps: int, batch_size: int) -> Pace:
-        """The tick's pace so far; on CUDA, only after the tick's rows were read."""
-        seconds = time.perf_counter() - self._started - self._paused
-        waited = self._waited
-        if self._cuda:
-            waited = sum(ended.elapsed_time(arrived) for ended, arrived in self._gaps) / 1e3
-        return Pace(
-            step_ms=1e3 * seconds / steps,
-            img_per_s=steps * batch_size / seconds,
-            data_wait_pct=100 * waited / seconds,
-        )
+    def _now(self) -> Instant:
+        return _recorded_event() if self._cuda else time.perf_counter()
+
+
+def _seconds(span: tuple[Instant, Instant]) -> float:
+    began, ended = span
+    passed: float = ended - began if isinstance(began, float) else began.elapsed_time(ended) / 1e3
+    return passed
 
 
 def _recorded_event() -> torch.cuda.Event:

@@ -58,6 +58,25 @@ def train(
     beta1: Annotated[
         float, typer.Option(help="Adam's first decay rate.", rich_help_panel=UPDATES)
     ] = 0.5,
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, fp32, tf32 or bf16.", rich_help_panel=UPDATES),
+    ] = "auto",
+    step: Annotated[
+        str,
+        typer.Option(help="auto, eager, compiled or graph.", rich_help_panel=UPDATES),
+    ] = "auto",
+    mirror: Annotated[
+        bool,
+        typer.Option("--mirror/--no-mirror", help="Flip images at random.", rich_help_panel=DATA),
+    ] = False,
+    ema_nimg: Annotated[
+        int,
+        typer.Option(
+            help="Half-life, in images, of the generator's moving average; 0 for none.",
+            rich_help_panel=NETS,
+        ),
+    ] = 0,
     seed: Annotated[str, typer.Option(help="A number, or 'random'.", rich_help_panel=RUN)] = "999",
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUN)
@@ -109,6 +128,10 @@ def train(
         max_steps=max_steps,
         lr=lr,
         beta1=beta1,
+        precision=precision,
+        step=step,
+        mirror=mirror,
+        ema_nimg=ema_nimg,
         seed=_seed(seed),
         device=device,
         workers=workers,

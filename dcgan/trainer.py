@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from dcgan.average import Average
 from dcgan.config import TrainConfig
 from dcgan.environment import describe_environment, pick_device
 from dcgan.log import Log
@@ -26,17 +28,18 @@ from dcgan.models import (
     save_weights,
 )
 from dcgan.pictures import save_grid, save_losses
+from dcgan.precision import choose_precision, set_matrix_format
 from dcgan.records import Plan, Records
 from dcgan.run import RunFolder
 from dcgan.sample import FIXED_SEEDS, generate, latents
 from dcgan.signals import StopRequest
-from dcgan.stats import Clock, StepRows
+from dcgan.speed import WholeStep, choose_step
+from dcgan.stats import Clock, Lap, StepRows, TickRows
 from dcgan.step import AdversarialStep
 from pipeline.batches import default_workers
 from pipeline.errors import UserError
 from pipeline.files import write_whole
 from pipeline.loader import open_loader
-from pipeline.pixels import to_uint8
 
 
 def train(config: TrainConfig) -> int:
@@ -72,11 +75,12 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, log: Log) -> None:
-        self.config, self.log = config, log
         self.device = torch.device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        self.mode = choose_step(config.step, self.device)
+        config = replace(config, precision=self.precision.name, step=self.mode.name)
+        self.config, self.log = config, log
         self.generator, self.discriminator = _build_nets(config, self.device)
-        self.step = AdversarialStep(self.generator, self.discriminator, config.lr, config.beta1)
-        self.noise = _stream(config.seed, "noise", self.device)
         self.fixed_noise = latents(FIXED_SEEDS, config.nz)
         self.batches = open_loader(
             config.shards,
@@ -86,12 +90,15 @@ class Trainer:
             self.device,
             config.seed,
             config.workers,
+            torch.uint8,
         )
         steps_per_epoch = self.batches.steps_per_epoch
         self.plan = Plan(config.total_steps(steps_per_epoch), steps_per_epoch, config.batch_size)
         self.steps_done = 0
-        self.rows = StepRows(min(config.log_every, self.plan.total_steps), self.device)
+        self.step = self._build_step()
         self.clock = Clock(self.device)
+        self.steps_told = 0
+        self.untold: deque[tuple[TickRows, Lap]] = deque()
         self.run = RunFolder.create(config.run)
         self.records = Records(self.run, self.plan)
 
@@ -121,6 +128,23 @@ class Trainer:
             self.log(f"curves   {self.run.losses_png}")
         self.log(f"nets     {self.run.generator}, {self.run.discriminator}")
 
+    def _build_step(self) -> WholeStep:
+        config, nets = self.config, (self.generator, self.discriminator)
+        bf16 = config.precision == "bf16"
+        average = None
+        if config.ema_nimg:
+            average = Average(self.generator, config.batch_size, config.ema_nimg)
+        set_matrix_format(config.precision, self.device)
+        return WholeStep(
+            AdversarialStep(*nets, config.lr, config.beta1, bf16),
+            (config.batch_size, config.image_size, config.image_size, config.channels),
+            config.nz,
+            _stream(config.seed, "noise", self.device),
+            StepRows(min(config.log_every, self.plan.total_steps), self.device),
+            config.mirror,
+            average,
+        )
+
     def _train(self, stop: StopRequest) -> None:
         first = next(self.batches)
         self._show_evidence(first)
@@ -134,7 +158,7 @@ class Trainer:
 
                 # Say how it goes
                 if done or self.steps_done % config.log_every == 0:
-                    self._tick()
+                    self._tick(last=done)
 
                 # Show what the fixed noise has become
                 if self.steps_done and (done or self.steps_done % config.sample_every == 0):
@@ -150,9 +174,8 @@ class Trainer:
 
                 # One update of D, one of G
                 with self.clock.waiting():
-                    real = next(batches)  # (B, C, S, S) in [-1, 1], channels_last
-                self.rows.append(self.step(real, self._draw_noise()))
-                self.clock.step_ended()
+                    pixels = next(batches)  # (B, S, S, C) uint8
+                self.step(pixels)
                 self.steps_done += 1
                 advance()
 
@@ -169,22 +192,32 @@ class Trainer:
             log(f"{net}, {count_parameters(net):,} parameters")
         write_whole(self.run.config, _json_bytes(options))
         write_whole(self.run.environment, _json_bytes(describe_environment(self.device)))
+        choices = (self.mode, self.precision)
+        log("step     " + "; ".join(f"{choice.name}, {choice.reason}" for choice in choices))
+        # Before the first batch: a capture does not get on with DALI's work on the device
+        taken = self.step.prepare(self.mode.name, log)
+        if taken != self.mode.name:
+            log(f"step     {taken}, since {self.mode.name} cannot be had")
 
-    def _show_evidence(self, real: torch.Tensor) -> None:
+    def _show_evidence(self, pixels: torch.Tensor) -> None:
         """Save what D will see and what G begins with: a wrong colour is seen in ten seconds."""
-        save_grid(to_uint8(real[: len(FIXED_SEEDS)]).cpu(), self.run.reals)
+        save_grid(pixels[: len(FIXED_SEEDS)].cpu(), self.run.reals)
         save_grid(generate(self.generator, self.fixed_noise), self.run.fakes_init)
 
-    def _draw_noise(self) -> torch.Tensor:
-        shape = (self.config.batch_size, self.config.nz, 1, 1)
-        return torch.randn(shape, generator=self.noise, device=self.device)
-
-    def _tick(self) -> None:
-        if self.rows.count:
-            rows = self.rows.take()
-            pace = self.clock.read(len(rows), self.config.batch_size)
-            self.log(self.records.add_tick(rows, pace))
-            self.clock.restart()
+    def _tick(self, last: bool) -> None:
+        """Tell how the steps since the last tick went; on CUDA one tick late, so nobody waits."""
+        steps = self.steps_done - self.steps_told
+        if steps:
+            lap = self.clock.lap()
+            self.untold.append((self.step.rows.take(steps), lap))
+            self.steps_told = self.steps_done
+        late = 1 if self.device.type == "cuda" and not last else 0
+        with self.clock.paused():
+            while len(self.untold) > late:
+                rows, lap = self.untold.popleft()
+                numbers = rows.read()
+                pace = lap.pace(len(numbers), self.config.batch_size)
+                self.log(self.records.add_tick(numbers, pace))
 
     def _sample(self) -> None:
         with self.clock.paused():
@@ -200,7 +233,9 @@ class Trainer:
         """Write what there is at the end, whichever end it is; the nets first, they cost most."""
         save_weights(self.generator, self.run.generator)
         save_weights(self.discriminator, self.run.discriminator)
-        self._tick()
+        if self.step.average is not None:
+            save_weights(self.step.average.net, self.run.generator_average)
+        self._tick(last=True)
         self._plot()
 
     def _plot(self) -> None:

@@ -32,6 +32,8 @@ TINY: dict[str, Any] = {
     "ndf": 4,
     "device": "cpu",
     "workers": 1,
+    "precision": "fp32",
+    "step": "eager",
 }
 
 OF_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")
@@ -175,15 +177,15 @@ class CountedBatches:
     def __next__(self) -> torch.Tensor:
         self.before(self.served)
         side = TINY["image_size"]
-        batch = torch.full((self.batch_size, 3, side, side), self.served / 127.5 - 1)
+        shape = (self.batch_size, side, side, 3)
         self.served += 1
-        return batch.contiguous(memory_format=torch.channels_last)
+        return torch.full(shape, self.served - 1, dtype=torch.uint8)
 
     def close(self) -> None:
         self.closed = True
 
     @staticmethod
-    def number(batch: torch.Tensor) -> int:
-        """Which batch this is."""
-        (level,) = batch.unique().tolist()
-        return int((level + 1) * 127.5 + 0.5)
+    def number(real: torch.Tensor) -> int:
+        """Which batch this is, normalised as a net gets it."""
+        (level,) = real.unique().tolist()
+        return round(float(level + 1) * 127.5)

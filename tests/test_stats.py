@@ -33,14 +33,13 @@ def do_step(clock: Clock, time: Time, wait: float, work: float) -> None:
     with clock.waiting():
         time.pass_by(wait)
     time.pass_by(work)
-    clock.step_ended()
 
 
 def test_pace_of_plain_steps(time):
     clock = Clock(CPU)
     for _ in range(4):
         do_step(clock, time, wait=0.5, work=1.5)
-    pace = clock.read(steps=4, batch_size=16)
+    pace = clock.lap().pace(steps=4, batch_size=16)
     assert pace.step_ms == pytest.approx(2000)
     assert pace.img_per_s == pytest.approx(8)
     assert pace.data_wait_pct == pytest.approx(25)
@@ -54,15 +53,15 @@ def test_pauses_do_not_count(time):
     do_step(clock, time, wait=1, work=3)
     with clock.paused():
         time.pass_by(50)
-    pace = clock.read(steps=2, batch_size=16)
+    pace = clock.lap().pace(steps=2, batch_size=16)
     assert (pace.step_ms, pace.img_per_s, pace.data_wait_pct) == pytest.approx((4000, 4, 25))
 
 
 def test_waits_count_even_if_they_are_everything(time):
     clock = Clock(CPU)
     do_step(clock, time, wait=5, work=0)
-    assert clock.read(steps=1, batch_size=10).data_wait_pct == pytest.approx(100)
-    assert clock.read(steps=1, batch_size=10).img_per_s == pytest.approx(2)
+    pace = clock.lap().pace(steps=1, batch_size=10)
+    assert (pace.data_wait_pct, pace.img_per_s) == pytest.approx((100, 2))
 
 
 def test_a_tick_knows_nothing_of_what_was_before(time):
@@ -71,9 +70,9 @@ def test_a_tick_knows_nothing_of_what_was_before(time):
     do_step(clock, time, wait=9, work=9)
     with clock.paused():
         time.pass_by(5)
-    clock.restart()
+    clock.lap()
     do_step(clock, time, wait=0, work=2)
-    pace = clock.read(steps=1, batch_size=4)
+    pace = clock.lap().pace(steps=1, batch_size=4)
     assert (pace.step_ms, pace.img_per_s, pace.data_wait_pct) == pytest.approx((2000, 2, 0))
 
 
@@ -87,39 +86,55 @@ def test_on_cuda_the_wait_is_the_streams_idle_time(time, monkeypatch):
 
     monkeypatch.setattr(stats, "_recorded_event", Event)
     clock = Clock(torch.device("cuda"))
+    clock.restart()
     for _ in range(2):
-        clock.restart()
         do_step(clock, time, wait=1, work=3)  # the first of a tick counts too
         with clock.paused():
             time.pass_by(100)
         do_step(clock, time, wait=1, work=3)
-        pace = clock.read(steps=2, batch_size=16)
+        pace = clock.lap().pace(steps=2, batch_size=16)
         assert (pace.step_ms, pace.img_per_s, pace.data_wait_pct) == pytest.approx((4000, 4, 25))
 
 
 def test_rows_come_back_in_order_and_only_once():
     rows = StepRows(3, CPU)
-    assert rows.take().shape == (0, 5)
+    assert rows.take(0).read().shape == (0, 5)
     for tick in ([0, 1, 2], [3], [4, 5]):
         for number in tick:
-            rows.append(torch.arange(5.0) + number)
-        assert rows.count == len(tick)
-        taken = rows.take()
+            rows.write(torch.arange(5.0) + number)
+        taken = rows.take(len(tick)).read()
         assert taken.dtype == np.float32
         assert np.array_equal(taken, [np.arange(5) + number for number in tick])
-        assert rows.count == 0
 
 
-def test_rows_taken_are_not_written_to_again():
+def test_rows_that_were_asked_for_are_not_written_to_again():
     rows = StepRows(2, CPU)
-    rows.append(torch.full((5,), 1.0))
-    taken = rows.take()
-    rows.append(torch.full((5,), 2.0))
-    assert (taken == 1).all()
+    rows.write(torch.full((5,), 1.0))
+    asked = rows.take(1)
+    rows.write(torch.full((5,), 2.0))
+    assert (asked.read() == 1).all()
 
 
 def test_a_row_is_kept_by_value():
     rows, reused = StepRows(2, CPU), torch.zeros(5)
     for number in range(2):
-        rows.append(reused.fill_(number))
-    assert rows.take()[:, 0].tolist() == [0, 1]
+        rows.write(reused.fill_(number))
+    assert rows.take(2).read()[:, 0].tolist() == [0, 1]
+
+
+def test_more_steps_than_a_tick_has_are_refused():
+    rows = StepRows(1, CPU)
+    rows.write(torch.zeros(5))
+    with pytest.raises(IndexError):
+        rows.write(torch.zeros(5))
+
+
+@pytest.mark.gpu
+def test_rows_of_two_ticks_may_be_on_their_way():
+    rows = StepRows(2, torch.device("cuda"))
+    on_their_way = []
+    for tick in range(2):
+        for number in range(2):
+            rows.write(torch.full((5,), 2.0 * tick + number, device="cuda"))
+        on_their_way.append(rows.take(2))
+    assert [asked.read()[:, 0].tolist() for asked in on_their_way] == [[0, 1], [2, 3]]

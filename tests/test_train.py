@@ -128,11 +128,13 @@ def test_files_of_a_dry_run(dry):
 def test_config_says_what_was_asked_for(real):
     config = json.loads(real.run.config.read_text())
     asked = dict(zip(real.words[::2], real.words[1::2], strict=True))
-    assert len(asked) == 14
+    assert len(asked) == 16
     for flag, value in asked.items():
         assert str(config[flag.removeprefix("--").replace("-", "_")]) == value
     untouched = {name for name in config if f"--{name.replace('_', '-')}" not in asked}
-    assert untouched == {"run", "channels", "max_steps", "netG", "netD", "dry_run"}
+    assert untouched == {
+        *("run", "channels", "max_steps", "mirror", "ema_nimg", "netG", "netD", "dry_run")
+    }
 
 
 def test_env_says_where_it_ran(real):

@@ -14,6 +14,7 @@ from dcgan.config import TrainConfig
 from dcgan.models import Discriminator, Generator, init_weights, save_weights
 from dcgan.run import RunFolder
 from dcgan.sample import FIXED_SEEDS, generate, latents
+from dcgan.step import AdversarialStep
 from tests.running import (
     CountedBatches,
     cells,
@@ -44,12 +45,13 @@ def test_options_reach_the_nets_and_the_optimisers(tmp_path):
     images = net_g(torch.zeros(2, 5, 1, 1))
     assert images.shape == (2, 1, 64, 64)
     assert net_d(images).shape == (2,)
-    for optimizer in (trainer.step.optimizer_g, trainer.step.optimizer_d):
+    update = trainer.step.update
+    for optimizer in (update.optimizer_g, update.optimizer_d):
         (group,) = optimizer.param_groups
         assert (group["lr"], group["betas"]) == (0.003, (0.25, 0.999))
-    assert next(trainer.batches).shape == (4, 1, 64, 64)
+    assert next(trainer.batches).shape == trainer.step.pixels.shape == (4, 64, 64, 1)
     assert trainer.fixed_noise.equal(latents(FIXED_SEEDS, 5))
-    assert trainer._draw_noise().shape == (4, 5, 1, 1)
+    assert trainer.step.noise.shape == (4, 5, 1, 1)
 
 
 def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
@@ -61,7 +63,7 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer_module, "open_loader", open_loader)
     new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1))
-    assert asked == ["set", 8, 32, 1, torch.device("cpu"), 4, 3]
+    assert asked == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8]
 
 
 @pytest.mark.parametrize("fp64", [False, True])
@@ -106,7 +108,7 @@ def test_one_seed_one_result(tmp_path):
 def test_weights_noise_and_batches_are_different_draws(tmp_path):
     trainer = new_trainer(tiny(tmp_path / "run", nz=64, ngf=8))
     first_layer = next(trainer.generator.parameters()).detach().flatten()[:64] / 0.02
-    noise = trainer._draw_noise().flatten()[:64]
+    noise = torch.randn(64, generator=trainer.step.random)
     fixed = trainer.fixed_noise.flatten()[:64]
     for one, two in ((first_layer, noise), (first_layer, fixed), (noise, fixed)):
         assert np.corrcoef(one, two)[0, 1] < 0.6
@@ -120,7 +122,7 @@ def test_the_seed_is_that_of_the_weights_and_of_the_noise(tmp_path):
     for draw in (
         lambda trainer: weights(trainer.generator),
         lambda trainer: weights(trainer.discriminator),
-        lambda trainer: trainer._draw_noise().tolist(),
+        lambda trainer: torch.randn(9, generator=trainer.step.random).tolist(),
         lambda trainer: next(trainer.batches).tolist(),
     ):
         drawn = draw(one)
@@ -174,13 +176,13 @@ def test_ticks_samples_and_epochs(tmp_path, counted, options, ticks, samples, ep
 
 def test_every_batch_is_trained_on_and_the_first_is_the_one_shown(tmp_path, counted, monkeypatch):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=12, sample_every=5, log_every=5))
-    trained_on, update = [], trainer.step
+    trained_on, update = [], AdversarialStep.__call__
 
-    def noting(real, noise):
+    def noting(self, real, noise):
         trained_on.append(CountedBatches.number(real))
-        return update(real, noise)
+        return update(self, real, noise)
 
-    monkeypatch.setattr(trainer, "step", noting)
+    monkeypatch.setattr(AdversarialStep, "__call__", noting)
     run_to_end(trainer)
     assert trained_on == list(range(12))
     assert counted.served == 12
@@ -243,7 +245,7 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
         monkeypatch.setattr(trainer_module, name, taking(100))
     trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
     counted.before = taking(1)
-    monkeypatch.setattr(trainer, "step", taking(3, trainer.step))
+    monkeypatch.setattr(AdversarialStep, "__call__", taking(3, AdversarialStep.__call__))
     run_to_end(trainer)
     names = ("step", "step_ms", "img_per_s", "data_wait_pct")
     paces = [[record[name] for name in names] for record in read_stats(trainer.run)]

@@ -1,0 +1,85 @@
+"""`--precision` and `--step`: fixed tables from what the machine is to what the step does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from pipeline.errors import UserError
+
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""How Linux names the CPU instructions that multiply bfloat16: without one, bf16 is emulated."""
+
+AMPERE = (8, 0)
+"""CUDA compute capability from which on the matrix units take bfloat16 and TensorFloat-32
+(docs.nvidia.com/cuda/cuda-c-programming-guide, table of features by compute capability)."""
+
+
+class Choice(NamedTuple):
+    """What was taken, and why."""
+
+    name: str
+    reason: str
+
+
+def choose_precision(asked: str, device: torch.device) -> Choice:
+    """Resolve `--precision` to fp32, tf32 or bf16.
+
+    Raises:
+        UserError: tf32 where there is none.
+    """
+    if asked == "tf32" and not _on_ampere(device):
+        raise UserError(
+            "--precision tf32",
+            f"the device {_describe(device)}",
+            "a CUDA device of compute capability 8.0 or later",
+            "leave --precision out",
+        )
+    if asked != "auto":
+        return Choice(asked, "as asked for")
+    if _multiplies_bf16(device):
+        return Choice("bf16", f"{_describe(device)} multiplies it in hardware")
+    return Choice("fp32", f"{_describe(device)} has no hardware for bf16")
+
+
+def set_matrix_format(precision: str, device: torch.device) -> None:
+    """Tell torch how to multiply float32 on CUDA, where convolutions take TF32 unless told not to.
+
+    docs.pytorch.org/docs/stable/notes/cuda.html, "TensorFloat-32 (TF32) on Ampere (and later)".
+    """
+    if device.type == "cuda":
+        form = "tf32" if precision == "tf32" else "ieee"
+        torch.backends.cuda.matmul.fp32_precision = form
+        torch.backends.cudnn.conv.fp32_precision = form  # type: ignore[attr-defined]
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return bool(BF16_FLAGS & _cpu_flags())
+    return _on_ampere(device)
+
+
+def _on_ampere(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def _describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"{device} (compute capability {major}.{minor})"
+    if device.type == "cpu":
+        found = ", ".join(sorted(BF16_FLAGS & _cpu_flags())) or "neither AVX512-BF16 nor AMX"
+        return f"cpu ({found})"
+    return str(device)
+
+
+def _cpu_flags() -> set[str]:
+    """The CPU's features as the kernel lists them; none where there is no such list."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    flags = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    return set(next(flags, []))

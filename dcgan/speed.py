@@ -1,0 +1,188 @@
+"""The whole step: pixels in, a row of statistics out, and nothing of the host in between.
+
+    pixels uint8 ─ flip ─ normalise ─┐
+                              noise ─┴─ AdversarialStep ─ average of G ─ row of statistics
+
+The three modes run this same code: eager calls it, compiled has torch.compile make fewer and
+larger kernels of the nets, and graph records that once and repeats it as a single launch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from dcgan.average import Average
+from dcgan.capture import capture
+from dcgan.precision import Choice
+from dcgan.stats import StepRows
+from dcgan.step import STATISTICS, AdversarialStep
+from pipeline.pixels import to_signed
+
+AUTO = {
+    "cuda": Choice("graph", "one launch a step, whatever the host is doing"),
+    "cpu": Choice("eager", "compiling takes minutes here and gains little"),
+}
+"""For each type of device what `--step auto` takes; eager on any other."""
+
+
+def choose_step(asked: str, device: torch.device) -> Choice:
+    """Resolve `--step` to eager, compiled or graph."""
+    if asked != "auto":
+        return Choice(asked, "as asked for")
+    return AUTO.get(device.type, Choice("eager", f"nothing else was tried on {device.type}"))
+
+
+class WholeStep:
+    """One update of D and one of G from a batch of stored pixels, with all that belongs to it.
+
+    Every tensor that it reads or writes stays where it is, so that it can be captured.
+
+    Args:
+        update: the maths; its nets are on the device.
+        shape: (B, S, S, C) of the batches.
+        nz: length of the latent.
+        random: a generator of the device, for the noise and the flips.
+        rows: takes the statistics.
+        mirror: flip every image with probability one half.
+        average: of the generator, if there is to be one.
+    """
+
+    def __init__(
+        self,
+        update: AdversarialStep,
+        shape: tuple[int, int, int, int],
+        nz: int,
+        random: torch.Generator,
+        rows: StepRows,
+        mirror: bool = False,
+        average: Average | None = None,
+    ) -> None:
+        self.update, self.random, self.rows = update, random, rows
+        self.mirror, self.average = mirror, average
+        device = random.device
+        self.pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.noise = torch.zeros(shape[0], nz, 1, 1, device=device)
+        self.statistics = torch.zeros(len(STATISTICS), device=device)
+        self._run: Callable[[], object] = self.body
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Do one step.
+
+        Args:
+            pixels: (B, S, S, C) uint8; read only.
+
+        Returns:
+            (5,) on the device, in the order of `STATISTICS`; the next step overwrites it.
+        """
+        found, wanted = (pixels.shape, pixels.dtype), (self.pixels.shape, self.pixels.dtype)
+        assert found == wanted, f"a batch of {found}, not {wanted}"
+        self.pixels.copy_(pixels, non_blocking=True)
+        self._run()
+        return self.statistics
+
+    def body(self) -> None:
+        """Do what a graph captures."""
+        self.noise.normal_(generator=self.random)
+        pixels = self._flipped() if self.mirror else self.pixels
+        real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
+        self.statistics.copy_(self.update(real, self.noise))
+        if self.average is not None:
+            self.average.update()
+        self.rows.write(self.statistics)
+
+    def _flipped(self) -> torch.Tensor:
+        shape = (len(self.pixels), 1, 1, 1)
+        draws = torch.rand(shape, generator=self.random, device=self.pixels.device)
+        return torch.where(draws < 0.5, self.pixels.flip(2), self.pixels)
+
+    def prepare(self, mode: str, say: Callable[[str], object]) -> str:
+        """Get ready to run in a mode, or else in the next simpler one; training starts afterwards.
+
+        Args:
+            mode: eager, compiled or graph.
+            say: told of everything that does not work.
+
+        Returns:
+            The mode that the step will run in.
+        """
+        if mode == "eager":
+            return mode
+        compiled = self._compile(say)
+        if mode == "graph" and self._capture(say):
+            return mode
+        return "compiled" if compiled else "eager"
+
+    def _compile(self, say: Callable[[str], object]) -> bool:
+        update = self.update
+        parts = update.generate, update.judge, update.loss_d, update.loss_g
+        keep_compiled_code()
+        try:
+            update.generate, update.judge, update.loss_d, update.loss_g = (
+                torch.compile(part, fullgraph=True, dynamic=False) for part in parts
+            )
+            with self.unchanged():
+                self.body()
+        except Exception as error:  # whatever a compiler can fail with: without it, we are slower
+            update.generate, update.judge, update.loss_d, update.loss_g = parts
+            say(f"torch.compile failed, going on without it: {_told(error)}")
+            return False
+        return True
+
+    def _capture(self, say: Callable[[str], object]) -> bool:
+        for attempt in ("first", "second"):
+            try:
+                self._run = capture(self.body, self.random, self.unchanged)
+            except Exception as error:
+                say(f"capture of the CUDA graph failed, {attempt} attempt: {_told(error)}")
+            else:
+                return True
+        return False
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Undo, in place, whatever steps inside do to nets, optimisers, rows and random numbers."""
+        before = [(tensor, tensor.clone()) for tensor in self._state()]
+        random = self.random.get_state()
+        try:
+            yield
+        finally:
+            known = {id(tensor) for tensor, _ in before}
+            with torch.no_grad():
+                for tensor, value in before:
+                    tensor.copy_(value)
+                for tensor in self._state():
+                    if id(tensor) not in known:
+                        tensor.zero_()  # Adam's state, made meanwhile: it begins as zeros
+            self.random.set_state(random)
+            for net in (self.update.generator, self.update.discriminator):
+                net.zero_grad()
+
+    def _state(self) -> Iterator[torch.Tensor]:
+        update = self.update
+        nets = [update.generator, update.discriminator]
+        nets += [self.average.net] if self.average is not None else []
+        yield from chain.from_iterable(chain(net.parameters(), net.buffers()) for net in nets)
+        for optimizer in (update.optimizer_d, update.optimizer_g):
+            yield from chain.from_iterable(state.values() for state in optimizer.state.values())
+        yield from (self.rows.rows, self.rows.place)
+
+
+def keep_compiled_code() -> None:
+    """Have torch.compile keep its code where the next run finds it.
+
+    By default that is the folder for temporary files, which a restart may empty
+    (docs.pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html).
+    """
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "dcgan-shards" / "inductor"))
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
