@@ -147,7 +147,7 @@ class WholeStep:
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Undo, in place, whatever steps inside do to nets, optimisers, rows and random numbers."""
-        before = [(tensor, tensor.clone()) for tensor in self._state()]
+        before = [(tensor, tensor.clone()) for tensor in self.state()]
         random = self.random.get_state()
         try:
             yield
@@ -156,14 +156,15 @@ class WholeStep:
             with torch.no_grad():
                 for tensor, value in before:
                     tensor.copy_(value)
-                for tensor in self._state():
+                for tensor in self.state():
                     if id(tensor) not in known:
                         tensor.zero_()  # Adam's state, made meanwhile: it begins as zeros
             self.random.set_state(random)
             for net in (self.update.generator, self.update.discriminator):
                 net.zero_grad()
 
-    def _state(self) -> Iterator[torch.Tensor]:
+    def state(self) -> Iterator[torch.Tensor]:
+        """All that a step changes for good, but for the random numbers."""
         update = self.update
         nets = [update.generator, update.discriminator]
         nets += [self.average.net] if self.average is not None else []

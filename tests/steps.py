@@ -1,8 +1,12 @@
-"""Small nets and batches for the tests of the step."""
+"""Small nets, batches and whole steps for the tests of the step."""
 
 import torch
 
+from dcgan.average import Average
 from dcgan.models import Discriminator, Generator, init_weights
+from dcgan.speed import WholeStep
+from dcgan.stats import StepRows
+from dcgan.step import AdversarialStep
 
 SIZE, NZ, BATCH = 64, 16, 8
 
@@ -25,3 +29,36 @@ def batch(
     real = torch.rand(BATCH, 3, size, size, generator=draw, dtype=torch.float64) * 2 - 1
     noise = torch.randn(BATCH, NZ, 1, 1, generator=draw, dtype=torch.float64)
     return real.to(dtype), noise.to(dtype)
+
+
+def pixel_batch(seed: int, size: int = 32) -> torch.Tensor:
+    """Draw stored pixels."""
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (BATCH, size, size, 3), generator=draw, dtype=torch.uint8)
+
+
+def whole_step(
+    bf16: bool = False,
+    mirror: bool = True,
+    ema_nimg: int = 100,
+    device: str = "cpu",
+    update: type[AdversarialStep] = AdversarialStep,
+) -> WholeStep:
+    """Build a step on 32×32 pixels as the trainer does, always the same one."""
+    generator, discriminator = nets(size=32)
+    for net in (generator, discriminator):
+        net.to(device).to(memory_format=torch.channels_last)
+    return WholeStep(
+        update(generator, discriminator, bf16=bf16),
+        (BATCH, 32, 32, 3),
+        NZ,
+        torch.Generator(device).manual_seed(5),
+        StepRows(32, torch.device(device)),
+        mirror,
+        Average(generator, BATCH, ema_nimg) if ema_nimg else None,
+    )
+
+
+def states(step: WholeStep) -> list[torch.Tensor]:
+    """Copy everything that a step leaves behind, its random generator's place included."""
+    return [*(tensor.clone() for tensor in step.state()), step.random.get_state()]

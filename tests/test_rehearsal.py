@@ -1,0 +1,142 @@
+"""The capture, rehearsed on the CPU: replays of one recorded step do what eager steps do."""
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dcgan.speed import WholeStep
+from dcgan.step import AdversarialStep
+from tests.reference.tape import Tape
+from tests.steps import pixel_batch, states, whole_step
+
+REPLAYS = 6
+
+
+def record(step: WholeStep) -> Tape:
+    """Warm up by one step and record the second."""
+    step(pixel_batch(0))
+    step.pixels.copy_(pixel_batch(1))
+    with Tape(step.random) as tape:
+        step.body()
+    assert len(tape.calls) > 150, "the tape saw nothing"
+    return tape
+
+
+def replayed_and_eager(
+    captured: WholeStep,
+    eager: WholeStep,
+    between: Callable[[WholeStep], object] = lambda step: None,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What a recorded step, replayed, and an eager one leave behind of the same batches.
+
+    Args:
+        captured: the one to record.
+        eager: the one that shows what is right.
+        between: done to both before each replay.
+    """
+    tape = record(captured)
+    for k in range(2):
+        eager(pixel_batch(k))
+    found, wanted = [], []
+    for k in range(2, 2 + REPLAYS):
+        between(captured)
+        captured.pixels.copy_(pixel_batch(k))
+        tape.replay()
+        between(eager)
+        wanted.append(eager(pixel_batch(k)).clone())
+        found.append(captured.statistics.clone())
+    return found + states(captured), wanted + states(eager)
+
+
+def differ(pair: tuple[list[torch.Tensor], list[torch.Tensor]]) -> bool:
+    return not all(torch.equal(one, other) for one, other in zip(*pair, strict=True))
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_replays_are_eager_steps_to_the_bit(bf16):
+    captured, eager = whole_step(bf16), whole_step(bf16)
+    first = states(captured)
+    found, wanted = replayed_and_eager(captured, eager)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(mine, theirs)
+    rows = captured.rows.take(2 + REPLAYS).read()
+    assert torch.equal(torch.from_numpy(rows[2:]), torch.stack(found[:REPLAYS]))
+    last = states(captured)
+    unmoved = [k for k, (old, new) in enumerate(zip(first, last, strict=False)) if old.equal(new)]
+    assert not unmoved, "what does not move was not compared"
+
+
+# Faults, each planted once
+
+
+def planted(hook: Callable[..., object], bf16: bool = False) -> WholeStep:
+    """A step whose discriminator ends in a fault."""
+    step = whole_step(bf16)
+    step.update.discriminator.register_forward_hook(hook)
+    return step
+
+
+def test_a_host_read_is_refused():
+    step = planted(lambda net, args, logits: logits * (2.0 if logits.mean().item() > 9 else 1.0))
+    with pytest.raises(AssertionError, match="reads a value on the host"):
+        record(step)
+
+
+def test_another_generator_is_refused():
+    step = planted(lambda net, args, logits: logits + 0.01 * torch.randn(logits.shape))
+    with pytest.raises(AssertionError, match="draws from elsewhere"):
+        record(step)
+
+
+def test_a_baked_in_value_is_caught():
+    def slow_down(step: WholeStep) -> None:
+        for optimizer in (step.update.optimizer_d, step.update.optimizer_g):
+            optimizer.param_groups[0]["lr"] *= 0.5  # a float: only Python sees it change
+
+    assert differ(replayed_and_eager(whole_step(), whole_step(), slow_down))
+
+
+def test_a_count_that_python_keeps_is_caught():
+    def count(net, args, logits):
+        net.calls = getattr(net, "calls", 0) + 1
+        return logits + 1e-3 * net.calls
+
+    assert differ(replayed_and_eager(planted(count), planted(count)))
+
+
+def test_a_random_draw_that_does_not_advance_is_caught(monkeypatch):
+    captured, eager = whole_step(), whole_step()
+    drawn = torch.randn(captured.noise.shape)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "normal_", lambda noise, generator: noise.copy_(drawn))
+        tape = record(captured)
+    for k in range(2):
+        eager(pixel_batch(k))
+    seen = []
+    for _ in range(2):
+        tape.replay()
+        seen.append(captured.noise.clone())
+        eager(pixel_batch(1))
+    assert torch.equal(*seen)
+    assert not torch.equal(captured.noise, eager.noise)
+    assert not torch.equal(captured.statistics, eager.statistics)
+
+
+class WidelyCast(AdversarialStep):
+    """One region of autocast around both halves: D's cast weights outlive its update."""
+
+    def __call__(self, real, noise):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().__call__(real, noise)
+
+    def _run(self, net, batch):
+        return net(batch)
+
+
+def test_a_stale_cast_is_caught():
+    stale = functools.partial(whole_step, True, update=WidelyCast)
+    assert differ(replayed_and_eager(stale(), whole_step(True)))
+    # which the tape alone does not show: replayed or not, it is the same fault
+    assert not differ(replayed_and_eager(stale(), stale()))
