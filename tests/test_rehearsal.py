@@ -18,7 +18,8 @@ def record(step: WholeStep) -> Tape:
     """Warm up by one step and record the second."""
     step(pixel_batch(0))
     step.pixels.copy_(pixel_batch(1))
-    with Tape(step.random) as tape:
+    tape = Tape(step.random)
+    with tape:
         step.body()
     assert len(tape.calls) > 150, "the tape saw nothing"
     return tape

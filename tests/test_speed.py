@@ -1,0 +1,314 @@
+"""The whole step: its input stage, its average, its modes, and that each mode is the eager one."""
+
+import copy
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan import speed
+from dcgan.average import Average
+from dcgan.speed import choose_step
+from pipeline.pixels import to_signed
+from tests.steps import BATCH, nets, pixel_batch, states, whole_step
+
+# What goes into the update, and what comes out
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_update_gets_normalised_pixels_and_noise_of_the_generator(bf16):
+    step, by_hand = whole_step(bf16, mirror=False), whole_step(bf16)
+    draw = torch.Generator().manual_seed(5)
+    for k in range(3):
+        noise = torch.zeros_like(step.noise).normal_(generator=draw)
+        real = to_signed(pixel_batch(k), torch.bfloat16 if bf16 else torch.float32)
+        expected = by_hand.update(real, noise)
+        assert torch.equal(step(pixel_batch(k)), expected)
+        assert torch.equal(step.rows.rows[k], expected)
+    assert step.rows.place.item() == 3
+
+
+def test_bf16_pixels_are_what_autocast_makes_of_float_pixels():
+    real = to_signed(pixel_batch(0))
+    assert torch.equal(to_signed(pixel_batch(0), torch.bfloat16), real.bfloat16())
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        torch.zeros(1, 32, 32, 3, dtype=torch.uint8),  # copy_ would repeat it
+        torch.zeros(BATCH, 32, 32, 3),
+        torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8),
+    ],
+)
+def test_another_kind_of_batch_is_refused(batch):
+    with pytest.raises(AssertionError, match="a batch of"):
+        whole_step()(batch)
+
+
+def test_mirror_flips_about_half_of_the_images_anew_each_time():
+    step = whole_step()
+    step.pixels.copy_(pixel_batch(0))
+    flips = []
+    for _ in range(40):
+        shown = step._flipped()
+        as_they_are = [torch.equal(a, b) for a, b in zip(shown, step.pixels, strict=True)]
+        turned = [torch.equal(a, b) for a, b in zip(shown, step.pixels.flip(2), strict=True)]
+        assert [not same for same in as_they_are] == turned
+        flips.append(turned)
+    assert torch.equal(step.pixels, pixel_batch(0))
+    share = sum(map(sum, flips)) / (40 * BATCH)
+    assert abs(share - 0.5) < 4 * 0.5 / (40 * BATCH) ** 0.5
+    assert len(set(map(tuple, flips))) > 30
+
+
+def test_an_image_and_its_mirror_image_train_alike_only_with_mirror():
+    def trained(mirror, batch):
+        return whole_step(mirror=mirror)(batch).clone()
+
+    symmetric = pixel_batch(0) | pixel_batch(0).flip(2)
+    plain = trained(False, pixel_batch(0))
+    assert not torch.equal(plain, trained(False, pixel_batch(0).flip(2)))
+    assert not torch.equal(plain, trained(True, pixel_batch(0)))
+    # the flips are drawn after the noise, so that nothing else changes with them
+    assert torch.equal(trained(False, symmetric), trained(True, symmetric))
+
+
+# The average
+
+
+def test_the_average_has_its_half_life_in_images():
+    net, _ = nets(size=32)
+    average = Average(net, images=BATCH, half_life=10 * BATCH)
+    before = [weight.clone() for weight in average.net.parameters()]
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.add_(1)
+        for statistics in net.buffers():
+            statistics.add_(3)
+    for _ in range(10):
+        average.update()
+    for old, mean in zip(before, average.net.parameters(), strict=True):
+        torch.testing.assert_close(mean, old + 0.5, rtol=1e-5, atol=1e-5)
+        assert not mean.requires_grad
+    for mine, theirs in zip(average.net.buffers(), net.buffers(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_step_averages_after_each_update():
+    step, (followed, _) = whole_step(ema_nimg=100), nets(size=32)
+    expected = [weight.clone() for weight in followed.parameters()]
+    for k in range(3):
+        step(pixel_batch(k))
+        for mean, weight in zip(expected, step.update.generator.parameters(), strict=True):
+            mean.lerp_(weight.detach(), 1 - 0.5 ** (BATCH / 100))
+    assert step.average is not None
+    torch.testing.assert_close(list(step.average.net.parameters()), expected, atol=1e-7, rtol=1e-5)
+    assert whole_step(ema_nimg=0).average is None
+
+
+# Precision
+
+
+def test_in_bf16_everything_that_stays_is_float32():
+    step = whole_step(bf16=True)
+    made, judged = [], []
+    step.update.generator.register_forward_hook(lambda net, args, out: made.append(out.dtype))
+    step.update.discriminator.register_forward_hook(lambda net, args, out: judged.append(out.dtype))
+    step(pixel_batch(0))
+    assert (made, judged) == ([torch.bfloat16], [torch.bfloat16] * 3)
+    kept = [tensor for tensor in step.state() if tensor.is_floating_point()]
+    kept += [p.grad for p in step.update.discriminator.parameters() if p.grad is not None]
+    assert len(kept) > 50
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+
+
+@pytest.mark.parametrize("around", [True, False])
+def test_a_region_around_the_step_leaves_no_stale_weights(around):
+    def trained() -> list[torch.Tensor]:
+        step = whole_step(bf16=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            for k in range(2):
+                step(pixel_batch(k))
+        return states(step)
+
+    alone = whole_step(bf16=True)
+    for k in range(2):
+        alone(pixel_batch(k))
+    assert all(torch.equal(one, two) for one, two in zip(trained(), states(alone), strict=True))
+
+
+# Getting ready
+
+
+def test_a_warm_up_leaves_no_trace():
+    step, other = whole_step(), whole_step()
+    before = states(step)
+    with step.unchanged():
+        step(pixel_batch(7))
+    *nets_and_rows, random = before
+    *nets_rows_and_adam, random_after = states(step)
+    assert torch.equal(random, random_after)
+    adams = len(nets_rows_and_adam) - len(nets_and_rows)
+    assert adams == 3 * len(
+        [*step.update.generator.parameters(), *step.update.discriminator.parameters()]
+    )
+    for k in range(3):
+        assert torch.equal(step(pixel_batch(k)), other(pixel_batch(k)))
+    assert all(map(torch.equal, states(step), states(other)))
+
+
+def test_a_warm_up_in_the_middle_of_training_leaves_no_trace():
+    step, other = whole_step(), whole_step()
+    for each in (step, other):
+        each(pixel_batch(0))
+    places = [tensor.data_ptr() for tensor in step.state()]
+    with step.unchanged():
+        step(pixel_batch(7))
+    assert [tensor.data_ptr() for tensor in step.state()] == places
+    assert all(weight.grad is None for weight in step.update.generator.parameters())
+    assert torch.equal(step(pixel_batch(1)), other(pixel_batch(1)))
+    assert all(map(torch.equal, states(step), states(other)))
+
+
+def fail(*arguments, **options):
+    raise RuntimeError("no such thing here\nin detail")
+
+
+def test_what_cannot_be_had_is_told_and_replaced(monkeypatch):
+    step = whole_step()
+    said: list[str] = []
+    parts = step.update.generate, step.update.judge
+    monkeypatch.setattr(torch, "compile", lambda part, **options: fail)
+    assert step.prepare("graph", said.append) == "eager"
+    assert said == [
+        "torch.compile failed, going on without it: RuntimeError: no such thing here",
+        *(
+            f"capture of the CUDA graph failed, {which} attempt: {said[-1].split(': ', 1)[1]}"
+            for which in ("first", "second")
+        ),
+    ]
+    assert (step.update.generate, step.update.judge) == parts
+    assert not step.rows.rows.any()
+    assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_capture_is_tried_twice(monkeypatch, failures):
+    step, tries = whole_step(), []
+    said: list[str] = []
+
+    def capture(body, random, unchanged):
+        tries.append(body)
+        return fail() if len(tries) <= failures else body
+
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    monkeypatch.setattr(speed, "capture", capture)
+    assert step.prepare("graph", said.append) == ("graph" if failures == 1 else "compiled")
+    assert (len(tries), len(said)) == (2, failures)
+    assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
+
+
+def test_eager_needs_nothing():
+    step = whole_step()
+    said: list[str] = []
+    assert step.prepare("eager", said.append) == "eager"
+    assert not said
+    assert not step.update.optimizer_d.state
+
+
+@pytest.mark.parametrize(
+    ("device", "mode"), [("cuda", "graph"), ("cpu", "eager"), ("mps", "eager")]
+)
+def test_auto_is_a_table(device, mode):
+    assert choose_step("auto", torch.device(device)).name == mode
+    assert choose_step("compiled", torch.device(device)).name == "compiled"
+
+
+def test_compiled_code_is_kept_where_the_next_run_finds_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
+    speed.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    speed.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "dcgan-shards/inductor")
+
+
+# Each mode is the eager one
+
+
+def compare_over_20_steps(mode_step, eager, rows):
+    for k in range(20):
+        mode_step(pixel_batch(k))
+        eager(pixel_batch(k))
+    found, wanted = mode_step.rows.take(20).read(), eager.rows.take(20).read()
+    assert found[:rows] == pytest.approx(wanted[:rows], rel=1e-5)
+    assert found == pytest.approx(wanted, rel=0.01)
+
+
+# Dynamo asks every tensor for its gradient, and hides the warning by means that "error" precedes
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_is_eager_and_compiles_once():
+    counters = torch._dynamo.utils.counters["stats"]
+    counters.clear()
+    step, eager = whole_step(), whole_step()
+    said: list[str] = []
+    assert step.prepare("compiled", said.append) == "compiled"
+    assert not said
+    # G, D on images, D with frozen weights on G's images, and two losses
+    assert counters["unique_graphs"] == 5
+    compare_over_20_steps(step, eager, rows=1)
+    assert counters["unique_graphs"] == 5
+    assert copy.deepcopy(step.update.generator)(step.noise).shape == (BATCH, 3, 32, 32)
+
+
+@pytest.mark.gpu
+def test_graph_is_eager():
+    step, eager = whole_step(device="cuda"), whole_step(device="cuda")
+    said: list[str] = []
+    assert step.prepare("graph", said.append) == "graph", said
+    compare_over_20_steps(step, eager, rows=1)
+
+
+@pytest.mark.gpu
+def test_draws_advance_between_replays():
+    step, noises = whole_step(device="cuda"), []
+    said: list[str] = []
+    assert step.prepare("graph", said.append) == "graph", said
+    for _ in range(3):
+        step(pixel_batch(0))
+        noises.append(step.noise.cpu())
+    eager = torch.Generator("cuda").manual_seed(5)
+    expected = torch.zeros_like(step.noise).normal_(generator=eager).cpu()
+    assert torch.equal(noises[0], expected)
+    assert not torch.equal(noises[0], noises[1])
+    assert not torch.equal(noises[1], noises[2])
+
+
+@pytest.mark.gpu
+def test_a_step_that_reads_a_value_is_not_captured_and_goes_on(monkeypatch):
+    step = whole_step(device="cuda")
+    said: list[str] = []
+    monkeypatch.setattr(step.update, "loss_g", lambda logits: logits.mean() * logits.sum().item())
+    assert step.prepare("graph", said.append) in ("compiled", "eager")
+    assert sum("capture of the CUDA graph failed" in line for line in said) == 2
+    assert step(pixel_batch(0)).isfinite().all()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_2000_steps():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    step = whole_step()
+    batch = pixel_batch(0)
+    for k in range(2100):
+        step(batch)
+        if k % 30 == 29:
+            step.rows.take(30)
+        if k == 100:
+            before = resident()
+    assert resident() - before < 8 * 2**20
