@@ -10,6 +10,7 @@ larger kernels of the nets, and graph records that once and repeats it as a sing
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -106,7 +107,7 @@ class WholeStep:
 
         Args:
             mode: eager, compiled or graph.
-            say: told of everything that does not work.
+            say: told of what takes long and of what does not work.
 
         Returns:
             The mode that the step will run in.
@@ -121,7 +122,7 @@ class WholeStep:
     def _compile(self, say: Callable[[str], object]) -> bool:
         update = self.update
         parts = update.generate, update.judge, update.loss_d, update.loss_g
-        keep_compiled_code()
+        began = time.perf_counter()
         try:
             update.generate, update.judge, update.loss_d, update.loss_g = (
                 torch.compile(part, fullgraph=True, dynamic=False) for part in parts
@@ -132,6 +133,7 @@ class WholeStep:
             update.generate, update.judge, update.loss_d, update.loss_g = parts
             say(f"torch.compile failed, going on without it: {_told(error)}")
             return False
+        say(f"compiled in {time.perf_counter() - began:.1f} s")
         return True
 
     def _capture(self, say: Callable[[str], object]) -> bool:
@@ -178,7 +180,8 @@ def keep_compiled_code() -> None:
     """Have torch.compile keep its code where the next run finds it.
 
     By default that is the folder for temporary files, which a restart may empty
-    (docs.pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html).
+    (docs.pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html). To be called before
+    the first optimiser is made: that loads Dynamo, which settles on a folder at once.
     """
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "dcgan-shards" / "inductor"))

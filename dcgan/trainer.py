@@ -33,7 +33,7 @@ from dcgan.records import Plan, Records
 from dcgan.run import RunFolder
 from dcgan.sample import FIXED_SEEDS, generate, latents
 from dcgan.signals import StopRequest
-from dcgan.speed import WholeStep, choose_step
+from dcgan.speed import WholeStep, choose_step, keep_compiled_code
 from dcgan.stats import Clock, Lap, StepRows, TickRows
 from dcgan.step import AdversarialStep
 from pipeline.batches import default_workers
@@ -54,6 +54,7 @@ def train(config: TrainConfig) -> int:
     device = pick_device(config.device)
     workers = config.workers or default_workers()
     config = replace(config, device=str(device), workers=workers)
+    keep_compiled_code()
     log = Log()
     try:
         with StopRequest() as stop, _shortage_named(config):
