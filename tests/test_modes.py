@@ -1,0 +1,205 @@
+"""Getting ready for a mode: warm-up without a trace, fallback aloud; each mode is the eager one."""
+
+import copy
+import os
+import re
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan import speed
+from dcgan.speed import choose_step
+from tests.running import DCGAN_TRAIN, TINY, flags, run_command
+from tests.steps import BATCH, pixel_batch, states, whole_step
+
+# Getting ready
+
+
+def test_a_warm_up_leaves_no_trace():
+    step, other = whole_step(), whole_step()
+    before = states(step)
+    with step.unchanged():
+        step(pixel_batch(7))
+    *nets_and_rows, random = before
+    *nets_rows_and_adam, random_after = states(step)
+    assert torch.equal(random, random_after)
+    adams = len(nets_rows_and_adam) - len(nets_and_rows)
+    assert adams == 3 * len(
+        [*step.update.generator.parameters(), *step.update.discriminator.parameters()]
+    )
+    for k in range(3):
+        assert torch.equal(step(pixel_batch(k)), other(pixel_batch(k)))
+    assert all(map(torch.equal, states(step), states(other)))
+
+
+def test_a_warm_up_in_the_middle_of_training_leaves_no_trace():
+    step, other = whole_step(), whole_step()
+    for each in (step, other):
+        each(pixel_batch(0))
+    places = [tensor.data_ptr() for tensor in step.state()]
+    with step.unchanged():
+        step(pixel_batch(7))
+    assert [tensor.data_ptr() for tensor in step.state()] == places
+    assert all(weight.grad is None for weight in step.update.generator.parameters())
+    assert torch.equal(step(pixel_batch(1)), other(pixel_batch(1)))
+    assert all(map(torch.equal, states(step), states(other)))
+
+
+def fail(*arguments, **options):
+    raise RuntimeError("no such thing here\nin detail")
+
+
+def test_what_cannot_be_had_is_told_and_replaced(monkeypatch):
+    step = whole_step()
+    said: list[str] = []
+    parts = step.update.generate, step.update.judge
+    monkeypatch.setattr(torch, "compile", lambda part, **options: fail)
+    assert step.prepare("graph", said.append) == "eager"
+    assert said == [
+        "torch.compile failed, going on without it: RuntimeError: no such thing here",
+        *(
+            f"capture of the CUDA graph failed, {which} attempt: {said[-1].split(': ', 1)[1]}"
+            for which in ("first", "second")
+        ),
+    ]
+    assert (step.update.generate, step.update.judge) == parts
+    assert not step.rows.rows.any()
+    assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_capture_is_tried_twice(monkeypatch, failures):
+    step, tries = whole_step(), []
+    said: list[str] = []
+
+    def capture(body, random, unchanged):
+        tries.append(body)
+        return fail() if len(tries) <= failures else body
+
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    monkeypatch.setattr(speed, "capture", capture)
+    assert step.prepare("graph", said.append) == ("graph" if failures == 1 else "compiled")
+    failed = [line for line in said if "failed" in line]
+    assert (len(tries), len(failed)) == (2, failures)
+    assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
+
+
+def test_eager_needs_nothing():
+    step = whole_step()
+    said: list[str] = []
+    assert step.prepare("eager", said.append) == "eager"
+    assert not said
+    assert not step.update.optimizer_d.state
+
+
+@pytest.mark.parametrize(
+    ("device", "mode"), [("cuda", "graph"), ("cpu", "eager"), ("mps", "eager")]
+)
+def test_auto_is_a_table(device, mode):
+    assert choose_step("auto", torch.device(device)).name == mode
+    assert choose_step("compiled", torch.device(device)).name == "compiled"
+
+
+def test_compiled_code_is_kept_where_the_next_run_finds_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
+    speed.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    speed.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "dcgan-shards/inductor")
+
+
+# Each mode is the eager one
+
+
+def compare_over_20_steps(mode_step, eager, rows):
+    for k in range(20):
+        mode_step(pixel_batch(k))
+        eager(pixel_batch(k))
+    found, wanted = mode_step.rows.take(20).read(), eager.rows.take(20).read()
+    assert found[:rows] == pytest.approx(wanted[:rows], rel=1e-5)
+    assert found == pytest.approx(wanted, rel=0.01)
+
+
+# Dynamo asks every tensor for its gradient, and hides the warning by means that "error" precedes
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_is_eager_and_compiles_once():
+    counters = torch._dynamo.utils.counters["stats"]
+    counters.clear()
+    step, eager = whole_step(), whole_step()
+    said: list[str] = []
+    assert step.prepare("compiled", said.append) == "compiled"
+    assert [line.startswith("compiled in ") for line in said] == [True]
+    # G, D on images, D with frozen weights on G's images, and two losses
+    assert counters["unique_graphs"] == 5
+    compare_over_20_steps(step, eager, rows=1)
+    assert counters["unique_graphs"] == 5
+    assert copy.deepcopy(step.update.generator)(step.noise).shape == (BATCH, 3, 32, 32)
+
+
+@pytest.mark.gpu
+def test_graph_is_eager():
+    step, eager = whole_step(device="cuda"), whole_step(device="cuda")
+    said: list[str] = []
+    assert step.prepare("graph", said.append) == "graph", said
+    compare_over_20_steps(step, eager, rows=1)
+
+
+@pytest.mark.gpu
+def test_draws_advance_between_replays():
+    step, noises = whole_step(device="cuda"), []
+    said: list[str] = []
+    assert step.prepare("graph", said.append) == "graph", said
+    for _ in range(3):
+        step(pixel_batch(0))
+        noises.append(step.noise.cpu())
+    eager = torch.Generator("cuda").manual_seed(5)
+    expected = torch.zeros_like(step.noise).normal_(generator=eager).cpu()
+    assert torch.equal(noises[0], expected)
+    assert not torch.equal(noises[0], noises[1])
+    assert not torch.equal(noises[1], noises[2])
+
+
+@pytest.mark.gpu
+def test_a_step_that_reads_a_value_is_not_captured_and_goes_on(monkeypatch):
+    step = whole_step(device="cuda")
+    said: list[str] = []
+    monkeypatch.setattr(step.update, "loss_g", lambda logits: logits.mean() * logits.sum().item())
+    assert step.prepare("graph", said.append) in ("compiled", "eager")
+    assert sum("capture of the CUDA graph failed" in line for line in said) == 2
+    assert step(pixel_batch(0)).isfinite().all()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_2000_steps():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    step = whole_step()
+    batch = pixel_batch(0)
+    for k in range(2100):
+        step(batch)
+        if k % 30 == 29:
+            step.rows.take(30)
+        if k == 100:
+            before = resident()
+    assert resident() - before < 8 * 2**20
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing(tmp_path, monkeypatch):
+    """Through the command, whose cache must be a folder that lasts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    seconds = []
+    for name in ("first", "second"):
+        options = {**TINY, "shards": "synthetic", "run": name, "step": "compiled", "dry_run": True}
+        done = run_command(DCGAN_TRAIN, *flags(**options), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        seconds += re.findall(r"compiled in ([\d.]+) s", done.stdout)
+    first, second = map(float, seconds)
+    assert second < first / 3
+    assert list((tmp_path / "cache/dcgan-shards/inductor").iterdir())
