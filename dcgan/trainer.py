@@ -35,7 +35,7 @@ from dcgan.step import AdversarialStep
 from pipeline.batches import default_workers
 from pipeline.errors import UserError
 from pipeline.files import write_whole
-from pipeline.loader import open_loader
+from pipeline.opening import open_loader
 from pipeline.pixels import to_uint8
 
 
@@ -86,6 +86,8 @@ class Trainer:
             self.device,
             config.seed,
             config.workers,
+            cache=config.cache,
+            data_timeout=config.data_timeout,
         )
         steps_per_epoch = self.batches.steps_per_epoch
         self.plan = Plan(config.total_steps(steps_per_epoch), steps_per_epoch, config.batch_size)
