@@ -74,7 +74,7 @@ class Trainer:
     def __init__(self, config: TrainConfig, log: Log) -> None:
         self.config, self.log = config, log
         self.device = torch.device(config.device)
-        self.generator, self.discriminator = _build_nets(config, self.device)
+        self.generator, self.discriminator = build_nets(config, self.device)
         self.step = AdversarialStep(self.generator, self.discriminator, config.lr, config.beta1)
         self.noise = _stream(config.seed, "noise", self.device)
         self.fixed_noise = latents(FIXED_SEEDS, config.nz)
@@ -210,7 +210,7 @@ class Trainer:
             save_losses(self.records.history[:, :2], self.run.losses_png)
 
 
-def _build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Discriminator]:
+def build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Discriminator]:
     """Both nets on their device, in channels_last, with their first weights."""
     generator = Generator(config.image_size, config.nz, config.ngf, config.channels)
     discriminator = Discriminator(config.image_size, config.ndf, config.channels)

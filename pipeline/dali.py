@@ -88,12 +88,12 @@ class DaliDecoder:
     def _fitted(self, output: Any) -> torch.Tensor:
         if not output.is_dense_tensor():  # images of several sizes
             images = (self._squares.fit(from_dlpack(image)) for image in output)
-            return self._squares.stack(images, len(output))
+            return self._squares.collect(images, len(output))
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
         if batch.shape[1:3] == (self._squares.size, self._squares.size):
             return batch
-        return self._squares.stack(map(self._squares.fit, batch), len(batch))
+        return self._squares.collect(self._squares.fit(batch), len(batch))
 
     def _copied(self, output: Any, out: torch.Tensor | None) -> torch.Tensor:
         """Copy a batch out on the current stream, behind which DALI's buffer waits.

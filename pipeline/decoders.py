@@ -71,12 +71,12 @@ class Squares:
         crop = recipe.crop if recipe.store == "original" else None
         return cls(size, channels, crop if isinstance(crop, int) else None, device)
 
-    def fit(self, image: torch.Tensor) -> torch.Tensor:
-        """Crop and resize an image: (H, W, C) → (S, S, C) uint8."""
-        return fit_square(image, self.size, self.crop)
+    def fit(self, images: torch.Tensor) -> torch.Tensor:
+        """Crop and resize images of one size: (..., H, W, C) → (..., S, S, C) uint8."""
+        return fit_square(images, self.size, self.crop)
 
-    def stack(self, squares: Iterable[torch.Tensor], count: int) -> torch.Tensor:
-        """Put squares into a batch, (B, S, S, C) uint8, that the device can copy from."""
+    def collect(self, squares: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+        """Copy squares, (S, S, C) uint8, into a batch that a device can copy from."""
         batch = torch.empty(
             (count, self.size, self.size, self.channels),
             dtype=torch.uint8,
@@ -122,8 +122,8 @@ class RawDecoder:
             pixels = torch.from_numpy(np.concatenate(batch)).view(shape)
             if squares.channels == 1:
                 pixels = luma(pixels)
-            whole = self._stored == squares.size and squares.device.type != "cuda"
-            yield pixels if whole else squares.stack(map(squares.fit, pixels), len(pixels))
+            as_wanted = self._stored == squares.size and squares.device.type != "cuda"
+            yield pixels if as_wanted else squares.collect(squares.fit(pixels), len(pixels))
 
     def deliver(self, decoded: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
         return self._squares.deliver(decoded, out)

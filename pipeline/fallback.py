@@ -77,6 +77,6 @@ class ThreadDecoder:
 
     def _collect(self, images: list[Future[torch.Tensor]]) -> torch.Tensor:
         try:
-            return self._squares.stack((image.result() for image in images), len(images))
+            return self._squares.collect((image.result() for image in images), len(images))
         except RejectedError as error:
             raise DecodeError(str(error)) from error

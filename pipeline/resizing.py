@@ -1,4 +1,4 @@
-"""The resize of the CPU: torch's antialiased uint8 kernel, one image at a time.
+"""The resize of the CPU: torch's antialiased uint8 kernel.
 
 It agrees with Pillow's BILINEAR to within a level, rarely two, in less than half of its time.
 Packing and the loaders share it: a `raw` set holds, bit for bit, what an `original` set comes to.
@@ -23,47 +23,48 @@ def as_tensor(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
-def resize(image: torch.Tensor, width: int, height: int) -> torch.Tensor:
-    """Resize one image, antialiased when it shrinks.
+def resize(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    """Resize images of one size, antialiased where they shrink.
 
-    Images go one by one: the kernel works through a batch on one thread anyway, and images of all
-    sizes are served alike. Torch starts no threads of its own, which would spin on cores that the
-    step and the decoder want: hence NumPy's copy of what is not contiguous.
+    Torch starts no threads of its own here: the kernel has none, and what is not contiguous is
+    copied by NumPy. They would spin on cores that the step and the decoder want.
 
     Args:
-        image: (H, W, C) uint8.
+        images: (..., H, W, C) uint8.
         width: of the result, in pixels.
         height: of the result, in pixels.
 
     Returns:
-        (height, width, C) uint8.
+        (..., height, width, C) uint8.
     """
-    if image.shape[:2] == (height, width):
-        return image
-    image = torch.from_numpy(np.ascontiguousarray(image.numpy()))
-    planes = image.permute(2, 0, 1)[None]  # channels_last in memory, which has the fast kernel
+    if images.shape[-3:-1] == (height, width):
+        return images
+    images = torch.from_numpy(np.ascontiguousarray(images.numpy()))
+    # channels_last in memory, which has the fast kernel
+    planes = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2)
     small = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
-    return small[0].permute(1, 2, 0)
+    return small.permute(0, 2, 3, 1).reshape(*images.shape[:-3], height, width, -1)
 
 
-def fit_square(image: torch.Tensor, size: int, crop: int | None = None) -> torch.Tensor:
-    """The middle square of an image at `size`: Resize and CenterCrop, or CenterCrop and Resize.
+def fit_square(images: torch.Tensor, size: int, crop: int | None = None) -> torch.Tensor:
+    """The middle square of images at `size`: Resize and CenterCrop, or CenterCrop and Resize.
 
     Args:
-        image: (H, W, C) uint8.
+        images: (..., H, W, C) uint8, of one size.
         size: side of the result, in pixels.
-        crop: side of the square of the image's own pixels to take; None for its shorter side.
+        crop: side of the square of an image's own pixels to take; None for its shorter side.
 
     Returns:
-        (size, size, C) uint8, a view.
+        (..., size, size, C) uint8, a view.
     """
-    height, width, _ = image.shape
+    height, width = images.shape[-3:-1]
     if crop is not None:
-        top, left = centred(height, crop), centred(width, crop)
-        return resize(image[top : top + crop, left : left + crop], size, size)
+        return resize(_middle(images, crop, crop), size, size)
     tall, wide = (min(side, LONGEST * min(height, width)) for side in (height, width))
-    image = image[centred(height, tall) :, centred(width, wide) :][:tall, :wide]
     new_width, new_height = resized(wide, tall, size)
-    small = resize(image, new_width, new_height)
-    top, left = centred(new_height, size), centred(new_width, size)
-    return small[top : top + size, left : left + size]
+    return _middle(resize(_middle(images, wide, tall), new_width, new_height), size, size)
+
+
+def _middle(images: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    top, left = centred(images.shape[-3], height), centred(images.shape[-2], width)
+    return images[..., top : top + height, left : left + width, :]

@@ -82,7 +82,7 @@ def test_squares_stacks_what_fit_square_makes_of_each(crop, channels):
         for w, h in SIZES
     ]
     squares = Squares(32, channels, crop, CPU)
-    batch = squares.stack(map(squares.fit, images), len(images))
+    batch = squares.collect(map(squares.fit, images), len(images))
     assert batch.shape == (len(SIZES), 32, 32, channels)
     assert batch.is_contiguous()
     for square, image in zip(batch, images, strict=True):
