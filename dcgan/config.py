@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.feeder import DATA_TIMEOUT
 
 DEFAULT_EPOCHS = 5
 """The tutorial's; it counts where neither `--epochs` nor `--max-steps` is given."""
@@ -49,6 +50,10 @@ class TrainConfig:
     """auto, cpu, cuda, cuda:N or mps."""
     workers: int | None = None
     """Threads that decode; None for one a core, at most eight."""
+    cache: str = "auto"
+    """Where the decoded set is kept from the second epoch on: device, host, auto or off."""
+    data_timeout: float = DATA_TIMEOUT
+    """Seconds without a batch after which the run gives up."""
     precision: str = "auto"
     """auto, fp32, tf32 or bf16: what the nets compute in; weights and losses stay fp32."""
     step: str = "auto"
@@ -99,6 +104,11 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_COUNTS, (lambda value: 1 <= value <= 10**12, "from 1 to 10^12")),
     # Many more, and the system refuses the threads, which ends the process
     "workers": (lambda value: 1 <= value <= 1024, "from 1 to 1024"),
+    "cache": (
+        lambda value: value in ("device", "host", "auto", "off"),
+        "device, host, auto or off",
+    ),
+    "data_timeout": (lambda value: 1 <= value <= 10**9, "from 1 s to 10^9 s"),
     "seed": (lambda value: 0 <= value < 2**63, "0 or more, below 2^63"),
     "lr": (lambda value: 0 < value < 1, "between 0 and 1"),
     "precision": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),

@@ -89,6 +89,10 @@ class WholeStep:
         found, wanted = (pixels.shape, pixels.dtype), (self.pixels.shape, self.pixels.dtype)
         assert found == wanted, f"a batch of {found}, not {wanted}"
         self.pixels.copy_(pixels, non_blocking=True)
+        return self.run()
+
+    def run(self) -> torch.Tensor:
+        """Do one step on what `pixels` holds; returns as a call does."""
         self._run()
         return self.statistics
 

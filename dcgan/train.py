@@ -9,6 +9,7 @@ import typer
 
 from dcgan.config import DEFAULT_EPOCHS, TrainConfig
 from pipeline.errors import UserError, told_plainly
+from pipeline.feeder import DATA_TIMEOUT
 
 app = typer.Typer(add_completion=False)
 
@@ -89,6 +90,17 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
+    cache: Annotated[
+        str,
+        typer.Option(
+            help="Where the decoded set is kept after the first epoch: device, host, auto or off.",
+            rich_help_panel=DATA,
+        ),
+    ] = "auto",
+    data_timeout: Annotated[
+        float,
+        typer.Option(help="Give up after so many seconds without a batch.", rich_help_panel=DATA),
+    ] = DATA_TIMEOUT,
     netg: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +147,8 @@ def train(
         seed=_seed(seed),
         device=device,
         workers=workers,
+        cache=cache,
+        data_timeout=data_timeout,
         netG=netg,
         netD=netd,
         dry_run=dry_run,

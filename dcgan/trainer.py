@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections import deque
@@ -10,36 +9,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from itertools import chain
 from typing import Any
 
 import torch
 
-from dcgan.average import Average
+from dcgan.building import build_nets, build_step
 from dcgan.config import TrainConfig
 from dcgan.environment import describe_environment, pick_device
 from dcgan.log import Log
 from dcgan.models import (
-    Discriminator,
-    Generator,
     count_parameters,
-    init_weights,
-    load_weights,
     save_weights,
 )
 from dcgan.pictures import save_grid, save_losses
-from dcgan.precision import choose_precision, set_matrix_format
+from dcgan.precision import choose_precision
 from dcgan.records import Plan, Records
 from dcgan.run import RunFolder
 from dcgan.sample import FIXED_SEEDS, generate, latents
 from dcgan.signals import StopRequest
-from dcgan.speed import WholeStep, choose_step, keep_compiled_code
+from dcgan.speed import choose_step, keep_compiled_code
 from dcgan.stats import Clock, Lap, StepRows, TickRows
-from dcgan.step import AdversarialStep
 from pipeline.batches import default_workers
 from pipeline.errors import UserError
 from pipeline.files import write_whole
-from pipeline.loader import open_loader
+from pipeline.opening import open_loader
 
 
 def train(config: TrainConfig) -> int:
@@ -81,7 +74,7 @@ class Trainer:
         self.mode = choose_step(config.step, self.device)
         config = replace(config, precision=self.precision.name, step=self.mode.name)
         self.config, self.log = config, log
-        self.generator, self.discriminator = _build_nets(config, self.device)
+        self.generator, self.discriminator = build_nets(config, self.device)
         self.fixed_noise = latents(FIXED_SEEDS, config.nz)
         self.batches = open_loader(
             config.shards,
@@ -92,11 +85,14 @@ class Trainer:
             config.seed,
             config.workers,
             torch.uint8,
+            cache=config.cache,
+            data_timeout=config.data_timeout,
         )
         steps_per_epoch = self.batches.steps_per_epoch
         self.plan = Plan(config.total_steps(steps_per_epoch), steps_per_epoch, config.batch_size)
         self.steps_done = 0
-        self.step = self._build_step()
+        rows = StepRows(min(config.log_every, self.plan.total_steps), self.device)
+        self.step = build_step(config, self.generator, self.discriminator, rows)
         self.clock = Clock(self.device)
         self.steps_told = 0
         self.untold: deque[tuple[TickRows, Lap]] = deque()
@@ -129,27 +125,7 @@ class Trainer:
             self.log(f"curves   {self.run.losses_png}")
         self.log(f"nets     {self.run.generator}, {self.run.discriminator}")
 
-    def _build_step(self) -> WholeStep:
-        config, nets = self.config, (self.generator, self.discriminator)
-        bf16 = config.precision == "bf16"
-        average = None
-        if config.ema_nimg:
-            average = Average(self.generator, config.batch_size, config.ema_nimg)
-        set_matrix_format(config.precision, self.device)
-        return WholeStep(
-            AdversarialStep(*nets, config.lr, config.beta1, bf16),
-            (config.batch_size, config.image_size, config.image_size, config.channels),
-            config.nz,
-            _stream(config.seed, "noise", self.device),
-            StepRows(min(config.log_every, self.plan.total_steps), self.device),
-            config.mirror,
-            average,
-        )
-
     def _train(self, stop: StopRequest) -> None:
-        first = next(self.batches)
-        self._show_evidence(first)
-        batches = chain([first], self.batches)
         config = self.config
         self.log("Starting training")
         self.clock.restart()
@@ -175,8 +151,10 @@ class Trainer:
 
                 # One update of D, one of G
                 with self.clock.waiting():
-                    pixels = next(batches)  # (B, S, S, C) uint8
-                self.step(pixels)
+                    self.batches.fill(self.step.pixels)
+                if self.steps_done == 0:
+                    self._show_evidence()
+                self.step.run()
                 self.steps_done += 1
                 advance()
 
@@ -200,10 +178,11 @@ class Trainer:
         if taken != self.mode.name:
             log(f"step     {taken}, since {self.mode.name} cannot be had")
 
-    def _show_evidence(self, pixels: torch.Tensor) -> None:
+    def _show_evidence(self) -> None:
         """Save what D will see and what G begins with: a wrong colour is seen in ten seconds."""
-        save_grid(pixels[: len(FIXED_SEEDS)].cpu(), self.run.reals)
-        save_grid(generate(self.generator, self.fixed_noise), self.run.fakes_init)
+        with self.clock.paused():
+            save_grid(self.step.pixels[: len(FIXED_SEEDS)].cpu(), self.run.reals)
+            save_grid(generate(self.generator, self.fixed_noise), self.run.fakes_init)
 
     def _tick(self, last: bool) -> None:
         """Tell how the steps since the last tick went; on CUDA one tick late, so nobody waits."""
@@ -242,30 +221,6 @@ class Trainer:
     def _plot(self) -> None:
         if len(self.records.history):
             save_losses(self.records.history[:, :2], self.run.losses_png)
-
-
-def _build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Discriminator]:
-    """Both nets on their device, in channels_last, with their first weights."""
-    generator = Generator(config.image_size, config.nz, config.ngf, config.channels)
-    discriminator = Discriminator(config.image_size, config.ndf, config.channels)
-    weights = _stream(config.seed, "weights", torch.device("cpu"))
-    init_weights(generator, weights)
-    init_weights(discriminator, weights)
-    if config.netG is not None:
-        load_weights(generator, config.netG, "--netG")
-    if config.netD is not None:
-        load_weights(discriminator, config.netD, "--netD")
-    for net in (generator, discriminator):
-        net.to(device).to(memory_format=torch.channels_last)
-    return generator, discriminator
-
-
-def _stream(seed: int, purpose: str, device: torch.device) -> torch.Generator:
-    """A random stream of its own for each purpose, so that the noise is not the weights again."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    generator = torch.Generator(device)
-    generator.manual_seed(int.from_bytes(digest[:8]) >> 1)
-    return generator
 
 
 def _json_bytes(values: dict[str, Any]) -> bytes:

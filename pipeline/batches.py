@@ -1,68 +1,122 @@
-"""What all loaders have in common: their interface, their counts, and how they tell of damage."""
+"""What the trainer takes its batches from: the interface, position and state of every loader."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import torch
 
 from pipeline.errors import UserError
-from pipeline.manifest import ShardSet, pack_command
+from pipeline.pixels import to_signed, to_signed_alone
 
 MAX_WORKERS = 8
 """More decoding threads than this were never needed to feed small images; `--workers` overrules."""
 
 
-class Batches(Protocol):
-    """What the trainer takes its batches from.
+class Batches(ABC):
+    """Batches on the device, without end.
 
-    Iterating never ends. An epoch is `steps_per_epoch` batches; within it no image occurs twice.
+    An epoch is `steps_per_epoch` batches; within it no image occurs twice.
+
+    Args:
+        batch_size: images in a batch, on this rank.
+        steps_per_epoch: batches in an epoch.
+        dtype: float32 for batches (B, C, S, S) in [-1, 1], channels_last; uint8 for stored pixels,
+            (B, S, S, C).
+        identity: all that the contents of batch b of epoch e depend on, by name.
+        description: one line for people: which loader this is, and why.
     """
 
-    batch_size: int
-    """Images in a batch, on this rank."""
-    steps_per_epoch: int
-    description: str
-    """One line for people: which loader this is, and why."""
+    def __init__(
+        self,
+        batch_size: int,
+        steps_per_epoch: int,
+        dtype: torch.dtype,
+        identity: dict[str, str | int],
+        description: str,
+    ) -> None:
+        self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
+        self.dtype, self.identity, self.description = dtype, identity, description
+        self.epoch = 0
+        self.batch = 0
+        """Of the epoch; the one that comes next."""
+        self._taken = self._closed = False
 
-    def __iter__(self) -> Iterator[torch.Tensor]: ...
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> torch.Tensor:
-        """The next batch: float32 (B, C, S, S) in [-1, 1], channels_last, or uint8 (B, S, S, C)."""
+        """The next batch, in `dtype`.
+
+        Raises:
+            UserError: the data is damaged, or does not come in time.
+            StopIteration: it is closed.
+        """
+        images = self._take_next(None)
+        if not self.dtype.is_floating_point:
+            return images
+        if images.is_floating_point():
+            return images.permute(0, 3, 1, 2)
+        return to_signed(images) if images.device.type != "cpu" else to_signed_alone(images)
+
+    def fill(self, buffer: torch.Tensor) -> None:
+        """Put the next batch into a static buffer, on the current stream: one copy, no allocation.
+
+        Args:
+            buffer: (B, S, S, C) uint8 on the device, contiguous.
+        """
+        assert not self.dtype.is_floating_point, "static buffers take uint8"
+        self._take_next(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, in plain values: what `load_state_dict` needs to give the next batch."""
+        return {"epoch": self.epoch, "batch": self.batch, "identity": dict(self.identity)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state, in this process or another one, before the first batch is taken.
+
+        Raises:
+            UserError: it is the state of other batches than these.
+            RuntimeError: a batch was taken before.
+        """
+        if self._taken:
+            raise RuntimeError("a loader that has given batches does not go back")
+        self._refuse_other(state["identity"])
+        self.epoch, self.batch = state["epoch"], state["batch"]
 
     def close(self) -> None:
-        """Stop all threads and let go of the files."""
+        """Stop all threads and let go of files and memory."""
+        self._closed = True
+        self._close()
 
+    @abstractmethod
+    def _close(self) -> None: ...
 
-def steps_per_epoch(samples: int, batch_size: int, num_ranks: int = 1) -> int:
-    """Full batches that every rank can take from its share of a set.
+    @abstractmethod
+    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+        """Batch `batch` of epoch `epoch`, (B, S, S, C); into `out` where that is given."""
 
-    Raises:
-        UserError: not even one.
-    """
-    steps = samples // num_ranks // batch_size
-    if steps == 0:
-        share = f"{samples} images" + (f" for {num_ranks} ranks" if num_ranks > 1 else "")
-        raise UserError(
-            f"--batch-size {batch_size}",
-            f"a set of {share}",
-            "at least one full batch in an epoch",
-            f"use --batch-size {max(1, samples // num_ranks)} or less, or pack more images",
-        )
-    return steps
+    def _take_next(self, out: torch.Tensor | None) -> torch.Tensor:
+        if self._closed:
+            raise StopIteration
+        images = self._take(out)
+        self._taken = True
+        self.batch += 1
+        if self.batch == self.steps_per_epoch:
+            self.epoch, self.batch = self.epoch + 1, 0
+        return images
 
-
-def damage_error(shards: ShardSet, found: str) -> UserError:
-    """Name the shards that are no longer as they were written; whoever reads them rarely can."""
-    altered = ", ".join(str(tar) for tar in shards.altered()[:3])
-    return UserError(
-        altered or shards.folder,
-        found,
-        "shards as tools/make_shards.py writes them",
-        f"pack the set again: {pack_command(shards.folder)}",
-    )
+    def _refuse_other(self, saved: dict[str, Any]) -> None:
+        names = [name for name in self.identity if saved.get(name) != self.identity[name]]
+        if names:
+            raise UserError(
+                "the saved position of the data",
+                ", ".join(f"{name} {saved.get(name)}" for name in names),
+                ", ".join(f"{name} {self.identity[name]}" for name in names),
+                "resume with the shard set and the options that the run began with",
+            )
 
 
 def default_workers() -> int:

@@ -1,47 +1,47 @@
-"""Batches on the device, without end.
+"""Batches decoded as they are needed: the loader of the first epoch, and of sets too large to keep.
 
-Three loaders share one interface, `Batches`: `Loader` (DALI), `FallbackLoader` (webdataset and
-torchvision, where DALI cannot run) and `SyntheticLoader` (batches that cost nothing).
+Beside it stand `ResidentCache` (the decoded set, from the second epoch on) and `SyntheticLoader`
+(batches that cost nothing); all are `Batches`.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterator
+from itertools import count
 
 import torch
-from torch.utils.dlpack import from_dlpack
 
-from pipeline.batches import Batches, damage_error, default_workers, steps_per_epoch
-from pipeline.errors import UserError
+from pipeline.batches import Batches, default_workers
+from pipeline.decoders import Decoder, RawDecoder
+from pipeline.feeder import DATA_TIMEOUT
 from pipeline.manifest import ShardSet
+from pipeline.order import Rows
+from pipeline.schedule import WINDOW, Schedule
+from pipeline.stream import Stream
 
-SYNTHETIC = "synthetic"
-"""What `--shards` says to train on noise instead of a shard set."""
 
-
-class Loader:
-    """The DALI graph over a shard set, as an endless iterator.
+class Loader(Batches):
+    """Reads, decodes and resizes a shard set, batch by batch.
 
     Args:
         shards: an opened set.
         batch_size: images in a batch, on this rank.
         image_size: side of the square images, in pixels.
-        device: where the batches are born, `cpu` or `cuda`.
+        device: where the batches go, `cpu` or `cuda`.
         seed: the order of images is a function of it and the epoch.
         dtype: float32 for normalised batches, uint8 for stored pixels.
         rank: of this process among all; ranks see disjoint images.
         num_ranks: number of processes.
         channels: 3 (RGB) or 1 (luma).
         workers: decoding threads; None for one a core, at most eight.
+        data_timeout: seconds to wait for a batch.
+        decoder: for the set's samples; None for the best that this machine can run.
 
     Raises:
-        UserError: the batch is larger than this rank's share of the set, or the set has fewer
-            pixels than asked for.
+        UserError: the batch is larger than this rank's share of the set, the set has fewer pixels
+            than asked for, or its files do not fit together.
     """
 
     def __init__(
@@ -56,107 +56,75 @@ class Loader:
         num_ranks: int = 1,
         channels: int = 3,
         workers: int | None = None,
+        data_timeout: float = DATA_TIMEOUT,
+        decoder: Decoder | None = None,
     ) -> None:
-        from nvidia.dali import __version__ as dali_version
-
-        from pipeline.graph import build_graph
-
         shards.require_size(image_size)
-        self.batch_size = batch_size
-        self.steps_per_epoch = steps_per_epoch(len(shards), batch_size, num_ranks)
+        self.shards, self.data_timeout = shards, data_timeout
+        self.image_size, self.channels = image_size, channels
         self.device = torch.device(device)
-        workers = workers or default_workers()
-        self.description = f"DALI {dali_version} on {self.device}, {workers} threads"
-        self._shards = shards
-        self._shape = (batch_size, image_size, image_size, channels)
-        self._dtype = dtype
-        self._batch_of_epoch = 0
-        share = -(-len(shards) // num_ranks)
-        self._batches_read_per_epoch = -(-share // batch_size)
-        cuda = self.device.type == "cuda"
-        self._pipeline: Any = build_graph(
-            shards,
-            batch_size=batch_size,
-            image_size=image_size,
-            channels=channels,
-            device="cuda" if cuda else "cpu",
-            device_id=(self.device.index or 0) if cuda else None,
-            seed=seed,
-            workers=workers,
-            normalised=dtype.is_floating_point,
-            rank=rank,
-            num_ranks=num_ranks,
+        self.schedule = Schedule.of(shards, batch_size, seed, rank, num_ranks)
+        self.decoder = decoder or open_decoder(
+            shards, batch_size, image_size, channels, self.device, workers, dtype
         )
-        self._pipeline.build()
+        identity: dict[str, str | int] = {
+            "shard set": shards.fingerprint,
+            "recipe": shards.manifest.recipe.told(),
+            "--batch-size": batch_size,
+            "--image-size": image_size,
+            "--channels": channels,
+            "--seed": seed,
+            "rank": rank,
+            "ranks": num_ranks,
+            "decoder": self.decoder.name,
+            "window": WINDOW,
+        }
+        steps = self.schedule.steps_per_epoch
+        super().__init__(batch_size, steps, dtype, identity, self.decoder.description)
+        self._stream: Stream | None = None
 
-    def __iter__(self) -> Self:
-        return self
+    def stream(self, plan: Iterator[Rows]) -> Stream:
+        """What decodes the batches of a plan; a loader has one, and closes it."""
+        assert self._stream is None
+        self._stream = Stream(self.shards, self.decoder, plan, self.data_timeout)
+        return self._stream
 
-    def __next__(self) -> torch.Tensor:
-        if self._batch_of_epoch == self.steps_per_epoch:
-            for _ in range(self._batches_read_per_epoch - self.steps_per_epoch):
-                self._run()  # the short batch at the epoch's end, filled up with repetitions
-            self._batch_of_epoch = 0
-        batch = self._run()
-        self._batch_of_epoch += 1
-        return batch.permute(0, 3, 1, 2) if self._dtype.is_floating_point else batch
+    def _close(self) -> None:
+        (self._stream or self.decoder).close()
 
-    def _run(self) -> torch.Tensor:
-        """Take a batch from the graph: (B, S, S, C), contiguous, ordered on the current stream."""
-        cuda = self.device.type == "cuda"
-        stream = torch.cuda.current_stream(self.device) if cuda else None
-        try:
-            (output,) = self._pipeline.run(stream)
-        except RuntimeError as error:
-            raise _decode_error(self._shards, error) from error
-        if stream is None:
-            # The dynamic executor never writes again to a batch that somebody holds
-            return from_dlpack(output.as_tensor())
-        return self._copy_on(stream, output)
+    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+        stream = self._stream or self.stream(self._rest())
+        _, images = stream.take(out)
+        return images
 
-    def _copy_on(self, stream: torch.cuda.Stream, output: Any) -> torch.Tensor:
-        """Copy a batch out on a stream, without a wait on the host.
-
-        Exporting it through dlpack instead would leave its release to a background thread of
-        DALI's that synchronises the whole device (dali/pipeline/data/dltensor.cc).
-        """
-        from nvidia.dali.plugin.pytorch import feed_ndarray
-
-        batch = torch.empty(self._shape, dtype=self._dtype, device=self.device)
-        feed_ndarray(output.as_tensor(), batch, cuda_stream=stream)
-        return batch
-
-    def close(self) -> None:
-        self._pipeline = None
+    def _rest(self) -> Iterator[Rows]:
+        """The rows of all batches from here on."""
+        yield from self.schedule.batches(self.epoch, self.batch)
+        for epoch in count(self.epoch + 1):
+            yield from self.schedule.batches(epoch)
 
 
-def open_loader(
-    shards: str,
+def open_decoder(
+    shards: ShardSet,
     batch_size: int,
     image_size: int,
     channels: int,
     device: torch.device,
-    seed: int,
-    workers: int | None,
-    dtype: torch.dtype = torch.float32,
-) -> Batches:
-    """Open what `--shards` names with the best loader that this machine can run.
-
-    Raises:
-        UserError: no usable shard set there, or one too small for the batch.
-    """
-    if shards == SYNTHETIC:
-        from pipeline.synthetic import SyntheticLoader
-
-        return SyntheticLoader(batch_size, image_size, channels, device, seed, dtype)
-    shard_set = ShardSet.open(Path(shards))
-    build: Callable[..., Batches] = Loader
+    workers: int | None = None,
+    dtype: torch.dtype = torch.uint8,
+) -> Decoder:
+    """The best decoder that this machine can run, for the samples of a set."""
+    if shards.manifest.recipe.store == "raw":
+        return RawDecoder(shards, image_size, channels, device)
+    workers = workers or default_workers()
     if obstacle := _why_not_dali(device):
-        from pipeline.fallback import FallbackLoader
+        from pipeline.fallback import ThreadDecoder
 
-        build = partial(FallbackLoader, reason=obstacle)
-    options = {"channels": channels, "workers": workers}
-    return build(shard_set, batch_size, image_size, device, seed, dtype, **options)
+        return ThreadDecoder(shards, image_size, channels, device, workers, obstacle)
+    from pipeline.dali import DaliDecoder
+
+    normalised = dtype.is_floating_point
+    return DaliDecoder(shards, image_size, channels, device, batch_size, workers, normalised)
 
 
 def _why_not_dali(device: torch.device) -> str | None:
@@ -172,9 +140,3 @@ def _why_not_dali(device: torch.device) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         return f"DALI does not load ({error})"
     return None
-
-
-def _decode_error(shards: ShardSet, error: RuntimeError) -> UserError:
-    """Tell of an error that DALI met at run time, without its three frames around one line."""
-    reason = str(error).partition("encountered:")[2].strip() or str(error)
-    return damage_error(shards, f"an image that DALI cannot decode ({reason.splitlines()[0]})")

@@ -142,6 +142,11 @@ class ShardSet:
                 f"train at --image-size {limit} or less, or pack the source again for this size",
             )
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the manifest, and so of all tars' digests: tells this set from every other."""
+        return digest(self.manifest.model_dump_json().encode())[:16]
+
     def altered(self) -> list[Path]:
         """Those tars whose bytes are not as they were written; reads the whole set."""
         recorded = zip(self.tars, self.manifest.shards, strict=True)

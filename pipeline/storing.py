@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import Image
 
 from pipeline.checking import Pixels, RejectedError, decode, is_ordinary, require_bounded
 from pipeline.errors import UserError
-from pipeline.geometry import centre_box, crop_box, resized
+from pipeline.geometry import resized
 from pipeline.jpeg import read_header
 from pipeline.manifest import Recipe
 
@@ -134,7 +133,7 @@ def store(data: bytes, recipe: Recipe) -> Stored:
 
 
 def cut(pixels: Pixels, recipe: Recipe) -> Pixels:
-    """Crop and resize as the recipe says, antialiased: Pillow's BILINEAR, DALI's TRIANGULAR.
+    """Crop and resize as the recipe says, with the loaders' own kernel on the CPU.
 
     Args:
         pixels: (H, W, C) uint8.
@@ -144,17 +143,16 @@ def cut(pixels: Pixels, recipe: Recipe) -> Pixels:
         (S, S, C) uint8; without a crop, the shorter side is S.
     """
     assert recipe.size is not None, "only original stores have no size"
-    height, width, channels = pixels.shape
-    target, box = (recipe.size, recipe.size), None
+    # Here, since it loads torch: `original` stores and `--help` do not wait for that
+    from pipeline.resizing import as_tensor, fit_square, resize
+
+    image = as_tensor(pixels)
     if recipe.crop == "none":
-        target = resized(width, height, recipe.size)
-    elif recipe.crop == "centre":
-        box = centre_box(width, height, recipe.size)
+        height, width, _ = pixels.shape
+        small = resize(image, *resized(width, height, recipe.size))
     else:
-        box = crop_box(width, height, recipe.crop)
-    image = Image.fromarray(pixels if channels == 3 else pixels[:, :, 0])
-    small = np.asarray(image.resize(target, Image.Resampling.BILINEAR, box=box))
-    return small.reshape(target[1], target[0], channels)
+        small = fit_square(image, recipe.size, None if recipe.crop == "centre" else recipe.crop)
+    return small.contiguous().numpy()
 
 
 def encode(pixels: Pixels, quality: int) -> bytes:

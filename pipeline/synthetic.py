@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from pipeline.pixels import to_signed
+from pipeline.batches import Batches
 
 SAMPLES = 16_384
 """Images in an epoch: enough for a few hundred steps at the usual batch sizes."""
@@ -15,7 +13,7 @@ BATCHES = 4
 """Different ones, served in turn: more than one, so that nothing can depend on a constant batch."""
 
 
-class SyntheticLoader:
+class SyntheticLoader(Batches):
     """Uniform noise in the interface of `Batches`, made once and served again and again.
 
     Args:
@@ -36,23 +34,22 @@ class SyntheticLoader:
         seed: int,
         dtype: torch.dtype,
     ) -> None:
-        self.batch_size = batch_size
-        self.steps_per_epoch = max(1, SAMPLES // batch_size)
-        self.description = "synthetic noise: no images are read"
+        identity: dict[str, str | int] = {
+            "shard set": "synthetic",
+            "--batch-size": batch_size,
+            "--image-size": image_size,
+            "--channels": channels,
+            "--seed": seed,
+        }
+        steps = max(1, SAMPLES // batch_size)
+        super().__init__(batch_size, steps, dtype, identity, "synthetic noise: no images are read")
         random = torch.Generator().manual_seed(seed)
         shape = (BATCHES, batch_size, image_size, image_size, channels)
-        pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8).to(device)
-        batches = (to_signed(batch) if dtype.is_floating_point else batch for batch in pixels)
-        self._batches = tuple(batches)
-        self._next = 0
+        self._pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8).to(device)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return self
+    def _close(self) -> None:
+        self._pixels = torch.empty(0)
 
-    def __next__(self) -> torch.Tensor:
-        batch = self._batches[self._next % BATCHES]
-        self._next += 1
-        return batch
-
-    def close(self) -> None:
-        self._batches = ()
+    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+        pixels = self._pixels[(self.epoch * self.steps_per_epoch + self.batch) % BATCHES]
+        return pixels if out is None else out.copy_(pixels)

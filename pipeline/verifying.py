@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.checking import RejectedError, decode
 from pipeline.errors import UserError
-from pipeline.index import index_text
+from pipeline.index import index_text, read_index
 from pipeline.jpeg import read_header
 from pipeline.manifest import (
     MANIFEST,
@@ -26,6 +28,7 @@ from pipeline.manifest import (
     ShardSet,
     file_digest,
 )
+from pipeline.mixing import Mixing, measure
 from pipeline.order import permutation
 
 Sample = tuple[str, bytes]
@@ -143,6 +146,20 @@ def samples(tar: Path) -> Iterator[Sample]:
             component = archive.extractfile(member)
             if component is not None:
                 yield member.name.partition(".")[0], component.read()
+
+
+def mixing(shards: ShardSet) -> Mixing | None:
+    """How well a set is mixed; reads its indexes only.
+
+    Returns:
+        None if there are too few samples to tell.
+
+    Raises:
+        ValueError: an index is not as packing writes it.
+    """
+    extension = shards.manifest.recipe.extension
+    keys = [read_index(index.read_bytes(), extension).keys for index in shards.indexes]
+    return measure(np.concatenate(keys), np.array([len(part) for part in keys]))
 
 
 def find(shards: ShardSet, key: str) -> Sample:

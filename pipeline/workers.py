@@ -117,6 +117,10 @@ def _start(work: Work, shared: Shared) -> None:
     _worker = work, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if work.recipe.store != "original":
+        import torch  # here, so that its two seconds are not the first image's
+
+        torch.set_num_threads(1)  # the cores have a worker each; copying a crop would start more
     shared.ready.value = True
 
 

@@ -3,16 +3,22 @@
 import functools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from pipeline.manifest import ShardSet
-from tests.needs import demanded, require
+from pipeline.batches import Batches
+from pipeline.manifest import Recipe, ShardSet
+from tests.loaders import KINDS, open_kind
+from tests.needs import demanded, require, within
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import CountedBatches
+
+OF_DEVICE = 4
+"""The device's place among the arguments of `open_loader`."""
 
 
 def pytest_configure() -> None:
@@ -30,19 +36,51 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def numbered_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], ShardSet]:
+def numbered_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ShardSet]:
     """A set of `count` numbered pictures, `per_shard` a shard: packed once, not to be altered."""
 
     @functools.cache
-    def make(count: int, per_shard: int) -> ShardSet:
+    def make(count: int, per_shard: int, store: str = "original") -> ShardSet:
         folder = tmp_path_factory.mktemp("numbered")
-        return pack_pictures(folder, numbered_pictures(count), per_shard=per_shard)
+        recipe = Recipe(store="raw", crop="centre", size=64, filter="bilinear")
+        options = {"recipe": recipe} if store == "raw" else {}
+        return pack_pictures(folder, numbered_pictures(count), per_shard=per_shard, **options)
 
     return make
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each way to take batches that this machine has."""
+    name: str = request.param
+    if name.startswith("dali"):
+        require("dali")
+    return name
+
+
 @pytest.fixture
-def spare_set(numbered_set: Callable[[int, int], ShardSet], tmp_path: Path) -> ShardSet:
+def open_batches(kind: str) -> Iterator[Callable[..., Batches]]:
+    """`open_kind` for this kind; what it opens is closed when the test ends."""
+    opened: list[Batches] = []
+
+    def open_(*arguments: Any, **options: Any) -> Batches:
+        opened.append(open_kind(kind, *arguments, **options))
+        return opened[-1]
+
+    yield open_
+    for batches in opened:
+        within(10, batches.close)
+
+
+@pytest.fixture
+def make_set(kind: str, numbered_set: Callable[..., ShardSet]) -> Callable[[int, int], ShardSet]:
+    """`numbered_set` in the store that this kind is for."""
+    store = "raw" if kind.startswith("raw") else "original"
+    return lambda count, per_shard: numbered_set(count, per_shard, store)
+
+
+@pytest.fixture
+def spare_set(numbered_set: Callable[..., ShardSet], tmp_path: Path) -> ShardSet:
     """A set of 12 pictures in shards of 5, 5 and 2, to be altered at will."""
     folder = tmp_path / "spare"
     shutil.copytree(numbered_set(12, 5).folder, folder)
@@ -53,5 +91,10 @@ def spare_set(numbered_set: Callable[[int, int], ShardSet], tmp_path: Path) -> S
 def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
     """Trainers made from here on take these batches."""
     batches = CountedBatches()
-    monkeypatch.setattr("dcgan.trainer.open_loader", lambda *options: batches)
+
+    def open_loader(*arguments: Any, **options: Any) -> CountedBatches:
+        batches.device = arguments[OF_DEVICE]
+        return batches
+
+    monkeypatch.setattr("dcgan.trainer.open_loader", open_loader)
     return batches

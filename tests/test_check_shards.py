@@ -10,10 +10,12 @@ from PIL import Image
 from pipeline.manifest import Recipe, ShardSet
 from pipeline.sheet import CELL, COLUMNS, GAP, ROWS
 from pipeline.verifying import samples
-from tests.packing_runs import pack_folder, run_tool
+from tests.packing_runs import in_process, pack_folder, run_tool
 from tests.pictures import decode, encode, names_in, numbered_pictures, smooth
 from tests.pictures import write_pictures as write
 from tools.check_shards import main
+
+__all__ = ["in_process"]  # a fixture
 
 SCREEN = 25
 """Lines."""
@@ -67,10 +69,62 @@ def test_what_it_says_of_a_whole_set(tmp_path, check):
         "size    32×32: 11 (91.7%)",
         "size    50×20: 1 (8.3%)",
         "reject  1 not an image: see rejects.csv",
+        "mixing  too few images to tell",
         "all is as it was packed",
     ]
     total = sum(tar.stat().st_size for tar in folder.glob("*.tar"))
     assert f"{total / 1e6:,.1f} MB" in out[1]
+
+
+MIXED = (
+    r"mixing  (a|not a) random order: neighbours are (\d+\.\d)%"
+    r" as far apart in the source as in a uniform shuffle;"
+    r" the least typical shard is (\d+\.\d)% off the whole source,"
+    r" where chance explains (\d+\.\d)%"
+)
+
+
+def mixing_lines(out):
+    """The verdict and three figures, and the lines that follow."""
+    (place,) = [number for number, line in enumerate(out) if line.startswith("mixing")]
+    line = re.fullmatch(MIXED, out[place])
+    assert line is not None, out[place]
+    verdict, *figures = line.groups()
+    return verdict, [float(figure) for figure in figures], out[place + 1 :]
+
+
+def test_it_tells_how_well_a_set_is_mixed(tmp_path, check):
+    files = numbered_pictures(150) | {f"{number:03d}-bad.jpg": b"" for number in range(0, 150, 7)}
+    folder = make(tmp_path, files, per_shard=40)
+    status, out, err = check(folder)
+    assert (status, err) == (0, [])
+    verdict, (distance, stray, limit), rest = mixing_lines(out)
+    assert verdict == "a"
+    assert 80 < distance < 120
+    assert 0 < stray < limit
+    assert rest == ["all is as it was packed"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_badly_mixed_set_is_called_so(tmp_path, check, monkeypatch):
+    for module in ("packing", "verifying"):
+        monkeypatch.setattr(f"pipeline.{module}.permutation", lambda count, seed: np.arange(count))
+    folder = make(tmp_path, numbered_pictures(150), per_shard=40)
+    status, out, err = check(folder)
+    assert (status, err) == (0, [])
+    verdict, (distance, stray, limit), rest = mixing_lines(out)
+    assert verdict == "not a"
+    assert distance < 2.5
+    assert stray > limit
+    assert rest == ["all is as it was packed"]
+
+
+def test_a_set_with_faults_is_told_of_its_mixing_all_the_same(tmp_path, check):
+    folder = make(tmp_path, numbered_pictures(150), per_shard=40)
+    (folder / "shard-000001.tar").write_bytes(b"x" * (folder / "shard-000001.tar").stat().st_size)
+    status, out, _ = check(folder)
+    assert status == 1
+    assert mixing_lines(out)[2] == []
 
 
 @pytest.mark.parametrize("decoding", [[], ["--decode"]])

@@ -1,7 +1,5 @@
-"""What only the fallback does: Pillow's own pixels, threads, and tars read from end to end."""
+"""What only the decoder in threads does: its pixels, its threads, and what it says of itself."""
 
-import io
-import tarfile
 import threading
 
 import numpy as np
@@ -11,24 +9,27 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline.errors import UserError
-from pipeline.fallback import FallbackLoader
-from pipeline.manifest import ShardSet
+from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
+from pipeline.loader import Loader
+from tests.loaders import CPU
 from tests.needs import take, within
-from tests.pictures import CELEBA, encode, noisy, pack_pictures, smooth
+from tests.pictures import CELEBA, decode, encode, noisy, pack_pictures, smooth
+from tests.test_loader_damage import DAMAGES, overwrite_sample
 
 
 @pytest.fixture
-def open_fallback():
+def open_threads():
     opened = []
 
-    def open_(shards, batch_size, image_size=32, **options):
-        loader = FallbackLoader(shards, batch_size, image_size, workers=2, **options)
-        opened.append(loader)
-        return loader
+    def open_(shards, batch_size, image_size=32, channels=3, workers=2, **options):
+        decoder = ThreadDecoder(shards, image_size, channels, CPU, workers)
+        options |= {"channels": channels, "decoder": decoder}
+        opened.append(Loader(shards, batch_size, image_size, **options))
+        return opened[-1]
 
     yield open_
     for loader in opened:
-        loader.close()
+        within(10, loader.close)
 
 
 @pytest.fixture(scope="module", params=[CELEBA, (90, 301), (400, 121), (40, 48)], ids=str)
@@ -40,18 +41,20 @@ def lone_picture(request, tmp_path_factory):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [32, 256])
-def test_pixels_are_torchvisions_to_the_bit(open_fallback, lone_picture, image_size, channels):
+def test_pixels_are_torchvisions_to_a_level(open_threads, lone_picture, image_size, channels):
     data, shards = lone_picture
-    loader = open_fallback(shards, 1, image_size, dtype=torch.uint8, channels=channels)
-    image = Image.open(io.BytesIO(data)).convert("RGB" if channels == 3 else "L")
+    loader = open_threads(shards, 1, image_size, channels, dtype=torch.uint8)
+    image = Image.fromarray(decode(data)).convert("RGB" if channels == 3 else "L")
     image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
-    expected = np.asarray(image).reshape(image_size, image_size, channels)
-    assert np.array_equal(take(loader, 1)[0][0].numpy(), expected)
+    expected = np.asarray(image).reshape(image_size, image_size, channels).astype(int)
+    error = np.abs(take(loader, 1)[0][0].numpy() - expected)
+    assert error.max() <= 1
+    assert error.mean() <= 0.25  # 90 to 32 is the worst; CelebA's is a hundredth of it
 
 
-def test_floats_are_torchvisions_chain(open_fallback, tmp_path):
+def test_floats_are_torchvisions_chain(open_threads, tmp_path):
     data = encode(smooth(*CELEBA))
-    loader = open_fallback(pack_pictures(tmp_path, {"a.jpg": data}), 1, 64)
+    loader = open_threads(pack_pictures(tmp_path, {"a.jpg": data}), 1, 64)
     chain = transforms.Compose(
         [
             transforms.Resize(64),
@@ -60,58 +63,58 @@ def test_floats_are_torchvisions_chain(open_fallback, tmp_path):
             transforms.Normalize((0.5,) * 3, (0.5,) * 3),
         ]
     )
-    expected = chain(Image.open(io.BytesIO(data)))
-    torch.testing.assert_close(take(loader, 1)[0][0], expected, rtol=0, atol=1e-6)
+    expected = chain(Image.fromarray(decode(data)))
+    level = 1 / 127.5
+    torch.testing.assert_close(take(loader, 1)[0][0], expected, rtol=0, atol=level + 1e-6)
 
 
-def test_its_threads_are_named_and_end_with_it(open_fallback, numbered_set):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_pictures_are_grey_in_three_channels_too(open_threads, tmp_path, channels):
+    grey = smooth(*CELEBA)[:, :, 0]
+    shards = pack_pictures(tmp_path, {"a.jpg": encode(grey)})
+    (batch,) = take(open_threads(shards, 1, 64, channels, dtype=torch.uint8), 1)
+    assert batch.shape == (1, 64, 64, channels)
+    assert (batch == batch[..., :1]).all()
+    assert batch.float().std() > 10
+
+
+def test_its_threads_are_named_and_end_with_it(open_threads, numbered_set):
     def decoders() -> list[str]:
         return [thread.name for thread in threading.enumerate() if "decode" in thread.name]
 
     assert decoders() == []
-    loader = open_fallback(numbered_set(12, 5), 4)
+    loader = open_threads(numbered_set(12, 5), 4, workers=3)
     take(loader, 1)
-    assert len(decoders()) == 2
+    assert len(decoders()) == 3
     within(10, loader.close)
     assert decoders() == []
 
 
-def test_a_damaged_image_names_its_sample(open_fallback, spare_set):
-    tar = spare_set.tars[0]
-    with tarfile.open(tar) as archive:
-        member = archive.getmembers()[3]
-    with tar.open("r+b") as file:
-        file.seek(member.offset_data)
-        file.write(bytes(member.size))
+def test_a_damaged_image_names_its_sample_and_what_is_wrong(open_threads, spare_set):
+    tar, key = overwrite_sample(spare_set, DAMAGES["text"], shard=0, place=3)
     with pytest.raises(UserError) as error:
-        take(open_fallback(spare_set, 4), 3)
-    assert error.value.where == str(tar)
-    assert error.value.found == f"sample {member.name.removesuffix('.jpg')} is not an image"
+        take(open_threads(spare_set, 4), 3)
+    assert error.value.where == tar
+    assert error.value.found == f"sample {key} does not decode: not an image"
 
 
-@pytest.mark.parametrize("place", [0, 2], ids=["first-header", "later-header"])
-@pytest.mark.parametrize("filling", [b"\0", b"x"], ids=["zeros", "letters"])
-def test_a_damaged_tar_header_is_an_error_not_a_short_batch(
-    open_fallback, spare_set, place, filling
-):
-    tar = spare_set.tars[1]
-    with tarfile.open(tar) as archive:
-        header = archive.getmembers()[place].offset
-    with tar.open("r+b") as file:
-        file.seek(header)
-        file.write(filling * 512)
-    loader = open_fallback(ShardSet.open(spare_set.folder), 4)
-    with pytest.raises(UserError) as error:
-        take(loader, 3)
-    assert error.value.where == str(tar)
-    assert "tar" in error.value.found
+def test_it_reads_no_further_ahead_than_it_says(numbered_set):
+    decoder, given = ThreadDecoder(numbered_set(12, 5), 32, 3, CPU, 2), []
+    jpeg = np.frombuffer(encode(smooth(32, 32)), dtype=np.uint8)
+
+    def batches():
+        for number in range(20):
+            given.append(number)
+            yield [jpeg, jpeg]
+
+    decoding = decoder.decode(batches())
+    for taken in range(1, 21):
+        assert within(10, lambda: next(decoding)).shape == (2, 32, 32, 3)
+        assert len(given) == min(20, taken + BATCHES_AHEAD - 1)
+    with pytest.raises(StopIteration):
+        next(decoding)
 
 
-def test_a_path_is_never_taken_for_a_command(open_fallback, numbered_set, tmp_path, monkeypatch):
-    # webdataset runs what follows "pipe:" in a shell
-    folder = numbered_set(12, 5).folder
-    (tmp_path / "pipe:touch evil").symlink_to(folder)
-    monkeypatch.chdir(tmp_path)
-    shards = ShardSet.open(type(tmp_path)("pipe:touch evil"))
-    assert len(take(open_fallback(shards, 4), 3)) == 3
-    assert not (tmp_path / "evil").exists()
+def test_it_says_why_it_is_in_use(numbered_set):
+    decoder = ThreadDecoder(numbered_set(12, 5), 32, 3, CPU, 5, "the reason")
+    assert decoder.description == "libjpeg-turbo and torch, 5 threads, because the reason"

@@ -7,63 +7,68 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as transforms
 
-from pipeline.geometry import centre_box, crop_box, resized
+from pipeline.geometry import centred, resized
 from pipeline.manifest import Recipe
 from tests.needs import require, within
 
 SIDES = st.integers(1, 2000)
 SIZES = st.integers(8, 512)
 
-
-def torchvisions_crop(width: int, height: int, size: int) -> tuple[int, int]:
-    """Left and top of torchvision's own CenterCrop, told by an image of coordinates."""
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    cut = transforms.center_crop(torch.stack([x, y]), [size, size])
-    return int(cut[0, 0, 0]), int(cut[1, 0, 0])
-
-
-def torchvisions_resize(width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height after torchvision's own Resize."""
-    new_height, new_width = transforms._compute_resized_output_size((height, width), [size])
-    return new_width, new_height
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom, in pixels of the image."""
 
 
 @given(SIDES, SIDES, SIZES)
 @example(178, 218, 64)
+@example(2000, 1, 512)
 def test_resized_sides_are_torchvisions(width, height, size):
-    assert resized(width, height, size) == torchvisions_resize(width, height, size)
+    new_height, new_width = transforms._compute_resized_output_size((height, width), [size])
+    assert resized(width, height, size) == (new_width, new_height)
 
 
-@given(st.integers(8, 400), st.integers(8, 400), st.data())
-@settings(max_examples=60)
-def test_the_crop_is_torchvisions(width, height, data):
-    side = data.draw(st.integers(8, min(width, height)))
-    left, top, right, bottom = crop_box(width, height, side)
-    assert (left, top) == torchvisions_crop(width, height, side)
-    assert (right - left, bottom - top) == (side, side)
-    assert left >= 0
-    assert top >= 0
-    assert right <= width
-    assert bottom <= height
+@given(SIDES, st.data())
+@settings(max_examples=300)
+def test_the_crop_begins_where_torchvisions_does(length, data):
+    kept = data.draw(st.integers(1, length))
+    start = centred(length, kept)
+    assert 0 <= start <= length - kept
+    places = torch.arange(length).expand(2, 1, length)
+    row = transforms.center_crop(places, [1, kept])
+    column = transforms.center_crop(places.transpose(1, 2), [kept, 1])
+    expected = list(range(start, start + kept))
+    assert row[0, 0].tolist() == column[0, :, 0].tolist() == expected
 
 
-@given(st.integers(8, 300), st.integers(8, 300), st.integers(8, 96))
-@settings(max_examples=60)
-def test_the_seen_region_is_torchvisions_resize_and_crop(width, height, size):
-    new_width, new_height = torchvisions_resize(width, height, size)
-    left, top = torchvisions_crop(new_width, new_height, size)
-    box = centre_box(width, height, size)
-    scales = width / new_width, height / new_height
-    expected = [left, top, left + size, top + size]
-    got = [place / scales[axis % 2] for axis, place in enumerate(box)]
-    assert got == pytest.approx(expected, abs=1e-9)
+@pytest.mark.parametrize(("spare", "start"), [(0, 0), (1, 0), (2, 1), (3, 2), (5, 2), (7, 4)])
+def test_half_a_pixel_is_rounded_to_even(spare, start):
+    assert centred(64 + spare, 64) == start
 
 
-@given(SIDES, SIDES, SIZES)
-def test_the_seen_region_lies_in_the_image(width, height, size):
-    left, top, right, bottom = centre_box(width, height, size)
-    assert 0 <= left < right <= width + 1e-9
-    assert 0 <= top < bottom <= height + 1e-9
+def region(width: int, height: int, size: int) -> Box:
+    """What Resize(size) and then CenterCrop(size) keep, in pixels of the image."""
+    new_width, new_height = resized(width, height, size)
+    left, top = centred(new_width, size), centred(new_height, size)
+    across, down = width / new_width, height / new_height
+    return left * across, top * down, (left + size) * across, (top + size) * down
+
+
+def square(width: int, height: int, crop: int) -> Box:
+    """What CenterCrop(crop) keeps."""
+    left, top = centred(width, crop), centred(height, crop)
+    return left, top, left + crop, top + crop
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (region(178, 218, 64), (0, 7 * 218 / 78, 178, 71 * 218 / 78)),
+        (region(300, 100, 50), (100, 0, 200, 100)),
+        (square(178, 218, 108), (35, 55, 143, 163)),
+        (square(178, 218, 148), (15, 35, 163, 183)),
+    ],
+)
+def test_the_region_by_hand(box, expected):
+    assert box == pytest.approx(expected)
 
 
 def by_dali(sizes: list[tuple[int, int]], recipe: Recipe, image_size: int) -> np.ndarray:
@@ -90,17 +95,20 @@ def some_sizes(least: int) -> list[tuple[int, int]]:
     return [*map(tuple, drawn), *((a, b) for a in edges for b in edges), (2000, 1999)]
 
 
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(crop="centre")], ids=lambda recipe: recipe.crop
+)
 @pytest.mark.parametrize("image_size", [8, 32, 64, 109, 256])
-def test_dalis_expressions_are_ours(image_size):
+def test_dalis_expressions_are_ours(image_size, recipe):
     require("dali")
     sizes = some_sizes(1)
-    expected = [centre_box(*size, image_size) for size in sizes]
-    np.testing.assert_allclose(by_dali(sizes, Recipe(), image_size), expected, rtol=2e-6, atol=1e-5)
+    expected = [region(*size, image_size) for size in sizes]
+    np.testing.assert_allclose(by_dali(sizes, recipe, image_size), expected, rtol=2e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("crop", [8, 107, 108, 148])
 def test_dalis_expressions_of_a_crop_are_ours(crop):
     require("dali")
     sizes = some_sizes(crop)
-    expected = [crop_box(*size, crop) for size in sizes]
+    expected = [square(*size, crop) for size in sizes]
     assert np.array_equal(by_dali(sizes, Recipe(crop=crop), 64), expected)

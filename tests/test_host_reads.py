@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcgan.step import STATISTICS, AdversarialStep
+from tests.needs import take, within
 from tests.steps import batch, nets
 
 
@@ -83,3 +84,21 @@ def test_a_planted_silent_read_is_caught(monkeypatch, read):
     )
     with pytest.raises((NotImplementedError, RuntimeError, TypeError)):
         step(real, noise)
+
+
+# The data that comes to it
+
+
+@pytest.mark.parametrize("taken", [0, 8], ids=["first-epoch", "later"])
+def test_a_batch_comes_without_a_host_read(open_batches, make_set, taken):
+    loader = open_batches(make_set(12, 5), 3, dtype=torch.uint8)
+    take(loader, taken)
+    buffer = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
+
+    def fill() -> int:
+        with NoHostReads() as mode:  # sees this thread alone
+            for _ in range(3 if taken else 4):
+                loader.fill(buffer)
+        return int(mode.calls)
+
+    assert within(30, fill) > 0, "the mode saw nothing"

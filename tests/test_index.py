@@ -4,9 +4,12 @@ import importlib
 import io
 import tarfile
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.index import index_text
+from pipeline.index import index_text, read_index
 from tests.needs import require
 
 
@@ -56,3 +59,118 @@ def test_a_tar_that_ends_inside_a_member_is_an_error(tmp_path):
     tar.write_bytes(tar.read_bytes()[:900])  # inside the first member's data
     with pytest.raises(tarfile.TarError):
         index_text(tar)
+
+
+# Reading it
+
+numbers = st.integers(0, 2**62)
+
+
+@given(st.lists(st.tuples(numbers, numbers, st.integers(0, 99_999_999)), min_size=1, max_size=20))
+def test_what_was_written_is_read(rows):
+    lines = [f"jpg {offset} {size} {key:08d}.jpg\n" for offset, size, key in rows]
+    places = read_index(f"v1.2 {len(rows)}\n{''.join(lines)}".encode(), "jpg")
+    assert list(zip(*(column.tolist() for column in places), strict=True)) == rows
+    assert all(column.dtype == np.int64 for column in places)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "raw"])
+def test_the_index_of_a_tar_is_read(tmp_path, extension):
+    members = {name.replace("jpg", extension): data for name, data in MEMBERS.items()}
+    tar = write_tar(tmp_path / "a.tar", members)
+    offsets, sizes, keys = read_index(index_text(tar).encode(), extension)
+    whole = tar.read_bytes()
+    found = [whole[start : start + size] for start, size in zip(offsets, sizes, strict=True)]
+    assert found == list(members.values())
+    assert [f"{key:08d}.{extension}" for key in keys] == list(members)
+
+
+GOOD = b"v1.2 2\njpg 512 700 00000003.jpg\njpg 1536 9 00000001.jpg\n"
+
+HOSTILE = {
+    "empty": b"",
+    "only-a-header": b"v1.2 2\n",
+    "header-of-nothing": b"v1.2 0\n",
+    "no-header": GOOD.partition(b"\n")[2],
+    "other-version": GOOD.replace(b"v1.2", b"v1.3"),
+    "header-without-count": GOOD.replace(b"v1.2 2", b"v1.2"),
+    "count-too-small": GOOD.replace(b"v1.2 2", b"v1.2 1"),
+    "count-too-large": GOOD.replace(b"v1.2 2", b"v1.2 3"),
+    "count-negative": GOOD.replace(b"v1.2 2", b"v1.2 -2"),
+    "count-no-number": GOOD.replace(b"v1.2 2", b"v1.2 two"),
+    "count-huge": GOOD.replace(b"v1.2 2", b"v1.2 " + b"9" * 5000),
+    "one-line-missing": GOOD.rpartition(b"jpg 1536")[0],
+    "one-line-twice": GOOD + b"jpg 1536 9 00000001.jpg\n",
+    "other-extension": GOOD.replace(b"jpg", b"png"),
+    "one-other-extension": GOOD.replace(b"jpg 512", b"png 512"),
+    "extra-component": GOOD.replace(b"\njpg 1536", b"\ncls 900 1 00000003.cls\njpg 1536"),
+    "extra-component-counted": b"v1.2 2\njpg 512 700 00000003.jpg jpg 1536 9 00000003.jpg\n",
+    "not-numeric": GOOD.replace(b"512", b"many"),
+    "fraction": GOOD.replace(b"512", b"5.12"),
+    "exponent": GOOD.replace(b"512", b"5e2"),
+    "hexadecimal": GOOD.replace(b"512", b"0x200"),
+    "not-a-number": GOOD.replace(b"512", b"nan"),
+    "huge": GOOD.replace(b"512", b"9" * 40),
+    "just-too-huge": GOOD.replace(b"512", str(2**63).encode()),
+    "name-not-numeric": GOOD.replace(b"00000003", b"face"),
+    "no-name": GOOD.replace(b" 00000003.jpg", b""),
+    "no-offset": GOOD.replace(b" 512", b""),
+    "cut-short": GOOD[:-1],
+    "cut-inside-a-number": GOOD[:-16],
+    "nul-in-a-number": GOOD.replace(b"512", b"5\x0012"),
+    "nuls": bytes(len(GOOD)),
+    "not-ascii": GOOD.replace(b"512", b"\xff\xfe"),
+    "other-digits": GOOD.replace(b"512", "٥١٢".encode()),
+    "a-list": b"[1, 2]\n",
+}
+
+COMMENTS = {
+    "no-fields": b"v1.2 1\njpg \n",
+    "a-comment": b"v1.2 1\n# jpg 1 2 00000003.jpg\n",
+    "comments-only": b"v1.2 0\n#jpg \n",
+}
+"""Of which nothing is left for NumPy's parser."""
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_what_is_no_index_is_a_value_error(data):
+    assert len(read_index(GOOD, "jpg").keys) == 2
+    with pytest.raises(ValueError, match=r"lines that|the header|no samples"):
+        read_index(data, "jpg")
+
+
+@pytest.mark.parametrize("data", COMMENTS.values(), ids=COMMENTS)
+def test_an_index_without_numbers_is_a_value_error_and_no_warning(data):
+    with pytest.raises(ValueError, match=r"lines that|the header|no samples"):
+        read_index(data, "jpg")
+
+
+FRAGMENTS = (
+    b'v1.2 |jpg |jpg|.jpg|\n|\r| |\t|\0|-|#|"|\xff|0|1|512|00000003|9999999999999999999|1.5|\x85'
+)
+PIECES = st.sampled_from(FRAGMENTS.split(b"|"))
+
+
+@given(st.binary(max_size=200) | st.lists(PIECES, max_size=40).map(b"".join))
+@settings(max_examples=400)
+def test_any_bytes_are_an_index_or_a_value_error(data):
+    for candidate in (data, b"v1.2 1\njpg " + data, b"v1.2 1\njpg 1 2 3.jpg" + data + b"\n"):
+        try:
+            places = read_index(candidate, "jpg")
+        except ValueError:
+            continue
+        header = candidate.partition(b"\n")[0]
+        assert header == f"v1.2 {len(places.keys)}".encode()
+        assert len(places.offsets) == len(places.sizes) == len(places.keys) > 0
+
+
+@given(st.data())
+def test_a_changed_byte_gives_other_numbers_or_a_value_error(data):
+    place = data.draw(st.integers(0, len(GOOD) - 1))
+    changed = bytearray(GOOD)
+    changed[place] = data.draw(st.integers(0, 255))
+    try:
+        places = read_index(bytes(changed), "jpg")
+    except ValueError:
+        return
+    assert [len(column) for column in places] == [2, 2, 2]

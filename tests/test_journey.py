@@ -17,9 +17,10 @@ from PIL import Image
 
 from dcgan.models import Discriminator, Generator, load_weights
 from dcgan.sample import FIXED_SEEDS, generate, latents
-from pipeline.loader import open_loader
 from pipeline.manifest import ShardSet
+from pipeline.opening import open_loader
 from pipeline.pixels import to_signed, to_uint8
+from tests.needs import take, within
 from tests.pictures import CELEBA, decode, encode, noisy, smooth, write_pictures
 from tests.running import ROOT, cells, run_command, tiny, train_here
 
@@ -53,8 +54,8 @@ def way(tmp_path_factory):
     assert packed.returncode == 0, packed.stderr
     shards = folder / "shards"
     loader = open_loader(str(shards), BATCH, SIZE, 3, torch.device("cpu"), SEED, workers=1)
-    batch = next(loader)
-    loader.close()
+    (batch,) = take(loader, 1)
+    within(10, loader.close)
     options = {"shards": str(shards), "image_size": SIZE, "seed": SEED, "max_steps": 3}
     trainer = train_here(tiny(folder / "run", batch_size=BATCH, **options))
     jpeg = pictures[FACE]

@@ -1,31 +1,58 @@
-"""Which loader a machine gets, and why."""
+"""Which loader a machine gets, where it keeps the decoded set, and why."""
 
 import pytest
 import torch
 
 from pipeline.batches import default_workers
+from pipeline.cache import ResidentCache
+from pipeline.decoders import RawDecoder
 from pipeline.errors import UserError
-from pipeline.fallback import FallbackLoader
-from pipeline.loader import Loader, open_loader
+from pipeline.fallback import ThreadDecoder
+from pipeline.feeder import DATA_TIMEOUT
+from pipeline.loader import Loader
+from pipeline.opening import CACHE_SHARE, open_loader, place_cache
 from pipeline.synthetic import SyntheticLoader
-from tests.needs import require, take
+from tests.loaders import CPU
+from tests.needs import require, take, within
 
 
-def open_set(shards, dtype=torch.float32, batch_size=4):
-    return open_loader(
-        str(shards), batch_size, 32, 3, torch.device("cpu"), seed=1, workers=2, dtype=dtype
-    )
+@pytest.fixture
+def open_set():
+    """`open_loader`; what it opens is closed when the test ends."""
+    opened = []
+
+    def open_(shards, dtype=torch.float32, batch_size=4, cache="off", **options):
+        options |= {"seed": 1, "workers": 2, "dtype": dtype, "cache": cache}
+        opened.append(open_loader(str(shards), batch_size, 32, 3, CPU, **options))
+        return opened[-1]
+
+    yield open_
+    for loader in opened:
+        within(10, loader.close)
 
 
-def test_dali_is_chosen_where_it_runs(numbered_set):
+def test_dali_is_chosen_where_it_runs(open_set, numbered_set):
     require("dali")
+    from pipeline.dali import DaliDecoder
+
     shards = numbered_set(12, 5)
     loader = open_set(shards.folder)
     assert isinstance(loader, Loader)
+    assert isinstance(loader.decoder, DaliDecoder)
     assert loader.description.startswith("DALI ")
     assert "2 threads" in loader.description
-    assert torch.equal(take(loader, 1)[0], take(Loader(shards, 4, 32, seed=1), 1)[0])
-    loader.close()
+    other = Loader(shards, 4, 32, seed=1)
+    assert torch.equal(take(loader, 1)[0], take(other, 1)[0])
+    within(10, other.close)
+
+
+def test_raw_sets_need_no_dali(open_set, numbered_set, monkeypatch):
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"loads {name}"))
+    loader = open_set(numbered_set(12, 5, "raw").folder)
+    assert isinstance(loader, Loader)
+    assert isinstance(loader.decoder, RawDecoder)
+    assert loader.description.startswith("stored pixels, nothing to decode; ")
+    assert take(loader, 1)[0].shape == (4, 3, 32, 32)
 
 
 NO_DALI = {
@@ -44,38 +71,142 @@ NO_DALI = {
 
 
 @pytest.mark.parametrize(("target", "value", "reason"), NO_DALI.values(), ids=NO_DALI)
-def test_the_fallback_is_chosen_elsewhere_and_says_why(
-    numbered_set, monkeypatch, target, value, reason
+def test_threads_are_chosen_elsewhere_and_say_why(
+    open_set, numbered_set, monkeypatch, target, value, reason
 ):
     folder = numbered_set(12, 5).folder
     with monkeypatch.context() as patch:
         patch.setattr(target, value)
         loader = open_set(folder)
-    assert isinstance(loader, FallbackLoader)
-    assert loader.description == f"webdataset + torchvision, 2 threads, because {reason}"
+    assert isinstance(loader, Loader)
+    assert isinstance(loader.decoder, ThreadDecoder)
+    said = f"libjpeg-turbo and torch, 2 threads, because {reason}; no cache, as asked"
+    assert loader.description == said
     assert take(loader, 1)[0].shape == (4, 3, 32, 32)
-    loader.close()
 
 
-def test_synthetic_needs_no_set():
+def test_synthetic_needs_no_set(open_set):
     loader = open_set("synthetic", torch.uint8)
     assert isinstance(loader, SyntheticLoader)
     assert next(iter(loader)).shape == (4, 32, 32, 3)
 
 
-def test_a_missing_set_is_a_plain_error(tmp_path):
+def test_a_missing_set_is_a_plain_error(open_set, tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         open_set(tmp_path / "nope")
 
 
-def test_every_loader_answers_alike(numbered_set):
-    require("dali")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+def test_every_loader_answers_alike(open_set, numbered_set, dtype):
     folder = numbered_set(12, 5).folder
-    for loader in (open_set(folder), open_set("synthetic")):
+    for loader in (
+        open_set(folder, dtype),
+        open_set(folder, dtype, cache="host"),
+        open_set("synthetic", dtype),
+    ):
         assert loader.batch_size == 4
         assert loader.steps_per_epoch >= 3
         assert loader.description
-        loader.close()
+        assert loader.dtype == dtype
+        assert take(loader, 1)[0].dtype == dtype
+        assert (loader.epoch, loader.batch) == (0, 1)
+        loader.load_state_dict(loader.state_dict())
+
+
+# The cache
+
+DECODED = 12 * 32 * 32 * 3
+"""Bytes of the set of twelve pictures at 32×32."""
+
+
+def free(monkeypatch, size):
+    monkeypatch.setattr("pipeline.opening.free_memory", lambda device: size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
+@pytest.mark.parametrize("cache", ["auto", "host", "device"])
+def test_a_set_that_fits_is_kept_and_changes_nothing(open_set, numbered_set, cache, dtype):
+    folder = numbered_set(12, 5).folder
+    cached, streamed = open_set(folder, dtype, cache=cache), open_set(folder, dtype)
+    assert isinstance(cached, ResidentCache)
+    assert isinstance(streamed, Loader)
+    assert "; cached from the second epoch on: 0 MB decoded, " in cached.description
+    assert "MB free in host memory" in cached.description
+    assert streamed.description.endswith("; no cache, as asked")
+    assert cached.identity == streamed.identity
+    for one, other in zip(take(cached, 10), take(streamed, 10), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_auto_keeps_a_set_only_where_there_is_room_to_spare(open_set, numbered_set, monkeypatch):
+    folder = numbered_set(12, 5).folder
+    free(monkeypatch, int(DECODED / CACHE_SHARE))
+    assert isinstance(open_set(folder, cache="auto"), ResidentCache)
+    free(monkeypatch, int(DECODED / CACHE_SHARE) - 1)
+    loader = open_set(folder, cache="auto")
+    assert isinstance(loader, Loader)
+    assert loader.description.endswith(
+        "; no cache: 0 MB decoded, 0 MB free in host memory; at most 50% is taken"
+    )
+
+
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_a_cache_that_was_asked_for_takes_all_that_is_free_and_no_more(
+    open_set, numbered_set, monkeypatch, cache
+):
+    folder = numbered_set(12, 5).folder
+    free(monkeypatch, DECODED)
+    assert isinstance(open_set(folder, cache=cache), ResidentCache)
+    free(monkeypatch, DECODED - 1)
+    with pytest.raises(UserError) as error:
+        open_set(folder, cache=cache)
+    assert error.value.where == f"--cache {cache}"
+    assert "MB free" in error.value.found
+    assert "--cache auto" in error.value.remedy
+
+
+PLACES = {
+    "the-device-first": ("auto", 10, 10, "cuda"),
+    "then-the-host": ("auto", 1, 10, "cpu"),
+    "or-nowhere": ("auto", 1, 1, None),
+    "the-device-alone": ("device", 10, 1, "cuda"),
+    "the-host-alone": ("host", 10, 10, "cpu"),
+    "off": ("off", 10, 10, None),
+}
+
+
+@pytest.mark.parametrize(("cache", "device", "host", "where"), PLACES.values(), ids=PLACES)
+def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device, host, where):
+    sizes = {"cuda": device, "cpu": host}
+    monkeypatch.setattr("pipeline.opening.free_memory", lambda place: sizes[place.type] * 10**6)
+    place, why = place_cache(cache, 2 * 10**6, torch.device("cuda"))
+    assert (place and place.type) == where
+    if where == "cuda":
+        assert why.endswith("10 MB free on cuda")
+    elif where == "cpu":
+        assert why.endswith("10 MB free in host memory")
+    elif cache == "auto":
+        assert "1 MB free on cuda, 1 MB free in host memory" in why
+
+
+def test_the_patience_with_the_disk_is_as_asked(open_set, numbered_set):
+    folder = numbered_set(12, 5).folder
+    assert open_set(folder).data_timeout == DATA_TIMEOUT
+    assert open_set(folder, data_timeout=7.5).data_timeout == 7.5
+
+
+def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numbered_set):
+    folder, told = numbered_set(12, 5).folder, []
+    before = open_set(folder, cache="host")
+    expected = take(before, 6)[5]
+    state = open_set(folder).state_dict() | {"epoch": 1, "batch": 2}
+    resumed = open_set(folder, cache="host", progress=lambda *done: told.append(done))
+    resumed.load_state_dict(state)
+    assert torch.equal(take(resumed, 1)[0], expected)
+    assert told == [(4, 12), (8, 12), (12, 12)]
+
+
+# Threads
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(None, 1), (1, 1), (2, 2), (64, 8)])

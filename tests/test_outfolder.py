@@ -12,12 +12,10 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.fallback import FallbackLoader
-from pipeline.loader import Loader, open_loader
 from pipeline.manifest import MANIFEST, Recipe, ShardSet
+from pipeline.opening import open_loader
 from pipeline.outfolder import NEW, PLAN
 from pipeline.shard import PROGRESS
-from tests.needs import require
 from tests.packing_runs import in_process, pack_folder, run_tool, state, tree
 from tests.pictures import names_in, numbered_pictures, write_pictures
 
@@ -232,23 +230,17 @@ def message(call):
     return caught.value
 
 
-def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch):
-    cpu = torch.device("cpu")
-    messages = [
-        message(lambda: ShardSet.open(unfinished)),
-        message(lambda: open_loader(str(unfinished), 2, 32, 3, cpu, 0, 1)),
-        message(lambda: FallbackLoader(ShardSet.open(unfinished), 2, 32)),
-    ]
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch, cache):
+    def open_batches():
+        return open_loader(str(unfinished), 2, 32, 3, torch.device("cpu"), 0, 1, cache=cache)
+
+    messages = [message(lambda: ShardSet.open(unfinished)), message(open_batches)]
     monkeypatch.setattr("pipeline.loader._why_not_dali", lambda device: "not wanted here")
-    messages.append(message(lambda: open_loader(str(unfinished), 2, 32, 3, cpu, 0, 1)))
+    messages.append(message(open_batches))
     assert {str(error) for error in messages} == {str(messages[0])}
     assert messages[0].found == f"shards but no {MANIFEST}: an unfinished set"
     assert "an unfinished set" in run_tool("check_shards.py", unfinished, status=1)
-
-
-def test_so_does_dalis_loader(unfinished):
-    require("dali")
-    assert "unfinished" in message(lambda: Loader(ShardSet.open(unfinished), 2, 32)).found
 
 
 def test_a_set_is_unfinished_from_its_first_moment_on(pictures, tmp_path, monkeypatch):

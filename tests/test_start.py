@@ -65,5 +65,6 @@ def test_options_that_cannot_be_are_refused_before_anything_is_loaded(tmp_path, 
 def test_the_check_would_notice(tmp_path):
     status, heavy, said = start(tmp_path, "dcgan.train", "--shards", "synthetic", "--device", "no")
     assert (status, "torch" in heavy) == (1, True)
+    assert not heavy & {"webdataset", "nvidia"}  # the one is never needed, the other not yet
     assert "error: --device no\n" in said
     assert "Traceback" not in said

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from pipeline.errors import UserError
 from pipeline.pixels import to_signed
 from pipeline.synthetic import BATCHES, SAMPLES, SyntheticLoader
 
@@ -61,3 +62,42 @@ def test_it_describes_itself_and_closes_twice():
     assert "synthetic" in batches.description
     batches.close()
     batches.close()
+
+
+# In the interface of every loader
+
+
+def test_a_buffer_is_filled_with_the_next_batch():
+    expected = take(loader(dtype=torch.uint8), 2 * BATCHES)
+    batches = loader(dtype=torch.uint8)
+    buffer = torch.zeros(4, 16, 16, 3, dtype=torch.uint8)
+    for batch in expected:
+        batches.fill(buffer)
+        assert torch.equal(buffer, batch)
+
+
+def test_the_buffer_is_the_callers_own():
+    batches, buffer = loader(dtype=torch.uint8), torch.zeros(4, 16, 16, 3, dtype=torch.uint8)
+    batches.fill(buffer)
+    buffer.fill_(7)
+    fresh = take(loader(dtype=torch.uint8), BATCHES + 1)
+    assert torch.equal(take(batches, BATCHES)[-1], fresh[BATCHES])
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 10])
+def test_it_goes_on_from_a_state(done):
+    first, second = (loader(batch_size=SAMPLES // 3, size=1, channels=1) for _ in range(2))
+    take(first, done)
+    assert (first.epoch, first.batch) == divmod(done, 3)
+    second.load_state_dict(first.state_dict())
+    for old, new in zip(take(first), take(second), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_the_state_of_a_shard_set_is_refused():
+    batches = loader()
+    state = batches.state_dict()
+    state["identity"]["shard set"] = "0123456789abcdef"
+    with pytest.raises(UserError, match="shard set"):
+        loader().load_state_dict(state)
+    loader().load_state_dict(batches.state_dict())

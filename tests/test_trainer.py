@@ -2,6 +2,7 @@
 
 import io
 import json
+from time import sleep
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,13 +58,14 @@ def test_options_reach_the_nets_and_the_optimisers(tmp_path):
 def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
     asked: list[object] = []
 
-    def open_loader(*options: object) -> CountedBatches:
-        asked.extend(options)
+    def open_loader(*arguments: object, **options: object) -> CountedBatches:
+        asked.extend([*arguments, options])
         return CountedBatches()
 
     monkeypatch.setattr(trainer_module, "open_loader", open_loader)
-    new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1))
-    assert asked == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8]
+    loading = {"cache": "host", "data_timeout": 7.0}
+    new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
+    assert asked == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8, loading]
 
 
 @pytest.mark.parametrize("fp64", [False, True])
@@ -251,6 +253,19 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
     paces = [[record[name] for name in names] for record in read_stats(trainer.run)]
     first_tick = [4, 15_000 / 4, 32 / 15, 20]  # the first batch was fetched before, to be shown
     assert paces == [pytest.approx(p) for p in (first_tick, [8, 4000, 2, 25], [10, 4000, 2, 25])]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_slow_loader_is_seen_as_data_wait(tmp_path, counted, device):
+    options = {"device": device, "max_steps": 12, "log_every": 4}
+    quick = train_here(tiny(tmp_path / "quick", **options))
+    counted.before = lambda number: sleep(0.2)
+    slow = train_here(tiny(tmp_path / "slow", **options))
+    pairs = zip(read_stats(quick.run)[1:], read_stats(slow.run)[1:], strict=True)
+    for fast, late in pairs:  # of the first tick, one batch came before it
+        assert fast["data_wait_pct"] < 20
+        waited_ms = late["data_wait_pct"] / 100 * late["step_ms"]
+        assert late["step_ms"] >= waited_ms >= 150  # on CUDA, the sleep begins while a step runs
 
 
 # What is written down at the start

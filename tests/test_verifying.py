@@ -7,14 +7,19 @@ import json
 import shutil
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.index import index_text
-from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, ShardSet
+from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
+from pipeline.mixing import measure
+from pipeline.order import permutation
 from pipeline.shard import TarWriter
-from pipeline.verifying import Findings, find, samples, verify
+from pipeline.verifying import Findings, find, mixing, samples, verify
 from tests.packing_runs import pack_folder
 from tests.three_sets import faults, original, sets, store
 
@@ -199,6 +204,23 @@ def test_decoding_finds_an_image_that_was_never_whole(original):
     assert len(found) == 1
     assert found[0].startswith(f"shard-000000: sample {key} does not decode: damaged ")
     assert not any("decode" in fault for fault in faults(original))
+
+
+def only_indexes(*paths: Path) -> Any:
+    recipe = Recipe(store="raw", crop="centre", size=8)
+    return SimpleNamespace(indexes=list(paths), manifest=SimpleNamespace(recipe=recipe))
+
+
+def test_mixing_is_read_from_the_indexes_alone(tmp_path):
+    keys = permutation(1000, 7) + 99_999_500  # of nine digits, too
+    indexes = [tmp_path / f"{number}.idx" for number in range(4)]
+    for number, index in enumerate(indexes):
+        rows = [f"raw 512 7213 {key:08d}.raw\n" for key in keys[300 * number : 300 * (number + 1)]]
+        index.write_text(f"v1.2 {len(rows)}\n" + "".join(rows))
+    found = mixing(only_indexes(*indexes))
+    assert found is not None
+    assert found.uniform
+    assert found == measure(keys, np.array([300, 300, 300, 100]))
 
 
 def test_a_sample_is_found_by_its_key(sets, store):

@@ -1,5 +1,7 @@
 """Worker processes that are killed, stopped or orphaned, and sources that do not hold still."""
 
+import ctypes
+import multiprocessing
 import os
 import shutil
 import signal
@@ -7,11 +9,15 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.shard import names, write_shard
+from pipeline.shard import Shared, Work, names, write_shard
+from pipeline.sources import open_source
+from pipeline.storing import make_recipe
+from pipeline.workers import _start
 from tests.packing_runs import (
     TOOLS,
     finished_shards,
@@ -112,6 +118,24 @@ def test_workers_end_with_a_parent_that_was_killed(slow_to_pack, tmp_path):
         assert len(run.workers()) == 2
         assert run.kill()
         assert run.vanishes(2)
+
+
+TORCH = "getattr(__import__('sys').modules.get('torch'), 'get_num_threads', lambda: None)()"
+"""How many threads a process's torch uses; None where it has no torch."""
+
+
+@pytest.mark.parametrize(
+    ("store", "threads"), [("original", None), ("jpeg", 1), ("raw", 1)], ids=str
+)
+def test_workers_load_torch_only_to_resize_and_keep_to_one_core(tmp_path, store, threads):
+    source = open_source(write_pictures(tmp_path / "pictures", numbered_pictures(1)))
+    context = multiprocessing.get_context("spawn")
+    flags = [context.RawValue(ctypes.c_bool, False) for _ in range(2)]
+    shared = Shared(context.Value("q", 0), context.Value("q", 0), *flags)
+    work = Work(source, tmp_path, make_recipe(store, None, None, None, checked=True), strict=False)
+    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(work, shared)) as pool:
+        assert pool.submit(eval, TORCH).result(60) == threads
+    assert shared.ready.value
 
 
 def zipped(pictures, path):

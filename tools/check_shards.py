@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,7 @@ from pipeline.files import write_whole
 from pipeline.manifest import ShardSet
 from pipeline.packing import describe
 from pipeline.sheet import save_sheet
-from pipeline.verifying import Findings, find, verify
+from pipeline.verifying import Findings, find, mixing, verify
 
 MAX_FAULTS_SHOWN = 8
 
@@ -61,6 +61,9 @@ def check_shards(
     )
     deque(readings, maxlen=0)  # runs it to its end
     _show(shard_set, findings, decode)
+    with suppress(ValueError):  # an index that tells nothing is among the faults below
+        mixed = mixing(shard_set)
+        console.print(f"mixing  {'too few images to tell' if mixed is None else mixed.told()}")
     if sheet is not None and not findings.faults:
         with _saving(sheet):
             save_sheet(shard_set, sheet)

@@ -1,0 +1,209 @@
+"""`dcgan-profile`: where the time goes, measured; also `python -m dcgan.profile`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcgan.profile_options import Options
+from dcgan.profile_report import publish
+from pipeline.errors import told_plainly
+
+app = typer.Typer(add_completion=False, no_args_is_help=True)
+
+DATA, MEASURING, OUTPUT = "The data", "The measuring", "The output"
+
+Shards = Annotated[
+    Path, typer.Option(help="Folder made by tools/make_shards.py.", rich_help_panel=DATA)
+]
+Images = Annotated[
+    int, typer.Option(help="Take whole shards until they hold so many.", rich_help_panel=DATA)
+]
+BatchSize = Annotated[int, typer.Option(help="Images in a batch.", rich_help_panel=DATA)]
+ImageSize = Annotated[int, typer.Option(help="Side in pixels.", rich_help_panel=DATA)]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads of ours, processes of others.",
+        show_default="one a core, up to 8",
+        rich_help_panel=DATA,
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Of the order of images.", rich_help_panel=DATA)]
+Rounds = Annotated[int, typer.Option(help="Turns of each contender.", rich_help_panel=MEASURING)]
+Seconds = Annotated[
+    float, typer.Option(help="That a turn takes, at least.", rich_help_panel=MEASURING)
+]
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MEASURING)
+]
+Json = Annotated[
+    Path | None, typer.Option(help="Write all rounds to this file.", rich_help_panel=OUTPUT)
+]
+Plot = Annotated[
+    Path | None, typer.Option(help="Draw the result to this PNG.", rich_help_panel=OUTPUT)
+]
+
+IMAGES = 8192
+"""Two shards of the default size: more than the page cache needs to be warm, and written out and
+packed anew in seconds."""
+
+
+@app.callback()
+def profile() -> None:
+    """Measure loaders and training on this machine, in alternating rounds."""
+
+
+@app.command()
+def loader(
+    shards: Shards,
+    images: Images = IMAGES,
+    batch_size: BatchSize = 128,
+    image_size: ImageSize = 64,
+    workers: Workers = None,
+    seed: Seed = 0,
+    rounds: Rounds = 5,
+    seconds: Seconds = 2.0,
+    device: Device = "auto",
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
+    options = Options(
+        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
+    )
+    with _stoppable():
+        from dcgan import profile_loader  # torch and all that: only once there is work for it
+
+        publish(profile_loader.profile(options), json, plot)
+
+
+@app.command()
+def stages(
+    shards: Shards,
+    images: Images = IMAGES,
+    batch_size: BatchSize = 128,
+    image_size: ImageSize = 64,
+    workers: Workers = None,
+    seed: Seed = 0,
+    rounds: Rounds = 5,
+    seconds: Seconds = 1.0,
+    device: Device = "auto",
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Read, decode, resize, normalise, copy: which one bounds, and what would remove it."""
+    options = Options(
+        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
+    )
+    with _stoppable():
+        from dcgan import profile_stages
+
+        publish(profile_stages.profile(options), json, plot)
+
+
+@app.command()
+def compare(
+    shards: Shards,
+    images: Images = IMAGES,
+    batch_size: BatchSize = 128,
+    image_size: ImageSize = 64,
+    workers: Workers = None,
+    seed: Seed = 0,
+    rounds: Rounds = 5,
+    seconds: Seconds = 1.0,
+    device: Device = "auto",
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """The same images through the tutorial's loader, webdataset, plain DALI, and ours."""
+    options = Options(
+        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
+    )
+    with _stoppable():
+        from dcgan import profile_compare
+
+        publish(profile_compare.profile(options), json, plot)
+
+
+@app.command()
+def sweep(
+    shards: Shards,
+    images: Images = IMAGES,
+    batch_size: BatchSize = 128,
+    image_size: ImageSize = 64,
+    workers: Workers = None,
+    seed: Seed = 0,
+    rounds: Rounds = 5,
+    seconds: Seconds = 1.0,
+    device: Device = "auto",
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Threads, prefetch depth, batch size, decoder share: what suits this machine."""
+    options = Options(
+        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
+    )
+    with _stoppable():
+        from dcgan import profile_sweep
+
+        publish(profile_sweep.profile(options), json, plot)
+
+
+@app.command()
+def train(
+    shards: Shards,
+    images: Images = IMAGES,
+    batch_size: BatchSize = 128,
+    image_size: Annotated[
+        int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
+    ] = 64,
+    ngf: Annotated[
+        int, typer.Option(help="Width of the generator.", rich_help_panel="The nets")
+    ] = 64,
+    ndf: Annotated[
+        int, typer.Option(help="Width of the discriminator.", rich_help_panel="The nets")
+    ] = 64,
+    workers: Workers = None,
+    seed: Seed = 0,
+    rounds: Rounds = 5,
+    seconds: Seconds = 4.0,
+    device: Device = "auto",
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """The step with free data, the loader alone, and both together: which is the bottleneck."""
+    options = Options(
+        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
+    )
+    with _stoppable():
+        from dcgan import profile_train
+
+        publish(profile_train.profile(options, ngf, ndf), json, plot)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """On Ctrl-C, end with its status once all is put away."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; nothing was left behind", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    # As Ctrl-C: temporary folders and worker processes are put away
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`dcgan-profile compare`: the same images through every loader, in alternating rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from dcgan.profile_bench import Bench, say, temporary_folder
+from dcgan.profile_options import Options
+from dcgan.profile_report import Bars, Report, Table, rounds_as_json, short, span
+from pipeline.contenders import (
+    cached,
+    ours,
+    plain_dali,
+    torchvision_folder,
+    webdataset_shards,
+)
+from pipeline.fallback import ThreadDecoder
+from pipeline.loader import open_decoder
+from pipeline.measuring import Contender, Round, Spread, ratios
+from pipeline.variants import pack_as, write_images
+
+TUTORIAL = "ImageFolder, DataLoader"
+WEBDATASET = "webdataset, torchvision"
+DALI = "plain DALI chain"
+DTYPES = {"float": torch.float32, "uint8": torch.uint8}
+
+Ratios = dict[str, dict[str, Spread]]
+"""By contender and yardstick."""
+
+
+def profile(options: Options) -> Report:
+    """Measure all loaders that the set and the machine allow."""
+    bench = Bench(options)
+    left_out: list[str] = []
+    with temporary_folder() as folder, ExitStack() as stack:
+        contenders = []
+        for contender in _contenders(bench, folder, left_out):
+            stack.callback(contender.close)
+            contenders.append(contender)
+        taken = bench.measure(contenders)
+    by_wall = _ratios(taken, lambda mine, other: ratios(_rates(mine), _rates(other)))
+    by_cpu = _ratios(taken, lambda mine, other: ratios(_cpu(other), _cpu(mine)))
+    rates = {name: Spread.of(_rates(rounds)) for name, rounds in taken.items()}
+    cpu = {name: Spread.of(_cpu(rounds)) for name, rounds in taken.items()}
+    return Report(
+        "compare",
+        bench.facts(),
+        [_table(taken, by_wall, by_cpu)],
+        [
+            "Ratios are medians over the rounds, of the rate (wall) and of the images made in a"
+            " second of CPU time (CPU).",
+            *left_out,
+        ],
+        [Bars("Rate", "images a second", rates), Bars("CPU time", "µs an image", cpu)],
+        bench.data()
+        | {
+            "left_out": left_out,
+            "wall_ratios": _as_json(by_wall),
+            "cpu_ratios": _as_json(by_cpu),
+            "rounds": rounds_as_json(taken),
+        },
+    )
+
+
+def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Contender]:
+    """All that can take part, one after another; what cannot is told in `left_out`."""
+    shards, conditions = bench.shards, bench.conditions
+    store = shards.manifest.recipe.store
+    stored = {"original": "our loader", "jpeg": "our loader, jpeg", "raw": "raw shards"}[store]
+    if store == "raw":
+        left_out.append(
+            "Left out, because the set holds pixels and no image files: the tutorial's loader,"
+            " webdataset and the plain DALI chain. Compare those on a set of --store original."
+        )
+    else:
+        if store == "jpeg":
+            left_out.append("All loaders read the set's small JPEGs, not the originals.")
+        say("writing the images as files, and packing them as raw pixels")
+        images = write_images(shards, folder / "files")
+        yield torchvision_folder(TUTORIAL, images, shards.manifest.recipe, conditions)
+        yield webdataset_shards(WEBDATASET, shards, conditions)
+        if obstacle := _why_not_dali(bench):
+            left_out.append(f"Left out: the plain DALI chain ({obstacle}).")
+        else:
+            yield plain_dali(DALI, shards, conditions)
+    for name, dtype in DTYPES.items():
+        yield ours(f"{stored}, {name}", shards, conditions, dtype)
+    if store != "raw":
+        size = conditions.image_size
+        raw = pack_as("raw", shards, images, size, folder / "raw", bench.workers)
+        for name, dtype in DTYPES.items():
+            yield ours(f"raw shards, {name}", raw, conditions, dtype)
+    say("filling the caches")
+    for name, dtype in DTYPES.items():
+        yield cached(f"cache, {name}", shards, conditions, dtype)
+
+
+def _why_not_dali(bench: Bench) -> str | None:
+    c = bench.conditions
+    decoder = open_decoder(bench.shards, c.batch_size, c.image_size, 3, c.device, c.workers)
+    return decoder.description if isinstance(decoder, ThreadDecoder) else None
+
+
+def _rates(rounds: Sequence[Round]) -> list[float]:
+    return [each.img_per_s for each in rounds]
+
+
+def _cpu(rounds: Sequence[Round]) -> list[float]:
+    return [each.cpu_us_per_image for each in rounds]
+
+
+def _ratios(
+    taken: Mapping[str, Sequence[Round]],
+    ratio: Callable[[Sequence[Round], Sequence[Round]], Spread],
+) -> Ratios:
+    """Of each contender to those yardsticks that took part."""
+    yardsticks = [name for name in (TUTORIAL, DALI) if name in taken]
+    return {
+        name: {other: ratio(rounds, taken[other]) for other in yardsticks}
+        for name, rounds in taken.items()
+    }
+
+
+def _as_json(found: Ratios) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        name: {other: vars(spread) for other, spread in row.items()} for name, row in found.items()
+    }
+
+
+def _table(taken: Mapping[str, Sequence[Round]], by_wall: Ratios, by_cpu: Ratios) -> Table:
+    yardsticks = list(next(iter(by_wall.values())))
+    headings = {TUTORIAL: "tutorial", DALI: "DALI"}
+    columns = ["loader", "img/s", "lowest – highest", "CPU µs/image", "batches"]
+    columns += [f"× {headings[other]}, wall" for other in yardsticks]
+    columns += [f"× {headings[other]}, CPU" for other in yardsticks]
+    table = Table("", columns)
+    for name, rounds in taken.items():
+        rate, cpu = Spread.of(_rates(rounds)), Spread.of(_cpu(rounds))
+        row = [name, f"{rate.median:,.0f}", span(rate), f"{cpu.median:,.1f}"]
+        row.append(str(rounds[0].batches))
+        row += [short(by_wall[name][other].median) for other in yardsticks]
+        row += [short(by_cpu[name][other].median) for other in yardsticks]
+        table.rows.append(row)
+    return table

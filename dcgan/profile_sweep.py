@@ -1,0 +1,238 @@
+"""`dcgan-profile sweep`: which settings of the loader suit this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from dcgan.profile_bench import Bench
+from dcgan.profile_options import Options
+from dcgan.profile_report import Bars, Report, Table, rounds_as_json, span, times
+from pipeline.batches import MAX_WORKERS
+from pipeline.contenders import Conditions, ours
+from pipeline.decoders import RawDecoder
+from pipeline.fallback import ThreadDecoder
+from pipeline.loader import open_decoder
+from pipeline.manifest import ShardSet
+from pipeline.measuring import Contender, Spread, ratios
+
+AGAIN = "the default again"
+"""A twin of the default: how far its rate strays from the default's is the noise."""
+
+PREFETCHES = (1, 2, 3, 4, 6)
+SHARES = (0.0, 0.25, 0.5, 0.65, 0.8, 1.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is swept; the defaults of the loader are the default."""
+
+    workers: int
+    batch_size: int
+    prefetch: int
+    decoder_share: float
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A field of `Setting`, and the values to try."""
+
+    field: str
+    values: tuple[float, ...]
+    advice: Callable[[float], str] | None
+    """How to set it; None for what is only reported, since it changes the training."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The rates of one factor's values, or of the best together, beside the default's."""
+
+    title: str
+    rates: dict[str, Spread]
+    gains: dict[str, Spread]
+    """Times the default's rate."""
+    noise: float
+    """How far the twin's rate was from the default's, at most; 0.1 for a tenth."""
+    rounds: dict[str, Any]
+
+    def exceeds_noise(self, name: str) -> bool:
+        return self.gains[name].median - 1 > self.noise
+
+
+def profile(options: Options) -> Report:
+    """Change one factor at a time, then try the best of each together."""
+    bench = Bench(options)
+    default, factors, unswept = _plan(bench)
+    best, swept, said = default, [], list(unswept)
+    for factor in factors:
+        found = _sweep_factor(bench, default, factor)
+        swept.append(found)
+        value, told = _best(factor, default, found)
+        said.append(told)
+        if factor.advice is not None:
+            best = _changed(best, factor, value)
+    if best != default:
+        found = _race(bench, "The best together", default, {"the best together": best})
+        swept.append(found)
+        if not found.exceeds_noise("the best together"):
+            best = default
+            said.append("Together they bring nothing beyond the noise.")
+    said += _advice(default, best, factors)
+    return Report(
+        "sweep",
+        bench.facts(),
+        [_table(each) for each in swept],
+        said,
+        [Bars(each.title, "images a second", each.rates) for each in swept],
+        bench.data()
+        | {
+            "default": asdict(default),
+            "best": asdict(best),
+            "sweeps": [
+                {
+                    "title": each.title,
+                    "noise": each.noise,
+                    "gains": {name: vars(gain) for name, gain in each.gains.items()},
+                    "rounds": each.rounds,
+                }
+                for each in swept
+            ],
+        },
+    )
+
+
+def _plan(bench: Bench) -> tuple[Setting, list[Factor], list[str]]:
+    """The default, what can be varied with this set on this machine, and what cannot, in words."""
+    c = bench.conditions
+    decoder = open_decoder(bench.shards, c.batch_size, c.image_size, 3, c.device, c.workers)
+    sizes = {max(1, c.batch_size // 2), c.batch_size, 2 * c.batch_size}
+    fitting = tuple(sorted(size for size in sizes if size <= len(bench.shards)))
+    batch = Factor("batch_size", fitting, None)
+    workers = Factor("workers", _worker_counts(), lambda value: f"dcgan-train --workers {value:g}")
+    if isinstance(decoder, RawDecoder):
+        setting = Setting(c.workers, c.batch_size, 0, 0.0)
+        return setting, [batch], ["A raw set has no decoder: only the batch size can be varied."]
+    if isinstance(decoder, ThreadDecoder):
+        setting = Setting(c.workers, c.batch_size, 0, 0.0)
+        told = f"prefetch depth and decoder share: DALI's, not in use here ({decoder.description})."
+        return setting, [workers, batch], [told]
+    from pipeline.graph import DECODER_SHARE, PREFETCH
+
+    setting = Setting(c.workers, c.batch_size, PREFETCH, DECODER_SHARE)
+    prefetch = Factor("prefetch", PREFETCHES, lambda value: _constant("PREFETCH", value))
+    factors = [workers, prefetch, batch]
+    if c.device.type != "cuda":
+        return setting, factors, ["decoder share: not on a CPU."]
+    share = Factor("decoder_share", SHARES, lambda value: _constant("DECODER_SHARE", value))
+    return setting, [workers, prefetch, share, batch], []
+
+
+def _worker_counts() -> tuple[int, ...]:
+    cores = os.cpu_count() or 1
+    return tuple(sorted({1, 2, cores, cores + 1, min(2 * cores, 2 * MAX_WORKERS)}))
+
+
+def _constant(name: str, value: float) -> str:
+    return f"{name} = {value:g} in pipeline/graph.py"
+
+
+def _sweep_factor(bench: Bench, default: Setting, factor: Factor) -> Swept:
+    standard = getattr(default, factor.field)
+    others = {
+        f"{value:g}": _changed(default, factor, value)
+        for value in factor.values
+        if value != standard
+    }
+    name = factor.field.replace("_", " ")
+    return _race(bench, f"{name} (default {standard:g})", default, others)
+
+
+def _changed(setting: Setting, factor: Factor, value: float) -> Setting:
+    change: dict[str, Any] = {factor.field: value}
+    return replace(setting, **change)
+
+
+def _race(bench: Bench, title: str, default: Setting, others: dict[str, Setting]) -> Swept:
+    """Let settings take rounds beside the default and its twin."""
+    settings = {"the default": default, AGAIN: default, **others}
+    with ExitStack() as stack:
+        contenders = []
+        for name, setting in settings.items():
+            contender = _contender(name, bench.shards, bench.conditions, setting)
+            stack.callback(contender.close)
+            contenders.append(contender)
+        taken = bench.measure(contenders)
+    rates = {name: [each.img_per_s for each in rounds] for name, rounds in taken.items()}
+    standard = rates["the default"]
+    twin = ratios(rates[AGAIN], standard)
+    return Swept(
+        title,
+        {name: Spread.of(values) for name, values in rates.items()},
+        {name: ratios(values, standard) for name, values in rates.items()},
+        max(abs(twin.low - 1), abs(twin.high - 1)),
+        rounds_as_json(taken),
+    )
+
+
+def _contender(name: str, shards: ShardSet, conditions: Conditions, setting: Setting) -> Contender:
+    c = replace(conditions, workers=setting.workers, batch_size=setting.batch_size)
+    if not setting.prefetch:  # not DALI's: the loader's own choice of a decoder
+        return ours(name, shards, c)
+    from pipeline.dali import DaliDecoder
+
+    decoder = DaliDecoder(
+        shards,
+        c.image_size,
+        3,
+        c.device,
+        c.batch_size,
+        c.workers,
+        normalised=True,
+        prefetch=setting.prefetch,
+        decoder_share=setting.decoder_share,
+    )
+    return ours(name, shards, c, torch.float32, decoder, setting.prefetch)
+
+
+def _best(factor: Factor, default: Setting, found: Swept) -> tuple[float, str]:
+    """The value to take, the default's unless another one gains more than the noise; and why."""
+    standard = getattr(default, factor.field)
+    name = factor.field.replace("_", " ")
+    others = [each for each in found.gains if each not in ("the default", AGAIN)]
+    if not others:
+        return standard, f"{name}: nothing else to try."
+    best = max(others, key=lambda each: found.gains[each].median)
+    gain = found.gains[best].median - 1
+    if factor.advice is None:
+        return standard, (
+            f"{name}: the fastest other is {best} ({gain:+.0%}, noise {found.noise:.0%});"
+            " it is a choice of the training's, not the loader's."
+        )
+    if not found.exceeds_noise(best):
+        return standard, (
+            f"{name}: keep {standard:g}; the best other, {best}, gains {gain:+.0%},"
+            f" and the noise is {found.noise:.0%}."
+        )
+    return type(standard)(best), f"{name}: {best} gains {gain:+.0%}, beyond the {found.noise:.0%}."
+
+
+def _advice(default: Setting, best: Setting, factors: Sequence[Factor]) -> list[str]:
+    lines = []
+    for factor in factors:
+        value = getattr(best, factor.field)
+        if factor.advice is not None and value != getattr(default, factor.field):
+            lines.append(f"set      {factor.advice(value)}")
+    return lines or ["set      nothing: the defaults are as fast as anything tried."]
+
+
+def _table(swept: Swept) -> Table:
+    title = f"{swept.title}; noise {swept.noise:.0%}"
+    table = Table(title, ("setting", "img/s", "lowest – highest", "× the default"))
+    for name, rate in swept.rates.items():
+        table.rows.append((name, f"{rate.median:,.0f}", span(rate), times(swept.gains[name])))
+    return table

@@ -1,0 +1,255 @@
+"""The loaders that are compared: ours, and those that people have."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from pipeline.cache import ResidentCache
+from pipeline.decoders import Decoder
+from pipeline.errors import UserError
+from pipeline.fallback import BATCHES_AHEAD
+from pipeline.loader import Loader
+from pipeline.manifest import Recipe, ShardSet
+from pipeline.measuring import Contender
+from pipeline.opening import place_cache
+from pipeline.order import permutation
+from pipeline.pixels import MEAN, STD
+from pipeline.stream import READY
+
+DATALOADER_AHEAD = 2
+"""Batches that a worker of torch's DataLoader prepares, by default."""
+
+WEBDATASET_SHUFFLE = 1000
+"""Samples in webdataset's shuffle buffer, as in its documentation."""
+
+DALI_SHUFFLE = 1024
+"""Samples in the shuffle buffer of DALI's reader: its default."""
+
+DALI_AHEAD = 3
+"""Batches that a plain DALI pipeline has: two that it prepared, by default, and one of its reader's
+prefetching."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is the same for all contenders."""
+
+    batch_size: int
+    image_size: int
+    """Side, in pixels."""
+    device: torch.device
+    workers: int
+    """Threads of ours and of DALI's, processes of torch's DataLoader."""
+    seed: int
+
+
+def ours(
+    name: str,
+    shards: ShardSet,
+    conditions: Conditions,
+    dtype: torch.dtype = torch.float32,
+    decoder: Decoder | None = None,
+    prefetch: int = BATCHES_AHEAD,
+) -> Contender:
+    """This project's loader, without a cache.
+
+    Args:
+        name: of the contender.
+        shards: what it reads.
+        conditions: its options.
+        dtype: of its batches.
+        decoder: another one than the loader would take.
+        prefetch: batches that the decoder prepares.
+    """
+    loader = open_ours(shards, conditions, dtype, decoder)
+    ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
+    return Contender(name, loader, conditions.batch_size, ahead, loader.close)
+
+
+def open_ours(
+    shards: ShardSet,
+    conditions: Conditions,
+    dtype: torch.dtype = torch.float32,
+    decoder: Decoder | None = None,
+) -> Loader:
+    """The loader itself, under the conditions."""
+    return Loader(
+        shards,
+        conditions.batch_size,
+        conditions.image_size,
+        conditions.device,
+        conditions.seed,
+        dtype,
+        workers=conditions.workers,
+        decoder=decoder,
+    )
+
+
+def cached(
+    name: str, shards: ShardSet, conditions: Conditions, dtype: torch.dtype = torch.float32
+) -> Contender:
+    """The resident cache, from its second epoch on: the first one fills it here.
+
+    Raises:
+        UserError: the decoded set does not fit in memory.
+    """
+    decoded = len(shards) * conditions.image_size**2 * 3
+    where, why = place_cache("auto", decoded, conditions.device)
+    if where is None:
+        raise UserError("--images", why, "images that fit in memory", "use fewer --images")
+    cache = ResidentCache(open_ours(shards, conditions, torch.uint8), where, dtype)
+    while cache.epoch == 0:
+        next(cache)
+    next(cache)  # reads what the first epoch left out
+    return Contender(name, cache, conditions.batch_size, 0, cache.close)
+
+
+def torchvision_folder(
+    name: str, images: Path, recipe: Recipe, conditions: Conditions
+) -> Contender:
+    """The loader of PyTorch's DCGAN tutorial: ImageFolder and DataLoader.
+
+    Its epochs follow one another without a gap, which the tutorial's do not: in its favour.
+
+    Args:
+        name: of the contender.
+        images: a folder with one sub-folder of image files.
+        recipe: of the set that they are from: what a loader is to see of them.
+        conditions: its options.
+    """
+    from torchvision.datasets import ImageFolder
+
+    dataset = ImageFolder(str(images), _transform(recipe, conditions.image_size))
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        conditions.batch_size,
+        sampler=_EndlessOrder(len(dataset), conditions.seed),
+        num_workers=conditions.workers,
+        # A fork would copy the threads' locks of DALI and torch in mid-air
+        multiprocessing_context="spawn",
+        pin_memory=conditions.device.type == "cuda",
+    )
+    return _dataloader(name, loader, conditions, conditions.workers)
+
+
+def webdataset_shards(name: str, shards: ShardSet, conditions: Conditions) -> Contender:
+    """Webdataset reads the tars, torchvision does the rest, in the DataLoader's processes."""
+    import webdataset as wds
+
+    transform = _transform(shards.manifest.recipe, conditions.image_size)
+    tars = [str(tar.resolve()) for tar in shards.tars]
+    dataset = (
+        wds.WebDataset(tars, shardshuffle=len(tars), seed=conditions.seed)
+        .shuffle(WEBDATASET_SHUFFLE)
+        .decode("pilrgb")
+        .to_tuple("jpg")
+        .map_tuple(transform)
+        .batched(conditions.batch_size, partial=False)
+        .repeat()
+    )
+    # Each process reads tars of its own, and needs as many samples as make a batch
+    smallest = min(shard.samples for shard in shards.manifest.shards)
+    workers = min(conditions.workers, len(tars)) if smallest >= conditions.batch_size else 1
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="spawn",
+        pin_memory=conditions.device.type == "cuda",
+    )
+    return _dataloader(name, loader, conditions, workers)
+
+
+def plain_dali(name: str, shards: ShardSet, conditions: Conditions) -> Contender:
+    """DALI by itself: its reader, and decode, resize and crop as its examples chain them."""
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+    from torch.utils.dlpack import from_dlpack
+
+    on_gpu = conditions.device.type == "cuda"
+    size, recipe = conditions.image_size, shards.manifest.recipe
+    graph = Pipeline(
+        batch_size=conditions.batch_size,
+        num_threads=conditions.workers,
+        device_id=(conditions.device.index or 0) if on_gpu else None,
+        seed=conditions.seed,
+    )
+    with graph:
+        encoded = fn.readers.webdataset(
+            paths=[str(tar) for tar in shards.tars],
+            index_paths=[str(index) for index in shards.indexes],
+            ext=["jpg"],
+            random_shuffle=True,
+            initial_fill=DALI_SHUFFLE,
+        )
+        images = fn.decoders.image(
+            encoded,
+            device="mixed" if on_gpu else "cpu",
+            output_type=types.RGB,
+            jpeg_fancy_upsampling=True,
+        )
+        if crop := _crop(recipe):
+            images = fn.crop(images, crop=(crop, crop))
+        # With subpixel_scale, the default, it sees other pixels than torchvision does
+        images = fn.resize(images, resize_shorter=size, subpixel_scale=False)
+        middle = {"crop": (size, size), "mean": [MEAN] * 3, "std": [STD] * 3}
+        graph.set_outputs(fn.crop_mirror_normalize(images, dtype=types.FLOAT, **middle))
+    graph.build()
+
+    def batches() -> Generator[torch.Tensor, None, None]:
+        while True:
+            (output,) = graph.run()
+            yield from_dlpack(output.as_tensor())
+
+    running = batches()
+    return Contender(name, running, conditions.batch_size, DALI_AHEAD, running.close)
+
+
+class _EndlessOrder(Sampler[int]):
+    """One permutation of a data set after another."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self._count, self._seed = count, seed
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = 0
+        while True:
+            yield from permutation(self._count, self._seed, epoch).tolist()
+            epoch += 1
+
+
+def _dataloader(
+    name: str, loader: DataLoader[Any], conditions: Conditions, workers: int
+) -> Contender:
+    def batches() -> Generator[torch.Tensor, None, None]:
+        for images, *_ in loader:
+            yield images.to(conditions.device, non_blocking=True)
+
+    running = batches()
+    ahead = DATALOADER_AHEAD * workers
+    # Closed, the generator lets go of the DataLoader's iterator, which ends its processes
+    return Contender(name, running, conditions.batch_size, ahead, running.close)
+
+
+def _transform(recipe: Recipe, size: int) -> Any:
+    """The tutorial's, or for a set with a crop of its own, that crop and a resize."""
+    from torchvision import transforms
+
+    crop = _crop(recipe)
+    fit = [transforms.Resize(size), transforms.CenterCrop(size)]
+    if crop:
+        fit = [transforms.CenterCrop(crop), transforms.Resize(size)]
+    normalise = transforms.Normalize((0.5,) * 3, (0.5,) * 3)
+    return transforms.Compose([*fit, transforms.ToTensor(), normalise])
+
+
+def _crop(recipe: Recipe) -> int | None:
+    """Side of the middle square that a reader has to cut out itself, if it has to."""
+    cropped = recipe.store == "original" and isinstance(recipe.crop, int)
+    return int(recipe.crop) if cropped else None

@@ -1,0 +1,199 @@
+"""How loaders are measured, so that none gains by working at a time when nobody looks.
+
+CPU time is that of this process and its living children, since some loaders work in processes.
+A loader works ahead of its consumer, so a round begins when all is quiet (every queue is full),
+and its CPU clock is read when all is quiet again: as many batches were made as were taken. The
+wall clock starts only after as many batches as a loader may have ready have been taken: what it
+then shows is the rate of making batches, not that of emptying a queue. Waiting for quiet also
+covers the threads of torch, which spin for a moment after each operation.
+
+Contenders take their rounds in turn, and ratios are taken within a round: a neighbour's load that
+comes and goes meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import psutil
+import torch
+
+AHEAD_FACTOR = 8
+"""A round takes at least this many times the batches that a loader may have ready."""
+
+LEAST_BATCHES = 8
+"""In a round of a loader that reads nothing ahead."""
+
+POLL_SECONDS = 0.04
+"""Between two looks at the CPU clock; a child's has ticks of 10 ms."""
+
+QUIET_POLLS = 3
+"""Looks in a row at which the clock must have stood still."""
+
+QUIET_SHARE = 0.1
+"""Of a core: as much as the clock may move and still count as standing still."""
+
+QUIET_TIMEOUT = 60.0
+"""Seconds for a loader to fill its queues, at most."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A loader that takes part, for instance a DataLoader of torch."""
+
+    name: str
+    batches: Iterator[Any]
+    """Without end."""
+    batch_size: int
+    ahead: int
+    """Batches that it has ready or in the making when nobody takes any, at most."""
+    close: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One contender's turn."""
+
+    batches: int
+    """Those that were timed."""
+    img_per_s: float
+    cpu_us_per_image: float
+    """Microseconds, all threads and processes together."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What some rounds say of one figure."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:
+    """How many times `under` is `over`: the quotient of each round, then their spread."""
+    return Spread.of([a / b for a, b in zip(over, under, strict=True)])
+
+
+class CpuClock:
+    """CPU seconds of this process and of the children that live when the clock is made.
+
+    Those must live on: a process that ends takes its seconds with it.
+    """
+
+    def __init__(self) -> None:
+        # Found once: a search through all processes takes longer than some rounds
+        self._children = psutil.Process().children(recursive=True)
+
+    def read(self) -> float:
+        """Seconds of user and system time so far."""
+        used = (child.cpu_times() for child in self._children)
+        of_children: float = sum(times.user + times.system for times in used)
+        return time.process_time() + of_children
+
+    def wait_until_quiet(self, timeout: float = QUIET_TIMEOUT) -> None:
+        """Wait until nothing is computed any more.
+
+        Raises:
+            TimeoutError: something does not come to rest.
+        """
+        end = time.monotonic() + timeout
+        quiet, used, at = 0, self.read(), time.perf_counter()
+        while quiet < QUIET_POLLS:
+            if time.monotonic() > end:
+                raise TimeoutError(f"processes that still compute after {timeout:g} s")
+            time.sleep(POLL_SECONDS)
+            used_before, used, before, at = used, self.read(), at, time.perf_counter()
+            quiet = quiet + 1 if used - used_before < QUIET_SHARE * (at - before) else 0
+
+
+Told = Callable[[int, int], None]
+"""Called after each turn, with the number of turns taken and the number of all."""
+
+
+def measure(
+    contenders: Sequence[Contender],
+    rounds: int,
+    seconds: float,
+    device: torch.device,
+    told: Told = lambda done, total: None,
+) -> dict[str, list[Round]]:
+    """Warm all contenders up, then let them take their rounds in turn.
+
+    Args:
+        contenders: of different names.
+        rounds: each one's.
+        seconds: that a round takes at least, about.
+        device: where the batches go.
+        told: how far it is.
+
+    Returns:
+        Each contender's rounds, by its name.
+    """
+    lengths = {each.name: warm_up(each, seconds, device) for each in contenders}
+    assert len(lengths) == len(contenders), "contenders of the same name"
+    clock = CpuClock()
+    clock.wait_until_quiet()
+    taken: dict[str, list[Round]] = {each.name: [] for each in contenders}
+    for number in range(rounds):
+        for place, each in enumerate(contenders, 1):
+            taken[each.name].append(take_round(each, lengths[each.name], clock, device))
+            told(number * len(contenders) + place, rounds * len(contenders))
+    return taken
+
+
+def warm_up(contender: Contender, seconds: float, device: torch.device) -> int:
+    """Take a few batches, and tell how many make a round.
+
+    That is `AHEAD_FACTOR` times what the contender may have ready, and at least as many as last
+    `seconds`.
+    """
+    _take(contender, contender.ahead + 1)
+    least = max(LEAST_BATCHES, AHEAD_FACTOR * contender.ahead)
+    probe = max(LEAST_BATCHES, 2 * contender.ahead)
+    per_batch = _timed(contender, probe, device) / probe
+    return max(least, math.ceil(seconds / per_batch))
+
+
+def take_round(contender: Contender, batches: int, clock: CpuClock, device: torch.device) -> Round:
+    """Let a contender take its turn; all must be quiet before, and is again afterwards."""
+    used = clock.read()
+    _take(contender, contender.ahead)
+    seconds = _timed(contender, batches, device)
+    clock.wait_until_quiet()
+    made = (contender.ahead + batches) * contender.batch_size
+    return Round(
+        batches=batches,
+        img_per_s=batches * contender.batch_size / seconds,
+        cpu_us_per_image=1e6 * (clock.read() - used) / made,
+    )
+
+
+def _timed(contender: Contender, batches: int, device: torch.device) -> float:
+    synchronise(device)
+    started = time.perf_counter()
+    _take(contender, batches)
+    synchronise(device)
+    return time.perf_counter() - started
+
+
+def _take(contender: Contender, batches: int) -> None:
+    for _ in range(batches):
+        next(contender.batches)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for all that was launched on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,96 @@
+"""From the options of a command to the batches that it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.batches import Batches
+from pipeline.cache import Progress, ResidentCache
+from pipeline.errors import UserError
+from pipeline.feeder import DATA_TIMEOUT
+from pipeline.loader import Loader
+from pipeline.manifest import ShardSet
+from pipeline.memory import free_memory
+from pipeline.synthetic import SyntheticLoader
+
+SYNTHETIC = "synthetic"
+"""What `--shards` says to train on noise instead of a shard set."""
+
+CACHE_SHARE = 0.5
+"""Of the free memory that `--cache auto` takes at most; the rest is left to the step, to the
+system's own cache, and to whoever else works on the machine."""
+
+
+def open_loader(
+    shards: str,
+    batch_size: int,
+    image_size: int,
+    channels: int,
+    device: torch.device,
+    seed: int,
+    workers: int | None,
+    dtype: torch.dtype = torch.float32,
+    cache: str = "auto",
+    data_timeout: float = DATA_TIMEOUT,
+    progress: Progress = lambda done, total: None,
+) -> Batches:
+    """Open what `--shards` names with the best loader that this machine can run.
+
+    Raises:
+        UserError: no usable shard set there, one too small for the batch, or too large for the
+            cache that was asked for.
+    """
+    if shards == SYNTHETIC:
+        return SyntheticLoader(batch_size, image_size, channels, device, seed, dtype)
+    shard_set = ShardSet.open(Path(shards))
+    decoded = len(shard_set) * image_size**2 * channels
+    where, why = place_cache(cache, decoded, device)
+    loader = Loader(
+        shard_set,
+        batch_size,
+        image_size,
+        device,
+        seed,
+        dtype if where is None else torch.uint8,
+        channels=channels,
+        workers=workers,
+        data_timeout=data_timeout,
+    )
+    loader.description += f"; {why}"
+    return loader if where is None else ResidentCache(loader, where, dtype, progress)
+
+
+def place_cache(cache: str, decoded: int, device: torch.device) -> tuple[torch.device | None, str]:
+    """Where to keep a decoded set, or None, and the reason for people.
+
+    `auto` takes the device's memory where the set fits in `CACHE_SHARE` of what is free, or else
+    the host's, or else none.
+
+    Args:
+        cache: `device`, `host`, `auto` or `off`.
+        decoded: bytes of the decoded set.
+        device: where batches go.
+
+    Raises:
+        UserError: the memory that was asked for has not that much free.
+    """
+    if cache == "off":
+        return None, "no cache, as asked"
+    host = torch.device("cpu")
+    places = {"device": [device], "host": [host], "auto": [device, host]}[cache]
+    limit = CACHE_SHARE if cache == "auto" else 1.0
+    size, found = f"{decoded / 1e6:,.1f} MB decoded", []
+    for place in dict.fromkeys(places):
+        free = free_memory(place)
+        found.append(
+            f"{free / 1e6:,.0f} MB free {'in host memory' if place == host else f'on {place}'}"
+        )
+        if decoded <= limit * free:
+            return place, f"cached from the second epoch on: {size}, {found[-1]}"
+    if cache != "auto":
+        raise UserError(
+            f"--cache {cache}", f"{size}, {found[0]}", "a set that fits", "use --cache auto or off"
+        )
+    return None, f"no cache: {size}, {', '.join(found)}; at most {CACHE_SHARE:.0%} is taken"

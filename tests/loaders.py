@@ -1,0 +1,100 @@
+"""Every way to take the batches of a shard set on the CPU, under the names that tests give them."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.batches import Batches
+from pipeline.cache import ResidentCache
+from pipeline.decoders import Decoder
+from pipeline.fallback import ThreadDecoder
+from pipeline.loader import Loader
+from pipeline.manifest import ShardSet
+from pipeline.schedule import Schedule
+from tests.needs import take
+from tests.pictures import numbers, stored
+
+CPU = torch.device("cpu")
+
+DECODERS = ("dali", "threads", "raw")
+KINDS = tuple(f"{decoder}{cached}" for decoder in DECODERS for cached in ("", "-cached"))
+"""Each decoder, and the cache over it. `raw` is what serves `raw` sets, the others the JPEGs."""
+
+of_jpegs = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if not kind.startswith("raw")], indirect=True
+)
+"""For tests whose set is of JPEGs."""
+
+
+def decoder_of(
+    name: str, shards: ShardSet, batch_size: int, image_size: int, channels: int, workers: int
+) -> Decoder | None:
+    """A decoder by its name; None, which lets the loader choose, where nothing is to be decoded."""
+    if shards.manifest.recipe.store == "raw":
+        return None
+    if name == "threads":
+        return ThreadDecoder(shards, image_size, channels, CPU, workers)
+    from pipeline.dali import DaliDecoder
+
+    return DaliDecoder(shards, image_size, channels, CPU, batch_size, workers)
+
+
+def open_kind(
+    kind: str,
+    shards: ShardSet,
+    batch_size: int,
+    image_size: int = 32,
+    *,
+    channels: int = 3,
+    workers: int = 2,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Batches:
+    """Open one of `KINDS`.
+
+    Args:
+        kind: its name.
+        shards: a set.
+        batch_size: images in a batch.
+        image_size: side of the images, in pixels.
+        channels: 3 or 1.
+        workers: threads.
+        dtype: of the batches.
+        options: `Loader`'s.
+    """
+    name, _, cached = kind.partition("-")
+    loader = Loader(
+        shards,
+        batch_size,
+        image_size,
+        dtype=torch.uint8 if cached else dtype,
+        channels=channels,
+        workers=workers,
+        decoder=decoder_of(name, shards, batch_size, image_size, channels, workers),
+        **options,
+    )
+    return ResidentCache(loader, CPU, dtype) if cached else loader
+
+
+def keys(shards: ShardSet) -> list[int]:
+    """The key of each row: of a numbered set, the number of the picture there."""
+    return [int(name.partition(".")[0]) for name, _ in chain.from_iterable(stored(shards))]
+
+
+def planned(schedule: Schedule, key_of: list[int], epoch: int) -> list[int]:
+    """The pictures of an epoch in their order, as the schedule has them."""
+    return [key_of[row] for rows in schedule.batches(epoch) for row in rows]
+
+
+def take_epochs(batches: Batches, epochs: int) -> list[list[int]]:
+    """The numbers of the pictures seen, one list an epoch; of uint8 batches."""
+    steps = batches.steps_per_epoch
+    return [list(chain.from_iterable(each)) for each in _in_epochs(batches, epochs, steps)]
+
+
+def _in_epochs(batches: Batches, epochs: int, steps: int) -> Iterator[list[list[int]]]:
+    for _ in range(epochs):
+        yield [numbers(batch) for batch in take(batches, steps)]

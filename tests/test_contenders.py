@@ -1,0 +1,219 @@
+"""Loaders that are compared show the same images, and so does each form of the set."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from pipeline.contenders import (
+    Conditions,
+    cached,
+    ours,
+    plain_dali,
+    torchvision_folder,
+    webdataset_shards,
+)
+from pipeline.errors import UserError
+from pipeline.manifest import Recipe, ShardSet
+from pipeline.pixels import to_uint8
+from pipeline.reader import Reader
+from pipeline.stages import cumulative
+from pipeline.variants import first_shards, pack_as, write_images
+from tests.needs import require, within
+from tests.packing_runs import serially
+from tests.pictures import CELEBA, encode, names_in, pack_pictures, smooth
+from tests.running import assert_four_parts
+
+COUNT, BATCH, SIZE = 16, 4, 32
+CONDITIONS = Conditions(BATCH, SIZE, torch.device("cpu"), 1, 0)
+FACES = {f"{number:02d}.jpg": encode(smooth(*CELEBA, number)) for number in range(COUNT)}
+
+FLOATS, PIXELS = (BATCH, 3, SIZE, SIZE), (BATCH, SIZE, SIZE, 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_packing_processes():
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("pipeline.packing.write_shards", serially)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return pack_pictures(tmp_path_factory.mktemp("faces"), FACES, per_shard=8)
+
+
+@pytest.fixture(scope="module")
+def files(shards, tmp_path_factory):
+    return write_images(shards, tmp_path_factory.mktemp("files") / "images")
+
+
+@pytest.fixture(scope="module")
+def packed(shards, files, tmp_path_factory):
+    """The same images in each store."""
+    folder = tmp_path_factory.mktemp("packed")
+    small = {
+        store: pack_as(store, shards, files, SIZE, folder / store, 1) for store in ("jpeg", "raw")
+    }
+    return {"original": shards, **small}
+
+
+def images(contender, batches=COUNT // BATCH):
+    """The next images, (N, S, S, 3) in levels; floats are brought back."""
+    taken = within(60, lambda: [next(contender.batches) for _ in range(batches)])
+    pixels = torch.cat([to_uint8(x) if x.is_floating_point() else x for x in taken])
+    return pixels.numpy().astype(int)
+
+
+def assert_same_images(found, wanted, mean):
+    """The same multiset, each within a mean difference in levels."""
+    apart = np.abs(found[:, None] - wanted[None]).mean(axis=(2, 3, 4))
+    assert sorted(apart.argmin(axis=1)) == list(range(len(wanted)))
+    assert apart.min(axis=1).max() <= mean
+    np.fill_diagonal(ordered := apart[:, apart.argmin(axis=1)], 255)
+    assert ordered.min() > 3 * mean  # no two could be taken for one another
+
+
+@pytest.fixture(scope="module")
+def reference(shards):
+    """An epoch of our loader: the images that everybody should show."""
+    contender = ours("ours", shards, CONDITIONS, torch.uint8)
+    found = images(contender)
+    contender.close()
+    return found
+
+
+def open_other(kind, shards, files, conditions=CONDITIONS):
+    if kind == "torchvision":
+        return torchvision_folder(kind, files, shards.manifest.recipe, conditions)
+    if kind == "webdataset":
+        return webdataset_shards(kind, shards, conditions)
+    require("dali")
+    return plain_dali(kind, shards, conditions)
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "webdataset", "dali"])
+def test_others_show_the_same_images_epoch_after_epoch(kind, shards, files, reference):
+    contender = open_other(kind, shards, files)
+    try:
+        assert next(contender.batches).shape == FLOATS
+        images(contender, COUNT // BATCH - 1)
+        for _ in range(2):
+            assert_same_images(images(contender), reference, mean=1)
+    finally:
+        contender.close()
+    ended = time.monotonic() + 20
+    while any("spawn_main" in " ".join(child.cmdline()) for child in psutil.Process().children()):
+        assert time.monotonic() < ended, "worker processes were left running"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+@pytest.mark.parametrize("kind", ["original", "jpeg", "raw", "cache"])
+def test_each_form_of_the_set_shows_the_same_images(kind, dtype, packed, reference):
+    if kind == "cache":
+        contender = cached(kind, packed["original"], CONDITIONS, dtype)
+    else:
+        contender = ours(kind, packed[kind], CONDITIONS, dtype)
+    first = next(contender.batches)
+    assert first.shape == (PIXELS if dtype == torch.uint8 else FLOATS)
+    assert first.dtype == dtype
+    begun = 2 if kind == "cache" else 1  # filling it takes the first batch of its second epoch
+    images(contender, COUNT // BATCH - begun)
+    assert_same_images(images(contender), reference, mean=2 if kind == "jpeg" else 0)
+    contender.close()
+
+
+def test_a_crop_of_the_sets_own_is_what_all_see(tmp_path):
+    require("dali")
+    shards = pack_pictures(tmp_path, FACES, recipe=Recipe(crop=108))
+    files = write_images(shards, tmp_path / "files")
+    raw = pack_as("raw", shards, files, SIZE, tmp_path / "raw", 1)
+    assert raw.manifest.recipe.crop == 108
+    reference = images(ours("ours", shards, CONDITIONS, torch.uint8))
+    assert_same_images(images(ours("raw", raw, CONDITIONS)), reference, mean=0)
+    for kind in ("torchvision", "dali"):
+        contender = open_other(kind, shards, files)
+        assert_same_images(images(contender), reference, mean=1)
+        contender.close()
+
+
+@pytest.mark.parametrize(("batch_size", "workers", "ahead"), [(8, 2, 4), (16, 2, 2), (8, 9, 4)])
+def test_webdatasets_processes_have_a_shard_and_a_batch_each(shards, batch_size, workers, ahead):
+    conditions = replace(CONDITIONS, batch_size=batch_size, workers=workers)
+    assert webdataset_shards("webdataset", shards, conditions).ahead == ahead  # starts nothing
+
+
+def test_a_cache_that_does_not_fit_is_refused(shards, monkeypatch):
+    monkeypatch.setattr("pipeline.opening.free_memory", lambda device: 1000)
+    with pytest.raises(UserError) as refused:
+        cached("cache", shards, CONDITIONS)
+    assert_four_parts(refused.value, "--images", "free")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("original", ["read", "decode", "resize", "normalise"]),
+        ("raw", ["read", "decode", "normalise"]),
+    ],
+)
+def test_the_stages_end_with_the_loader(kind, names, packed):
+    require("dali")
+    stages = cumulative(packed[kind], CONDITIONS)
+    assert [stage.name for stage in stages] == names
+    loader = ours("loader", packed[kind], CONDITIONS)
+    try:
+        encoded = next(stages[0].batches)
+        assert len(encoded) == BATCH
+        assert all(sample.dtype == np.uint8 for sample in encoded)
+        for stage in stages[1:-2]:  # images of their own sizes, in DALI's memory
+            (decoded,) = next(stage.batches)
+            assert decoded.at(0).shape == (218, 178, 3)
+        pixels = next(stages[-2].batches)
+        assert pixels.shape == PIXELS
+        assert torch.equal(next(stages[-1].batches), next(loader.batches))
+    finally:
+        for contender in (*stages, loader):
+            contender.close()
+
+
+def test_the_first_shards_are_a_set_of_their_own(shards):
+    assert len(first_shards(shards, 1)) == 8
+    assert len(first_shards(shards, 8)) == 8
+    assert first_shards(shards, 9) == shards
+    assert first_shards(shards, 1000) == shards
+    part = first_shards(shards, 1)
+    reader = Reader(part)
+    whole = Reader(shards)
+    assert [x.tobytes() for x in reader.read(np.arange(8))] == [
+        x.tobytes() for x in whole.read(np.arange(8))
+    ]
+    reader.close()
+    whole.close()
+    assert images(ours("part", part, CONDITIONS), 2).shape == (8, SIZE, SIZE, 3)
+
+
+def test_files_are_the_samples_to_the_bit(shards, files):
+    assert names_in(files) == ["images"]
+    written = {path.read_bytes() for path in (files / "images").iterdir()}
+    assert written == set(FACES.values())
+
+
+def test_no_room_for_the_files_is_told(shards, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(UserError) as refused:
+        write_images(shards, tmp_path / "files")
+    assert_four_parts(refused.value, "No space left", "TMPDIR", "--images")
+
+
+def test_the_packed_sets_are_complete(packed):
+    for store, found in packed.items():
+        assert ShardSet.open(found.folder).manifest.recipe.store == store
+        assert len(found) == COUNT

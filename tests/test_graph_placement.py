@@ -1,0 +1,101 @@
+"""Where the graph's operators run and what they are told: all that can be seen without a GPU."""
+
+import pytest
+
+from tests.needs import require
+from tests.pictures import encode, numbered_pictures, pack_pictures, smooth
+
+
+@pytest.fixture
+def operators(numbered_set):
+    """The operators of a graph, by name. Nothing is run."""
+    require("dali")
+    from pipeline.graph import build_graph
+
+    def build(device, until="normalise", shards=None, **options):
+        graph = build_graph(
+            shards or numbered_set(12, 5),
+            lambda: pytest.fail("nothing is to be read"),
+            until=until,
+            batch_size=8,
+            image_size=64,
+            channels=options.pop("channels", 3),
+            device=device,
+            device_id=None,
+            workers=1,
+            **options,
+        )
+        graph._build_graph()  # private, and the only check of a GPU graph that needs no GPU
+        assert len(graph.serialize()) > 0
+        (output,) = graph._graph_outputs
+        on_gpu = device == "cuda"
+        assert output.device == ("gpu" if on_gpu else "cpu")
+        return {op.name: op._op for op in graph._ops}
+
+    return build
+
+
+STAGES = {
+    "decode": ["decode"],
+    "resize": ["decode", "shape", "resize"],
+    "normalise": ["decode", "shape", "resize", "normalise"],
+}
+KINDS = {
+    "decode": "decoders__Image",
+    "shape": "PeekImageShape",
+    "resize": "Resize",
+    "normalise": "CropMirrorNormalize",
+}
+
+
+@pytest.mark.parametrize("until", STAGES)
+@pytest.mark.parametrize(
+    ("device", "decode", "after"), [("cuda", "mixed", "gpu"), ("cpu", "cpu", "cpu")]
+)
+def test_everything_from_decoding_on_runs_on_the_device(operators, device, decode, after, until):
+    found = operators(device, until)
+    places = {"decode": decode, "shape": "cpu", "resize": after, "normalise": after}
+    named = {name: op for name, op in found.items() if name in KINDS}
+    assert sorted(named) == sorted(STAGES[until])
+    for name, op in named.items():
+        assert (op.schema_name, op._device) == (KINDS[name], places[name])
+    # Samples come from outside, and nothing else is on the device
+    assert found["encoded"]._device == "cpu"
+    others = set(found) - set(named)
+    assert {found[name]._device for name in others} == {"cpu"}
+    assert not any("reader" in str(getattr(op, "schema_name", "")) for op in found.values())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_gpus_decoder_is_told_how_to_decode(operators, tmp_path, share):
+    from pipeline.graph import MEMORY_PADDING
+
+    shards = pack_pictures(tmp_path, numbered_pictures(3))
+    width, height = shards.manifest.largest_image
+    told = operators("cuda", shards=shards, decoder_share=share)["decode"]._init_args
+    assert told["hw_decoder_load"] == share
+    assert (told["preallocate_width_hint"], told["preallocate_height_hint"]) == (width, height)
+    assert told["device_memory_padding"] == told["host_memory_padding"] == MEMORY_PADDING
+    assert told["jpeg_fancy_upsampling"] is True
+
+
+def test_the_hints_are_those_of_the_largest_picture(operators, tmp_path):
+    pictures = {"a.jpg": encode(smooth(50, 20)), "b.jpg": encode(smooth(30, 40))}
+    shards = pack_pictures(tmp_path, pictures)
+    told = operators("cuda", shards=shards)["decode"]._init_args
+    assert (told["preallocate_width_hint"], told["preallocate_height_hint"]) == (50, 40)
+
+
+def test_the_cpus_decoder_upsamples_alike_and_needs_no_hints(operators):
+    told = operators("cpu", "decode")["decode"]._init_args
+    assert told["jpeg_fancy_upsampling"] is True
+    assert not any("hint" in name or "padding" in name or "hw_" in name for name in told)
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(3, "RGB"), (1, "GRAY")])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_colours_are_what_is_asked_for(operators, device, channels, kind):
+    from nvidia.dali import types
+
+    told = operators(device, channels=channels)["decode"]._init_args
+    assert told["output_type"] == getattr(types, kind)

@@ -1,0 +1,403 @@
+"""`dcgan-profile` as people run it, on a set of a few pictures."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from dcgan.profile import app
+from dcgan.profile_options import Options
+from dcgan.profile_report import Bars, Report, publish
+from dcgan.profile_stages import _costs
+from dcgan.profile_sweep import Factor, Setting, Swept, _best
+from dcgan.profile_train import Training
+from pipeline.errors import UserError
+from pipeline.measuring import Contender, Round, Spread
+from tests.needs import require
+from tests.packing_runs import serially, waited
+from tests.pictures import CELEBA, encode, pack_pictures, smooth
+from tests.running import ROOT, assert_four_parts, environment, flags, run_command
+
+COMMANDS = ("loader", "stages", "compare", "sweep", "train")
+TINY = {
+    "batch_size": 4,
+    "image_size": 32,
+    "rounds": 2,
+    "seconds": 0,
+    "workers": 1,
+    "device": "cpu",
+}
+FACES = {f"{number:02d}.jpg": encode(smooth(*CELEBA, number)) for number in range(16)}
+
+
+@pytest.fixture(scope="module")
+def patched():
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr("pipeline.packing.write_shards", serially)
+        patches.setattr("pipeline.measuring.AHEAD_FACTOR", 2)
+        patches.setattr("pipeline.measuring.POLL_SECONDS", 0.01)
+        yield patches
+
+
+@pytest.fixture(scope="module")
+def shards(patched, tmp_path_factory):
+    return pack_pictures(tmp_path_factory.mktemp("faces"), FACES, per_shard=8)
+
+
+@pytest.fixture(scope="module")
+def run(patched, shards, tmp_path_factory):
+    """Run a command once, in this process; what it printed and wrote."""
+    done = {}
+
+    def run_once(command, folder=shards.folder, **changes):
+        key = (command, folder, *changes.items())
+        if key not in done:
+            place = tmp_path_factory.mktemp(command)
+            rest = place / "temporary"
+            rest.mkdir()
+            patched.setattr(tempfile, "tempdir", str(rest))
+            files = {"json": place / "found.json", "plot": place / "found.png"}
+            nets = {"ngf": 4, "ndf": 4} if command == "train" else {}
+            words = flags(shards=folder, **(TINY | nets | changes | files))
+            result = CliRunner().invoke(app, [command, *words], catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+            assert not list(rest.glob("dcgan-profile-*"))  # torch has files of its own there
+            with Image.open(files["plot"]) as picture:
+                picture.load()
+                assert picture.format == "PNG"
+                assert picture.width > 500
+            found = json.loads(files["json"].read_text())
+            done[key] = SimpleNamespace(said=result.output, found=found)
+        return done[key]
+
+    return run_once
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_what_was_measured_on_what(run, command):
+    require("dali")
+    ran = run(command)
+    for words in ("cpu: ", "torch ", "16, of 178×218 pixels", "2 each", "batches  of 4, 32×32"):
+        assert words in ran.said
+    found = ran.found
+    assert {"command", "facts", "conclusions", "options", "environment", "set"} <= set(found)
+    assert found["command"] == command
+    assert found["options"]["rounds"] == 2
+    assert found["set"]["images"] == 16
+    assert found["environment"]["packages"]["torch"]
+    assert found["conclusions"]
+    for line in found["conclusions"]:
+        assert line in ran.said
+
+
+def assert_rounds(rounds, names):
+    assert list(rounds) == names
+    for turns in rounds.values():
+        assert len(turns) == 2
+        for turn in turns:
+            assert turn["batches"] >= 8
+            assert turn["img_per_s"] > 0
+            assert turn["cpu_us_per_image"] >= 0
+
+
+def test_the_loader_by_itself(run):
+    found = run("loader").found
+    assert_rounds(found["rounds"], ["loader"])
+    assert set(found["seconds"]) == {"open_the_set", "make_the_loader", "first_batch"}
+    assert all(0 < seconds < 60 for seconds in found["seconds"].values())
+    assert found["resident_bytes"]["after"] > 50e6
+    assert found["copy_ms"] == []  # CUDA only
+
+
+def test_stages_and_what_would_save_them(run):
+    require("dali")
+    found = run("stages", workers=2).found
+    stages = ["read", "decode", "resize", "normalise"]
+    remedies = ["--workers 1", "--store jpeg", "--store raw", "--store raw, uint8"]
+    remedies += ["--cache", "--cache, uint8"]
+    assert_rounds(found["rounds"], stages + remedies)
+    assert list(found["stages"]) == stages
+    assert sum(cost["share"] for cost in found["stages"].values()) == pytest.approx(1)
+    assert list(found["gains"]) == remedies
+    said = "\n".join(found["conclusions"])
+    assert " bounds the loader: " in said
+    assert "nothing to copy" in said
+    assert "2 give " in said
+
+
+def test_compare(run):
+    require("dali")
+    ran = run("compare")
+    others = ["ImageFolder, DataLoader", "webdataset, torchvision", "plain DALI chain"]
+    ours = ["our loader, float", "our loader, uint8", "raw shards, float", "raw shards, uint8"]
+    names = [*others, *ours, "cache, float", "cache, uint8"]
+    assert_rounds(ran.found["rounds"], names)
+    assert ran.found["left_out"] == []
+    for ratios in (ran.found["wall_ratios"], ran.found["cpu_ratios"]):
+        assert list(ratios) == names
+        for name, row in ratios.items():
+            assert list(row) == [others[0], others[2]]
+            assert all(
+                spread["low"] <= spread["median"] <= spread["high"] for spread in row.values()
+            )
+            if name in row:
+                assert row[name]["median"] == 1
+
+
+def test_ratios_are_those_of_the_rounds(run):
+    require("dali")
+    found = run("compare").found
+    mine, other = (found["rounds"][name] for name in ("cache, float", "plain DALI chain"))
+    wall = [a["img_per_s"] / b["img_per_s"] for a, b in zip(mine, other, strict=True)]
+    cpu = [b["cpu_us_per_image"] / a["cpu_us_per_image"] for a, b in zip(mine, other, strict=True)]
+    for ratios, expected in (("wall_ratios", wall), ("cpu_ratios", cpu)):
+        spread = found[ratios]["cache, float"]["plain DALI chain"]
+        assert spread["median"] == pytest.approx(sum(expected) / 2)  # of two
+
+
+def test_a_raw_set_is_compared_as_far_as_it_goes(run, patched, shards, tmp_path_factory):
+    from pipeline.manifest import Recipe
+
+    recipe = Recipe(store="raw", crop="centre", size=32, filter="bilinear")
+    raw = pack_pictures(tmp_path_factory.mktemp("raw"), FACES, recipe=recipe, per_shard=8)
+    ran = run("compare", raw.folder)
+    names = ["raw shards, float", "raw shards, uint8", "cache, float", "cache, uint8"]
+    assert_rounds(ran.found["rounds"], names)
+    assert "the tutorial's loader" in ran.said
+    stages = run("stages", raw.folder).found
+    assert list(stages["stages"]) == ["read", "decode", "normalise"]
+    assert list(stages["gains"]) == ["--cache", "--cache, uint8"]
+    assert "only the batch size can be varied" in run("sweep", raw.folder).said
+
+
+def test_sweep(run):
+    require("dali")
+    ran = run("sweep")
+    titles = [each["title"].split(" (")[0] for each in ran.found["sweeps"]]
+    assert titles[:3] == ["workers", "prefetch", "batch size"]
+    for each in ran.found["sweeps"]:
+        assert list(each["rounds"])[:2] == ["the default", "the default again"]
+        assert_rounds(each["rounds"], list(each["rounds"]))
+        assert each["noise"] >= 0
+    assert "decoder share: not on a CPU" in ran.said
+    assert re.search(r"^set      ", ran.said, re.MULTILINE)
+
+
+def test_training(run):
+    ran = run("train")
+    names = ["free data", "the set as it is", "the cache"]
+    assert list(ran.found["together"]) == names
+    for paces in ran.found["together"].values():
+        assert len(paces) == 2
+        assert all(0 <= pace["data_wait_pct"] <= 100 for pace in paces)
+        assert all(pace["step_ms"] > 0 < pace["img_per_s"] for pace in paces)
+    assert_rounds(ran.found["loaders_alone"], names[1:])
+    assert ran.found["steps_per_round"] >= 4
+    assert all("is the bottleneck" in line for line in ran.found["conclusions"])
+
+
+# The judgements
+
+
+def test_a_slow_loader_is_seen_in_the_data_wait():
+    import torch
+
+    def batches():
+        while True:
+            time.sleep(0.02)
+            yield torch.zeros(1)
+
+    fed = Contender("slow", batches(), 4, 0, lambda: None)
+    pace = Training(fed, lambda real: time.sleep(0.005)).round(10, torch.device("cpu"))
+    assert 50 < pace.data_wait_pct < 100
+    assert pace.step_ms >= 25
+    fed = Contender("free", iter(lambda: torch.zeros(1), None), 4, 0, lambda: None)
+    pace = Training(fed, lambda real: time.sleep(0.005)).round(10, torch.device("cpu"))
+    assert pace.data_wait_pct < 50
+
+
+def test_what_a_loader_had_ready_does_not_count_as_its_pace():
+    taken = []
+
+    def batches():
+        while True:
+            taken.append(1)
+            yield 0
+
+    import torch
+
+    stepped: list[object] = []
+    Training(Contender("x", batches(), 4, 6, lambda: None), stepped.append).round(
+        3, torch.device("cpu")
+    )
+    assert (len(taken), len(stepped)) == (6 + 1 + 3, 1 + 3)
+
+
+def test_costs_are_differences_within_a_round():
+    def rounds(*cpu):
+        return [Round(8, 1e6 / (value / 2), value) for value in cpu]
+
+    taken = {"read": rounds(10, 20), "decode": rounds(110, 120), "resize": rounds(108, 119)}
+    costs = _costs(list(taken), taken, by_wall=False)
+    assert costs["decode"].cpu == Spread(100, 100, 100)
+    assert costs["decode"].wall.median == pytest.approx(50)
+    assert costs["decode"].share == pytest.approx(100 / 115)
+    assert costs["resize"].share == 0  # noise made it cheaper than nothing
+
+
+@pytest.mark.parametrize(("noise", "kept"), [(0.3, True), (0.2, True), (0.1, False)])
+def test_a_gain_must_exceed_the_noise(noise, kept):
+    gains = {"the default": 1.0, "the default again": 1.0, "1": 0.5, "4": 1.2}
+    spreads = {name: Spread(gain, gain, gain) for name, gain in gains.items()}
+    factor = Factor("workers", (1, 2, 4), str)
+    default = Setting(2, 128, 3, 0.65)
+    value, told = _best(factor, default, Swept("workers", spreads, spreads, noise, {}))
+    assert value == (2 if kept else 4)
+    assert ("keep 2" in told) == kept
+    only_told = Factor("batch_size", (64, 128), None)
+    value, told = _best(only_told, default, Swept("b", spreads, spreads, noise, {}))
+    assert value == 128
+    assert "training's" in told
+
+
+# How it begins and ends
+
+
+def options(**changes):
+    standard: dict[str, Any] = {
+        "shards": ROOT,
+        "rounds": 5,
+        "seconds": 1.0,
+        "images": 8192,
+        "workers": None,
+        "batch_size": 128,
+        "image_size": 64,
+        "device": "auto",
+        "seed": 0,
+        "json": None,
+        "plot": None,
+    }
+    return Options(**(standard | changes))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rounds", 0),
+        ("seconds", -1),
+        ("seconds", float("nan")),
+        ("images", 0),
+        ("workers", 0),
+        ("batch_size", 0),
+        ("image_size", 7),
+        ("seed", -1),
+        ("json", ROOT),
+        ("json", ROOT / "nowhere" / "found.json"),
+        ("plot", ROOT / "found.svg"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(field, value):
+    assert options().rounds == 5
+    with pytest.raises(UserError) as refused:
+        options(**{field: value})
+    assert_four_parts(refused.value, f"--{field.replace('_', '-')} {value}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shards": "nowhere"}, "no such folder"),
+        ({"batch_size": 17}, "--batch-size 17"),
+        ({"device": "abacus"}, "--device abacus"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is_done(
+    patched, shards, tmp_path, command, change, said
+):
+    patched.setattr(tempfile, "tempdir", str(tmp_path))
+    words = flags(**({"shards": shards.folder} | TINY | change))
+    result = CliRunner().invoke(app, [command, *words])
+    assert isinstance(result.exception, UserError)
+    assert_four_parts(result.exception, said)
+    assert not list(tmp_path.glob("dcgan-profile-*"))
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path):
+    report = Report("loader", {"device": "cpu"}, [], [], [Bars("", "", {})], {})
+    with pytest.raises(UserError) as refused:
+        publish(report, tmp_path / ("x" * 300), None)
+    assert_four_parts(refused.value, "xxx")
+
+
+TOLD = """
+import json, runpy, sys
+sys.argv = ["dcgan-profile", *sys.argv[1:]]
+try:
+    runpy.run_module("dcgan.profile", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print(json.dumps([end.code, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help_loads_nothing_heavy(tmp_path, words):
+    ended = run_command(sys.executable, "-c", TOLD, *words, cwd=tmp_path)
+    status, modules = json.loads(ended.stdout.splitlines()[-1])
+    assert (status, "typer" in modules) == (0, True)
+    assert not {"torch", "torchvision", "nvidia", "matplotlib", "webdataset", "numpy"} & set(
+        modules
+    )
+    assert "Usage" in ended.stdout
+
+
+def test_the_command_is_installed():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["dcgan-profile"] == "dcgan.profile:main"
+
+
+def test_an_error_is_told_without_a_traceback(tmp_path):
+    words = ["-m", "dcgan.profile", "compare", "--shards", "nowhere"]
+    ended = run_command(sys.executable, *words, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: nowhere\n  found   no such folder\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
+def test_stopped_in_the_middle_it_leaves_nothing(shards, tmp_path, number):
+    words = flags(shards=shards.folder, **(TINY | {"seconds": 30}))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dcgan.profile", "compare", *words],
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            # Files are written and packed, and the rounds or what leads to them go on
+            assert waited(lambda: list(tmp_path.glob("dcgan-profile-*/raw/manifest.json")), 60)
+            # To all of them, as a terminal does
+            os.killpg(process.pid, number)
+            _, said = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert "stopped; nothing was left behind" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("dcgan-profile-*"))

@@ -1,0 +1,133 @@
+"""The CPU's resize: torchvision's transforms on Pillow's images, of which it is a faster kind."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision import transforms
+
+from pipeline.resizing import LONGEST, fit_square, resize
+from tests.pictures import CELEBA, noisy, smooth
+
+SIZES = st.sampled_from([8, 16, 32, 64, 109, 128, 256])
+SIDES = st.integers(1, 400)
+CHANNELS = st.sampled_from([3, 1])
+
+
+def drawn(width: int, height: int, channels: int = 3, seed: int = 0) -> torch.Tensor:
+    """(H, W, C) uint8; noise where the seed is odd."""
+    picture = (noisy if seed % 2 else smooth)(width, height, seed)
+    return torch.from_numpy(picture[:, :, :channels].copy())
+
+
+def by_pillow(image: torch.Tensor, *chain: torch.nn.Module) -> np.ndarray:
+    pixels = image.numpy()
+    picture = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    made = np.asarray(transforms.Compose(chain)(picture))
+    return made.reshape(*made.shape[:2], -1).astype(int)
+
+
+def assert_near(made: torch.Tensor, expected: np.ndarray) -> None:
+    """Both round between their two passes, and torch's weights have 16 bits: seldom, 2 levels."""
+    assert made.dtype == torch.uint8
+    assert made.shape == expected.shape
+    error = np.abs(made.numpy() - expected)
+    assert error.max() <= 2
+    assert (error > 1).mean() <= 0.006  # one value of the smallest square
+    assert error.mean() <= 0.3
+
+
+@given(SIDES, SIDES, SIZES, CHANNELS, st.integers(0, 99))
+@settings(max_examples=150)
+@example(*CELEBA, 64, 3, 1)
+@example(*CELEBA, 64, 1, 1)
+@example(400, 60, 64, 3, 1)  # wide, and enlarged
+@example(60, 400, 32, 3, 1)
+@example(1, 1, 64, 3, 0)
+@example(1, 7, 8, 1, 1)
+@example(40, 40, 32, 3, 0)  # which has values 2 levels apart
+def test_the_whole_image_is_resized_and_its_middle_taken(width, height, size, channels, seed):
+    assume(max(width, height) <= LONGEST * min(width, height))
+    image = drawn(width, height, channels, seed)
+    chain = transforms.Resize(size), transforms.CenterCrop(size)
+    made = fit_square(image, size)
+    assert made.shape == (size, size, channels)
+    assert_near(made, by_pillow(image, *chain))
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["tall", "wide"])
+def test_of_an_endless_strip_only_the_middle_is_resized(side):
+    strip = np.zeros((65_535, 2, 3), np.uint8)
+    strip[32_766:32_769] = 255  # at its very middle
+    made = fit_square(torch.from_numpy(strip.transpose(1, 0, 2).copy() if side else strip), 32)
+    assert made.shape == (32, 32, 3)
+    across = made.permute(1, 0, 2) if side else made
+    assert across[8:24].amin() == 255
+
+
+@given(st.integers(8, 400), st.integers(8, 400), SIZES, CHANNELS, st.data())
+@settings(max_examples=150)
+def test_a_crop_is_cut_out_and_then_resized(width, height, size, channels, data):
+    crop = data.draw(st.integers(8, min(width, height)))
+    image = drawn(width, height, channels, data.draw(st.integers(0, 99)))
+    chain = transforms.CenterCrop(crop), transforms.Resize(size)
+    made = fit_square(image, size, crop)
+    assert made.shape == (size, size, channels)
+    assert_near(made, by_pillow(image, *chain))
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("crop", [None, 108, 148])
+def test_of_celebas_faces_hardly_a_value_differs_from_pillows(crop, channels):
+    image = drawn(*CELEBA, channels)
+    chain = [transforms.Resize(64), transforms.CenterCrop(64)]
+    if crop:
+        chain = [transforms.CenterCrop(crop), transforms.Resize(64)]
+    error = np.abs(fit_square(image, 64, crop).numpy() - by_pillow(image, *chain))
+    assert error.max() <= 1
+    assert error.mean() <= 0.001  # measured: 0.0005
+
+
+@given(st.integers(8, 300), st.integers(8, 300), CHANNELS)
+def test_the_same_size_has_the_same_pixels(width, height, channels):
+    image = drawn(width, height, channels)
+    assert torch.equal(resize(image, width, height), image)
+    size = min(width, height)
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    middle = image[top : top + size, left : left + size]
+    assert torch.equal(fit_square(image, size), middle)
+    assert torch.equal(fit_square(image, size, size), middle)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 200), st.integers(1, 200), CHANNELS)
+def test_an_image_resized_alone_is_as_in_a_batch(width, height, new_width, new_height, channels):
+    images = [drawn(width, height, channels, seed) for seed in range(3)]
+    alone = [resize(image, new_width, new_height) for image in images]
+    planes = torch.stack(images).permute(0, 3, 1, 2)
+    batch = F.interpolate(planes, (new_height, new_width), mode="bilinear", antialias=True)
+    assert batch.shape == (3, channels, new_height, new_width)
+    assert torch.equal(torch.stack(alone), batch.permute(0, 2, 3, 1))
+
+
+@given(st.integers(9, 300), st.integers(9, 300), SIZES, CHANNELS)
+def test_a_view_is_resized_as_its_copy_is(width, height, size, channels):
+    view = drawn(width, height, channels)[1:, :-1]
+    assert not view.is_contiguous()
+    for crop in (None, 8):
+        made = fit_square(view, size, crop)
+        assert torch.equal(made, fit_square(view.contiguous(), size, crop))
+
+
+def test_every_size_has_its_shape():
+    image = drawn(50, 90)
+    assert resize(image, 30, 20).shape == (20, 30, 3)
+    assert resize(image[:, :, :1], 130, 120).shape == (120, 130, 1)
+
+
+def test_a_plain_image_stays_plain():
+    image = torch.full((218, 178, 3), 201, dtype=torch.uint8)
+    for crop in (None, 108):
+        assert (fit_square(image, 64, crop) == 201).all()
