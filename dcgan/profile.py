@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
-from dcgan.profile_options import Options
+from dcgan.profile_options import Options, StepOptions
 from dcgan.profile_report import publish
 from pipeline.errors import told_plainly
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
-DATA, MEASURING, OUTPUT = "The data", "The measuring", "The output"
+DATA, NETS, MEASURING, OUTPUT = "The data", "The nets", "The measuring", "The output"
 
 Shards = Annotated[
     Path, typer.Option(help="Folder made by tools/make_shards.py.", rich_help_panel=DATA)
@@ -26,6 +26,11 @@ Images = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(help="Images in a batch.", rich_help_panel=DATA)]
 ImageSize = Annotated[int, typer.Option(help="Side in pixels.", rich_help_panel=DATA)]
+NetsSize = Annotated[
+    int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
+]
+Ngf = Annotated[int, typer.Option(help="Width of the generator.", rich_help_panel=NETS)]
+Ndf = Annotated[int, typer.Option(help="Width of the discriminator.", rich_help_panel=NETS)]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -160,15 +165,9 @@ def train(
     shards: Shards,
     images: Images = IMAGES,
     batch_size: BatchSize = 128,
-    image_size: Annotated[
-        int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
-    ] = 64,
-    ngf: Annotated[
-        int, typer.Option(help="Width of the generator.", rich_help_panel="The nets")
-    ] = 64,
-    ndf: Annotated[
-        int, typer.Option(help="Width of the discriminator.", rich_help_panel="The nets")
-    ] = 64,
+    image_size: NetsSize = 64,
+    ngf: Ngf = 64,
+    ndf: Ndf = 64,
     workers: Workers = None,
     seed: Seed = 0,
     rounds: Rounds = 5,
@@ -185,6 +184,49 @@ def train(
         from dcgan import profile_train
 
         publish(profile_train.profile(options, ngf, ndf), json, plot)
+
+
+@app.command()
+def step(
+    batch_size: BatchSize = 128,
+    image_size: NetsSize = 64,
+    channels: Annotated[int, typer.Option(help="3 for RGB, 1 for grey.", rich_help_panel=DATA)] = 3,
+    nz: Annotated[int, typer.Option(help="Length of the latent.", rich_help_panel=NETS)] = 100,
+    ngf: Ngf = 64,
+    ndf: Ndf = 64,
+    rounds: Rounds = 5,
+    seconds: Seconds = 2.0,
+    device: Device = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compiled",
+            help="Without CUDA too, where compiling takes minutes.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = False,
+    json: Json = None,
+    plot: Plot = None,
+) -> None:
+    """The step alone, on noise: the tutorial's, and ours eager, compiled and as a graph."""
+    options = StepOptions(
+        batch_size,
+        image_size,
+        channels,
+        nz,
+        ngf,
+        ndf,
+        rounds,
+        seconds,
+        device,
+        compiled,
+        json,
+        plot,
+    )
+    with _stoppable():
+        from dcgan import profile_step
+
+        publish(profile_step.profile(options), json, plot)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,11 @@ class Bench:
 
     def facts(self) -> dict[str, str]:
         """Lines for people: device, versions, n."""
-        found, manifest, options = self.environment, self.shards.manifest, self.options
-        packages = found["packages"]
-        versions = [f"{name} {packages[name]}" for name in SHOWN_PACKAGES if name in packages]
+        manifest, options = self.shards.manifest, self.options
         size = "×".join(map(str, manifest.largest_image))
         whole = ShardSet.open(options.shards)
         part = "" if len(whole) == len(self.shards) else f", of {len(whole):,}"
-        return {
-            "device": f"{self.device}: {found['device_name']}, {found['cpus']} CPUs",
-            "versions": f"Python {found['python']}, " + ", ".join(versions),
+        return machine(self.environment, SHOWN_PACKAGES) | {
             "images": f"{len(self.shards):,}{part}, of {size} pixels at most, in {options.shards}"
             f" ({manifest.recipe.told()})",
             "batches": f"of {options.batch_size}, {options.image_size}×{options.image_size} pixels,"
@@ -88,6 +84,17 @@ class Bench:
             },
             "workers": self.workers,
         }
+
+
+def machine(environment: Mapping[str, Any], shown: Sequence[str]) -> dict[str, str]:
+    """Lines for people on device and versions."""
+    packages = environment["packages"]
+    versions = [f"{name} {packages[name]}" for name in shown if name in packages]
+    return {
+        "device": f"{environment['device']}: {environment['device_name']},"
+        f" {environment['cpus']} CPUs",
+        "versions": f"Python {environment['python']}, " + ", ".join(versions),
+    }
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dcgan.precision import choose_precision
 from dcgan.profile_bench import Bench, progress
 from dcgan.profile_options import Options
 from dcgan.profile_report import Bars, Report, Table, rounds_as_json, short, span
-from dcgan.speed import choose_step
+from dcgan.speed import choose_step, keep_compiled_code
 from dcgan.stats import Clock, Pace, StepRows
 from pipeline.contenders import cached, ours
 from pipeline.measuring import (
@@ -84,6 +84,8 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
     """The step of dcgan-train, ready to run, and what it is."""
     precision, mode = choose_precision(config.precision, device), choose_step(config.step, device)
     config = replace(config, precision=precision.name)
+    if mode.name != "eager":
+        keep_compiled_code()
     step = build_step(config, *build_nets(config, device), StepRows(ROWS, device))
 
     def update(pixels: torch.Tensor) -> torch.Tensor:

@@ -351,7 +351,9 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize(
+    "words", [["--help"], *([command, "--help"] for command in (*COMMANDS, "step"))]
+)
 def test_help_loads_nothing_heavy(tmp_path, words):
     ended = run_command(sys.executable, "-c", TOLD, *words, cwd=tmp_path)
     status, modules = json.loads(ended.stdout.splitlines()[-1])

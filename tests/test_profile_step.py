@@ -1,0 +1,266 @@
+"""`dcgan-profile step`: against the reference, and at sizes that take no time."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from dcgan import patches, profile_counts, profile_entrants
+from dcgan.building import build_nets
+from dcgan.config import TrainConfig
+from dcgan.profile import app
+from dcgan.profile_counts import count_calls, count_flops, matrix_rate
+from dcgan.profile_entrants import Entrant, UnavailableError
+from dcgan.profile_step import Turn, Work, _conclusions, _faster, _thriftier, _turn
+from dcgan.tutorial_step import tutorial_nets, tutorial_step
+from pipeline.errors import UserError
+from pipeline.measuring import CpuClock
+from tests import steps
+from tests.reference import tutorial as reference
+from tests.running import assert_four_parts, flags
+
+CPU = torch.device("cpu")
+NZ, WIDTH = 8, 4
+TINY = {
+    "batch_size": 4,
+    "image_size": 32,
+    "nz": NZ,
+    "ngf": WIDTH,
+    "ndf": WIDTH,
+    "rounds": 2,
+    "seconds": 0,
+    "device": "cpu",
+}
+EAGER = ["tutorial", "eager fp32", "eager auto"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone():
+    """One thread: several wait for each other wherever the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# The tutorial's step
+
+
+def test_the_tutorials_step_is_the_references_to_the_bit():
+    torch.manual_seed(3)
+    net_g, net_d = reference.TutorialGenerator(NZ, WIDTH), reference.TutorialDiscriminator(WIDTH)
+    for net in (net_g, net_d):
+        net.apply(reference.weights_init)
+    ours = tutorial_nets(64, NZ, WIDTH, WIDTH)
+    for mine, theirs in zip(ours, (net_g.main, net_d.main), strict=True):
+        mine.load_state_dict(theirs.state_dict())
+    step = tutorial_step(*ours, NZ, CPU)
+    optimizers = reference.tutorial_optimizers(net_g, net_d)
+    for number in range(3):
+        real, _ = steps.batch(number)
+        torch.manual_seed(number)
+        found = step(real)
+        torch.manual_seed(number)
+        noise = torch.randn(len(real), NZ, 1, 1)
+        # The reference puts the sigmoid after a net without one
+        assert found == reference.tutorial_step(net_g, net_d.main[:-1], *optimizers, real, noise)
+    for mine, theirs in zip(ours, (net_g.main, net_d.main), strict=True):
+        for name, tensor in mine.state_dict().items():
+            assert torch.equal(tensor, theirs.state_dict()[name])
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_its_nets_take_our_weights_at_every_size(size, channels):
+    config = TrainConfig("synthetic", image_size=size, channels=channels, nz=NZ, ngf=2, ndf=3)
+    generator, discriminator = build_nets(config, CPU)
+    net_g, net_d = tutorial_nets(size, NZ, 2, 3, channels)
+    net_g.load_state_dict(generator.main.state_dict())
+    net_d.load_state_dict(discriminator.main.state_dict())
+    with torch.no_grad():
+        images = net_g(torch.ones(2, NZ, 1, 1))
+        found, expected = net_d(images).flatten(), discriminator(images).sigmoid()
+    assert images.shape == (2, channels, size, size)
+    assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+# What is counted
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_products_count_as_the_convolutions_they_replace(monkeypatch, bf16):
+    counts = []
+    for largest in (0, patches.LARGEST):
+        monkeypatch.setattr(patches, "LARGEST", largest)
+        step = steps.whole_step(bf16)
+        counts.append(count_flops(step.run))
+    assert counts[0] == counts[1] > 1e6
+
+
+def test_flops_are_twice_the_multiplications():
+    weight = torch.zeros(5, 3, 4, 4)
+    images = torch.zeros(2, 3, 8, 8)
+    found = count_flops(lambda: torch.conv2d(images, weight, stride=2, padding=1))
+    assert found == 2 * (2 * 4 * 4) * (5 * 3 * 4 * 4)
+
+
+def test_calls_are_counted():
+    tensor = torch.zeros(4)
+    assert count_calls(lambda: tensor.add_(1).mul_(2)) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_matrix_rate_is_that_of_the_product(monkeypatch, precision):
+    monkeypatch.setattr(profile_counts, "SIDE", 64)
+    assert 1e6 < matrix_rate(precision, CPU) < 1e16
+
+
+def test_a_turn_has_its_steps_and_their_time():
+    done = []
+    entrant = Entrant(
+        "x", "fp32", lambda: done.append("step"), lambda: done.append("begin"), 0, 0, 0
+    )
+    turn = _turn(entrant, 5, CpuClock(), CPU)
+    assert done == ["begin", *["step"] * 5]
+    assert turn.steps == 5
+    assert 0 < turn.step_ms < 1000
+    assert turn.cpu_ms >= 0
+
+
+def test_ratios_are_of_the_same_round():
+    turns = {
+        "tutorial": [Turn(1, 10, 8), Turn(1, 30, 40), Turn(1, 20, 20)],
+        "graph": [Turn(1, 5, 4), Turn(1, 10, 10), Turn(1, 10, 4)],
+    }
+    assert _faster(turns, "graph").median == 2
+    assert (_thriftier(turns, "graph").low, _thriftier(turns, "graph").high) == (2, 5)
+    (line,) = _conclusions(turns)
+    assert line.startswith("graph is the fastest: 2.00× (2.00–3.00)")
+    (line,) = _conclusions({"tutorial": turns["graph"], "graph": turns["tutorial"]})
+    assert "None is faster" in line
+
+
+def test_each_step_has_its_own_work():
+    work = Work(3, 2, {})
+    assert [work.per_image(name) for name in ("tutorial", "graph")] == [3, 2]
+
+
+def test_the_nets_stand_still_so_that_steps_are_alike():
+    config = TrainConfig(
+        "synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=profile_entrants.LR
+    )
+    pixels = profile_entrants._pixels(config, CPU)
+    builds = [
+        profile_entrants._tutorial(config, pixels, CPU),
+        profile_entrants._ours(config, "fp32", "eager", pixels, CPU),
+    ]
+    for build in builds:
+        step: Any = build()[1]
+        losses = [float(step()[0]) for _ in range(150)]
+        assert losses[-10:] == pytest.approx(losses[:10], rel=0.2)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def ran(alone, tmp_path_factory):
+    place = tmp_path_factory.mktemp("step")
+    files = {"json": place / "found.json", "plot": place / "found.png"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("pipeline.measuring.POLL_SECONDS", 0.01)
+        patched.setattr(profile_counts, "SIDE", 64)
+        words = flags(**(TINY | files))
+        result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    with Image.open(files["plot"]) as picture:
+        assert picture.format == "PNG"
+    return SimpleNamespace(said=result.output, found=json.loads(files["json"].read_text()))
+
+
+def test_the_command_measures_all_that_is_here(ran):
+    found = ran.found
+    assert found["command"] == "step"
+    assert list(found["turns"]) == list(found["entrants"]) == EAGER
+    for name in EAGER:
+        assert len(found["turns"][name]) == TINY["rounds"]
+        assert all(turn["steps"] >= 3 and turn["step_ms"] > 0 for turn in found["turns"][name])
+        assert found["entrants"][name]["calls"] > 100
+        assert found["entrants"][name]["peak_bytes"] is None  # CUDA only
+    assert found["wall_ratios"]["tutorial"] == {"median": 1, "low": 1, "high": 1}
+    for rates in found["matrix_flop_per_s"].values():
+        assert len(rates) == TINY["rounds"]
+
+
+def test_it_counts_less_work_in_our_step(ran):
+    flops = ran.found["flops_per_image"]
+    assert 1e5 < flops["ours"] < flops["tutorial"]
+
+
+def test_it_says_what_was_measured_and_what_was_not(ran):
+    for words in ("cpu: ", "of 4, 32×32 pixels, 3 channels", "2 each, in turn", "GFLOP an image"):
+        assert words in ran.said
+    assert "compiled: left out; --compiled includes it" in ran.said
+    assert "graph: not available here: it takes CUDA." in ran.said
+    assert ran.found["left_out"] == ran.found["conclusions"][-2:]
+
+
+def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    config = TrainConfig("synthetic", batch_size=4, image_size=32, nz=NZ, ngf=WIDTH, ndf=WIDTH)
+    build = profile_entrants._ours(config, "fp32", "compiled", [], CPU)
+    with pytest.raises(UnavailableError, match="no compiler"):
+        build()
+    profile_entrants._require("compiled", CPU, compiled=True)
+    for mode in ("compiled", "graph"):
+        profile_entrants._require(mode, torch.device("cuda"), compiled=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_size": 48}, "--image-size"),
+        ({"channels": 2}, "--channels"),
+        ({"ngf": 0}, "--ngf"),
+        ({"rounds": 0}, "--rounds 0"),
+        ({"plot": "found.svg"}, "--plot found.svg"),
+        ({"json": "nowhere/found.json"}, "--json nowhere/found.json"),
+        ({"device": "abacus"}, "--device abacus"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(change, said):
+    result = CliRunner().invoke(app, ["step", *flags(**(TINY | change))])
+    assert isinstance(result.exception, UserError)
+    assert_four_parts(result.exception, said)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(profile_counts, "SIDE", 64)
+    words = flags(**(TINY | {"compiled": True, "json": tmp_path / "found.json"}))
+    result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found["turns"]) == [*EAGER, "compiled"]
+    assert found["entrants"]["compiled"]["calls"] is None
+    assert len(found["left_out"]) == 1
+
+
+@pytest.mark.gpu
+def test_on_cuda_all_take_part(tmp_path):
+    words = flags(**(TINY | {"device": "cuda", "json": tmp_path / "found.json"}))
+    result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert list(found["turns"]) == [*EAGER, "compiled", "graph"]
+    assert all(each["peak_bytes"] > 0 for each in found["entrants"].values())
+    assert found["entrants"]["graph"]["calls"] < 10 < found["entrants"]["eager auto"]["calls"]
