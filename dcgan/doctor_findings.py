@@ -1,0 +1,121 @@
+"""What `dcgan-doctor` finds: one line for each thing that it looked at. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+class Verdict(StrEnum):
+    """Of one line; only a FAIL makes the exit status 1."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAIL = "FAIL"
+    NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    """Of what was looked at."""
+    verdict: Verdict
+    found: str
+    """The figure, or what is there; of what was not checked, the reason."""
+    wanted: str = ""
+    """The threshold, or what would be right."""
+    remedy: str = ""
+    """What to do, where something is wrong."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something to look at; `look` gives one line or several, and may raise."""
+
+    name: str
+    look: Callable[[], Finding | Iterable[Finding]]
+
+
+def ok(name: str, found: str, wanted: str = "") -> Finding:
+    """It is as it should be."""
+    return Finding(name, Verdict.OK, found, wanted)
+
+
+def warning(name: str, found: str, wanted: str, remedy: str) -> Finding:
+    """Training works, but not as well as it could."""
+    return Finding(name, Verdict.WARNING, found, wanted, remedy)
+
+
+def fail(name: str, found: str, wanted: str, remedy: str) -> Finding:
+    """Training does not work, or not rightly."""
+    return Finding(name, Verdict.FAIL, found, wanted, remedy)
+
+
+def not_checked(name: str, reason: str, wanted: str = "") -> Finding:
+    """This machine lacks what the check needs: nothing is known, neither good nor bad."""
+    return Finding(name, Verdict.NOT_CHECKED, reason, wanted)
+
+
+def examine(checks: Sequence[Check]) -> Iterator[Finding]:
+    """Look at everything; a check that raises is a FAIL, and the others are still made."""
+    for check in checks:
+        count = 0
+        try:
+            looked = check.look()
+            for finding in [looked] if isinstance(looked, Finding) else looked:
+                count += 1
+                yield finding
+        except UserError as error:
+            yield fail(check.name, f"{error.where}: {error.found}", error.wanted, error.remedy)
+        except Exception as error:  # whatever it is, it is what this command is there to tell
+            remedy = "send this report with what you did: dcgan-doctor --verify --json report.json"
+            yield fail(check.name, first_line(error), "a check that ends", remedy)
+        else:
+            if not count:  # else a loop over nothing would look like a success
+                yield fail(check.name, "the check said nothing", "a line at least", "report this")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def count(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many lines there are of each verdict."""
+    counted = Counter(finding.verdict for finding in findings)
+    return {verdict.value: counted[verdict] for verdict in Verdict}
+
+
+_ABSOLUTE = re.compile(r"(?<![\w./:~…])/(?:[^\s/'\"`,;:]+/)+")
+
+
+def without_paths(text: str, keep: Sequence[str]) -> str:
+    """Shorten absolute paths to their last part: a report is to be shown to strangers.
+
+    Args:
+        text: of a line; an exception's may name any file.
+        keep: paths that stay, since the user has typed them.
+    """
+    kept = {f"\0{place}\0": path for place, path in enumerate(keep) if path}
+    for mark, path in kept.items():
+        text = text.replace(path, mark)
+    folders = (tempfile.gettempdir(), sys.prefix, str(Path.cwd()), os.path.expanduser("~"))  # noqa: PTH111  # Path.home() raises where there is none
+    for folder in sorted(folders, key=len, reverse=True):  # they may have spaces in their names
+        if folder.count("/") > 1 or folder == tempfile.gettempdir():
+            text = text.replace(folder + "/", "…/")
+    text = _ABSOLUTE.sub("…/", text)
+    for mark, path in kept.items():
+        text = text.replace(mark, path)
+    return text

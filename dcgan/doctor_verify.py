@@ -1,0 +1,240 @@
+"""What `dcgan-doctor --verify` proves on the user's device, on nets and pictures of its own.
+
+Nothing here was run on a GPU where it was written. That is why it is here: whoever has one gets
+figures instead of our word.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+
+import torch
+
+from dcgan.building import build_nets, build_step
+from dcgan.config import TrainConfig
+from dcgan.doctor_data import (
+    by_dali,
+    cache_is_stream,
+    fill_is_next,
+    gpu_pixels,
+    loader_resumes,
+    open_loader,
+)
+from dcgan.doctor_findings import Check, Finding, fail, not_checked, ok, warning
+from dcgan.doctor_pictures import BATCH, SIZE, work_set
+from dcgan.speed import WholeStep, keep_compiled_code
+from dcgan.stats import StepRows
+from pipeline.batches import Batches
+
+STEPS = 20
+
+FIRST_STEP = 1e-5
+"""Relative difference of the first step's statistics: the two add in another order, no more."""
+
+LATER_STEPS = 1e-2
+"""Of the statistics over all steps: Adam's first updates are as large for the smallest gradient as
+for the largest, so that a rounding error that turns a sign moves its weight by a whole step."""
+
+WEIGHTS = 0.1
+"""Distance between the weights at the end, as a share of the way that they went; for the same
+reason. Compiled on a CPU it was 0.03; a learning rate higher by a tenth gives 0.19, and a `beta1`
+of 0.6 instead of 0.5 gives 0.11."""
+
+SETTLING = 1.0
+"""Seconds in which a loader fills its queues, and then waits."""
+
+Say = Callable[[str], object]
+
+REPORT = "do not train in this mode; send this report: dcgan-doctor --verify --json report.json"
+
+
+def checks(device: torch.device, say: Say) -> list[Check]:
+    """All of them; the one that may leave the device in disorder comes last."""
+    keep_compiled_code()
+    named: dict[str, Callable[[], Finding | Iterator[Finding]]] = {
+        "fill = next": lambda: fill_is_next(device),
+        "cache = stream": lambda: cache_is_stream(device),
+        "loader resumes": lambda: loader_resumes(device),
+        "GPU pixels = CPU pixels": lambda: gpu_pixels(device),
+        "compiled = eager": lambda: compiled_is_eager(device, say),
+        "graph = eager": lambda: graph_is_eager(device, say),
+        "capture, DALI idle": lambda: capture_beside_dali(device, say, busy=False),
+        "capture, DALI busy": lambda: capture_beside_dali(device, say, busy=True),
+    }
+    return [Check(name, look) for name, look in named.items()]
+
+
+# The step
+
+
+def compiled_is_eager(device: torch.device, say: Say) -> Finding | Iterator[Finding]:
+    """Twenty steps of the compiled step against the eager one's."""
+    if obstacle := why_no_compiler(device):
+        return not_checked("compiled = eager", obstacle)
+    say("compiling two small nets: about a minute, unless they were compiled here before")
+    return same_steps("compiled", device, say)
+
+
+def graph_is_eager(device: torch.device, say: Say) -> Finding | Iterator[Finding]:
+    """Twenty replays of a CUDA graph against as many eager steps."""
+    if device.type != "cuda":
+        return not_checked("graph = eager", "no CUDA device")
+    return same_steps("graph", device, say)
+
+
+def same_steps(mode: str, device: torch.device, say: Say) -> Iterator[Finding]:
+    """Both steps begin alike and see the same pixels and noise: compare what comes of it."""
+    name, said = f"{mode} = eager", list[str]()
+    fast, eager = small_step(device), small_step(device)
+    began = _weights(eager)
+    taken = fast.prepare(mode, _noting(said, say))
+    if taken != mode:
+        reason = "; ".join(line for line in said if "failed" in line) or "no reason given"
+        yield fail(name, f"{taken} was taken: {reason}", mode, f"train with --step {taken}")
+        return
+    for seed in range(STEPS):
+        pixels = _pixels(seed, fast.pixels.shape).to(device)
+        fast(pixels)
+        eager(pixels)
+    rows, wanted = (step.rows.take(STEPS).read() for step in (fast, eager))
+    apart = abs(rows - wanted) / abs(wanted).clip(1e-6)
+    yield _below(f"{name}, first step", float(apart[0].max()), FIRST_STEP, "relative", REPORT)
+    yield _below(f"{name}, {STEPS} steps", float(apart.max()), LATER_STEPS, "relative", REPORT)
+    ends = _weights(fast), _weights(eager)
+    way = float((ends[1] - began).norm())
+    if not way > 0:  # also where it is no number
+        yield fail(f"{name}, weights", "eager steps move no weight", "a step that trains", REPORT)
+        return
+    share = float((ends[0] - ends[1]).norm()) / way
+    yield _below(f"{name}, weights", share, WEIGHTS, "of the way they went", REPORT)
+
+
+def small_step(device: torch.device) -> WholeStep:
+    """A step as the trainer builds it, always the same one, with everything that it can do."""
+    config = TrainConfig(
+        shards="none", batch_size=BATCH, image_size=32, nz=16, ngf=8, ndf=8,
+        precision="fp32", mirror=True, ema_nimg=100,
+    )  # fmt: skip
+    generator, discriminator = build_nets(config, device)
+    return build_step(config, generator, discriminator, StepRows(STEPS, device))
+
+
+def why_no_compiler(device: torch.device) -> str | None:
+    """What torch.compile lacks on this machine, or None."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed, which torch.compile needs"
+    names = (os.environ.get("CXX"), "g++", "clang++", "gcc", "cc")
+    if not any(name and shutil.which(name) for name in names):
+        return "no C++ compiler, which torch.compile needs"
+    return None
+
+
+def _noting(said: list[str], say: Say) -> Say:
+    """Say a line, and keep it for the report."""
+
+    def note(line: str) -> None:
+        said.append(line)
+        say(line)
+
+    return note
+
+
+def _weights(step: WholeStep) -> torch.Tensor:
+    """All of both nets' parameters and of the average's, in one vector on the host."""
+    nets = [step.update.generator, step.update.discriminator]
+    nets += [step.average.net] if step.average is not None else []
+    parts = [each.detach().flatten().double().cpu() for net in nets for each in net.parameters()]
+    return torch.cat(parts)
+
+
+def _pixels(seed: int, shape: torch.Size) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, tuple(shape), generator=draw, dtype=torch.uint8)
+
+
+def _below(name: str, figure: float, threshold: float, unit: str, remedy: str) -> Finding:
+    """Judge a figure; one that is no number is not below anything."""
+    found, wanted = f"{figure:.1e} {unit}", f"at most {threshold:.0e}"
+    return ok(name, found, wanted) if figure <= threshold else fail(name, found, wanted, remedy)
+
+
+# The capture
+
+
+def capture_beside_dali(device: torch.device, say: Say, busy: bool) -> Finding:
+    """Capture a step in a process in which DALI has worked, or is at work.
+
+    The trainer captures before its first batch, which is easier than either.
+    """
+    name = f"capture, DALI {'busy' if busy else 'idle'}"
+    if device.type != "cuda":
+        return not_checked(name, "no CUDA device")
+    with work_set() as shards, closing(open_loader(shards, device)) as loader:
+        if not by_dali(loader):
+            return not_checked(name, loader.description)
+        return capture_beside(name, loader, device, say, busy)
+
+
+def capture_beside(
+    name: str, loader: Batches, device: torch.device, say: Say, busy: bool
+) -> Finding:
+    """Capture while a loader waits with its queues full, or while somebody empties them."""
+    step, said, wanted = small_step(device), list[str](), "captured at the first attempt"
+    next(loader)
+    time.sleep(SETTLING)
+    with _taking(loader, device) if busy else nullcontext([0]) as taken:
+        mode = step.prepare("graph", _noting(said, say))
+        meanwhile = len(taken)
+    failures = [line for line in said if "capture of the CUDA graph failed" in line]
+    if mode != "graph" and busy:
+        remedy = "nothing: the trainer captures before its first batch; but do send this report"
+        return warning(name, failures[-1], wanted, remedy)
+    if mode != "graph":
+        return fail(name, failures[-1], wanted, "train with --step compiled, and send this report")
+    if busy and not meanwhile:
+        return not_checked(name, "the loader gave no batch during the capture", wanted)
+    statistics = step(_pixels(0, step.pixels.shape).to(device))
+    if not bool(statistics.isfinite().all()):
+        return fail(name, "a replay gives no numbers", wanted, REPORT)
+    if failures:
+        return warning(name, f"at the second attempt; {failures[0]}", wanted, "nothing: it works")
+    return ok(name, f"captured, {meanwhile} batches meanwhile" if busy else "captured", wanted)
+
+
+@contextmanager
+def _taking(loader: Batches, device: torch.device) -> Iterator[list[int]]:
+    """Have a thread take batches for as long as this lasts, and count them."""
+    taken, faults, stop = list[int](), list[Exception](), threading.Event()
+    buffer = torch.empty(BATCH, SIZE, SIZE, 3, dtype=torch.uint8, device=device)
+
+    def take() -> None:
+        try:
+            with _stream_of_its_own(device):
+                while not stop.is_set():
+                    loader.fill(buffer)
+                    taken.append(len(taken))
+        except Exception as error:
+            faults.append(error)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        stop.set()
+        thread.join()
+    if faults:
+        raise faults[0]
+
+
+def _stream_of_its_own(device: torch.device) -> AbstractContextManager[object]:
+    """Else the thread would work on the default stream, which waits for others."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -1,0 +1,200 @@
+"""dcgan-doctor: what each line says of a machine, faked or this one."""
+
+import importlib
+import os
+import shutil
+
+import pytest
+import torch
+
+from dcgan import doctor_checks, doctor_probes
+from dcgan.doctor_findings import Check, Verdict, examine
+from dcgan.doctor_shards import one_batch, shard_set
+from pipeline.manifest import MANIFEST
+
+CPU = torch.device("cpu")
+OK, WARNING, FAIL, UNKNOWN = Verdict.OK, Verdict.WARNING, Verdict.FAIL, Verdict.NOT_CHECKED
+
+H100 = ("NVIDIA H100", (9, 0))
+HEALTHY = {
+    "nvidia_cards": 1,
+    "driver_version": "580.65.06",
+    "driver_cuda": (13, 0),
+    "torch_cuda": "13.0",
+    "cuda_available": True,
+    "gpus": [H100],
+    "architectures": [(7, 5), (8, 0), (9, 0)],
+    "dali_wheels": {"nvidia-dali-cuda120": "2.4.0"},
+}
+BARE = {"nvidia_cards": 0, "driver_version": None, "driver_cuda": None, "cuda_available": False}
+"""No card, and no driver."""
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make the probes tell of a healthy machine with a GPU, but for these changes."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def fake(**changes):
+        for name, value in (HEALTHY | changes).items():
+            monkeypatch.setattr(doctor_checks, name, lambda value=value: value)
+
+    return fake
+
+
+OLD = {"driver_version": "535.129.03", "driver_cuda": (12, 2)}
+TWO = {"nvidia-dali-cuda120": "2.4.0", "nvidia-dali-cuda130": "2.4.0"}
+
+LINES = [
+    ("driver", {}, OK, "580.65.06"),
+    ("driver", BARE, UNKNOWN, "no NVIDIA card"),
+    ("driver", BARE | {"nvidia_cards": 2}, WARNING, "without its driver"),
+    ("driver", OLD | {"cuda_available": False}, FAIL, "535.129.03: too old for torch's CUDA 13.0"),
+    ("driver", OLD, WARNING, "takes it all the same"),
+    ("driver", {"cuda_available": False}, FAIL, "torch sees no device"),
+    ("driver", {"torch_cuda": None, "cuda_available": False}, WARNING, "built without CUDA"),
+    ("gpu", {}, OK, "NVIDIA H100 (9.0)"),
+    ("gpu", BARE, UNKNOWN, "no CUDA device"),
+    ("gpu", {"gpus": [H100, ("T4", (7, 5))]}, WARNING, "T4 (7.5)"),
+    ("gpu", {"gpus": [("V100", (7, 0))]}, FAIL, "V100 (7.0)"),
+    ("dali", {}, OK, "nvidia-dali-cuda120 2.4.0"),
+    ("dali", {"dali_wheels": {}}, WARNING, "not installed"),
+    ("dali", {"dali_wheels": TWO}, FAIL, "over the other's files"),
+    ("pairing", {}, OK, "CUDA 12 beside CUDA 13, driver for CUDA 13.0; nvidia-dali-cuda130 is"),
+    ("pairing", BARE, UNKNOWN, "no CUDA driver to ask"),
+    ("pairing", {"dali_wheels": {}}, UNKNOWN, "no DALI"),
+    ("pairing", OLD | {"dali_wheels": {"nvidia-dali-cuda130": "2.4.0"}}, FAIL, "CUDA 12.2"),
+    ("pairing", OLD | {"torch_cuda": "12.8"}, OK, "CUDA 12 beside CUDA 12, driver for CUDA 12.2"),
+    ("libraries", {"dali_wheels": {}}, UNKNOWN, "no DALI"),
+]
+
+
+@pytest.mark.parametrize(("check", "changes", "verdict", "said"), LINES)
+def test_what_a_line_says_of_a_machine(machine, check, changes, verdict, said):
+    machine(**changes)
+    finding = getattr(doctor_checks, check)()
+    assert (finding.verdict, said in finding.found) == (verdict, True), finding
+    assert bool(finding.remedy) == (verdict in (WARNING, FAIL))
+
+
+def test_a_card_that_is_hidden_is_no_fault(machine, monkeypatch):
+    machine(cuda_available=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert doctor_checks.driver().verdict is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "said"),
+    [
+        ({}, OK, "and libcuda load"),
+        (BARE, OK, "no GPU for libcuda"),
+        ({"driver_cuda": None}, FAIL, "libcuda.so.1 does not"),
+        (BARE | {"nvidia_cards": 1}, WARNING, "libcuda.so.1 does not"),
+    ],
+)
+def test_the_libraries_that_dali_loads(machine, monkeypatch, changes, verdict, said):
+    machine(**changes)
+    monkeypatch.setattr(importlib, "import_module", lambda name: None)
+    finding = doctor_checks.libraries()
+    assert (finding.verdict, said in finding.found) == (verdict, True), finding
+
+
+def test_a_dali_that_does_not_load_is_a_fault(machine, monkeypatch):
+    def refuse(name):
+        raise ImportError("libnvimgcodec.so.0: cannot open shared object file\nmore")
+
+    machine()
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    finding = doctor_checks.libraries()
+    assert finding.verdict is FAIL
+    assert finding.found.endswith("cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("gib", "verdict"), [(100, OK), (5, OK), (4.9, WARNING), (0.5, WARNING), (0.4, FAIL), (0, FAIL)]
+)
+def test_room_on_the_disk(monkeypatch, gib, verdict):
+    usage = shutil.disk_usage(".")._replace(free=int(gib * 2**30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert doctor_checks.disk().verdict is verdict
+
+
+@pytest.mark.parametrize(("gib", "verdict"), [(8, OK), (2, WARNING), (1.4, FAIL)])
+def test_room_in_memory(monkeypatch, gib, verdict):
+    monkeypatch.setattr("pipeline.memory.free_memory", lambda device: int(gib * 2**30))
+    (finding,) = doctor_checks.memory(CPU)
+    assert finding.verdict is verdict
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert doctor_checks.disk().verdict is FAIL
+
+
+@pytest.mark.parametrize(("flags", "verdict"), [({"amx_bf16"}, OK), ({"avx2"}, WARNING)])
+def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
+    monkeypatch.setattr("dcgan.precision._cpu_flags", lambda: flags)
+    assert doctor_checks.bfloat16(CPU).verdict is verdict
+
+
+def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
+    bounds = doctor_probes.lower_bounds()
+    assert {"torch", "typer", "nvidia-dali-cuda120"} <= set(bounds)
+    assert not {"pytest", "ruff"} & set(bounds)
+    assert doctor_checks.packages().verdict is OK
+    versions = dict.fromkeys(bounds, "999") | {"torch": "2.8.1+cu128", "pillow": None}
+    monkeypatch.setattr(doctor_checks, "installed", versions.get)
+    finding = doctor_checks.packages()
+    assert finding.verdict is FAIL
+    assert f"torch 2.8.1+cu128 (wanted {bounds['torch']})" in finding.found
+    assert "pillow is missing" in finding.found
+    assert finding.found.count("wanted") == 2
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"), [("2.14.1+cu130", "2.9"), ("2.10", "2.9.1"), ("1.0.2", "1.0.1"), ("2", "1")]
+)
+def test_versions_are_compared_as_numbers(newer, older):
+    assert doctor_probes.numbers(newer) > doctor_probes.numbers(older)
+
+
+# A shard set
+
+
+def test_a_set_opens_and_gives_a_batch(numbered_set):
+    folder = numbered_set(12, 5).folder
+    assert shard_set(folder).found == "12 images in 3 shards, --store original --crop none"
+    loader, batch = list(examine([Check("one batch", lambda: one_batch(folder, CPU))]))
+    assert (loader.verdict, batch.verdict) == (OK, OK)
+    assert "threads" in loader.found
+    assert batch.found.startswith("12×64×64×3 after ")
+
+
+def test_without_a_set_nothing_is_claimed():
+    checks = [Check("s", lambda: shard_set(None)), Check("b", lambda: one_batch(None, CPU))]
+    assert [finding.verdict for finding in examine(checks)] == [UNKNOWN, UNKNOWN]
+
+
+def test_a_broken_set_is_a_fault_with_its_remedy(spare_set):
+    (spare_set.folder / MANIFEST).unlink()
+    folder = spare_set.folder
+    checks = [
+        Check("shard set", lambda: shard_set(folder)),
+        Check("one batch", lambda: one_batch(folder, CPU)),
+    ]
+    finding, batch = examine(checks)
+    assert (batch.verdict, batch.found) == (UNKNOWN, "the set does not open")
+    assert (finding.verdict, finding.name) == (FAIL, "shard set")
+    assert "unfinished" in finding.found
+    assert "tools/make_shards.py" in finding.remedy
+
+
+def test_a_set_whose_pictures_do_not_decode_is_a_fault(spare_set):
+    for tar in spare_set.tars:
+        data = bytearray(tar.read_bytes())
+        place = data.index(b"\xff\xd8\xff")
+        data[place : place + 100] = bytes(100)
+        tar.write_bytes(data)
+    (finding,) = examine([Check("one batch", lambda: one_batch(spare_set.folder, CPU))])
+    assert (finding.name, finding.verdict) == ("one batch", FAIL)
+    assert finding.remedy

@@ -1,0 +1,157 @@
+"""dcgan-doctor's report: for people, for programs, and as an exit status."""
+
+import json
+import sys
+import time
+
+import pytest
+
+from dcgan import doctor, doctor_checks, doctor_probes, doctor_verify
+from dcgan.doctor import as_json, summary, table
+from dcgan.doctor_findings import Check, Verdict, examine, fail, not_checked, ok, without_paths
+from pipeline.errors import UserError
+from tests.running import run_command
+from tests.test_start import HEAVY, start
+
+OK, FAIL = Verdict.OK, Verdict.FAIL
+
+
+def broken():
+    raise RuntimeError("first line\nsecond line")
+
+
+def silent():
+    yield from ()
+
+
+def lines_then_broken():
+    yield ok("one", "fine")
+    broken()
+
+
+def test_a_check_that_raises_is_a_fault_and_the_others_are_made():
+    checks = [Check("bad", broken), Check("two", lines_then_broken), Check("none", silent)]
+    findings = list(examine([*checks, Check("good", lambda: ok("good", "1"))]))
+    told = [(finding.name, finding.verdict) for finding in findings]
+    expected = [("bad", FAIL), ("one", OK), ("two", FAIL), ("none", FAIL), ("good", OK)]
+    assert told == expected
+    assert findings[0].found == "RuntimeError: first line"
+
+
+UNSEEN = not_checked("b", "no CUDA device", "all")
+BAD = fail("c", "2", "1", "mend it")
+
+
+def test_what_was_not_checked_never_counts_as_passed():
+    assert summary([UNSEEN]).startswith("0 ok, 0 warning, 0 FAIL, 1 not checked: nothing that was")
+    report = as_json([ok("a", "1"), UNSEEN], {}, True)
+    assert report["counts"] == {"ok": 1, "warning": 0, "FAIL": 0, "not checked": 1}
+
+
+def test_columns_stand_below_each_other():
+    first, second, third, remedy = table([ok("long name", "1", "2"), UNSEEN, BAD]).splitlines()
+    assert first.index("wanted: 2") == second.index("wanted: all") == third.index("wanted: 1")
+    assert second.split() == ["b", "not", "checked", "no", "CUDA", "device", "wanted:", "all"]
+    assert remedy.strip() == "→ mend it"
+
+
+def test_paths_of_this_machine_are_shortened_but_for_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = f"/opt/some/lib/libx.so: no; {tmp_path}/a b/c.tar; /data/me/set/shard.tar; 1/2; https://a.b/c/d"
+    shown = without_paths(text, ["/data/me/set"])
+    assert "/data/me/set/shard.tar" in shown
+    assert "…/libx.so" in shown
+    assert "https://a.b/c/d" in shown
+    assert "/opt" not in shown
+    assert str(tmp_path) not in shown
+
+
+def run(monkeypatch, capsys, *words, checks=()):
+    monkeypatch.setattr(sys, "argv", ["dcgan-doctor", *words])
+    monkeypatch.setattr(doctor_checks, "checks", lambda device, shards: list(checks))
+    monkeypatch.setattr(doctor_verify, "checks", lambda device, say: [Check("deep", lambda: BAD)])
+    with pytest.raises(SystemExit) as end:
+        doctor.main()
+    return end.value.code, *capsys.readouterr()
+
+
+GOOD, SKIPPED, BROKEN = (
+    Check("a", lambda: ok("a", "1")),
+    Check("b", lambda: UNSEEN),
+    Check("x", broken),
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "checks", "status"),
+    [
+        ([], [GOOD, SKIPPED], 0),
+        ([], [BROKEN, GOOD], 1),
+        (["--verify"], [GOOD], 1),
+    ],
+)
+def test_the_exit_status(monkeypatch, capsys, words, checks, status):
+    code, out, _ = run(monkeypatch, capsys, *words, checks=checks)
+    assert code == status
+    assert ("something is wrong" in out.splitlines()[-1]) == bool(status)
+
+
+@pytest.mark.parametrize("place", ["-", "report.json"])
+def test_the_report_for_programs(monkeypatch, capsys, tmp_path, place):
+    monkeypatch.chdir(tmp_path)
+    words = ["--json", place, "--verify", "--device", "cpu"]
+    code, out, err = run(monkeypatch, capsys, *words, checks=[GOOD, SKIPPED])
+    report = json.loads(out if place == "-" else (tmp_path / place).read_text())
+    assert "something is wrong" in (err if place == "-" else out)
+    assert (code, report["verdict"], report["verified"]) == (1, "FAIL", True)
+    assert [finding["verdict"] for finding in report["findings"]] == ["ok", "not checked", "FAIL"]
+    assert set(report["findings"][0]) == {"name", "verdict", "found", "wanted", "remedy"}
+    assert report["environment"]["device"] == "cpu"
+    assert "command" not in report["environment"]
+    assert sys.prefix not in json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--device", "gpu"], "--device gpu"), (["--json", "nowhere/x.json"], "no folder nowhere")],
+)
+def test_wrong_options_are_refused_in_four_parts(monkeypatch, capsys, tmp_path, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(monkeypatch, capsys, *words)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert all(part in err for part in ("found", "wanted", "do  "))
+
+
+def test_where_torch_does_not_load_the_rest_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(doctor_probes, "why_no_torch", lambda: "OSError: libcudart.so.13: none")
+    code, out, _ = run(monkeypatch, capsys, "--verify")
+    assert code == 1
+    assert "libcudart.so.13: none" in out
+    assert out.count("torch does not load") == 6
+
+
+def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
+    began = time.perf_counter()
+    status, heavy, said = start(tmp_path, "dcgan.doctor", "--help")
+    assert (status, heavy) == (0, set())
+    assert "--verify" in said
+    assert time.perf_counter() - began < 10  # seconds of a busy machine; alone it is a quarter
+    assert "torch" in HEAVY
+
+
+def test_this_machine_through_the_command(tmp_path):
+    done = run_command(sys.executable, "-m", "dcgan.doctor", "--json", "r.json", cwd=tmp_path)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert done.returncode == (1 if report["counts"]["FAIL"] else 0), done.stderr
+    assert len(report["findings"]) >= 12
+    assert str(tmp_path) not in json.dumps(report)
+    assert report["findings"][-1]["verdict"] == "not checked"
+
+
+def test_an_error_for_people_keeps_its_remedy():
+    def refuse():
+        raise UserError("a.tar", "cut", "whole", "copy it again")
+
+    (finding,) = examine([Check("x", refuse)])
+    assert finding == fail("x", "a.tar: cut", "whole", "copy it again")

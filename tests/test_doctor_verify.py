@@ -1,0 +1,285 @@
+"""dcgan-doctor --verify: the proofs hold on this machine, and each planted fault is caught."""
+
+import contextlib
+import shutil
+import time
+
+import pytest
+import torch
+
+from dcgan import doctor_data, doctor_verify, speed
+from dcgan.doctor_data import (
+    by_dali,
+    cache_is_stream,
+    compare_pixels,
+    fill_is_next,
+    gpu_pixels,
+    loader_resumes,
+    open_loader,
+)
+from dcgan.doctor_findings import Finding, Verdict, examine
+from dcgan.doctor_pictures import BATCH, PICTURES, work_set
+from dcgan.doctor_verify import capture_beside, same_steps, small_step, why_no_compiler
+from pipeline.batches import Batches
+from pipeline.cache import ResidentCache
+from pipeline.fallback import ThreadDecoder
+from pipeline.loader import Loader
+from pipeline.manifest import ShardSet
+from tests.needs import require
+
+CPU = torch.device("cpu")
+OK, FAIL, UNKNOWN = Verdict.OK, Verdict.FAIL, Verdict.NOT_CHECKED
+
+ON_CUDA = ["GPU pixels = CPU pixels", "graph = eager", "capture, DALI idle", "capture, DALI busy"]
+
+
+def quiet(line: str) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    with work_set() as shards:
+        yield shards
+
+
+@pytest.fixture(autouse=True)
+def packed_once(drawn, monkeypatch):
+    monkeypatch.setattr(doctor_data, "work_set", lambda: contextlib.nullcontext(drawn))
+    monkeypatch.setattr(doctor_verify, "keep_compiled_code", lambda: None)  # sets a variable
+    torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
+
+
+def test_the_set_is_drawn_and_packed(drawn):
+    assert len(drawn) == PICTURES
+    assert drawn.manifest.largest_image == (178, 218)
+    assert len(drawn.manifest.shards) == 3
+    assert PICTURES % BATCH  # an epoch leaves some out
+
+
+# The data
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        (fill_is_next, "10 of 10 batches equal"),
+        (cache_is_stream, "15 of 15 batches equal"),
+        (loader_resumes, "10 of 10 batches equal"),
+    ],
+)
+def test_the_data_path_is_in_order(check, found):
+    finding = check(CPU)
+    assert (finding.verdict, finding.found) == (OK, found)
+
+
+def test_a_cache_that_gives_other_batches_is_caught(monkeypatch):
+    gather = ResidentCache._gather
+    monkeypatch.setattr(ResidentCache, "_gather", lambda self, out: gather(self, out).flip(0))
+    finding = cache_is_stream(CPU)
+    assert finding.verdict is FAIL
+    assert finding.found == "5 of 15 batches equal; batch 5 differs first"
+
+
+def test_a_buffer_that_is_filled_otherwise_is_caught(monkeypatch):
+    fill = Batches.fill
+
+    def one_level_off(self, buffer):
+        fill(self, buffer)
+        buffer[0, 0, 0, 0] += 1
+
+    monkeypatch.setattr(Batches, "fill", one_level_off)
+    assert fill_is_next(CPU).verdict is FAIL
+
+
+def test_a_resume_that_starts_anew_is_caught(monkeypatch):
+    monkeypatch.setattr(Loader, "load_state_dict", lambda self, state: None)
+    assert loader_resumes(CPU).verdict is FAIL
+
+
+def threads(shards: ShardSet) -> Loader:
+    decoder = ThreadDecoder(shards, 64, 3, CPU, 1)
+    return Loader(shards, BATCH, 64, CPU, seed=1, dtype=torch.uint8, decoder=decoder)
+
+
+def test_pixels_of_two_decoders_are_alike(drawn):
+    require("dali")
+    one, other = open_loader(drawn, CPU), threads(drawn)
+    assert [by_dali(one), by_dali(other)] == [True, False]
+    finding = compare_pixels("pixels", one, other)
+    assert finding.verdict is OK
+    assert finding.found.endswith(f"{PICTURES // BATCH * BATCH} images")
+
+
+def test_a_resize_without_antialiasing_is_caught(drawn, monkeypatch):
+    resized = torch.nn.functional.interpolate
+    with monkeypatch.context() as patch, contextlib.closing(threads(drawn)) as loader:
+        patch.setattr(
+            "torch.nn.functional.interpolate",
+            lambda images, *arguments, **options: resized(
+                images, *arguments, **{**options, "antialias": False}
+            ),
+        )
+        kept = _Kept([next(loader) for _ in range(loader.steps_per_epoch)])
+    finding = compare_pixels("pixels", kept, threads(drawn))
+    assert finding.verdict is FAIL
+    assert finding.remedy
+
+
+class _Kept(Batches):
+    """Batches that were taken before."""
+
+    def __init__(self, taken: list[torch.Tensor]) -> None:
+        super().__init__(BATCH, len(taken), torch.uint8, {}, "kept")
+        self.taken = taken
+
+    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+        return self.taken[self.batch]
+
+    def _close(self) -> None: ...
+
+
+# The step
+
+
+def steps_beside(monkeypatch, change=lambda step: None) -> list[Finding]:
+    """Compare two eager steps, of which the first is changed when it is prepared."""
+
+    def prepare(self, mode, say):
+        change(self)
+        return mode
+
+    monkeypatch.setattr(speed.WholeStep, "prepare", prepare)
+    return list(same_steps("compiled", CPU, quiet))
+
+
+def test_equal_steps_pass(monkeypatch):
+    findings = steps_beside(monkeypatch)
+    assert [finding.verdict for finding in findings] == [OK, OK, OK]
+    assert [finding.name.split(", ")[1] for finding in findings] == [
+        "first step", "20 steps", "weights",
+    ]  # fmt: skip
+
+
+def faster(step) -> None:
+    for optimizer in (step.update.optimizer_d, step.update.optimizer_g):
+        optimizer.param_groups[0]["lr"] *= 1.1
+
+
+def other_loss(step) -> None:
+    loss = step.update.loss_g
+    step.update.loss_g = lambda logits: 1.01 * loss(logits)
+
+
+def other_noise(step) -> None:
+    step.random.manual_seed(1)
+
+
+def no_number(step) -> None:
+    with torch.no_grad():
+        next(step.update.generator.parameters()).fill_(float("nan"))
+
+
+@pytest.mark.parametrize("change", [faster, other_loss, other_noise, no_number])
+def test_a_step_that_differs_is_caught(monkeypatch, change):
+    assert FAIL in [finding.verdict for finding in steps_beside(monkeypatch, change)]
+
+
+def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
+    def forgotten(step):
+        monkeypatch.setattr(step.average, "update", lambda: None)
+
+    first, twenty, weights = steps_beside(monkeypatch, forgotten)
+    assert [first.verdict, twenty.verdict, weights.verdict] == [OK, OK, FAIL]
+
+
+def test_a_mode_that_cannot_be_had_is_a_fault_with_its_reason(monkeypatch):
+    def refuse(part, **options):
+        raise RuntimeError("no header file")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    (finding,) = same_steps("compiled", CPU, quiet)
+    assert finding.verdict is FAIL
+    assert "eager was taken" in finding.found
+    assert "no header file" in finding.found
+
+
+def test_without_a_compiler_nothing_is_claimed(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "no C++ compiler" in str(why_no_compiler(CPU))
+    finding = doctor_verify.compiled_is_eager(CPU, quiet)
+    assert isinstance(finding, Finding)
+    assert finding.verdict is UNKNOWN
+
+
+def test_what_needs_cuda_is_not_checked_without_it():
+    checks = {check.name: check for check in doctor_verify.checks(CPU, quiet)}
+    findings = list(examine([checks[name] for name in ON_CUDA]))
+    assert [finding.name for finding in findings] == ON_CUDA
+    assert {finding.verdict for finding in findings} == {UNKNOWN}
+    assert {finding.found for finding in findings} == {"no CUDA device"}
+    assert gpu_pixels(CPU).verdict is UNKNOWN
+
+
+# Dynamo asks every tensor for its gradient, and hides the warning by means that "error" precedes
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.slow
+def test_compiled_is_eager_on_this_machine():
+    said: list[str] = []
+    looked = doctor_verify.compiled_is_eager(CPU, said.append)
+    assert not isinstance(looked, Finding), looked
+    findings = list(looked)
+    assert [finding.verdict for finding in findings] == [OK, OK, OK], findings
+    assert "about a minute" in said[0]
+
+
+# The capture, with a stand-in where there is no CUDA
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize(
+    ("failures", "idle", "beside"),
+    [(0, OK, OK), (1, Verdict.WARNING, Verdict.WARNING), (2, FAIL, Verdict.WARNING)],
+)
+def test_captures_beside_a_loader(drawn, monkeypatch, busy, failures, idle, beside):
+    tries = []
+
+    def capture(body, random, unchanged):
+        tries.append(body)
+        time.sleep(0.2)
+        if len(tries) <= failures:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return body
+
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    monkeypatch.setattr(speed, "capture", capture)
+    monkeypatch.setattr(doctor_verify, "SETTLING", 0.0)
+    with contextlib.closing(open_loader(drawn, CPU)) as loader:
+        finding = capture_beside("capture", loader, CPU, quiet, busy)
+    assert finding.verdict is (beside if busy else idle), finding
+    assert len(tries) == min(failures + 1, 2)
+    assert ("batches meanwhile" in finding.found) == (busy and not failures)
+
+
+def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
+    def broken(self, buffer):
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    monkeypatch.setattr(speed, "capture", lambda body, random, unchanged: body)
+    monkeypatch.setattr(doctor_verify, "SETTLING", 0.0)
+    monkeypatch.setattr(Batches, "fill", broken)
+    loader = open_loader(drawn, CPU)
+    with contextlib.closing(loader), pytest.raises(RuntimeError, match="gone"):
+        capture_beside("capture", loader, CPU, quiet, True)
+
+
+@pytest.mark.gpu
+def test_everything_on_a_gpu():
+    findings = list(examine(doctor_verify.checks(torch.device("cuda"), quiet)))
+    assert not [finding for finding in findings if finding.verdict is not OK]
+
+
+def test_the_small_step_has_every_part():
+    step = small_step(CPU)
+    assert step.mirror
+    assert step.average is not None
