@@ -56,7 +56,7 @@ def read_index(data: bytes, extension: str) -> Places:
     if lines.count(word + b" ") != lines.count(b"\n"):
         raise ValueError(f"lines that are not of one {extension} component each")
     # Keys are numbers, so what is left of "jpg 512 7213 00000012.jpg" is three of them
-    numbers = lines.replace(b"." + word, b"").replace(word, b"")
+    numbers = lines.replace(b"." + word, b"").replace(word, b"").decode("ascii", "replace")
     if not numbers.strip():
         raise ValueError("no samples")
     try:

@@ -133,8 +133,12 @@ def test_a_crop_of_the_sets_own_is_what_all_see(tmp_path):
     files = write_images(shards, tmp_path / "files")
     raw = pack_as("raw", shards, files, SIZE, tmp_path / "raw", 1)
     assert raw.manifest.recipe.crop == 108
-    reference = images(ours("ours", shards, CONDITIONS, torch.uint8))
-    assert_same_images(images(ours("raw", raw, CONDITIONS)), reference, mean=0)
+    originals = ours("ours", shards, CONDITIONS, torch.uint8)
+    reference = images(originals)
+    originals.close()
+    stored = ours("raw", raw, CONDITIONS)
+    assert_same_images(images(stored), reference, mean=0)
+    stored.close()
     for kind in ("torchvision", "dali"):
         contender = open_other(kind, shards, files)
         assert_same_images(images(contender), reference, mean=1)
@@ -194,7 +198,9 @@ def test_the_first_shards_are_a_set_of_their_own(shards):
     ]
     reader.close()
     whole.close()
-    assert images(ours("part", part, CONDITIONS), 2).shape == (8, SIZE, SIZE, 3)
+    contender = ours("part", part, CONDITIONS)
+    assert images(contender, 2).shape == (8, SIZE, SIZE, 3)
+    contender.close()
 
 
 def test_files_are_the_samples_to_the_bit(shards, files):

@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.index import index_text, read_index
@@ -153,6 +153,8 @@ PIECES = st.sampled_from(FRAGMENTS.split(b"|"))
 
 @given(st.binary(max_size=200) | st.lists(PIECES, max_size=40).map(b"".join))
 @settings(max_examples=400)
+@example(b"\n\x85")  # white space in Latin-1
+@example(b"\x1c\n \x0b")
 def test_any_bytes_are_an_index_or_a_value_error(data):
     for candidate in (data, b"v1.2 1\njpg " + data, b"v1.2 1\njpg 1 2 3.jpg" + data + b"\n"):
         try:
