@@ -22,6 +22,7 @@ NOT_RUN = {
     "source": "the tests run in an environment already",
     "make demo": "test_demo does, among the slow tests",
     "pip ": "changes the environment that the tests run in",
+    "dcgan-doctor --verify": "compiles for a minute; test_doctor_verify does the rest",
 }
 TINY = {"dcgan-train": "--batch-size 8 --max-steps 2"}
 

@@ -33,7 +33,7 @@ def start(tmp_path, *words):
     return status, HEAVY & set(modules), ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("program", ["dcgan.train", *TOOLS])
+@pytest.mark.parametrize("program", ["dcgan.train", "dcgan.profile", "dcgan.doctor", *TOOLS])
 def test_help_loads_nothing_heavy(tmp_path, program):
     status, heavy, said = start(tmp_path, program, "--help")
     assert (status, heavy) == (0, set())
