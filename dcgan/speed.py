@@ -36,7 +36,6 @@ three rounds of `dcgan-profile step --compiled`). The CUDA entry is the design's
 """
 
 
-
 def choose_step(asked: str, device: torch.device) -> Choice:
     """Resolve `--step` to eager, compiled or graph."""
     if asked != "auto":
