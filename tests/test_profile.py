@@ -7,27 +7,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-import tomllib
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from dcgan.profile import app
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, publish
-from dcgan.profile_stages import _costs
-from dcgan.profile_sweep import Factor, Setting, Swept, _best
-from dcgan.profile_train import Training
 from pipeline.errors import UserError
-from pipeline.measuring import Contender, Round, Spread
 from tests.needs import require
 from tests.packing_runs import serially, waited
 from tests.pictures import CELEBA, encode, pack_pictures, smooth
-from tests.running import ROOT, assert_four_parts, environment, flags, run_command
+from tests.running import assert_four_parts, environment, flags
 
 COMMANDS = ("loader", "stages", "compare", "sweep", "train")
 TINY = {
@@ -207,111 +198,7 @@ def test_training(run):
     assert all("is the bottleneck" in line for line in ran.found["conclusions"])
 
 
-# The judgements
-
-
-def test_a_slow_loader_is_seen_in_the_data_wait():
-    import torch
-
-    def batches():
-        while True:
-            time.sleep(0.02)
-            yield torch.zeros(1)
-
-    fed = Contender("slow", batches(), 4, 0, lambda: None)
-    pace = Training(fed, lambda real: time.sleep(0.005)).round(10, torch.device("cpu"))
-    assert 50 < pace.data_wait_pct < 100
-    assert pace.step_ms >= 25
-    fed = Contender("free", iter(lambda: torch.zeros(1), None), 4, 0, lambda: None)
-    pace = Training(fed, lambda real: time.sleep(0.005)).round(10, torch.device("cpu"))
-    assert pace.data_wait_pct < 50
-
-
-def test_what_a_loader_had_ready_does_not_count_as_its_pace():
-    taken = []
-
-    def batches():
-        while True:
-            taken.append(1)
-            yield 0
-
-    import torch
-
-    stepped: list[object] = []
-    Training(Contender("x", batches(), 4, 6, lambda: None), stepped.append).round(
-        3, torch.device("cpu")
-    )
-    assert (len(taken), len(stepped)) == (6 + 1 + 3, 1 + 3)
-
-
-def test_costs_are_differences_within_a_round():
-    def rounds(*cpu):
-        return [Round(8, 1e6 / (value / 2), value) for value in cpu]
-
-    taken = {"read": rounds(10, 20), "decode": rounds(110, 120), "resize": rounds(108, 119)}
-    costs = _costs(list(taken), taken, by_wall=False)
-    assert costs["decode"].cpu == Spread(100, 100, 100)
-    assert costs["decode"].wall.median == pytest.approx(50)
-    assert costs["decode"].share == pytest.approx(100 / 115)
-    assert costs["resize"].share == 0  # noise made it cheaper than nothing
-
-
-@pytest.mark.parametrize(("noise", "kept"), [(0.3, True), (0.2, True), (0.1, False)])
-def test_a_gain_must_exceed_the_noise(noise, kept):
-    gains = {"the default": 1.0, "the default again": 1.0, "1": 0.5, "4": 1.2}
-    spreads = {name: Spread(gain, gain, gain) for name, gain in gains.items()}
-    factor = Factor("workers", (1, 2, 4), str)
-    default = Setting(2, 128, 3, 0.65)
-    value, told = _best(factor, default, Swept("workers", spreads, spreads, noise, {}))
-    assert value == (2 if kept else 4)
-    assert ("keep 2" in told) == kept
-    only_told = Factor("batch_size", (64, 128), None)
-    value, told = _best(only_told, default, Swept("b", spreads, spreads, noise, {}))
-    assert value == 128
-    assert "training's" in told
-
-
 # How it begins and ends
-
-
-def options(**changes):
-    standard: dict[str, Any] = {
-        "shards": ROOT,
-        "rounds": 5,
-        "seconds": 1.0,
-        "images": 8192,
-        "workers": None,
-        "batch_size": 128,
-        "image_size": 64,
-        "device": "auto",
-        "seed": 0,
-        "json": None,
-        "plot": None,
-    }
-    return Options(**(standard | changes))
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("rounds", 0),
-        ("seconds", -1),
-        ("seconds", float("nan")),
-        ("images", 0),
-        ("workers", 0),
-        ("batch_size", 0),
-        ("image_size", 7),
-        ("seed", -1),
-        ("json", ROOT),
-        ("json", ROOT / "nowhere" / "found.json"),
-        ("plot", ROOT / "found.svg"),
-    ],
-)
-def test_options_that_cannot_be_are_refused(field, value):
-    assert options().rounds == 5
-    with pytest.raises(UserError) as refused:
-        options(**{field: value})
-    assert_four_parts(refused.value, f"--{field.replace('_', '-')} {value}")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -332,48 +219,6 @@ def test_what_cannot_be_measured_is_told_before_anything_is_done(
     assert isinstance(result.exception, UserError)
     assert_four_parts(result.exception, said)
     assert not list(tmp_path.glob("dcgan-profile-*"))
-
-
-def test_a_file_that_cannot_be_written_is_told(tmp_path):
-    report = Report("loader", {"device": "cpu"}, [], [], [Bars("", "", {})], {})
-    with pytest.raises(UserError) as refused:
-        publish(report, tmp_path / ("x" * 300), None)
-    assert_four_parts(refused.value, "xxx")
-
-
-TOLD = """
-import json, runpy, sys
-sys.argv = ["dcgan-profile", *sys.argv[1:]]
-try:
-    runpy.run_module("dcgan.profile", run_name="__main__", alter_sys=True)
-except SystemExit as end:
-    print(json.dumps([end.code, sorted({name.partition(".")[0] for name in sys.modules})]))
-"""
-
-
-@pytest.mark.parametrize(
-    "words", [["--help"], *([command, "--help"] for command in (*COMMANDS, "step"))]
-)
-def test_help_loads_nothing_heavy(tmp_path, words):
-    ended = run_command(sys.executable, "-c", TOLD, *words, cwd=tmp_path)
-    status, modules = json.loads(ended.stdout.splitlines()[-1])
-    assert (status, "typer" in modules) == (0, True)
-    assert not {"torch", "torchvision", "nvidia", "matplotlib", "webdataset", "numpy"} & set(
-        modules
-    )
-    assert "Usage" in ended.stdout
-
-
-def test_the_command_is_installed():
-    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts["dcgan-profile"] == "dcgan.profile:main"
-
-
-def test_an_error_is_told_without_a_traceback(tmp_path):
-    words = ["-m", "dcgan.profile", "compare", "--shards", "nowhere"]
-    ended = run_command(sys.executable, *words, cwd=tmp_path)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("error: nowhere\n  found   no such folder\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
