@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -26,18 +27,53 @@ class RunFolder:
         self.generator = path / "netG.pt"
         self.discriminator = path / "netD.pt"
         self.generator_average = path / "netG_ema.pt"
+        self.generator_best = path / "netG_best.pt"
+        self.reals_vs_fakes = path / "reals-vs-fakes.png"
+        self.progress = path / "progress.gif"
+        self.metrics = path / "metrics.jsonl"
+        self.alarms = path / "alarms.jsonl"
+        self.report = path / "report.html"
+        self.tensorboard = path / "tensorboard"
         self.samples = path / "samples"
         self.nets = path / "nets"
+        self.checkpoints = path / "checkpoints"
 
     def fakes(self, nimg: int) -> Path:
         """The grid of fixed noise after `nimg` images."""
         return self.samples / f"fakes-{nimg:09d}.png"
+
+    def grids(self) -> list[tuple[int, Path]]:
+        """Every grid of fixed noise with its `nimg`, in order."""
+        found = (re.fullmatch(r"fakes-(\d+)\.png", path.name) for path in self.samples.glob("*"))
+        return sorted((int(name[1]), self.samples / name[0]) for name in found if name)
+
+    def generator_to_sample(self, raw: bool = False) -> Path:
+        """The net that pictures are drawn from: the moving average where there is one.
+
+        Args:
+            raw: take the net as it was trained instead.
+        """
+        average = self.generator_average
+        return average if average.exists() and not raw else self.generator
 
     def generator_at(self, nimg: int) -> Path:
         return self.nets / f"netG-{nimg:09d}.pt"
 
     def discriminator_at(self, nimg: int) -> Path:
         return self.nets / f"netD-{nimg:09d}.pt"
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that has begun, to read it.
+
+        Raises:
+            UserError: it is none.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            missing = "no config.json in it" if path.is_dir() else "no such folder"
+            raise UserError(path, missing, "a run folder of dcgan-train", "check the path")
+        return run
 
     @classmethod
     def create(cls, name: str | None) -> RunFolder:

@@ -16,6 +16,7 @@ import torch
 from dcgan.building import build_nets, build_step
 from dcgan.config import TrainConfig
 from dcgan.environment import describe_environment, pick_device
+from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.log import Log
 from dcgan.models import (
     count_parameters,
@@ -25,7 +26,6 @@ from dcgan.pictures import save_grid, save_losses
 from dcgan.precision import choose_precision
 from dcgan.records import Plan, Records
 from dcgan.run import RunFolder
-from dcgan.sample import FIXED_SEEDS, generate, latents
 from dcgan.signals import StopRequest
 from dcgan.speed import choose_step, keep_compiled_code
 from dcgan.stats import Clock, Lap, StepRows, TickRows

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.models import Discriminator, Generator, load_weights
-from dcgan.sample import FIXED_SEEDS, generate, latents
 from pipeline.manifest import ShardSet
 from pipeline.opening import open_loader
 from pipeline.pixels import to_signed, to_uint8

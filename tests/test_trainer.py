@@ -12,9 +12,9 @@ import torch
 from dcgan import stats
 from dcgan import trainer as trainer_module
 from dcgan.config import TrainConfig
+from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.models import Discriminator, Generator, init_weights, save_weights
 from dcgan.run import RunFolder
-from dcgan.sample import FIXED_SEEDS, generate, latents
 from dcgan.step import AdversarialStep
 from tests.running import (
     CountedBatches,

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
 from dcgan.models import Generator, init_weights
-from dcgan.sample import BATCH, FIXED_SEEDS, generate, latents
 from pipeline.pixels import to_uint8
 
 NZ = 100
