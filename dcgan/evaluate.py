@@ -1,0 +1,264 @@
+"""`dcgan-evaluate`: how good is a run's generator? Also `python -m dcgan.evaluate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dcgan.version import VersionOption
+from pipeline.errors import UserError, told_plainly
+
+if TYPE_CHECKING:
+    import torch
+
+    from dcgan.fidelity import Inception
+    from dcgan.metrics import Measured, Provenance, Reals, Swd
+    from dcgan.models import Generator
+    from dcgan.run import RunFolder
+
+app = typer.Typer(add_completion=False)
+
+LEAST = 16
+"""Images a side: below that no distance says anything."""
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            help="Set to compare with, or 'synthetic' for noise.", show_default="the run's own"
+        ),
+    ] = None,
+    raw_net: Annotated[
+        bool, typer.Option("--raw-net", help="Judge the net as trained, not its moving average.")
+    ] = False,
+    n: Annotated[
+        int, typer.Option("--n", help="Images a side, for the sliced Wasserstein distance.")
+    ] = 2048,
+    fid: Annotated[
+        bool,
+        typer.Option("--fid", help="Also FID and KID; downloads Inception's weights (95 MB) once."),
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also FID and KID, with the weights in this file: nothing is downloaded."
+        ),
+    ] = None,
+    fid_n: Annotated[
+        int,
+        typer.Option(
+            "--fid-n",
+            help="Images a side, for FID and KID.",
+            show_default="50,000, or half of the set",
+        ),
+    ] = 50_000,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Threads that decode images.", show_default="one a core, up to 8"),
+    ] = None,
+    version: VersionOption = False,
+) -> None:
+    """Compare a run's generator with real images, and these with each other.
+
+    Writes neighbours.png into the run folder, and adds the numbers to its metrics.jsonl.
+    """
+    for flag, value in (("--n", n), ("--fid-n", fid_n)):
+        if value < LEAST:
+            raise UserError(flag, str(value), f"{LEAST} or more", "leave it out for its default")
+    if workers is not None and not 1 <= workers <= 1024:
+        raise UserError("--workers", str(workers), "from 1 to 1024", "leave it out")
+    from dcgan.environment import pick_device
+    from dcgan.models import load_generator
+    from dcgan.run import RunFolder
+
+    folder = RunFolder.open(run)
+    shards = shards or _shards_of(folder)
+    chosen = pick_device(device)
+    path = folder.generator_to_sample(raw_net)
+    net = load_generator(path).to(chosen)
+    inception = None
+    if fid or weights is not None:
+        from dcgan.fidelity import Inception
+
+        inception = Inception(weights, chosen)  # before minutes are spent on the rest
+    setting = _Setting(shards, net, chosen, workers)
+    seen = _Seen(folder, path.name)
+    print_facts(
+        {
+            "net": f"{path}, after {seen.nimg:,} images",
+            "reals": f"{shards}, {setting.reals(n).recipe}",
+        }
+    )
+    swd = setting.swd(n)
+    seen.record(swd)
+    print_swd(swd)
+    rows = setting.neighbours(n, seen.picture)
+    if inception is not None:
+        rows += setting.fidelity(inception, fid_n)
+    for measured in rows:
+        seen.record(measured)
+    print_rest(rows)
+    picture = f"{seen.picture}: samples, and the real images nearest to each"
+    print_facts({"picture": picture, "numbers": str(folder.metrics)})
+
+
+class _Setting:
+    """One net beside one set."""
+
+    def __init__(
+        self, shards: str, net: Generator, device: torch.device, workers: int | None
+    ) -> None:
+        self._net = net
+        size, channels = net.options["--image-size"], net.options["--channels"]
+        self._open = (shards, size, channels, device, workers)
+
+    def reals(self, n: int) -> Reals:
+        from dcgan.metrics import Reals
+
+        return Reals(*self._open, 2 * n)
+
+    def swd(self, n: int) -> Swd:
+        from dcgan.metrics import Judge
+
+        _progress("sliced Wasserstein distance")
+        return Judge(*self._open, n).judge(self._net)
+
+    def neighbours(self, n: int, picture: Path) -> list[Measured]:
+        from dcgan import neighbours
+
+        _progress("nearest real neighbours")
+        found = neighbours.find(self._net, self.reals(n))
+        found.save(picture)
+        if found.measured is None:
+            _progress("most real images occur twice: the distance to them has no measure")
+        return [] if found.measured is None else [found.measured]
+
+    def fidelity(self, inception: Inception, n: int) -> list[Measured]:
+        from dcgan import fidelity
+
+        _progress("FID and KID: each image goes through Inception at 299×299")
+        return fidelity.measure(self._net, self.reals(n), inception, n)
+
+
+class _Seen:
+    """Where the numbers of one net are written down."""
+
+    def __init__(self, run: RunFolder, net: str) -> None:
+        from dcgan.run import read_lines
+
+        self._run, self._net = run, net
+        self.picture = run.neighbours
+        ticks = [tick.get("nimg") for tick in read_lines(run.stats)]
+        counts = [nimg for nimg in ticks if isinstance(nimg, int)]
+        self.nimg = counts[-1] if counts else 0
+
+    def record(self, measured: Measured) -> None:
+        from dcgan.run import append_line
+
+        append_line(self._run.metrics, measured.record(self.nimg, self._net))
+
+
+def print_facts(facts: dict[str, str]) -> None:
+    """Print a line each, the name first."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for name, fact in facts.items():
+        console.print(f"{name:<9}{fact}")
+
+
+def print_swd(swd: Swd) -> None:
+    """Print the distances of a generator with a scale in each column, the floor below."""
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for side in swd.scales:
+        table.add_column(f"{side}×{side}", justify="right", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True, style="bold")
+    floor = 0.0 if swd.floor is None else swd.floor
+    rows = {
+        "generated against real": [*swd.scales.values(), swd.value],
+        "real against real, the floor": [*swd.floor_scales.values(), floor],
+    }
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:.2f}" for value in values))
+    _print(f"Sliced Wasserstein distance × 10³, n = {swd.n:,}", table)
+
+
+def print_rest(measured: list[Measured]) -> None:
+    """Print the other numbers, each beside its floor, and what may be said of it."""
+    if not measured:
+        return
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for column in ("value", "floor", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for each in measured:
+        floor = "" if each.floor is None else f"{each.floor:.4g}"
+        table.add_row(
+            _NAMES[each.metric], f"{each.value:.4g}", floor, f"{each.n:,}", _note(each.source)
+        )
+    _print("Other numbers", table)
+
+
+def _note(source: Provenance) -> str:
+    if source.digest is None:
+        return "of samples, as a multiple of real images'; near 0: copies"
+    known = "published" if source.comparable else "unknown, not comparable with published numbers"
+    return f"weights {source.digest[:8]}: {known}"
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False)
+
+
+def _print(title: str, table: Table) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    # No narrower, whatever the screen: figures are not to be broken
+    wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
+    console.print(f"\n{title}")
+    wide.print(table)
+
+
+LEAST_COLUMNS = 140
+"""Of the terminal, for tables."""
+
+_NAMES = {
+    "fid": "FID",
+    "kid": "KID",
+    "neighbours": "distance to nearest real",
+}
+
+
+def _shards_of(run: RunFolder) -> str:
+    found = run.options().get("shards")
+    if found == "synthetic" or (isinstance(found, str) and Path(found).is_dir()):
+        return found
+    raise UserError(
+        run.config,
+        f"shards {found}, which is no folder here",
+        "the set that the run was trained on",
+        "name a shard set: --shards FOLDER",
+    )
+
+
+def _progress(line: str) -> None:
+    sys.stderr.write(f"… {line}\n")
+    sys.stderr.flush()
+
+
+def main() -> None:
+    """Run the command line."""
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Slow, literal texts that fast ones are held against."""
