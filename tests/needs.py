@@ -1,6 +1,7 @@
 """What a test needs of its machine and of time: absent, a skip with a reason or a failure."""
 
 import importlib
+import importlib.util
 import os
 import shutil
 import threading
@@ -27,9 +28,23 @@ def _why_no_tar() -> str | None:
     return None if shutil.which("tar") else "no tar program"
 
 
+def chromium() -> str | None:
+    """The browser's program, Debian's before others."""
+    debian = "/usr/bin/chromium"
+    names = (debian, "chromium", "google-chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def _why_no_chromium() -> str | None:
+    if importlib.util.find_spec("playwright") is None:
+        return "no playwright"
+    return None if chromium() else "no Chromium"
+
+
 T = TypeVar("T")
 
 OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "chromium": _why_no_chromium,
     "dali": _why_no_dali,
     "gpu": _why_no_gpu,
     "tar": _why_no_tar,

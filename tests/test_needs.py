@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests import needs
-from tests.needs import demanded, require, within
+from tests.needs import chromium, demanded, require, within
 
 
 def test_absent_things_skip_with_their_reason(monkeypatch):
@@ -30,8 +30,21 @@ def test_present_things_pass(monkeypatch):
 
 def test_misspelt_demands_are_refused(monkeypatch):
     monkeypatch.setenv("REQUIRE", "dalli")
-    with pytest.raises(pytest.UsageError, match="dalli; known: dali, gpu, tar"):
+    with pytest.raises(pytest.UsageError, match="dalli; known: chromium, dali, gpu, tar"):
         demanded()
+
+
+def test_a_browser_is_one_that_can_be_run_and_driven(monkeypatch):
+    programs = {"google-chrome": "/opt/chrome"}
+    monkeypatch.setattr("shutil.which", programs.get)
+    assert chromium() == "/opt/chrome"
+    programs["/usr/bin/chromium"] = "/usr/bin/chromium"
+    assert chromium() == "/usr/bin/chromium"
+    programs.clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert needs.OBSTACLES["chromium"]() == "no Chromium"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert needs.OBSTACLES["chromium"]() == "no playwright"
 
 
 def test_blocked_calls_fail_and_others_return_or_raise():

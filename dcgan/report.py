@@ -1,0 +1,84 @@
+"""`dcgan-report`: what a run did, as one page. Also `python -m dcgan.report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcgan.run import RunFolder
+from dcgan.version import VersionOption, version
+from pipeline.errors import UserError, told_plainly
+from pipeline.files import write_whole
+
+app = typer.Typer(add_completion=False)
+
+COMPARISON = Path("comparison.html")
+"""Where a comparison goes by default."""
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page; by default report.html in the run, or ./comparison.html."),
+    ] = None,
+    version: VersionOption = False,
+) -> None:
+    """Write what a run did as one HTML page, which needs no network and no other file."""
+    usual = RunFolder(runs[0]).report if len(runs) == 1 else COMPARISON
+    page = usual if out is None else out
+    if page.is_dir() or not page.parent.is_dir():
+        found = "a folder" if page.is_dir() else f"no folder {page.parent}"
+        if out is not None:
+            raise UserError(f"--out {out}", found, "a file in a folder that exists", "correct it")
+    write_page(runs, page)
+    sys.stdout.write(f"report   {page}\n")
+
+
+def write_page(runs: list[Path], out: Path) -> None:
+    """Read the runs, and write their page.
+
+    Args:
+        runs: folders; one gives a report, several a comparison.
+        out: of the page; what stands there is replaced at the end.
+
+    Raises:
+        UserError: a folder is no run, is given twice, or the page cannot be written.
+    """
+    from dcgan.report_compare import MOST_RUNS, comparison_page
+    from dcgan.report_page import run_page
+    from dcgan.report_read import read_runs
+
+    if len(runs) > MOST_RUNS:
+        raise UserError(
+            "RUN...",
+            f"{len(runs)} runs",
+            f"at most {MOST_RUNS}, whose curves can be told apart",
+            "compare fewer",
+        )
+    records = read_runs(runs)
+    one = len(records) == 1
+    page = run_page(records[0], version()) if one else comparison_page(records, version())
+    try:
+        # A name or a value may hold half a character, which UTF-8 cannot say
+        write_whole(out, page.encode(errors="replace"))
+    except OSError as error:
+        raise UserError(
+            out, error.strerror or str(error), "a place for a new file", "choose another --out"
+        ) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()

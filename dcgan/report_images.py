@@ -1,0 +1,109 @@
+"""A run's pictures as WebP inside the page, within a budget of bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+MOST_GRIDS = 40
+"""Of a run's sample grids, at most; more would make each too small to see."""
+
+SIDE = 560
+"""CSS pixels up to which a small picture is enlarged, by whole factors."""
+
+QUALITY = 82
+"""WebP's: pictures of DCGANs look the same from about 80 on."""
+
+SMALLEST = 16
+"""Pixels; below this no picture shrinks further."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the page."""
+
+    src: str
+    """`data:` URL."""
+    width: int
+    """CSS pixels, where there is room for them."""
+    height: int
+    enlarged: bool
+    """Each pixel is to stay a square."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Pictures by path, those that could be read."""
+
+    pictures: dict[Path, Picture]
+    notes: list[str]
+    """In words: what was unreadable or made smaller."""
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most `most` of them, evenly chosen, with the first and the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
+
+
+def pack_pictures(paths: Iterable[Path], budget: int) -> Packed:
+    """Encode pictures, smaller and smaller until all together fit.
+
+    Args:
+        paths: of PNG files; absent ones are left out in silence.
+        budget: bytes of base64 text in all.
+    """
+    notes: list[str] = []
+    images = {path: image for path in paths if (image := _open(path, notes)) is not None}
+    scale = 1.0
+    while True:
+        encoded = {path: _encode(image, scale) for path, image in images.items()}
+        total = sum(len(text) for text, _ in encoded.values())
+        if total <= budget or scale * max(_sides(images), default=0) < SMALLEST:
+            break
+        # Bytes grow a little slower than the area
+        scale *= min(0.9, 0.95 * math.sqrt(budget / total))
+    if scale < 1:
+        notes.append(f"Pictures are shown at {scale:.0%} of their size, to keep this file small.")
+    return Packed({path: _picture(*each) for path, each in encoded.items()}, notes)
+
+
+def _sides(images: dict[Path, Image.Image]) -> list[int]:
+    return [max(image.size) for image in images.values()]
+
+
+def _open(path: Path, notes: list[str]) -> Image.Image | None:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        return None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        notes.append(f"{path.name} cannot be read: it is damaged, or no picture.")
+        return None
+
+
+def _encode(image: Image.Image, scale: float) -> tuple[str, tuple[int, int]]:
+    if scale < 1:
+        image = image.copy()
+        side = max(SMALLEST // 2, round(max(image.size) * scale))
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=QUALITY, method=4)
+    return base64.b64encode(stream.getvalue()).decode(), image.size
+
+
+def _picture(text: str, size: tuple[int, int]) -> Picture:
+    factor = max(1, SIDE // max(size))
+    width, height = (side * factor for side in size)
+    return Picture(f"data:image/webp;base64,{text}", width, height, enlarged=factor > 1)

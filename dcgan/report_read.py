@@ -1,0 +1,274 @@
+"""What a run folder's files say: as much as can be read, and in words what cannot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field, ValidationError
+
+from dcgan.run import RunFolder
+from pipeline.errors import UserError
+
+Curve = npt.NDArray[np.float64]
+
+CURVES = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
+"""The columns of `losses.csv` after the step: `dcgan.step.STATISTICS`, without loading torch."""
+
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+"""Of steps or images; a float holds it exactly."""
+
+
+class Tick(BaseModel):
+    """A line of `stats.jsonl`; None where a value was not finite."""
+
+    step: Count
+    nimg: Count
+    epoch: Count | None = None
+    loss_d: float | None = None
+    loss_g: float | None = None
+    d_x: float | None = None
+    d_gz1: float | None = None
+    d_gz2: float | None = None
+    step_ms: float | None = None
+    img_per_s: float | None = None
+    data_wait_pct: float | None = None
+
+
+class Metric(BaseModel):
+    """A line of `metrics.jsonl`: a number, and where it comes from."""
+
+    nimg: Count
+    metric: str
+    value: float
+    net: str = ""
+    floor: float | None = None
+    n: Count | None = None
+    scales: dict[str, float] | None = None
+    floor_scales: dict[str, float] | None = None
+    recipe: str = ""
+    extractor: str = ""
+    digest: str | None = None
+    comparable: bool = True
+    shards: str = ""
+
+
+class Alarm(BaseModel):
+    """A line of `alarms.jsonl`."""
+
+    step: Count
+    nimg: Count
+    kind: str
+    message: str
+    action: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything that the files of a run say, apart from its pictures."""
+
+    folder: RunFolder
+    name: str
+    """The folder's."""
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    ticks: list[Tick]
+    """In the order of their steps."""
+    steps: Curve
+    """(N,) numbers of the steps in `losses.csv`, increasing."""
+    curves: dict[str, Curve]
+    """For each of `CURVES`, (N,); may hold nan and inf."""
+    metrics: list[Metric]
+    """In the order in which they were measured."""
+    alarms: list[Alarm]
+    status: str
+    """How the run ended, as far as `log.txt` tells."""
+    notes: list[str] = field(default_factory=list)
+    """In words: the files that are absent or damaged."""
+
+    @property
+    def nimg(self) -> int | None:
+        """Real images seen at the last tick."""
+        return self.ticks[-1].nimg if self.ticks else None
+
+    @property
+    def steps_done(self) -> int | None:
+        """The last step that any file tells of."""
+        ends = [self.ticks[-1].step] if self.ticks else []
+        ends += [int(self.steps[-1])] if self.steps.size else []
+        return max(ends, default=None)
+
+    @property
+    def images_per_step(self) -> float | None:
+        """The global batch: what turns a step into a count of images."""
+        if self.ticks and self.ticks[-1].step > 0:
+            return self.ticks[-1].nimg / self.ticks[-1].step
+        batch = self.config.get("batch_size")
+        return float(batch) if isinstance(batch, int) else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Spent in steps: each tick's steps times its mean duration."""
+        total, before = 0.0, 0
+        for tick in self.ticks:
+            total += (tick.step - before) * (tick.step_ms or 0.0) / 1e3
+            before = tick.step
+        return total if self.ticks else None
+
+    def of_ticks(self, name: str) -> Curve:
+        """A column of `stats.jsonl`, (ticks,), nan where it has none."""
+        values = (getattr(tick, name) for tick in self.ticks)
+        return np.array([math.nan if value is None else value for value in values])
+
+    def median(self, name: str) -> float | None:
+        """Over the ticks."""
+        values = self.of_ticks(name)
+        values = values[np.isfinite(values)]
+        return float(np.median(values)) if values.size else None
+
+    def measured(self, metric: str) -> list[Metric]:
+        """One metric's finite values, by images seen."""
+        found = [each for each in self.metrics if each.metric == metric]
+        return sorted((e for e in found if math.isfinite(e.value)), key=lambda each: each.nimg)
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a run that is finished, going on, broken off or incomplete.
+
+    Raises:
+        UserError: nothing in the folder comes from a run.
+    """
+    run = RunFolder(path)
+    signs = (run.config, run.environment, run.log, run.stats, run.losses_csv, run.samples)
+    if not any(sign.exists() for sign in signs):
+        RunFolder.open(path)
+    notes: list[str] = []
+    ticks = {tick.step: tick for tick in _rows(run.stats, Tick, notes)}
+    steps, curves = _losses(run.losses_csv, notes)
+    return RunRecord(
+        folder=run,
+        name=path.resolve().name,
+        config=_object(run.config, notes),
+        environment=_object(run.environment, notes),
+        ticks=[ticks[step] for step in sorted(ticks)],
+        steps=steps,
+        curves=curves,
+        metrics=list(_rows(run.metrics, Metric, notes, needed=False)),
+        alarms=list(_rows(run.alarms, Alarm, notes, needed=False)),
+        status=_status(run.log, notes),
+        notes=notes,
+    )
+
+
+def read_runs(paths: list[Path]) -> list[RunRecord]:
+    """Read runs to compare, under names that differ.
+
+    Raises:
+        UserError: a folder is no run, or is given twice.
+    """
+    records: dict[Path, RunRecord] = {}
+    for path in paths:
+        if path.resolve() in records:
+            raise UserError(path, "given twice", "different runs", "name each run once")
+        records[path.resolve()] = read_run(path)
+    names = [record.name for record in records.values()]
+    return [
+        record if names.count(record.name) == 1 else replace(record, name=str(path))
+        for path, record in records.items()
+    ]
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def _text(path: Path, notes: list[str], needed: bool = True) -> str:
+    """A file's text, empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        if needed:
+            notes.append(f"{path.name} is not there.")
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror}.")
+    return ""
+
+
+def _whole_lines(text: str) -> list[str]:
+    """Without the last line where a killed run did not end it."""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _rows(path: Path, kind: type[Row], notes: list[str], needed: bool = True) -> Iterator[Row]:
+    damaged = 0
+    for line in _whole_lines(_text(path, notes, needed)):
+        try:
+            yield kind.model_validate(json.loads(line))
+        except (ValueError, ValidationError, RecursionError):
+            damaged += 1
+    if damaged:
+        notes.append(f"{path.name}: lines that make no sense and were left out: {damaged:,}.")
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any]:
+    text = _text(path, notes)
+    try:
+        values = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        notes.append(f"{path.name} cannot be read: it is damaged.")
+        return {}
+    return values
+
+
+def _losses(path: Path, notes: list[str]) -> tuple[Curve, dict[str, Curve]]:
+    rows: dict[float, list[float]] = {}
+    damaged = 0
+    for words in csv.reader(_whole_lines(_text(path, notes))[1:]):
+        numbers = _numbers(words)
+        if numbers is None:
+            damaged += 1
+        else:
+            rows[numbers[0]] = numbers[1:]
+    if damaged:
+        notes.append(f"{path.name}: lines that make no sense and were left out: {damaged:,}.")
+    steps = sorted(rows)
+    table = np.array([rows[step] for step in steps]).reshape(-1, len(CURVES))
+    return np.array(steps), {name: table[:, place] for place, name in enumerate(CURVES)}
+
+
+def _numbers(words: Iterable[str]) -> list[float] | None:
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        return None
+    whole = len(numbers) == 1 + len(CURVES) and math.isfinite(numbers[0])
+    return numbers if whole else None
+
+
+_TURNS = re.compile(
+    r"^(Starting training|Going on with training|"
+    r"Training finished|Training broke off|Time is up|Stopped).*$",
+    re.MULTILINE,
+)
+"""Lines of `log.txt` at which a run begins and ends: see `dcgan.trainer`."""
+
+
+def _status(path: Path, notes: list[str]) -> str:
+    text = _text(path, notes)
+    turns = list(_TURNS.finditer(text))
+    if not turns:
+        return "not started" if text else "unknown"
+    line, turn = turns[-1][0], turns[-1][1]
+    if turn in ("Starting training", "Going on with training"):
+        return "running, or killed"
+    return line if turn == "Training broke off" else line.split(": ")[0]
