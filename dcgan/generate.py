@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 
 from dcgan.models import Generator
+from dcgan.pictures import COLUMNS, ROWS
 from pipeline.pixels import to_uint8
 
-FIXED_SEEDS = range(64)
+FIXED_SEEDS = range(ROWS * COLUMNS)
 """Of the fixed noise that every grid is drawn from: cell (row, column) is seed 8·row + column."""
 
 BATCH = 16
@@ -28,25 +30,38 @@ def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
     return torch.stack(rows).reshape(len(seeds), nz, 1, 1)
 
 
-@torch.no_grad()
 def generate(generator: Generator, noise: torch.Tensor) -> torch.Tensor:
     """Generate images with BatchNorm's running statistics, from a copy of the net.
 
     The ancestors sample in train mode, which mixes the images of a batch and disturbs training.
 
     Args:
-        generator: in any mode and memory layout; it stays as it is.
+        generator: in any mode, type and memory layout; it stays as it is.
         noise: (N, nz, 1, 1) float.
 
     Returns:
-        (N, S, S, C) uint8 on the CPU.
+        (N, S, S, C) uint8 on the CPU, drawn in float32.
+    """
+    return torch.stack([*generate_each(generator, noise)])
+
+
+def generate_each(generator: Generator, noise: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Generate images one after another, as `generate` does, however many: in constant memory.
+
+    Args:
+        generator: in any mode, type and memory layout; it stays as it is.
+        noise: latents of (nz, 1, 1) float each, taken a batch at a time.
+
+    Yields:
+        (S, S, C) uint8 on the CPU.
     """
     device = next(generator.parameters()).device
     # In the trainer's layout: a net fresh from a file has another, which selects other kernels too
-    net = copy.deepcopy(generator).eval().to(memory_format=torch.channels_last)
-    images = []
-    for batch in torch.split(noise, BATCH):
-        padded = batch.new_zeros(BATCH, *batch.shape[1:])
-        padded[: len(batch)] = batch
-        images.append(to_uint8(net(padded.to(device)))[: len(batch)].cpu())
-    return torch.cat(images)
+    net = copy.deepcopy(generator).eval().float().to(memory_format=torch.channels_last)
+    left = iter(noise)
+    while batch := [*islice(left, BATCH)]:
+        padded = torch.zeros(BATCH, *batch[0].shape)
+        padded[: len(batch)] = torch.stack(batch)
+        with torch.no_grad():
+            images = to_uint8(net(padded.to(device)))[: len(batch)].cpu()
+        yield from images

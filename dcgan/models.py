@@ -11,14 +11,13 @@ pytorch/examples, so weights from there load here.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from dcgan import patches
+from dcgan.state_file import read_state
 from pipeline.errors import UserError
 from pipeline.files import replacing
 
@@ -183,12 +182,42 @@ def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) ->
         UserError: for a missing file, one that holds anything else, or one that does not fit.
     """
     where = f"{flag} {path}"
-    state = _read_state(Path(path), where)
-    consume_prefix_in_state_dict_if_present(state, "module.")
+    state = read_state(Path(path), where)
     found, wanted = _first_difference(_shapes(state), _shapes(net.state_dict()))
     if found:
         raise UserError(where, found, wanted, _remedy(net, state, flag))
     net.load_state_dict(state)
+
+
+def load_generator(path: Path) -> Generator:
+    """Build the generator whose weights a file holds; their shapes tell its options.
+
+    Args:
+        path: a state dict, of ours or of pytorch/examples; see `load_weights`.
+
+    Returns:
+        On the CPU, in float32, in eval mode. Torch's random state is not touched.
+
+    Raises:
+        UserError: for a missing file, and one that holds anything else.
+    """
+    state = read_state(path, str(path))
+    net = _origin(state)
+    wanted = f"the weights of a Generator of {', '.join(map(str, SIZES))} pixels, grey or RGB"
+    if not isinstance(net, Generator):
+        found = "the weights of a Discriminator" if net else "tensors of another net"
+        remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
+        raise UserError(path, found, wanted, remedy)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                path,
+                f"numbers in {name} that are not finite: its training diverged",
+                "weights that draw pictures",
+                "name an earlier net of that run, from its folder nets/",
+            )
+    net.to_empty(device="cpu").load_state_dict(state)
+    return net.eval()
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
@@ -196,37 +225,6 @@ def save_weights(net: nn.Module, path: Path) -> None:
     state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
     with replacing(path) as temporary:
         torch.save(state, temporary)
-
-
-def _read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
-    wanted = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
-    if not path.is_file():
-        raise UserError(
-            where, "a folder" if path.is_dir() else "no such file", wanted, "check the path"
-        )
-    try:
-        with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
-        raise UserError(
-            where,
-            f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})",
-            wanted,
-            "name a netG.pth or netD.pth; if it holds a whole pickled net that you trust, load that"
-            " in Python and save its state_dict()",
-        ) from error
-    if not isinstance(state, dict):
-        raise UserError(where, f"a {type(state).__name__}", wanted, "save net.state_dict() instead")
-    for name, value in state.items():
-        if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-            raise UserError(
-                where,
-                f"a dict in which {name!r} is a {type(value).__name__}",
-                wanted,
-                "save the net's state_dict() alone, not a checkpoint around it",
-            )
-    return state
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

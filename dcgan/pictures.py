@@ -1,33 +1,128 @@
-"""Grids of images and curves of losses, as PNG files."""
+"""Grids of images, what is made of them, and curves of losses, as files."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
+from pipeline.errors import UserError
 from pipeline.files import replacing
 
-COLUMNS = 8
+if TYPE_CHECKING:
+    import torch  # a command that only counts cells starts without it
+
+COLUMNS, ROWS = 8, 8
+"""Cells of the grids that training writes."""
+
 PADDING = 2
 """Black pixels between the images of a grid, as torchvision's `make_grid` has them."""
 
+INK, PAPER = (0, 0, 0), (255, 255, 255)
 
-def save_grid(images: torch.Tensor, path: Path) -> None:
-    """Lay images out in rows of eight.
+
+def save_grid(
+    images: torch.Tensor,
+    path: Path,
+    columns: int = COLUMNS,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Lay images out in rows.
 
     Args:
         images: (N, S, S, C) uint8 on the CPU, C 1 or 3.
         path: of the PNG.
+        columns: images in a row.
+        texts: what the PNG says of itself, by keyword.
     """
     from torchvision.utils import make_grid
 
-    grid = make_grid(images.permute(0, 3, 1, 2), nrow=COLUMNS, padding=PADDING)
+    grid = make_grid(images.permute(0, 3, 1, 2), nrow=columns, padding=PADDING)
+    _save_png(Image.fromarray(grid.permute(1, 2, 0).numpy()), path, texts)
+
+
+def save_image(image: torch.Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Save one image.
+
+    Args:
+        image: (S, S, C) uint8 on the CPU; the PNG is grey where C is 1, RGB where it is 3.
+        path: of the PNG.
+        texts: what the PNG says of itself, by keyword.
+    """
+    _save_png(as_picture(image), path, texts)
+
+
+def as_picture(image: torch.Tensor) -> Image.Image:
+    """A Pillow image, grey or RGB, of (S, S, C) uint8 on the CPU, C 1 or 3."""
+    return Image.fromarray(image.squeeze(-1).numpy())
+
+
+def save_reals_vs_fakes(reals: Path, fakes: Path, out: Path) -> None:
+    """Put the grid of real images and that of generated ones side by side, under headings.
+
+    Args:
+        reals: a PNG.
+        fakes: a PNG.
+        out: the PNG to write.
+
+    Raises:
+        UserError: a grid that cannot be read.
+    """
+    grids = (open_picture(reals), open_picture(fakes))
+    font = ImageFont.load_default(size=max(14, min(grid.width for grid in grids) // 20))
+    panels = [
+        under_heading(grid, heading, font)
+        for grid, heading in zip(grids, ("Real images", "Fake images"), strict=True)
+    ]
+    gap = 20
+    width = sum(panel.width for panel in panels) + gap
+    sheet = Image.new("RGB", (width, max(panel.height for panel in panels)), PAPER)
+    sheet.paste(panels[0], (0, 0))
+    sheet.paste(panels[1], (panels[0].width + gap, 0))
+    _save_png(sheet, out)
+
+
+def under_heading(
+    picture: Image.Image, heading: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> Image.Image:
+    """The picture below a line of text, both at the left, on as much white as they need."""
+    left, top, right, bottom = (int(place) for place in font.getbbox(heading))
+    margin = max(4, (bottom - top) // 2)
+    above = bottom + 2 * margin
+    width = max(picture.width, right + 2 * margin)
+    panel = Image.new("RGB", (width, above + picture.height), PAPER)
+    ImageDraw.Draw(panel).text((margin - left, margin), heading, fill=INK, font=font)
+    panel.paste(picture, (0, above))
+    return panel
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Read a picture whole, as RGB.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except Exception as error:  # Pillow's readers raise many kinds on a damaged file
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"not readable: {error}"
+        raise UserError(
+            path, found, "a picture that the run wrote", "delete it, or restore it from a copy"
+        ) from error
+
+
+def _save_png(picture: Image.Image, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    info = PngInfo()
+    for keyword, text in (texts or {}).items():
+        info.add_text(keyword, text)
     with replacing(path) as temporary:
-        Image.fromarray(grid.permute(1, 2, 0).numpy()).save(temporary, "PNG")
+        picture.save(temporary, "PNG", pnginfo=info)
 
 
 def save_losses(losses: npt.NDArray[np.float32], path: Path) -> None:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
+from dcgan.generate import BATCH, FIXED_SEEDS, generate, generate_each, latents
 from dcgan.models import Generator, init_weights
 from pipeline.pixels import to_uint8
 
@@ -103,3 +103,28 @@ def test_the_net_stays_as_it_was(training):
     assert any("running_mean" in name for name in before)
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_one_after_another_they_are_the_same_and_latents_are_taken_as_needed():
+    net = trained()
+    noise = latents(range(3 * BATCH - 5), NZ)
+    taken = []
+
+    def counted():
+        for number, latent in enumerate(noise):
+            taken.append(number)
+            yield latent
+
+    images = generate_each(net, counted())
+    first = next(images)
+    assert len(taken) == BATCH  # and not one more
+    assert torch.equal(torch.stack([first, *images]), generate(net, noise))
+    assert len(taken) == len(noise)
+
+
+def test_images_are_drawn_in_float32_from_a_net_of_another_type():
+    net, noise = trained(), latents(range(4), NZ)
+    halved = copy.deepcopy(net).bfloat16()
+    rounded = copy.deepcopy(halved).float()
+    assert torch.equal(generate(halved, noise), generate(rounded, noise))
+    assert next(halved.parameters()).dtype == torch.bfloat16

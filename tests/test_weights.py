@@ -1,5 +1,6 @@
 """Weights from a file: whole, foreign, and those that do not fit."""
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan.models import Discriminator, Generator, load_weights
+from dcgan.models import CHANNELS, SIZES, Discriminator, Generator, load_generator, load_weights
 from pipeline.errors import UserError
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
+from tests.running import assert_four_parts
 from tests.test_models import seeded, shapes
 
 
@@ -190,3 +192,62 @@ def test_a_state_dict_of_no_net(tmp_path):
     for content in ({}, {"main.0.weight": torch.zeros(0, 0, 4, 4)}, {"a": torch.zeros(3)}):
         torch.save(content, path)
         assert "trained with" in refusal(Generator(32, nz=6, ngf=2), path).remedy
+
+
+# A generator whose options its file tells
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_generator_is_built_as_its_file_was(tmp_path, size, channels):
+    net = Generator(size, nz=7, ngf=2, channels=channels)
+    random = torch.get_rng_state()
+    found = load_generator(saved(tmp_path / "netG.pt", net))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert found.options == net.options
+    assert not found.training
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_generator_of_pytorch_examples(tmp_path, prefix):
+    theirs = TutorialGenerator(nz=6, ngf=4, nc=1).apply(weights_init)
+    found = load_generator(saved(tmp_path / "netG.pth", theirs, prefix=prefix))
+    assert list(found.options.values()) == [64, 1, 6, 4]
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+
+
+def test_halved_weights_come_back_as_float32(tmp_path):
+    net = Generator(32, nz=6, ngf=2)
+    found = load_generator(saved(tmp_path / "netG.pt", copy.deepcopy(net).half()))
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    torch.testing.assert_close(found.main[0].weight, net.main[0].weight, rtol=1e-3, atol=1e-6)
+
+
+def not_a_generator(path: Path) -> UserError:
+    with pytest.raises(UserError) as error:
+        load_generator(path)
+    assert_four_parts(error.value, str(path))
+    return error.value
+
+
+def test_what_is_no_generator(tmp_path):
+    path = tmp_path / "net.pt"
+    assert not_a_generator(path).found == "no such file"
+    assert not_a_generator(tmp_path).found == "a folder"
+    assert "Discriminator" in not_a_generator(saved(path, Discriminator(32, ndf=4))).found
+    assert "another net" in not_a_generator(saved(path, nn.Linear(2, 2))).found
+    torch.save({"main.0.weight": Planted(tmp_path / "ran")}, path)
+    assert "refuses (UnpicklingError)" in not_a_generator(path).found
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["main.3.weight", "main.1.running_var"])
+def test_a_generator_that_diverged_is_named_as_such(tmp_path, name):
+    net = Generator(32, nz=6, ngf=2)
+    net.state_dict()[name].view(-1)[1] = torch.nan
+    error = not_a_generator(saved(tmp_path / "netG.pt", net))
+    assert name in error.found
+    assert "diverged" in error.found

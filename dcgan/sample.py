@@ -1,0 +1,262 @@
+"""`dcgan-sample`: pictures of a trained net, by seed; also `python -m dcgan.sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dcgan.version import VersionOption
+from pipeline.errors import UserError, told_plainly
+from pipeline.files import PARTIAL
+
+if TYPE_CHECKING:
+    from dcgan.sampling import Source
+
+app = typer.Typer(add_completion=False)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+DEFAULT_SEEDS, DEFAULT_GRID, DEFAULT_FRAMES = "0-63", Path("samples.png"), 60
+
+MAX_FRAMES = 3600
+"""Three minutes; all are held in memory while the file is written."""
+
+
+@app.command()
+def sample(
+    net: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="RUN|netG.pt",
+            help="A run folder, or the weights of a generator, of pytorch/examples too.",
+            show_default=False,
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Which images, as in 0-999 or 3,7,10-12.", show_default=DEFAULT_SEEDS),
+    ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all into this PNG.", show_default=f"{DEFAULT_GRID}, unless --each is given"
+        ),
+    ] = None,
+    each: Annotated[
+        Path | None,
+        typer.Option(help="Write one PNG a seed into this folder.", show_default=False),
+    ] = None,
+    interpolate: Annotated[
+        str | None,
+        typer.Option(help="Walk from seed to seed instead, as in 12:34 or 12:34:56."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Of the whole walk.", show_default=str(DEFAULT_FRAMES))
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The walk's file, .gif or .webp.", show_default=False)
+    ] = None,
+    raw_net: Annotated[
+        bool,
+        typer.Option("--raw-net", help="Take the net as trained, not its moving average."),
+    ] = False,
+    cell: Annotated[
+        str | None,
+        typer.Option(help="Only say which seed stands in this row,column of a training grid."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    version: VersionOption = False,
+) -> None:
+    """Draw images from a trained generator: image i depends on seed i alone."""
+    pictures: dict[str, object] = {"--seeds": seeds, "--grid": grid, "--each": each}
+    walking: dict[str, object] = {"--interpolate": interpolate, "--frames": frames, "--out": out}
+    from dcgan.seeds import parse_seeds, parse_stops, seed_in
+
+    if cell is not None:
+        _refuse_beside(f"--cell {cell}", pictures | walking)
+        console.print(f"seed {seed_in(cell)}")
+        return
+    if net is None:
+        raise UserError(
+            "RUN|netG.pt", "nothing", "a run folder or a generator's weights", "dcgan-sample RUN"
+        )
+    if interpolate is not None:
+        _refuse_beside(f"--interpolate {interpolate}", pictures)
+        stops, count = parse_stops(interpolate), _frames(frames, interpolate)
+        target = _animation(out)
+        source = _open(net, raw_net, device)
+        _save_walk(source, stops, count, target)
+    else:
+        _refuse_without_interpolate(walking)
+        ranges = parse_seeds(DEFAULT_SEEDS if seeds is None else seeds)
+        if each is not None and each.exists() and not each.is_dir():
+            raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
+        grid = _grid(grid, each)
+        source = _open(net, raw_net, device)
+        _save_pictures(source, ranges, grid, each)
+
+
+def _frames(frames: int | None, interpolate: str) -> int:
+    least = interpolate.count(":") + 1
+    if least > MAX_FRAMES:
+        raise UserError(
+            "--interpolate", f"{least:,} seeds", f"at most {MAX_FRAMES:,}", "take fewer"
+        )
+    count = max(least, DEFAULT_FRAMES) if frames is None else frames
+    if not least <= count <= MAX_FRAMES:
+        raise UserError(
+            f"--frames {frames}",
+            f"{least} seeds to walk to",
+            f"from {least}, one for each seed, to {MAX_FRAMES:,}",
+            f"leave --frames out for {max(least, DEFAULT_FRAMES)}",
+        )
+    return count
+
+
+def _animation(out: Path | None) -> Path:
+    from dcgan.animation import FORMATS
+
+    if out is None or out.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"--out {out}" if out is not None else "--interpolate without --out",
+            "no name of an animation",
+            f"a file whose name ends in {' or '.join(FORMATS)}",
+            "for example --out walk.gif",
+        )
+    _check_folder("--out", out)
+    return out
+
+
+def _grid(grid: Path | None, each: Path | None) -> Path | None:
+    """The grid to write, if any. The default name gives way to whatever is not a sample of ours."""
+    if grid is None:
+        if each is not None:
+            return None
+        if DEFAULT_GRID.exists() and not _is_ours(DEFAULT_GRID):
+            raise UserError(
+                DEFAULT_GRID,
+                "a file that dcgan-sample did not write",
+                "a free name for the grid",
+                "choose one with --grid",
+            )
+        return DEFAULT_GRID
+    if grid.suffix.lower() != ".png":
+        raise UserError(
+            f"--grid {grid}", "no name of a PNG", "a file whose name ends in .png", "rename it"
+        )
+    _check_folder("--grid", grid)
+    return grid
+
+
+def _is_ours(path: Path) -> bool:
+    from dcgan.sampling import is_ours
+
+    return is_ours(path)
+
+
+def _check_folder(flag: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{flag} {path}",
+            f"no folder {path.parent}",
+            "a file in a folder that exists",
+            "make it",
+        )
+    if path.is_dir():
+        raise UserError(f"{flag} {path}", "a folder", "a place for a file", "choose another name")
+
+
+def _refuse_beside(flag: str, others: dict[str, object]) -> None:
+    for other, value in others.items():
+        if value is not None:
+            raise UserError(flag, f"{other} beside it", "only one of the two", f"leave {other} out")
+
+
+def _refuse_without_interpolate(walking: dict[str, object]) -> None:
+    for flag, value in walking.items():
+        if value is not None:
+            raise UserError(
+                f"{flag} {value}",
+                "no --interpolate",
+                "a walk for it",
+                "add --interpolate 12:34; a grid is written with --grid",
+            )
+
+
+def _open(net: Path, raw_net: bool, device: str) -> Source:
+    from dcgan.environment import pick_device
+    from dcgan.sampling import open_source
+
+    return open_source(net, raw_net, pick_device(device))
+
+
+def _save_pictures(
+    source: Source, seeds: list[range], grid: Path | None, each: Path | None
+) -> None:
+    from dcgan.sampling import save_pictures
+    from dcgan.seeds import count
+
+    total = count(seeds)
+    with _saving(each if each is not None else grid), _progress(total) as done:
+        save_pictures(source, seeds, grid, each, done)
+    if each is not None:
+        console.print(f"{total:,} images in {each}/")
+    if grid is not None:
+        console.print(f"{total:,} images in {grid}, row by row")
+
+
+def _save_walk(source: Source, stops: list[int], frames: int, out: Path) -> None:
+    from dcgan.sampling import save_interpolation
+
+    with _saving(out), _progress(frames) as done:
+        save_interpolation(source, stops, frames, out, done)
+    console.print(f"{frames:,} frames in {out}")
+
+
+@contextmanager
+def _saving(path: Path | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            str(error.filename or path).removesuffix(PARTIAL),
+            error.strerror or str(error),
+            "a place for new files",
+            "choose another, or make room",
+        ) from None
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal, and nothing in a pipe.
+
+    Yields:
+        A function that moves the bar by one image.
+    """
+    bar = Progress(
+        TextColumn("drawing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
+
+
+def main() -> None:
+    """Run the command line."""
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()
