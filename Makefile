@@ -10,16 +10,17 @@ export PYTHONPATH := $(CURDIR)
 .DELETE_ON_ERROR:
 .PHONY: demo test test-all lint clean-demo
 
-demo: demo/run/netG.pt
+demo: demo/run/report.html
 	@echo
-	@echo "Look at demo/run/reals.png (what it learned from), demo/run/fakes_init.png (how it began),"
-	@echo "demo/run/samples/ (how it went: the last one is the result) and demo/run/losses.png."
+	@echo "Open demo/run/report.html, or look at demo/run/reals.png (what it learned from),"
+	@echo "demo/run/fakes_init.png (how it began) and demo/run/samples/ (how it went)."
 	@echo "Again from the start: make clean-demo demo"
 
-demo/run/netG.pt: demo/shards/manifest.json
-	rm -rf demo/run
+# Interrupted, it goes on where it was.
+demo/run/report.html: demo/shards/manifest.json
 	$(BIN)/dcgan-train --shards demo/shards --run demo/run \
 		--batch-size 64 --ngf 32 --ndf 32 --max-steps 1500 --log-every 50 --sample-every 100
+	$(BIN)/dcgan-report demo/run
 
 demo/shards/manifest.json: demo/faces/demo-faces.json
 	$(BIN)/python tools/make_shards.py demo/faces --out demo/shards --per-shard 1024

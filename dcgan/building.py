@@ -40,9 +40,21 @@ def stream(seed: int, purpose: str, device: torch.device) -> torch.Generator:
 
 
 def build_step(
-    config: TrainConfig, generator: Generator, discriminator: Discriminator, rows: StepRows
+    config: TrainConfig,
+    generator: Generator,
+    discriminator: Discriminator,
+    rows: StepRows,
+    rollbacks: int = 0,
 ) -> WholeStep:
-    """The step of `config`, whose `precision` is resolved, over nets on their device."""
+    """The step of `config`, whose `precision` and `seed` are resolved, over nets on their device.
+
+    Args:
+        config: the options.
+        generator: on its device.
+        discriminator: likewise.
+        rows: takes the statistics.
+        rollbacks: how often the run went back already: each time draws other random numbers.
+    """
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
     average = None
@@ -50,10 +62,18 @@ def build_step(
         average = Average(generator, config.batch_size, config.ema_nimg)
     bf16 = config.precision == "bf16"
     return WholeStep(
-        AdversarialStep(generator, discriminator, config.lr, config.beta1, bf16),
+        AdversarialStep(
+            generator,
+            discriminator,
+            config.lr_d or config.lr,
+            config.lr_g or config.lr,
+            config.beta1,
+            bf16,
+            config.label_smoothing,
+        ),
         (config.batch_size, config.image_size, config.image_size, config.channels),
         config.nz,
-        stream(config.seed, "noise", device),
+        stream(config.seed, f"noise/{rollbacks}" if rollbacks else "noise", device),
         rows,
         config.mirror,
         average,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.errors import UserError
 from pipeline.feeder import DATA_TIMEOUT
+
+DEFAULT_EMA_NIMG = 10_000
+"""Karras et al. 2018 (section 6.1) average over 10,000 images."""
 
 DEFAULT_EPOCHS = 5
 """The tutorial's; it counts where neither `--epochs` nor `--max-steps` is given."""
@@ -42,8 +45,14 @@ class TrainConfig:
     """The run ends here if the epochs have not ended it before."""
     lr: float = 2e-4
     """Of both optimisers (Radford et al. 2016, section 4)."""
+    lr_d: float | None = None
+    """Of the discriminator's; None for `lr`."""
+    lr_g: float | None = None
+    """Of the generator's; None for `lr`."""
     beta1: float = 0.5
     """Adam's first decay rate (ibid.)."""
+    label_smoothing: float = 0.0
+    """What the label of real images falls short of 1."""
     seed: int = 999
     """Of the weights, the noise and the order of images."""
     device: str = "auto"
@@ -60,7 +69,7 @@ class TrainConfig:
     """auto, eager, compiled or graph: how the step runs."""
     mirror: bool = False
     """Flip every image with probability one half."""
-    ema_nimg: int = 0
+    ema_nimg: int = DEFAULT_EMA_NIMG
     """Half-life in images of the generator's moving average; 0 for none."""
     netG: str | None = None  # noqa: N815  # the ancestors' spelling
     """State dict to start the generator from."""
@@ -72,13 +81,38 @@ class TrainConfig:
     """Steps in a tick."""
     sample_every: int = 500
     """Steps between two sample grids."""
+    checkpoint_every: float = 5.0
+    """Minutes between two checkpoints; 0 for one after each step."""
+    keep: int = 2
+    """Newest checkpoints that stay, beside the best one."""
+    max_time: float | None = None
+    """Minutes after which the run saves and ends."""
+    on_trouble: str = "warn"
+    """warn, rollback or stop: what an alarm leads to."""
+    evaluate_every: int | None = None
+    """Steps between two measurements of the sliced Wasserstein distance; None for none."""
+    allow_change: bool = False
+    """Go on with a run under other options than it began with."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("run", "workers", "cache", "data_timeout", "epochs", "max_steps", "max_time"),
+            *("dry_run", "log_every", "sample_every", "checkpoint_every", "keep"),
+            *("evaluate_every", "on_trouble", "allow_change"),
+        }
+    )
+    """May differ when a run goes on: they change nothing of what a step computes."""
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(
+        {"batch_size", "image_size", "channels", "nz", "ngf", "ndf"}
+    )
+    """May never differ then: other nets, or another count of images."""
 
     def __post_init__(self) -> None:
         for field, (holds, wanted) in _CHECKS.items():
             value = getattr(self, field)
             if value is not None and not holds(value):
-                flag = f"--{field.replace('_', '-')}"
-                raise UserError(flag, str(value), wanted, "correct it, or leave it out")
+                raise UserError(_flag(field), str(value), wanted, "correct it, or leave it out")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Steps until the run ends by itself."""
@@ -89,12 +123,35 @@ class TrainConfig:
             limits.append(self.epochs * steps_per_epoch)
         return min(limits, default=DEFAULT_EPOCHS * steps_per_epoch)
 
+    def differences(self, saved: dict[str, Any]) -> dict[str, str]:
+        """Compare with the options of a run that goes on, but for those that are free to differ.
+
+        Args:
+            saved: as `to_json` gave them, perhaps in another version.
+
+        Returns:
+            For each option that differs, by its name here, a few words.
+        """
+        return {
+            name: f"{_flag(name)} {value} (was {saved[name]})"
+            for name, value in self.to_json().items()
+            if name in saved and name not in self.FREE and saved[name] != value
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values by name, for `config.json`."""
         return asdict(self)
 
 
-_COUNTS = ("batch_size", "nz", "ngf", "ndf", "epochs", "max_steps", "log_every", "sample_every")
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+_COUNTS = (
+    *("batch_size", "nz", "ngf", "ndf", "epochs", "max_steps"),
+    *("log_every", "sample_every", "keep", "evaluate_every"),
+)
+TROUBLE = ("warn", "rollback", "stop")
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 STEPS = ("auto", "eager", "compiled", "graph")
@@ -110,7 +167,11 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "data_timeout": (lambda value: 1 <= value <= 10**9, "from 1 s to 10^9 s"),
     "seed": (lambda value: 0 <= value < 2**63, "0 or more, below 2^63"),
-    "lr": (lambda value: 0 < value < 1, "between 0 and 1"),
+    **dict.fromkeys(("lr", "lr_d", "lr_g"), (lambda value: 0 < value < 1, "between 0 and 1")),
+    "label_smoothing": (lambda value: 0 <= value < 0.5, "0 or more, below 0.5"),
+    "checkpoint_every": (lambda value: 0 <= value <= 10**6, "from 0 to 10^6 minutes"),
+    "max_time": (lambda value: 0 <= value <= 10**6, "from 0 to 10^6 minutes"),
+    "on_trouble": (lambda value: value in TROUBLE, f"one of {', '.join(TROUBLE)}"),
     "precision": (lambda value: value in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
     "step": (lambda value: value in STEPS, f"one of {', '.join(STEPS)}"),
     "ema_nimg": (lambda value: 0 <= value <= 10**12, "from 0 to 10^12"),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from dcgan.doctor_findings import Check, Finding, Verdict, count, examine, without_paths
+from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
 
@@ -36,6 +37,7 @@ def doctor(
         str | None,
         typer.Option(help="Write the report to this file, or to standard output for '-'."),
     ] = None,
+    version: VersionOption = False,
 ) -> None:
     """Look over this machine, and say in plain words what is wrong and what puts it right."""
     if json not in (None, "-") and not (folder := Path(str(json)).parent).is_dir():

@@ -27,6 +27,8 @@ class Log:
             self._file.flush()
 
     def write_to(self, path: Path) -> None:
+        if self._file is not None:
+            return
         self._file = path.open("a", encoding="utf-8")
         self._file.writelines(line + "\n" for line in self._lines)
 
@@ -35,7 +37,7 @@ class Log:
             self._file.close()
 
     @contextmanager
-    def progress(self, total: int) -> Iterator[Callable[[], None]]:
+    def progress(self, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
         """Show a bar below the lines on a terminal, and nothing in a pipe.
 
         Yields:
@@ -51,5 +53,5 @@ class Log:
             disable=not self._console.is_terminal,
         )
         with bar:
-            task = bar.add_task("", total=total)
+            task = bar.add_task("", total=total, completed=done)
             yield lambda: bar.advance(task)

@@ -12,6 +12,7 @@ import typer
 
 from dcgan.profile_options import Options, StepOptions
 from dcgan.profile_report import publish
+from dcgan.version import VersionOption
 from pipeline.errors import told_plainly
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -60,7 +61,7 @@ packed anew in seconds."""
 
 
 @app.callback()
-def profile() -> None:
+def profile(version: VersionOption = False) -> None:
     """Measure loaders and training on this machine, in alternating rounds."""
 
 

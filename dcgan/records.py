@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from dcgan.run import RunFolder
+from dcgan.run import RunFolder, append_line, read_lines
 from dcgan.stats import Pace
 from dcgan.step import STATISTICS
+from pipeline.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,36 @@ class Records:
     """`stats.jsonl`, `losses.csv`, and the history that the curves are drawn from."""
 
     def __init__(self, run: RunFolder, plan: Plan) -> None:
-        self._run, self._plan = run, plan
+        self._run, self.plan = run, plan
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
         """(steps, 5), in the order of `STATISTICS`."""
-        with run.losses_csv.open("w", newline="") as file:
-            csv.writer(file).writerow(("step", *STATISTICS))
+        self.last: dict[str, Any] = {}
+        """The last tick's line of `stats.jsonl`."""
+
+    def begin(self, nimg: int) -> None:
+        """Have the files say what is known by now, and nothing of steps that will be done again.
+
+        Args:
+            nimg: images seen so far. Rollbacks stay told even if they were later.
+        """
+        run, told = self._run, len(self.history)
+        text = io.StringIO(newline="")
+        csv.writer(text).writerow(("step", *STATISTICS))
+        _write_rows(text, 1, self.history)
+        write_whole(run.losses_csv, text.getvalue().encode())
+        _keep_lines(run.stats, lambda tick: tick.get("step", 0) <= told)
+        for path in (run.metrics, run.alarms):
+            _keep_lines(
+                path,
+                lambda line: (line.get("nimg") or 0) <= nimg or line.get("action") == "rollback",
+            )
+
+    def add_alarm(self, steps: int, kind: str, message: str, action: str) -> None:
+        """Record an alarm, unless a process before this one did, after the last checkpoint."""
+        alarm = {"step": steps, "nimg": self.plan.nimg(steps), "kind": kind}
+        alarm |= {"message": message, "action": action}
+        if action == "rollback" or alarm not in read_lines(self._run.alarms):
+            append_line(self._run.alarms, alarm)
 
     def add_tick(self, rows: npt.NDArray[np.float32], pace: Pace) -> str:
         """Record a tick's steps.
@@ -59,20 +89,19 @@ class Records:
         means = dict(zip(STATISTICS, rows.mean(axis=0, dtype=np.float64).tolist(), strict=True))
         record = {
             "step": steps,
-            "epoch": self._plan.epoch(steps),
-            "nimg": self._plan.nimg(steps),
+            "epoch": self.plan.epoch(steps),
+            "nimg": self.plan.nimg(steps),
             **{name: mean if math.isfinite(mean) else None for name, mean in means.items()},
             **asdict(pace),
         }
-        with self._run.stats.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        append_line(self._run.stats, record)
         with self._run.losses_csv.open("a", newline="") as file:
-            rows_of_text = ([f"{value:.7g}" for value in row] for row in rows.tolist())
-            csv.writer(file).writerows((first + i, *row) for i, row in enumerate(rows_of_text))
+            _write_rows(file, first, rows)
+        self.last = record
         return self._status_line(steps, means, pace)
 
     def _status_line(self, steps: int, means: dict[str, float], pace: Pace) -> str:
-        plan = self._plan
+        plan = self.plan
         epochs = -(-plan.total_steps // plan.steps_per_epoch)
         left = timedelta(seconds=round((plan.total_steps - steps) * pace.step_ms / 1e3))
         return (
@@ -82,3 +111,14 @@ class Records:
             f"  {pace.img_per_s:,.0f} img/s  {pace.step_ms:.1f} ms/step"
             f"  data wait {pace.data_wait_pct:.1f}%  {left} left"
         )
+
+
+def _keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    if path.exists():
+        kept = [json.dumps(record) + "\n" for record in read_lines(path) if wanted(record)]
+        write_whole(path, "".join(kept).encode())
+
+
+def _write_rows(file: TextIO, first: int, rows: npt.NDArray[np.float32]) -> None:
+    rows_of_text = ([f"{value:.7g}" for value in row] for row in rows.tolist())
+    csv.writer(file).writerows((first + i, *row) for i, row in enumerate(rows_of_text))

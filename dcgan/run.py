@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError
 
 NUMBERED = Path("runs")
 """Where runs go that were given no name."""
+
+MAX_OPTIONS_BYTES = 1 << 20
+"""The options take about one kilobyte."""
 
 
 class RunFolder:
@@ -30,6 +36,7 @@ class RunFolder:
         self.generator_best = path / "netG_best.pt"
         self.reals_vs_fakes = path / "reals-vs-fakes.png"
         self.progress = path / "progress.gif"
+        self.neighbours = path / "neighbours.png"
         self.metrics = path / "metrics.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.report = path / "report.html"
@@ -76,34 +83,90 @@ class RunFolder:
         return run
 
     @classmethod
-    def create(cls, name: str | None) -> RunFolder:
-        """Make a new run folder.
+    def at(cls, name: str | None) -> RunFolder:
+        """Name the folder of a new run, or of one to go on with; makes nothing yet.
 
         Args:
             name: its path; None for the next free number below `runs/`.
 
         Raises:
-            UserError: it holds something already, or cannot be made.
+            UserError: something else stands there.
         """
         path = Path(name) if name is not None else _next_number()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        run = cls(path)
+        foreign = not path.is_dir() or any(path.iterdir()) if path.exists() else False
+        if foreign and not run.config.is_file():
             raise UserError(
                 f"--run {path}",
-                "a folder with files in it" if path.is_dir() else "a file",
-                "a new or empty folder",
+                "a folder with other files in it" if path.is_dir() else "a file",
+                "a run to go on with, or a new or empty folder",
                 "choose another --run, or leave it out to have the run numbered",
             )
-        run = cls(path)
+        return run
+
+    def make(self) -> None:
+        """Make the folder and those in it.
+
+        Raises:
+            UserError: it cannot be made.
+        """
         try:
-            for folder in (run.samples, run.nets):
+            for folder in (self.samples, self.nets, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"--run {path}", str(error.strerror), "a folder that can be made", "choose another"
+                f"--run {self.path}",
+                str(error.strerror),
+                "a folder that can be made",
+                "choose another",
             ) from None
-        return run
+
+    def options(self) -> dict[str, Any]:
+        """What `config.json` says.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        try:
+            with self.config.open("rb") as file:
+                options = json.loads(file.read(MAX_OPTIONS_BYTES))
+            if isinstance(options, dict):
+                return options
+            found = f"a {type(options).__name__}"
+        except (OSError, ValueError, RecursionError) as error:
+            found = f"what cannot be read ({error})"
+        raise UserError(
+            self.config, found, "the options of a run", "restore the file, or choose another --run"
+        )
+
+    def forget_after(self, nimg: int) -> None:
+        """Remove the pictures and nets of steps that are about to be done again."""
+        for folder in (self.samples, self.nets):
+            for path in folder.glob("*"):
+                number = re.search(r"-(\d+)\.", path.name)
+                if number and int(number[1]) > nimg:
+                    path.unlink()
 
 
 def _next_number() -> Path:
     numbers = (int(path.name) for path in NUMBERED.glob("*") if path.name.isdecimal())
     return NUMBERED / f"{max(numbers, default=0) + 1:04d}"
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Add a line to a file of JSON lines."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; none if it is absent. What a killed process cut off is skipped."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [record for record in found if isinstance(record, dict)]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -173,8 +174,46 @@ class WholeStep:
             for net in (self.update.generator, self.update.discriminator):
                 net.zero_grad()
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that a step changes for good, the random numbers too; waits for the device."""
+        update, average = self.update, self.average
+        return {
+            "generator": update.generator.state_dict(),
+            "discriminator": update.discriminator.state_dict(),
+            "average": None if average is None else average.net.state_dict(),
+            "optimizer_d": update.optimizer_d.state_dict()["state"],
+            "optimizer_g": update.optimizer_g.state_dict()["state"],
+            "random": self.random.get_state(),
+            "rows": self.rows.untaken(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], same_random: bool) -> None:
+        """Go on from a state; before `prepare`, since optimisers get new tensors.
+
+        Args:
+            state: of `state_dict`. One without an average has it begin at the net itself.
+            same_random: go on with the state's random numbers; else with other ones.
+        """
+        update = self.update
+        update.generator.load_state_dict(state["generator"])
+        update.discriminator.load_state_dict(state["discriminator"])
+        if self.average is not None:
+            self.average.net.load_state_dict(state["average"] or state["generator"])
+        # Without their options: the run's own hold, which may be other ones by now
+        optimizers = {"optimizer_d": update.optimizer_d, "optimizer_g": update.optimizer_g}
+        for name, optimizer in optimizers.items():
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state[name], "param_groups": groups})
+        if same_random:
+            self.random.set_state(state["random"])
+        self.rows.restore(state["rows"])
+
+    def is_finite(self) -> bool:
+        """Whether every number is one; waits for the device."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.state())
+
     def state(self) -> Iterator[torch.Tensor]:
-        """All that a step changes for good, but for the random numbers."""
+        """The tensors among it."""
         update = self.update
         nets = [update.generator, update.discriminator]
         nets += [self.average.net] if self.average is not None else []

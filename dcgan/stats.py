@@ -56,6 +56,15 @@ class StepRows:
         self.place.zero_()
         return TickRows(host, arrived)
 
+    def untaken(self) -> torch.Tensor:
+        """The rows since the last time, (steps, 5) on the CPU; waits for them, and leaves them."""
+        return self.rows[: int(self.place)].to("cpu", copy=True)
+
+    def restore(self, rows: torch.Tensor) -> None:
+        """Begin with rows that `untaken` gave."""
+        self.rows[: len(rows)].copy_(rows)
+        self.place.fill_(len(rows))
+
 
 @dataclass(frozen=True)
 class TickRows:
@@ -86,22 +95,42 @@ Instant: TypeAlias = Any
 """The host's time in seconds, a float, or a `torch.cuda.Event`; one clock has one kind of them."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds that went into steps."""
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    """Of them, for a batch."""
+
+
+NOTHING_SPENT = Spent()
+
+
 @dataclass
 class Lap:
     """The instants of one tick, whose distances are known once its last step is done."""
 
     began: Instant
     ended: Instant
+    before: Spent = NOTHING_SPENT
+    """On steps of the same tick in an earlier process."""
     waits: list[tuple[Instant, Instant]] = field(default_factory=list)
     pauses: list[tuple[Instant, Instant]] = field(default_factory=list)
 
-    def pace(self, steps: int, batch_size: int) -> Pace:
-        """Work out the pace; on CUDA, only after the tick's rows were read."""
+    def spent(self) -> Spent:
+        """Work out the times; on CUDA, only after the tick's rows were read."""
         seconds = _seconds((self.began, self.ended)) - sum(map(_seconds, self.pauses))
+        waited = sum(map(_seconds, self.waits))
+        return Spent(self.before.seconds + seconds, self.before.waited + waited)
+
+    def pace(self, steps: int, batch_size: int) -> Pace:
+        """Work out the pace of so many steps; on CUDA, only after the tick's rows were read."""
+        spent = self.spent()
         return Pace(
-            step_ms=1e3 * seconds / steps,
-            img_per_s=steps * batch_size / seconds,
-            data_wait_pct=100 * sum(map(_seconds, self.waits)) / seconds,
+            step_ms=1e3 * spent.seconds / steps,
+            img_per_s=steps * batch_size / spent.seconds,
+            data_wait_pct=100 * spent.waited / spent.seconds,
         )
 
 
@@ -117,10 +146,17 @@ class Clock:
         self._cuda = device.type == "cuda"
         self.restart()
 
-    def restart(self) -> None:
-        """Begin the first tick."""
+    def restart(self, before: Spent = NOTHING_SPENT) -> None:
+        """Begin the first tick, or go on with one that an earlier process began."""
         now = self._now()
-        self._lap = Lap(now, now)
+        self._lap = Lap(now, now, before)
+
+    def so_far(self) -> Spent:
+        """What the tick in progress has cost; waits for the device."""
+        self._lap.ended = self._now()
+        if self._cuda:
+            self._lap.ended.synchronize()
+        return self._lap.spent()
 
     def lap(self) -> Lap:
         """End a tick and begin the next."""

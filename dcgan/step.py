@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Net: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """What a step returns, in this order.
@@ -28,13 +30,25 @@ STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """
 
 
-def discriminator_loss(logits_x: torch.Tensor, logits_gz: torch.Tensor) -> torch.Tensor:
+def discriminator_loss(
+    logits_x: torch.Tensor, logits_gz: torch.Tensor, smoothing: float = 0.0
+) -> torch.Tensor:
     """Take -log D(x) - log(1 - D(G(z))), each term averaged over its batch.
 
     Binary cross-entropy written for a logit t needs no label tensor and cannot overflow:
     -log sigmoid(t) = softplus(-t) at label 1, -log(1 - sigmoid(t)) = softplus(t) at label 0.
+    At label 1 - s it is softplus(-t) + s t, as softplus(t) = softplus(-t) + t.
+
+    Args:
+        logits_x: (B,), of real images.
+        logits_gz: (B,), of generated ones.
+        smoothing: s; the label of real images is 1 - s, that of generated ones stays 0 (Salimans
+            et al., "Improved Techniques for Training GANs", 2016, section 3.4).
     """
-    return F.softplus(-logits_x).mean() + F.softplus(logits_gz).mean()
+    loss_x = F.softplus(-logits_x).mean()
+    if smoothing:
+        loss_x = loss_x + smoothing * logits_x.mean()
+    return loss_x + F.softplus(logits_gz).mean()
 
 
 def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
@@ -48,10 +62,12 @@ class AdversarialStep:
     Args:
         generator: (B, nz, 1, 1) → (B, C, S, S); on its device and in train mode already.
         discriminator: (B, C, S, S) → logits (B,); likewise.
-        lr: Adam's step size, of both optimisers.
+        lr_d: Adam's step size for the discriminator.
+        lr_g: Adam's step size for the generator.
         beta1: Adam's first decay rate; the second stays at 0.999.
         bf16: whether the nets compute in bfloat16. Weights, their gradients and updates, losses,
             BatchNorm's statistics and what a step returns stay as they are.
+        smoothing: of the real images' label.
 
     Attributes:
         optimizer_d: Adam of the discriminator.
@@ -64,17 +80,20 @@ class AdversarialStep:
         self,
         generator: nn.Module,
         discriminator: nn.Module,
-        lr: float = 2e-4,
+        lr_d: float = 2e-4,
+        lr_g: float = 2e-4,
         beta1: float = 0.5,
         bf16: bool = False,
+        smoothing: float = 0.0,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
-        self.optimizer_d = _adam(discriminator, lr, beta1)
-        self.optimizer_g = _adam(generator, lr, beta1)
+        self.optimizer_d = _adam(discriminator, lr_d, beta1)
+        self.optimizer_g = _adam(generator, lr_g, beta1)
         self.bf16 = bf16
         self.generate: Net = generator
         self.judge: Net = discriminator
-        self.loss_d, self.loss_g = discriminator_loss, generator_loss
+        self.loss_d: Loss = partial(discriminator_loss, smoothing=smoothing)
+        self.loss_g: Net = generator_loss
 
     def __call__(self, real: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Do one step.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from dcgan.config import DEFAULT_EPOCHS, TrainConfig
+from dcgan.config import DEFAULT_EMA_NIMG, DEFAULT_EPOCHS, TrainConfig
+from dcgan.presets import PRESETS
+from dcgan.run import RunFolder
+from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.feeder import DATA_TIMEOUT
 
@@ -18,6 +23,7 @@ RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updat
 
 @app.command()
 def train(
+    context: typer.Context,
     shards: Annotated[
         str,
         typer.Option(
@@ -28,7 +34,15 @@ def train(
     run: Annotated[
         str | None,
         typer.Option(
-            help="Folder to write to; by default runs/0001 and so on.", rich_help_panel=RUN
+            help="Folder to write to, or to go on with; by default runs/0001 and so on.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Options that go together: {', '.join(PRESETS)}; those given here win.",
+            rich_help_panel=RUN,
         ),
     ] = None,
     epochs: Annotated[
@@ -43,6 +57,20 @@ def train(
         int | None,
         typer.Option(help="End here instead, or earlier if --epochs says so.", rich_help_panel=RUN),
     ] = None,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            help="Save and end after so many minutes, with exit status 75.", rich_help_panel=RUN
+        ),
+    ] = None,
+    allow_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-change",
+            help="Go on with a run under other options than it began with.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Images in a step.", rich_help_panel=DATA)] = 128,
     image_size: Annotated[
         int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
@@ -56,9 +84,24 @@ def train(
         int, typer.Option(help="Width of the discriminator.", rich_help_panel=NETS)
     ] = 64,
     lr: Annotated[float, typer.Option(help="Adam's step size.", rich_help_panel=UPDATES)] = 2e-4,
+    lr_d: Annotated[
+        float | None,
+        typer.Option(help="The discriminator's.", show_default="--lr's", rich_help_panel=UPDATES),
+    ] = None,
+    lr_g: Annotated[
+        float | None,
+        typer.Option(help="The generator's.", show_default="--lr's", rich_help_panel=UPDATES),
+    ] = None,
     beta1: Annotated[
         float, typer.Option(help="Adam's first decay rate.", rich_help_panel=UPDATES)
     ] = 0.5,
+    label_smoothing: Annotated[
+        float,
+        typer.Option(
+            help="What the label of real images falls short of 1; often 0.1.",
+            rich_help_panel=UPDATES,
+        ),
+    ] = 0.0,
     precision: Annotated[
         str,
         typer.Option(help="auto, fp32, tf32 or bf16.", rich_help_panel=UPDATES),
@@ -77,7 +120,7 @@ def train(
             help="Half-life, in images, of the generator's moving average; 0 for none.",
             rich_help_panel=NETS,
         ),
-    ] = 0,
+    ] = DEFAULT_EMA_NIMG,
     seed: Annotated[str, typer.Option(help="A number, or 'random'.", rich_help_panel=RUN)] = "999",
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=RUN)
@@ -125,8 +168,30 @@ def train(
     sample_every: Annotated[
         int, typer.Option(help="Steps between sample grids.", rich_help_panel=OUTPUT)
     ] = 500,
+    checkpoint_every: Annotated[
+        float, typer.Option(help="Minutes between checkpoints.", rich_help_panel=OUTPUT)
+    ] = 5.0,
+    keep: Annotated[
+        int,
+        typer.Option(help="Newest checkpoints to keep, beside the best.", rich_help_panel=OUTPUT),
+    ] = 2,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps between measurements of the sliced Wasserstein distance.",
+            show_default="none",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    on_trouble: Annotated[
+        str,
+        typer.Option(
+            help="What an alarm leads to: warn, rollback or stop.", rich_help_panel=OUTPUT
+        ),
+    ] = "warn",
+    version: VersionOption = False,
 ) -> None:
-    """Train a DCGAN on a shard set."""
+    """Train a DCGAN on a shard set, or go on with a run."""
     config = TrainConfig(
         shards=shards,
         run=run,
@@ -138,13 +203,18 @@ def train(
         ndf=ndf,
         epochs=epochs,
         max_steps=max_steps,
+        max_time=max_time,
+        allow_change=allow_change,
         lr=lr,
+        lr_d=lr_d,
+        lr_g=lr_g,
+        label_smoothing=label_smoothing,
         beta1=beta1,
         precision=precision,
         step=step,
         mirror=mirror,
         ema_nimg=ema_nimg,
-        seed=_seed(seed),
+        seed=_seed(seed, run),
         device=device,
         workers=workers,
         cache=cache,
@@ -154,14 +224,36 @@ def train(
         dry_run=dry_run,
         log_every=log_every,
         sample_every=sample_every,
+        checkpoint_every=checkpoint_every,
+        keep=keep,
+        evaluate_every=evaluate_every,
+        on_trouble=on_trouble,
     )
-    from dcgan import trainer  # torch and all that: only once there is something to train
+    config = replace(config, **_preset(preset, context))
+    from dcgan import session  # torch and all that: only once there is something to train
 
-    raise typer.Exit(trainer.train(config))
+    raise typer.Exit(session.train(config))
 
 
-def _seed(text: str) -> int:
+def _preset(name: str | None, context: typer.Context) -> dict[str, Any]:
+    """The options of a preset that were not given themselves."""
+    if name is not None and name not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UserError(f"--preset {name}", "no such preset", f"one of {known}", "choose one")
+    preset = PRESETS.get(name or "", {})
+    sources = {option: context.get_parameter_source(option) for option in preset}
+    given = {option for option, source in sources.items() if source and source.name != "DEFAULT"}
+    return {option: value for option, value in preset.items() if option not in given}
+
+
+def _seed(text: str, run: str | None) -> int:
+    """A seed, or a random one: the same again where a run goes on."""
     if text == "random":
+        before = RunFolder(Path(run)) if run is not None else None
+        if before is not None and before.config.is_file():
+            kept = before.options().get("seed")
+            if isinstance(kept, int):
+                return kept
         return secrets.randbelow(10_000)
     try:
         return int(text)

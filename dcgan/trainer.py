@@ -5,148 +5,129 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
 import torch
 
-from dcgan.building import build_nets, build_step
 from dcgan.config import TrainConfig
-from dcgan.environment import describe_environment, pick_device
-from dcgan.generate import FIXED_SEEDS, generate, latents
+from dcgan.environment import describe_environment
 from dcgan.log import Log
-from dcgan.models import (
-    count_parameters,
-    save_weights,
-)
-from dcgan.pictures import save_grid, save_losses
-from dcgan.precision import choose_precision
-from dcgan.records import Plan, Records
-from dcgan.run import RunFolder
+from dcgan.models import save_weights
+from dcgan.parts import Parts
+from dcgan.records import Records
+from dcgan.resume import STATE
 from dcgan.signals import StopRequest
-from dcgan.speed import choose_step, keep_compiled_code
-from dcgan.stats import Clock, Lap, StepRows, TickRows
-from pipeline.batches import default_workers
-from pipeline.errors import UserError
+from dcgan.stats import Clock, Lap, Spent, TickRows
+from dcgan.watch import MAX_ROLLBACKS, RollBack, Watch
 from pipeline.files import write_whole
-from pipeline.opening import open_loader
-
-
-def train(config: TrainConfig) -> int:
-    """Train as `config` says, from the first weights to the last picture.
-
-    Returns:
-        The exit status: 0, or 128 + the signal that asked the run to stop.
-
-    Raises:
-        UserError: options, data or a machine that the run cannot work with.
-    """
-    device = pick_device(config.device)
-    workers = config.workers or default_workers()
-    config = replace(config, device=str(device), workers=workers)
-    keep_compiled_code()
-    log = Log()
-    try:
-        with StopRequest() as stop, _shortage_named(config):
-            Trainer(config, log).run_until(stop)
-    finally:
-        log.close()
-    return 128 + stop.signal if stop.signal is not None else 0
 
 
 class Trainer:
-    """A run: data, nets and step, and what is written about them.
+    """A run, or what is left of one, and what is written about it.
 
     Args:
-        config: with `device` and `workers` resolved.
+        config: as asked for.
         log: takes every line that the run says.
+        began: when the command did, by `time.monotonic`.
 
     Raises:
         UserError: what is asked for cannot be done; nothing has been written then.
     """
 
-    def __init__(self, config: TrainConfig, log: Log) -> None:
-        self.device = torch.device(config.device)
-        self.precision = choose_precision(config.precision, self.device)
-        self.mode = choose_step(config.step, self.device)
-        config = replace(config, precision=self.precision.name, step=self.mode.name)
-        self.config, self.log = config, log
-        self.generator, self.discriminator = build_nets(config, self.device)
-        self.fixed_noise = latents(FIXED_SEEDS, config.nz)
-        self.batches = open_loader(
-            config.shards,
-            config.batch_size,
-            config.image_size,
-            config.channels,
-            self.device,
-            config.seed,
-            config.workers,
-            torch.uint8,
-            cache=config.cache,
-            data_timeout=config.data_timeout,
-        )
-        steps_per_epoch = self.batches.steps_per_epoch
-        self.plan = Plan(config.total_steps(steps_per_epoch), steps_per_epoch, config.batch_size)
-        self.steps_done = 0
-        rows = StepRows(min(config.log_every, self.plan.total_steps), self.device)
-        self.step = build_step(config, self.generator, self.discriminator, rows)
+    def __init__(self, config: TrainConfig, log: Log, began: float | None = None) -> None:
+        self.log = log
+        self.began = time.monotonic() if began is None else began
+        self.parts = parts = Parts(config, log)
+        self.config, self.device, self.run = parts.config, parts.device, parts.run
+        self.plan, self.batches, self.step = parts.plan, parts.batches, parts.step
         self.clock = Clock(self.device)
-        self.steps_told = 0
         self.untold: deque[tuple[TickRows, Lap]] = deque()
-        self.run = RunFolder.create(config.run)
         self.records = Records(self.run, self.plan)
+        self.watch = Watch(self.config, self.run, self.records, log, parts.rollbacks)
+        self.steps_done = self.steps_told = 0
+        self.steps_saved = -1
+        self.seconds, self.spent = 0.0, Spent()
+        if parts.state is not None:
+            self._restore(parts.state)
+        self.saved_at = time.monotonic()
+        self.between_steps = True
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.steps_done = self.steps_saved = state["steps"]
+        self.records.history = state["history"].numpy()
+        self.steps_told = len(self.records.history)
+        self.watch.load_state_dict(state["watch"])
+        self.seconds, self.spent = state["seconds"], Spent(**state["spent"])
 
     @property
     def nimg(self) -> int:
         """Real images seen so far."""
         return self.plan.nimg(self.steps_done)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is no step left to do."""
+        return self.steps_done >= self.plan.total_steps
+
     def run_until(self, stop: StopRequest) -> None:
-        """Train until all steps are done or a stop is asked for; leave nets and curves behind."""
-        started = time.perf_counter()
+        """Train until all steps are done or a stop is asked for; leave nets and curves behind.
+
+        Raises:
+            RollBack: the run is to go on from an earlier checkpoint.
+            UserError: the data failed, or trouble came that the run is to end at.
+        """
+        self.started = time.perf_counter()
         self._introduce()
         try:
             self._train(stop)
+            self._go_back_if_asked()
+        except RollBack:
+            raise
         except BaseException as error:
             reason = str(error) or type(error).__name__
-            self.log(f"Training broke off: {reason}\nWhat it has so far is in {self.run.path}")
+            try:
+                self.log(f"Training broke off: {reason}\nWhat it has so far is in {self.run.path}")
+            finally:
+                self._keep()
             raise
-        finally:
+        else:
             self._keep()
+        finally:
             self.batches.close()
-        total = timedelta(seconds=round(time.perf_counter() - started))
-        end = "Training finished" if stop.signal is None else f"Stopped by {stop.signal.name}"
-        self.log(f"{end}: {self.steps_done:,} steps, {self.nimg:,} images, total time {total}")
-        if self.steps_done:
-            self.log(f"samples  {self.run.fakes(self.nimg)}")
-            self.log(f"curves   {self.run.losses_png}")
-        self.log(f"nets     {self.run.generator}, {self.run.discriminator}")
+            self.watch.close()
+        self._conclude(stop)
 
     def _train(self, stop: StopRequest) -> None:
         config = self.config
-        self.log("Starting training")
-        self.clock.restart()
-        with self.log.progress(self.plan.total_steps) as advance:
+        self.log("Starting training" if not self.steps_done else "Going on with training")
+        self.clock.restart(self.spent)
+        with self.log.progress(self.plan.total_steps, self.steps_done) as advance:
             while True:
-                done = self.steps_done == self.plan.total_steps or bool(stop)
+                ending = self.is_done or bool(stop) or self._time_is_up()
+
+                # Judge what G draws; who asks for a stop does not want to wait for that
+                if self._is_due(config.evaluate_every, self.is_done):
+                    self._judge()
+
+                # Keep all that it takes to go on; before a last tick that is not full is told
+                if ending or self._checkpoint_is_due():
+                    self._checkpoint()
 
                 # Say how it goes
-                if done or self.steps_done % config.log_every == 0:
-                    self._tick(last=done)
+                if ending or self.steps_done % config.log_every == 0:
+                    self._tick(last=ending)
 
                 # Show what the fixed noise has become
-                if self.steps_done and (done or self.steps_done % config.sample_every == 0):
+                if self._is_due(config.sample_every, ending):
                     self._sample()
 
                 # Keep the nets of each epoch
-                epoch_ended = self.steps_done % self.plan.steps_per_epoch == 0 or config.dry_run
-                if self.steps_done and epoch_ended:
+                if self._is_due(self.plan.steps_per_epoch, config.dry_run):
                     self._save_epoch()
 
-                if done:
+                if ending or self.watch.trouble:
                     return
 
                 # One update of D, one of G
@@ -154,35 +135,77 @@ class Trainer:
                     self.batches.fill(self.step.pixels)
                 if self.steps_done == 0:
                     self._show_evidence()
+                self.between_steps = False
                 self.step.run()
                 self.steps_done += 1
+                self.between_steps = True
                 advance()
 
+    def _is_due(self, every: int | None, anyhow: bool) -> bool:
+        return (
+            self.steps_done > 0 and every is not None and (anyhow or self.steps_done % every == 0)
+        )
+
+    def _checkpoint_is_due(self) -> bool:
+        minutes = (time.monotonic() - self.saved_at) / 60
+        return self.steps_done > 0 and minutes >= self.config.checkpoint_every
+
+    def _time_is_up(self) -> bool:
+        limit = self.config.max_time
+        return limit is not None and time.monotonic() - self.began >= 60 * limit
+
     def _introduce(self) -> None:
-        """Say and record what this run is."""
-        config, log = self.config, self.log
-        options = config.to_json()
-        log.write_to(self.run.log)
-        log(f"run      {self.run.path}")
-        log(f"seed     {config.seed}")
-        log("options  " + ", ".join(f"{name} {value}" for name, value in options.items()))
-        log(f"loader   {self.batches.description}")
-        for net in (self.generator, self.discriminator):
-            log(f"{net}, {count_parameters(net):,} parameters")
-        write_whole(self.run.config, _json_bytes(options))
-        write_whole(self.run.environment, _json_bytes(describe_environment(self.device)))
-        choices = (self.mode, self.precision)
-        log("step     " + "; ".join(f"{choice.name}, {choice.reason}" for choice in choices))
+        """Say and record what this run is, and drop what was written of steps still to be done."""
+        log, run = self.log, self.run
+        run.make()
+        log.write_to(run.log)
+        log(f"run      {run.path}")
+        if self.parts.past is not None:
+            place = (
+                f"after step {self.steps_done:,}" if self.steps_done else "before the first step"
+            )
+            log(f"resumed  {place}, {self.nimg:,} images")
+        for line in self.parts.describe():
+            log(line)
+        run.forget_after(self.nimg)
+        self.records.begin(self.nimg)
+        write_whole(run.config, _json_bytes(self.config.to_json()))
+        write_whole(run.environment, _json_bytes(describe_environment(self.device)))
+        self.watch.begin(self.steps_told)
         # Before the first batch: a capture does not get on with DALI's work on the device
-        taken = self.step.prepare(self.mode.name, log)
-        if taken != self.mode.name:
-            log(f"step     {taken}, since {self.mode.name} cannot be had")
+        taken = self.step.prepare(self.config.step, log)
+        if taken != self.config.step:
+            log(f"step     {taken}, since {self.config.step} cannot be had")
+
+    def _conclude(self, stop: StopRequest) -> None:
+        """Say how it ended, and where things are.
+
+        Raises:
+            UserError: it ended in trouble.
+        """
+        log, run = self.log, self.run
+        total = timedelta(seconds=round(self.seconds + time.perf_counter() - self.started))
+        end = "Training finished"
+        if not self.is_done:
+            end = "Time is up" if stop.signal is None else f"Stopped by {stop.signal.name}"
+        if self.watch.trouble is not None:
+            end = "Stopped at trouble"
+        log(f"{end}: {self.steps_done:,} steps, {self.nimg:,} images, total time {total}")
+        if self.steps_done:
+            log(f"samples  {run.fakes(self.nimg)}")
+            log(f"curves   {run.losses_png}")
+        nets = [run.generator, run.discriminator]
+        nets += [run.generator_average] if self.step.average is not None else []
+        log("nets     " + ", ".join(map(str, nets)))
+        if not self.is_done:
+            log(f"saved; the same command with --run {run.path} goes on from here")
+        if self.watch.trouble is not None:
+            raise self.watch.trouble.as_error(run)
 
     def _show_evidence(self) -> None:
         """Save what D will see and what G begins with: a wrong colour is seen in ten seconds."""
         with self.clock.paused():
-            save_grid(self.step.pixels[: len(FIXED_SEEDS)].cpu(), self.run.reals)
-            save_grid(generate(self.generator, self.fixed_noise), self.run.fakes_init)
+            self.watch.show_evidence(self.step.pixels, self.parts.net_to_sample)
 
     def _tick(self, last: bool) -> None:
         """Tell how the steps since the last tick went; on CUDA one tick late, so nobody waits."""
@@ -191,59 +214,83 @@ class Trainer:
             lap = self.clock.lap()
             self.untold.append((self.step.rows.take(steps), lap))
             self.steps_told = self.steps_done
-        late = 1 if self.device.type == "cuda" and not last else 0
+        self._tell(late=1 if self.device.type == "cuda" and not last else 0)
+
+    def _tell(self, late: int) -> None:
         with self.clock.paused():
             while len(self.untold) > late:
                 rows, lap = self.untold.popleft()
                 numbers = rows.read()
-                pace = lap.pace(len(numbers), self.config.batch_size)
-                self.log(self.records.add_tick(numbers, pace))
+                self.watch.tick(numbers, lap.pace(len(numbers), self.config.batch_size))
 
     def _sample(self) -> None:
         with self.clock.paused():
-            save_grid(generate(self.generator, self.fixed_noise), self.run.fakes(self.nimg))
-            self._plot()
+            self.watch.sample(self.parts.net_to_sample, self.steps_done)
+
+    def _judge(self) -> None:
+        with self.clock.paused():
+            net = self.parts.net_to_sample
+            swd = self.watch.judge(net, self.steps_done)
+            best = self.parts.checkpoints.best()
+            if swd is not None and (best is None or swd < best):
+                save_weights(net, self.run.generator_best)
+                self._checkpoint(swd)
 
     def _save_epoch(self) -> None:
         with self.clock.paused():
-            save_weights(self.generator, self.run.generator_at(self.nimg))
-            save_weights(self.discriminator, self.run.discriminator_at(self.nimg))
+            save_weights(self.parts.generator, self.run.generator_at(self.nimg))
+            save_weights(self.parts.discriminator, self.run.discriminator_at(self.nimg))
+
+    def _checkpoint(self, swd: float | None = None) -> None:
+        """Save what going on takes, and the nets beside it."""
+        if self.steps_saved == self.steps_done:
+            return
+        self._tell(late=0)
+        spent = self.clock.so_far()
+        with self.clock.paused():
+            if not self.step.is_finite():
+                self.log("no checkpoint: the nets hold NaN or infinity; the last one stays")
+                return
+            try:
+                self.parts.checkpoints.save(self.nimg, self._state(spent), swd)
+            finally:
+                self.parts.save_nets()
+            self.steps_saved, self.saved_at = self.steps_done, time.monotonic()
+
+    def _state(self, spent: Spent) -> dict[str, Any]:
+        return {
+            "version": STATE,
+            "options": self.config.to_json(),
+            "steps": self.steps_done,
+            "rollbacks": self.parts.rollbacks,
+            "seconds": self.seconds + time.perf_counter() - self.started,
+            "spent": asdict(spent),
+            "step": self.step.state_dict(),
+            "batches": self.batches.state_dict(),
+            "history": torch.from_numpy(self.records.history),
+            "watch": self.watch.state_dict(),
+        }
 
     def _keep(self) -> None:
         """Write what there is at the end, whichever end it is; the nets first, they cost most."""
-        save_weights(self.generator, self.run.generator)
-        save_weights(self.discriminator, self.run.discriminator)
-        if self.step.average is not None:
-            save_weights(self.step.average.net, self.run.generator_average)
+        if self.between_steps:
+            self._checkpoint()
+        if not self.run.generator.exists() or not self.between_steps:
+            self.parts.save_nets()
         self._tick(last=True)
-        self._plot()
+        self.watch.finish()
 
-    def _plot(self) -> None:
-        if len(self.records.history):
-            save_losses(self.records.history[:, :2], self.run.losses_png)
+    def _go_back_if_asked(self) -> None:
+        """Have the run begin again where there was no trouble yet.
+
+        Raises:
+            RollBack: if that is asked for.
+        """
+        trouble, times = self.watch.trouble, self.parts.rollbacks + 1
+        if trouble is not None and trouble.action == "rollback":
+            self.parts.checkpoints.forget_after(self.plan.nimg(trouble.alarm.began - 1))
+            raise RollBack(f"Going back, {times} of {MAX_ROLLBACKS} times: other random numbers")
 
 
 def _json_bytes(values: dict[str, Any]) -> bytes:
     return json.dumps(values, indent=1).encode() + b"\n"
-
-
-_SHORTAGES = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
-"""How torch says so where it raises a bare `RuntimeError`, as on the CPU."""
-
-
-@contextmanager
-def _shortage_named(config: TrainConfig) -> Iterator[None]:
-    """Tell a lack of memory in terms of the options that use it."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        text = str(error) or type(error).__name__
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(sign in text for sign in _SHORTAGES):
-            raise
-        raise UserError(
-            f"--batch-size {config.batch_size}",
-            f"not enough memory on {config.device} ({text.splitlines()[0][:160]})",
-            "a step that fits",
-            f"try --batch-size {max(1, config.batch_size // 2)}, or smaller --ngf and --ndf",
-        ) from error

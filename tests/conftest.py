@@ -96,5 +96,5 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
         batches.device = arguments[OF_DEVICE]
         return batches
 
-    monkeypatch.setattr("dcgan.trainer.open_loader", open_loader)
+    monkeypatch.setattr("dcgan.parts.open_loader", open_loader)
     return batches

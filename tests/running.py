@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +81,20 @@ def train_here(config: TrainConfig) -> Trainer:
     return run_to_end(new_trainer(config))
 
 
+def stopped_after(trainer: Trainer, steps: int) -> Trainer:
+    """Run until so many steps are done, as a signal stops it."""
+    stop, run = StopRequest(), trainer.step.run
+
+    def run_and_count() -> torch.Tensor:
+        statistics = run()
+        if trainer.steps_done + 1 == steps:
+            stop.signal = signal.SIGTERM
+        return statistics
+
+    trainer.step.run = run_and_count  # type: ignore[method-assign]
+    return run_to_end(trainer, stop)
+
+
 def environment() -> dict[str, str]:
     """This process's environment, as in a pipe."""
     kept = {name: value for name, value in os.environ.items() if name not in OF_A_TERMINAL}
@@ -142,11 +157,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files_below(folder)}
 
 
-def expected_files(samples: list[int], epochs: list[int]) -> set[str]:
-    """The names in a complete run folder whose grids and epochs stand at these nimg."""
+def expected_files(samples: list[int], epochs: list[int], saved: int | None = None) -> set[str]:
+    """The names in a complete run folder whose grids and epochs stand at these nimg.
+
+    Args:
+        samples: of the grids.
+        epochs: of the nets.
+        saved: of the checkpoint, if that is not the last grid's.
+    """
+    saved = samples[-1] if saved is None else saved
     return {
         *("config.json", "env.json", "log.txt", "stats.jsonl", "losses.csv", "losses.png"),
-        *("reals.png", "fakes_init.png", "netG.pt", "netD.pt"),
+        *("reals.png", "fakes_init.png", "netG.pt", "netD.pt", "netG_ema.pt"),
+        *("progress.gif", "reals-vs-fakes.png", "tensorboard/events.out.tfevents.000001"),
+        *(f"checkpoints/{saved:09d}.{ending}" for ending in ("pt", "json")),
         *(f"samples/fakes-{nimg:09d}.png" for nimg in samples),
         *(f"nets/net{letter}-{nimg:09d}.pt" for letter in "GD" for nimg in epochs),
     }

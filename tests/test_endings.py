@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import trainer as trainer_module
+from dcgan import session
 from dcgan.models import Discriminator
+from dcgan.room import shortage_named
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from dcgan.step import AdversarialStep
@@ -25,7 +26,6 @@ from tests.running import (
     read_stats,
     run_to_end,
     tiny,
-    train_here,
 )
 
 
@@ -59,12 +59,14 @@ def test_a_stop_before_the_first_step_leaves_the_first_nets(tmp_path, counted, c
     stop.signal = signal.SIGINT
     run_to_end(trainer, stop)
     none_yet = {"losses.png", "stats.jsonl", "reals.png", "fakes_init.png"}
-    expected = expected_files([], []) - none_yet
+    none_yet |= {"progress.gif", "reals-vs-fakes.png"}
+    expected = expected_files([], [], saved=0) - none_yet
     assert files_below(trainer.run.path) == expected
     said = capsys.readouterr().out
     assert "Stopped by SIGINT: 0 steps, 0 images" in said
     announced = [line.split(maxsplit=1)[1] for line in said.splitlines() if line.startswith("nets")]
-    assert announced == [f"{trainer.run.generator}, {trainer.run.discriminator}"]
+    nets = (trainer.run.generator, trainer.run.discriminator, trainer.run.generator_average)
+    assert announced == [", ".join(map(str, nets))]
     assert "curves" not in said  # there are none
     assert "samples" not in said.partition("Stopped")[2]
 
@@ -75,7 +77,7 @@ def test_a_stop_before_the_first_step_leaves_the_first_nets(tmp_path, counted, c
 def test_the_exit_status_tells_what_ended_the_run(tmp_path, counted, number, status):
     if number is not None:
         counted.before = at(2, lambda: signal.raise_signal(number))
-    assert trainer_module.train(tiny(tmp_path / "run", max_steps=3)) == status
+    assert session.train(tiny(tmp_path / "run", max_steps=3)) == status
     assert len(read_losses(RunFolder(tmp_path / "run"))) == (3 if number is None else 2)
 
 
@@ -94,12 +96,13 @@ def test_an_error_in_the_middle_leaves_what_was_done(tmp_path, counted, capsys, 
         run_to_end(trainer)
     assert raised.value is error
     run = trainer.run
-    assert files_below(run.path) == expected_files([16, 32, 48], [40])
+    assert files_below(run.path) == expected_files([16, 32, 48], [40], saved=56)
     assert [record["step"] for record in read_stats(run)] == [2, 4, 6, 7]
     assert len(read_losses(run)) == 7
     for net, path in (
-        (trainer.generator, run.generator),
-        (trainer.discriminator, run.discriminator),
+        (trainer.parts.generator, run.generator),
+        (trainer.parts.discriminator, run.discriminator),
+        (trainer.parts.net_to_sample, run.generator_average),
     ):
         kept = torch.load(path, weights_only=True)
         assert all(torch.equal(kept[name], tensor) for name, tensor in net.state_dict().items())
@@ -116,8 +119,9 @@ def test_an_error_in_the_first_batch_leaves_the_first_nets(tmp_path, counted):
     counted.before = at(1, lambda: fail(UserError("tar", "damage", "shards", "pack again")))
     with pytest.raises(UserError, match="damage"):
         run_to_end(trainer)
-    present = {"config.json", "env.json", "log.txt", "losses.csv", "netG.pt", "netD.pt"}
-    assert files_below(trainer.run.path) == present
+    missing = {"losses.png", "stats.jsonl", "reals.png", "fakes_init.png"}
+    missing |= {"progress.gif", "reals-vs-fakes.png"}
+    assert files_below(trainer.run.path) == expected_files([], [], saved=0) - missing
     assert counted.closed
 
 
@@ -137,7 +141,7 @@ SHORT_OF_MEMORY = [
 def test_a_lack_of_memory_names_the_batch_size(tmp_path, counted, error, step):
     counted.before = at(step, lambda: fail(error))
     with pytest.raises(UserError) as told:
-        trainer_module.train(tiny(tmp_path / "run"))
+        session.train(tiny(tmp_path / "run"))
     where, remedy = told.value.where, told.value.remedy
     assert (where, "--batch-size 4, " in remedy) == ("--batch-size 8", True)
     assert_four_parts(told.value, "not enough memory on cpu", str(error).partition("\n")[0])
@@ -146,10 +150,10 @@ def test_a_lack_of_memory_names_the_batch_size(tmp_path, counted, error, step):
 
 
 def test_a_batch_of_one_cannot_be_halved(tmp_path):
-    config = tiny(tmp_path / "run", batch_size=1)
+    config = tiny(tmp_path / "run", batch_size=1, cache="off")
     with (
         pytest.raises(UserError, match="try --batch-size 1, or smaller --ngf and --ndf"),
-        trainer_module._shortage_named(config),
+        shortage_named(config),
     ):
         raise MemoryError
 
@@ -158,11 +162,11 @@ def test_a_fault_of_ours_is_not_told_as_a_lack_of_memory(tmp_path, counted):
     error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     counted.before = at(3, lambda: fail(error))
     with pytest.raises(RuntimeError) as raised:
-        trainer_module.train(tiny(tmp_path / "run"))
+        session.train(tiny(tmp_path / "run"))
     assert raised.value is error
 
 
-@pytest.mark.parametrize("broken", ["trainer.save_losses", "log.Log.__call__"])
+@pytest.mark.parametrize("broken", ["watch.save_losses", "log.Log.__call__"])
 def test_nets_are_kept_even_if_nothing_else_can_be(tmp_path, counted, monkeypatch, broken):
     trainer = new_trainer(tiny(tmp_path / "run"))
 
@@ -187,6 +191,7 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
     tmp_path, counted, monkeypatch, from_step
 ):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=6, log_every=3))
+    monkeypatch.setattr(trainer.watch, "_heed", lambda alarms: None)
     update = AdversarialStep.__call__
 
     def diverge(self, real, noise):
@@ -212,6 +217,10 @@ def test_nets_of_nan_do_not_stop_the_files(tmp_path):
     with torch.no_grad():
         next(poisoned.parameters()).fill_(float("nan"))
     torch.save(poisoned.state_dict(), tmp_path / "netD.pt")
-    run = train_here(tiny(tmp_path / "run", max_steps=2, netD=str(tmp_path / "netD.pt"))).run
-    assert files_below(run.path) == expected_files([16], [])
+    trainer = new_trainer(tiny(tmp_path / "run", max_steps=2, netD=str(tmp_path / "netD.pt")))
+    with pytest.raises(UserError, match="non-finite"):
+        run_to_end(trainer)
+    run = trainer.run
+    checkpoints = {f"checkpoints/{16:09d}.{ending}" for ending in ("pt", "json")}
+    assert files_below(run.path) == expected_files([16], []) - checkpoints | {"alarms.jsonl"}
     assert read_stats(run)[0]["loss_d"] is None

@@ -154,9 +154,9 @@ def test_latent_to_image(way):
 
 
 def test_weights_to_fakes_png(way):
-    """Whoever loads netG.pt draws exactly the images of the run's last grid."""
+    """Whoever loads netG_ema.pt draws exactly the images of the run's last grid."""
     net = Generator(SIZE, nz=8, ngf=4)
-    load_weights(net, way.run.generator, "--netG")
+    load_weights(net, way.run.generator_average, "--netG")
     images = generate(net, latents(FIXED_SEEDS, 8))
     assert (images.shape, images.dtype) == ((64, SIZE, SIZE, 3), torch.uint8)
     shown = cells(way.run.fakes(3 * BATCH), SIZE)

@@ -17,8 +17,11 @@ ROWS = np.array([[1, 2, 0.5, 0.25, 0.125], [2, 4, 0.25, 0.75, 0.375]], dtype=np.
 
 
 def new_records(tmp_path, total_steps=25, steps_per_epoch=10):
-    run = RunFolder.create(str(tmp_path / "run"))
-    return run, Records(run, Plan(total_steps, steps_per_epoch, batch_size=16))
+    run = RunFolder.at(str(tmp_path / "run"))
+    run.make()
+    records = Records(run, Plan(total_steps, steps_per_epoch, batch_size=16))
+    records.begin(0)
+    return run, records
 
 
 def test_the_plan_counts_images_and_epochs():

@@ -22,26 +22,31 @@ def test_runs_without_a_name_are_numbered(tmp_path, monkeypatch, standing, numbe
     monkeypatch.chdir(tmp_path)
     for name in standing:
         (tmp_path / "runs" / name).mkdir(parents=True)
-    run = RunFolder.create(None)
+    run = RunFolder.at(None)
+    assert not run.path.exists()
+    run.make()
     assert run.path.as_posix() == f"runs/{number}"
     assert (tmp_path / "runs" / number / "samples").is_dir()
     assert (tmp_path / "runs" / number / "nets").is_dir()
+    assert (tmp_path / "runs" / number / "checkpoints").is_dir()
 
 
 @pytest.mark.parametrize("depth", ["run", "new/folders/run"])
 def test_a_named_run_is_made_with_the_folders_above_it(tmp_path, depth):
-    assert RunFolder.create(str(tmp_path / depth)).samples.is_dir()
+    run = RunFolder.at(str(tmp_path / depth))
+    run.make()
+    assert run.samples.is_dir()
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    assert RunFolder.create(str(tmp_path)).path == tmp_path
+    assert RunFolder.at(str(tmp_path)).path == tmp_path
 
 
 def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError) as refusal:
-        RunFolder.create(str(tmp_path))
-    assert_four_parts(refusal.value, f"--run {tmp_path}", "a folder with files in it")
+        RunFolder.at(str(tmp_path))
+    assert_four_parts(refusal.value, f"--run {tmp_path}", "a folder with other files in it")
     assert contents(tmp_path) == {"notes.txt": b"mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -50,7 +55,7 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path):
 def test_a_file_in_the_way_is_refused_and_left_alone(tmp_path, below):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError) as refusal:
-        RunFolder.create(str(tmp_path / "file") + below)
+        RunFolder.at(str(tmp_path / "file") + below).make()
     assert_four_parts(refusal.value, f"--run {tmp_path}/file{below}")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -59,7 +64,7 @@ def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("mine")
     with pytest.raises(UserError) as refusal:
-        RunFolder.create(None)
+        RunFolder.at(None).make()
     assert_four_parts(refusal.value, "--run runs")
 
 

@@ -1,13 +1,14 @@
 """What needs no torch does not load it: help and refusals come at once."""
 
 import json
+import re
 import sys
 
 import pytest
 
 from tests.running import ROOT, run_command
 
-HEAVY = {"torch", "torchvision", "nvidia", "matplotlib", "webdataset"}
+HEAVY = {"torch", "torchvision", "nvidia", "matplotlib", "webdataset", "plotly", "tensorboard"}
 
 TOLD = """
 import json, runpy, sys
@@ -33,17 +34,24 @@ def start(tmp_path, *words):
     return status, HEAVY & set(modules), ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("program", ["dcgan.train", "dcgan.profile", "dcgan.doctor", *TOOLS])
-def test_help_loads_nothing_heavy(tmp_path, program):
+COMMANDS = re.findall(r'^dcgan-\w+ = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.M)
+
+
+@pytest.mark.parametrize("program", [*COMMANDS, *TOOLS])
+def test_help_and_version_load_nothing_heavy(tmp_path, program):
     status, heavy, said = start(tmp_path, program, "--help")
     assert (status, heavy) == (0, set())
     assert "Usage" in said
     assert "--help" in said
+    status, heavy, said = start(tmp_path, program, "--version")
+    assert (status, heavy) == (0, set())
+    assert re.match(r"dcgan-shards \d+\.\d+\.\d+\n", said)
     assert not list(tmp_path.iterdir())
 
 
 def test_all_tools_are_asked():
     assert {"make_shards.py", "make_demo_faces.py"} <= {name.split("/")[-1] for name in TOOLS}
+    assert len(COMMANDS) == 6
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_ten_steps_give_the_tutorials_nets_in_float64(layout):
     ours, theirs = nets(torch.float64), nets(torch.float64)
     for net in ours:
         net.to(memory_format=layout)
-    step = AdversarialStep(*ours, lr=1e-3, beta1=0.4)
+    step = AdversarialStep(*ours, lr_d=1e-3, lr_g=1e-3, beta1=0.4)
     optimizers = tutorial_optimizers(*theirs, lr=1e-3, beta1=0.4)
     first = copy.deepcopy(theirs[0].state_dict())
     for k in range(10):
@@ -191,7 +191,7 @@ def test_channels_last_stays_channels_last():
 
 
 def test_both_optimisers_are_the_papers_adam_in_one_kernel():
-    step = AdversarialStep(*nets(), lr=3e-4, beta1=0.3)
+    step = AdversarialStep(*nets(), lr_d=3e-4, lr_g=3e-4, beta1=0.3)
     for optimizer, net in (
         (step.optimizer_d, step.discriminator),
         (step.optimizer_g, step.generator),

@@ -109,7 +109,7 @@ def test_what_is_printed_at_the_end(real):
     assert [line.split()[0] for line in files] == ["samples", "curves", "nets"]
     named = [path for line in files for path in line.split(maxsplit=1)[1].split(", ")]
     assert named[0] == "runs/0001/samples/fakes-000000080.png"
-    assert len(named) == 4
+    assert len(named) == 5
     assert all((real.cwd / path).is_file() for path in named)
 
 
@@ -135,7 +135,8 @@ def test_config_says_what_was_asked_for(real):
     untouched = {name for name in config if f"--{name.replace('_', '-')}" not in asked}
     assert untouched == {
         *("run", "channels", "max_steps", "mirror", "ema_nimg", "netG", "netD", "dry_run"),
-        *("cache", "data_timeout"),
+        *("cache", "data_timeout", "lr_d", "lr_g", "label_smoothing", "max_time", "allow_change"),
+        *("checkpoint_every", "keep", "evaluate_every", "on_trouble"),
     }
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from dcgan import stats
-from dcgan import trainer as trainer_module
 from dcgan.config import TrainConfig
 from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.models import Discriminator, Generator, init_weights, save_weights
@@ -40,7 +39,7 @@ def weights(net: torch.nn.Module) -> list[float]:
 def test_options_reach_the_nets_and_the_optimisers(tmp_path):
     options = {"image_size": 64, "channels": 1, "nz": 5, "ngf": 2, "ndf": 3}
     trainer = new_trainer(tiny(tmp_path / "run", **options, lr=0.003, beta1=0.25, batch_size=4))
-    net_g, net_d = trainer.generator, trainer.discriminator
+    net_g, net_d = trainer.parts.generator, trainer.parts.discriminator
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
     assert net_g.options | net_d.options == flags
     images = net_g(torch.zeros(2, 5, 1, 1))
@@ -51,7 +50,6 @@ def test_options_reach_the_nets_and_the_optimisers(tmp_path):
         (group,) = optimizer.param_groups
         assert (group["lr"], group["betas"]) == (0.003, (0.25, 0.999))
     assert next(trainer.batches).shape == trainer.step.pixels.shape == (4, 64, 64, 1)
-    assert trainer.fixed_noise.equal(latents(FIXED_SEEDS, 5))
     assert trainer.step.noise.shape == (4, 5, 1, 1)
 
 
@@ -62,10 +60,14 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
         asked.extend([*arguments, options])
         return CountedBatches()
 
-    monkeypatch.setattr(trainer_module, "open_loader", open_loader)
+    monkeypatch.setattr("dcgan.parts.open_loader", open_loader)
     loading = {"cache": "host", "data_timeout": 7.0}
     new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
-    assert asked == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8, loading]
+    *first, options = asked
+    assert first == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8]
+    assert isinstance(options, dict)
+    assert callable(options.pop("progress"))
+    assert options == loading
 
 
 @pytest.mark.parametrize("fp64", [False, True])
@@ -81,16 +83,16 @@ def test_training_starts_from_given_weights(tmp_path, fp64):
     )
     for net, mine, theirs in zip(
         given,
-        (own.generator, own.discriminator),
-        (trainer.generator, trainer.discriminator),
+        (own.parts.generator, own.parts.discriminator),
+        (trainer.parts.generator, trainer.parts.discriminator),
         strict=True,
     ):
         assert weights(theirs) == weights(net)
         assert weights(theirs) != weights(mine)
         assert next(theirs.parameters()).dtype == torch.float32
     only_g = new_trainer(tiny(tmp_path / "g", netG=str(tmp_path / "g.pt")))
-    assert weights(only_g.generator) == weights(given[0])
-    assert weights(only_g.discriminator) == weights(own.discriminator)
+    assert weights(only_g.parts.generator) == weights(given[0])
+    assert weights(only_g.parts.discriminator) == weights(own.parts.discriminator)
 
 
 def test_one_seed_one_result(tmp_path):
@@ -109,9 +111,9 @@ def test_one_seed_one_result(tmp_path):
 
 def test_weights_noise_and_batches_are_different_draws(tmp_path):
     trainer = new_trainer(tiny(tmp_path / "run", nz=64, ngf=8))
-    first_layer = next(trainer.generator.parameters()).detach().flatten()[:64] / 0.02
+    first_layer = next(trainer.parts.generator.parameters()).detach().flatten()[:64] / 0.02
     noise = torch.randn(64, generator=trainer.step.random)
-    fixed = trainer.fixed_noise.flatten()[:64]
+    fixed = latents(FIXED_SEEDS, 64).flatten()[:64]
     for one, two in ((first_layer, noise), (first_layer, fixed), (noise, fixed)):
         assert np.corrcoef(one, two)[0, 1] < 0.6
 
@@ -122,20 +124,19 @@ def test_the_seed_is_that_of_the_weights_and_of_the_noise(tmp_path):
         for name, seed in (("one", 1), ("again", 1), ("other", 2))
     )
     for draw in (
-        lambda trainer: weights(trainer.generator),
-        lambda trainer: weights(trainer.discriminator),
+        lambda trainer: weights(trainer.parts.generator),
+        lambda trainer: weights(trainer.parts.discriminator),
         lambda trainer: torch.randn(9, generator=trainer.step.random).tolist(),
         lambda trainer: next(trainer.batches).tolist(),
     ):
         drawn = draw(one)
         assert drawn == draw(again)
         assert drawn != draw(other)
-    assert one.fixed_noise.equal(other.fixed_noise)  # so that grids of two runs compare
 
 
 def test_both_nets_are_channels_last_and_in_train_mode(tmp_path):
     trainer = train_here(tiny(tmp_path / "run", max_steps=2, sample_every=1))
-    for net in (trainer.generator, trainer.discriminator):
+    for net in (trainer.parts.generator, trainer.parts.discriminator):
         assert all(part.training for part in net.modules())
         for weight in net.parameters():
             if weight.ndim == 4:
@@ -193,11 +194,11 @@ def test_every_batch_is_trained_on_and_the_first_is_the_one_shown(tmp_path, coun
 
 def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_path):
     config = tiny(tmp_path / "run", max_steps=3, ngf=8, channels=1)
-    untrained = new_trainer(tiny(tmp_path / "untrained", ngf=8, channels=1)).generator
+    untrained = new_trainer(tiny(tmp_path / "untrained", ngf=8, channels=1)).parts.generator
     trainer = train_here(config)
     for net, path in (
         (untrained, trainer.run.fakes_init),
-        (trainer.generator, trainer.run.fakes(24)),
+        (trainer.parts.net_to_sample, trainer.run.fakes(24)),
     ):
         expected = generate(net, latents(FIXED_SEEDS, 8)).expand(-1, -1, -1, 3)
         assert np.array_equal(cells(path, 32), expected.numpy())
@@ -207,8 +208,8 @@ def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_
 def test_nets_are_plain_state_dicts_of_the_end(tmp_path):
     trainer = train_here(tiny(tmp_path / "run", max_steps=2))
     for net, path in (
-        (trainer.generator, trainer.run.generator),
-        (trainer.discriminator, trainer.run.discriminator),
+        (trainer.parts.generator, trainer.run.generator),
+        (trainer.parts.discriminator, trainer.run.discriminator),
     ):
         state = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
         assert list(state) == list(net.state_dict())
@@ -243,8 +244,8 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
         return wrapped
 
     monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    for name in ("save_grid", "save_losses", "save_weights"):
-        monkeypatch.setattr(trainer_module, name, taking(100))
+    for name in ("watch.save_grid", "watch.save_losses", "trainer.save_weights"):
+        monkeypatch.setattr(f"dcgan.{name}", taking(100))
     trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
     counted.before = taking(1)
     monkeypatch.setattr(AdversarialStep, "__call__", taking(3, AdversarialStep.__call__))

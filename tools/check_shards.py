@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
 from pipeline.manifest import ShardSet
@@ -37,6 +38,7 @@ def check_shards(
         str | None,
         typer.Option(metavar="KEY", help="Save this sample in the current folder, and end."),
     ] = None,
+    version: VersionOption = False,
 ) -> None:
     """Read every byte of a shard set and compare it with what was recorded when it was packed.
 

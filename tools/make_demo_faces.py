@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from dcgan.version import VersionOption
 from pipeline.demo_faces import MARK, Face, encode
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL, write_whole
@@ -91,6 +92,7 @@ def make_demo_faces(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default one for each core.")
     ] = None,
+    version: VersionOption = False,
 ) -> None:
     """Draw a CelebA-shaped folder of simple cartoon faces, for a machine without CelebA.
 

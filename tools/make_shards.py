@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from dcgan.version import VersionOption
 from pipeline.archives import Member
 from pipeline.celeba import select
 from pipeline.errors import told_plainly
@@ -135,6 +136,7 @@ def make_shards(
             "--benchmark", help="Compare packing with decoding alone, in memory, and end."
         ),
     ] = False,
+    version: VersionOption = False,
 ) -> None:
     """Pack images into a shard set: checked, shuffled, ready for dcgan-train.
 

@@ -1,0 +1,157 @@
+"""What a run works with, old or new: options resolved, data opened, nets and step built."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from dcgan.building import build_nets, build_step
+from dcgan.checkpoint import Checkpoints
+from dcgan.config import TrainConfig
+from dcgan.environment import pick_device
+from dcgan.models import Generator, count_parameters, save_weights
+from dcgan.precision import choose_precision
+from dcgan.records import Plan
+from dcgan.resume import go_on, look_back
+from dcgan.room import check_disk
+from dcgan.run import RunFolder
+from dcgan.speed import choose_step
+from dcgan.stats import StepRows
+from pipeline.batches import Batches, default_workers
+from pipeline.opening import open_loader
+
+REFILL_SECONDS = 2.0
+"""Between two lines on how far the cache is filled."""
+
+
+class Parts:
+    """The parts of a run, as they are before its first step or at its last checkpoint.
+
+    Args:
+        config: as asked for.
+        say: told of what is passed over or changed on the way.
+
+    Attributes:
+        config: with every `auto` resolved.
+        past: what the run's last process left; None for a new run.
+        rollbacks: how often the run went back to a checkpoint.
+
+    Raises:
+        UserError: what is asked for cannot be done; nothing has been written then.
+    """
+
+    def __init__(self, config: TrainConfig, say: Callable[[str], object]) -> None:
+        self._say = say
+        self.run = RunFolder.at(config.run)
+        self.checkpoints = Checkpoints(self.run.checkpoints, config.keep, say)
+        self.past = look_back(self.run, self.checkpoints)
+        self.state = None if self.past is None else self.past.state
+        self.rollbacks = 0 if self.past is None else self.past.rollbacks
+        self.config = self._resolved(config)
+        if self.past is not None:
+            self.past.check(self.config, say)
+        self.generator, self.discriminator = build_nets(self.config, self.device)
+        self.batches = self._open()
+        self.plan = Plan(
+            self.config.total_steps(self.batches.steps_per_epoch),
+            self.batches.steps_per_epoch,
+            self.config.batch_size,
+        )
+        self.step = build_step(
+            self.config, self.generator, self.discriminator, self._rows(), self.rollbacks
+        )
+        check_disk(self.run.path, self.step, config.keep)
+        if self.state is not None:
+            self._restore(self.state)
+
+    def _resolved(self, config: TrainConfig) -> TrainConfig:
+        if self.past is not None:
+            config = self.past.settled(config)
+        self.device = pick_device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        self.mode = choose_step(config.step, self.device)
+        return replace(
+            config,
+            run=str(self.run.path),
+            device=str(self.device),
+            workers=config.workers or default_workers(),
+            precision=self.precision.name,
+            step=self.mode.name,
+        )
+
+    def _open(self) -> Batches:
+        config = self.config
+        return open_loader(
+            config.shards,
+            config.batch_size,
+            config.image_size,
+            config.channels,
+            self.device,
+            config.seed,
+            config.workers,
+            torch.uint8,
+            cache=config.cache,
+            data_timeout=config.data_timeout,
+            progress=_Refill(self._say),
+        )
+
+    def _rows(self) -> StepRows:
+        # A tick that an earlier process began may have had another length
+        begun = 0 if self.state is None else len(self.state["step"]["rows"])
+        tick = min(self.config.log_every, self.plan.total_steps)
+        return StepRows(begun + tick, self.device)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        same_random = state["rollbacks"] == self.rollbacks
+        self.step.load_state_dict(state["step"], same_random)
+        go_on(self.batches, state["batches"], self.config.allow_change, self._say)
+
+    @property
+    def net_to_sample(self) -> Generator:
+        """What pictures are drawn with: the moving average, if there is one."""
+        average = self.step.average
+        if average is None:
+            return self.generator
+        assert isinstance(average.net, Generator)
+        return average.net
+
+    def describe(self) -> Iterator[str]:
+        """Lines for people."""
+        options = self.config.to_json()
+        yield f"seed     {self.config.seed}"
+        yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
+        yield f"loader   {self.batches.description}"
+        if self.past is None:  # else they stand further up in the log
+            for net in (self.generator, self.discriminator):
+                yield f"{net}, {count_parameters(net):,} parameters"
+        choices = (self.mode, self.precision)
+        yield "step     " + "; ".join(f"{choice.name}, {choice.reason}" for choice in choices)
+
+    def save_nets(self) -> None:
+        """Write the nets as they are, as plain state dicts."""
+        save_weights(self.generator, self.run.generator)
+        save_weights(self.discriminator, self.run.discriminator)
+        if self.step.average is not None:
+            save_weights(self.step.average.net, self.run.generator_average)
+        else:  # one from before a change of --ema-nimg is not this run's net any more
+            self.run.generator_average.unlink(missing_ok=True)
+
+
+class _Refill:
+    """Says now and then how far the cache is: nearly all of it is read anew after a resume."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
+        self._told: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._told is None:
+            self._told = now
+        if now - self._told >= REFILL_SECONDS:
+            self._say(f"cache    {done:,} of {total:,} images read")
+            self._told = now

@@ -1,0 +1,125 @@
+"""Going on with a run: what it was, which options may differ by now, and what it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dcgan.checkpoint import Checkpoints
+from dcgan.config import TrainConfig
+from dcgan.environment import pick_device
+from dcgan.run import RunFolder, read_lines
+from pipeline.batches import Batches
+from pipeline.errors import UserError
+
+STATE = 1
+"""Version of what a checkpoint holds."""
+
+AUTO = ("device", "precision", "step")
+"""Resolved once, by the run's first process; a later one takes what stands in its options."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run as its last process left it."""
+
+    options: dict[str, Any]
+    """As in `config.json`."""
+    state: dict[str, Any] | None
+    """Of the newest checkpoint; None if the run ended before its first one."""
+    rollbacks: int
+    """How often it went back to a checkpoint."""
+
+    @property
+    def steps(self) -> int:
+        """Done at the checkpoint."""
+        return 0 if self.state is None else int(self.state["steps"])
+
+    def settled(self, config: TrainConfig) -> TrainConfig:
+        """Put what each `auto` came to the first time; a device that is gone is chosen anew."""
+        kept = {name: self.options[name] for name in AUTO if name in self.options}
+        asked = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
+        if "device" in asked:
+            try:
+                pick_device(str(asked["device"]))
+            except UserError:
+                del asked["device"]
+        return replace(config, **asked)
+
+    def check(self, config: TrainConfig, say: Callable[[str], object]) -> None:
+        """Compare the options, which must be settled, with those that the run began with.
+
+        Raises:
+            UserError: some differ that may not.
+        """
+        differing = config.differences(self.options)
+        never = [told for name, told in differing.items() if name in TrainConfig.FIXED]
+        if never:
+            raise UserError(
+                f"--run {config.run}",
+                f"a run that began with other options: {', '.join(never)}",
+                "the same nets and batches as in its checkpoints",
+                "give the old values, or begin a new run with another --run",
+            )
+        if differing and not config.allow_change:
+            raise UserError(
+                f"--run {config.run}",
+                f"a run that began with other options: {', '.join(differing.values())}",
+                "the same options",
+                "give the old values, or --allow-change to go on with the new ones",
+            )
+        for told in differing.values():
+            say(f"changed  {told}")
+
+
+def look_back(run: RunFolder, checkpoints: Checkpoints) -> Past | None:
+    """What there is of a run in its folder; None if it has not begun.
+
+    Raises:
+        UserError: its checkpoints are gone or damaged, all of them.
+    """
+    if not run.config.exists():
+        return None
+    state = checkpoints.newest()
+    if state is None and run.generator.exists():
+        raise UserError(
+            f"--run {run.path}",
+            "a run with nets, but without checkpoints",
+            "a run that can go on, or a new folder",
+            f"choose another --run; --netG {run.generator} --netD {run.discriminator} begin there",
+        )
+    if state is not None and state.get("version") != STATE:
+        raise UserError(
+            run.checkpoints,
+            f"a checkpoint of version {state.get('version')}",
+            f"version {STATE}",
+            "go on with the version of this package that wrote it, or begin a new run",
+        )
+    rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
+    return Past(run.options(), state, rollbacks)
+
+
+def go_on(
+    batches: Batches, saved: dict[str, Any], anew: bool, say: Callable[[str], object]
+) -> None:
+    """Put the batches where a run was.
+
+    Args:
+        batches: of which none was taken.
+        saved: their `state_dict`.
+        anew: with batches that are other ones, begin the next epoch instead of refusing.
+        say: told of that.
+
+    Raises:
+        UserError: they are other batches than the run's.
+    """
+    try:
+        batches.load_state_dict(saved)
+    except UserError as error:
+        if not anew:
+            raise
+        say(f"changed  {error.where}: {error.wanted} (was {error.found}); a new epoch begins")
+        batches.load_state_dict(
+            {"epoch": saved["epoch"] + 1, "batch": 0, "identity": batches.identity}
+        )

@@ -1,0 +1,139 @@
+"""Which options may differ when a run goes on, and what stands in the way of going on."""
+
+import json
+import subprocess
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from tests.running import (
+    DCGAN_TRAIN,
+    TINY,
+    assert_four_parts,
+    contents,
+    environment,
+    flags,
+    new_trainer,
+    stopped_after,
+    tiny,
+    train_here,
+)
+
+
+def begun(tmp_path, **options):
+    return train_here(tiny(tmp_path / "run", max_steps=2, **options)).run
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"lr": 0.01}, "--lr 0.01 (was 0.0002)"),
+        ({"mirror": True}, "--mirror True (was False)"),
+        ({"beta1": 0.9, "lr_d": 0.1}, "--lr-d 0.1 (was None), --beta1 0.9 (was 0.5)"),
+        ({"precision": "bf16"}, "--precision bf16 (was fp32)"),
+        ({"label_smoothing": 0.1}, "--label-smoothing 0.1 (was 0.0)"),
+    ],
+)
+def test_other_options_are_refused_unless_allowed(tmp_path, capsys, change, told):
+    run = begun(tmp_path)
+    before = contents(run.path)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, max_steps=4, **change))
+    assert_four_parts(refusal.value, f"--run {run.path}", told, "--allow-change")
+    assert contents(run.path) == before
+    capsys.readouterr()
+    trainer = train_here(tiny(run.path, max_steps=4, allow_change=True, **change))
+    assert trainer.steps_done == 4
+    for each in told.split(", "):
+        assert f"changed  {each}" in capsys.readouterr().out or len(told.split(", ")) > 1
+    for name, value in change.items():
+        assert json.loads(run.config.read_text())[name] == value
+    new_trainer(tiny(run.path, max_steps=6, **change))  # the new ones are the run's by now
+
+
+def test_a_changed_step_size_reaches_the_optimiser(tmp_path):
+    run = begun(tmp_path)
+    trainer = new_trainer(tiny(run.path, max_steps=4, lr_d=0.125, allow_change=True))
+    update = trainer.step.update
+    (group_d,), (group_g,) = update.optimizer_d.param_groups, update.optimizer_g.param_groups
+    assert (group_d["lr"], group_g["lr"]) == (0.125, 0.0002)
+    assert update.optimizer_d.state  # and what it had learned is still there
+
+
+def test_an_average_that_is_asked_for_later_begins_at_the_net(tmp_path):
+    run = begun(tmp_path, ema_nimg=0)
+    trainer = new_trainer(tiny(run.path, max_steps=4, ema_nimg=100, allow_change=True))
+    pairs = zip(
+        trainer.parts.net_to_sample.parameters(), trainer.parts.generator.parameters(), strict=True
+    )
+    assert all(torch.equal(average, net) for average, net in pairs)
+
+
+@pytest.mark.parametrize("change", [{"ngf": 8}, {"batch_size": 4}, {"image_size": 64}, {"nz": 9}])
+def test_other_nets_and_batches_are_refused_even_if_allowed(tmp_path, change):
+    run = begun(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, max_steps=4, allow_change=True, **change))
+    ((name, value),) = change.items()
+    assert_four_parts(refusal.value, f"--{name.replace('_', '-')} {value} (was {TINY[name]})")
+
+
+def test_another_set_is_refused_and_begins_a_new_epoch_if_allowed(tmp_path, numbered_set, capsys):
+    ours, other = (str(numbered_set(count, 8).folder) for count in (43, 51))
+    stopped_after(new_trainer(tiny(tmp_path / "run", shards=ours, max_steps=9)), 7)
+    with pytest.raises(UserError, match="--shards"):
+        new_trainer(tiny(tmp_path / "run", shards=other, max_steps=9))
+    trainer = new_trainer(tiny(tmp_path / "run", shards=other, max_steps=9, allow_change=True))
+    assert (trainer.batches.epoch, trainer.batches.batch) == (2, 0)
+    assert "a new epoch begins" in capsys.readouterr().out
+
+
+def test_what_auto_came_to_is_kept(tmp_path):
+    run = begun(tmp_path, precision="fp32", step="eager", device="cpu")
+    options = {"precision": "auto", "step": "auto", "device": "auto"}
+    trainer = new_trainer(tiny(run.path, max_steps=4, **options))
+    assert (trainer.config.precision, trainer.config.step) == ("fp32", "eager")
+    assert trainer.config.device == "cpu"
+
+
+def test_a_random_seed_is_the_runs(tmp_path):
+    command = [DCGAN_TRAIN, *flags(**TINY | {"shards": "synthetic", "seed": "random"})]
+    seeds = []
+    for steps in (1, 2):
+        words = [*command, "--run", tmp_path / "run", "--max-steps", steps]
+        done = subprocess.run(
+            [*map(str, words)], env=environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        seeds += [line for line in done.stdout.splitlines() if line.startswith("seed ")]
+    assert len(seeds) == 2
+    assert len(set(seeds)) == 1
+
+
+def test_a_run_without_checkpoints_is_not_begun_again(tmp_path):
+    run = begun(tmp_path)
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    before = contents(run.path)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, max_steps=4))
+    assert_four_parts(refusal.value, "without checkpoints", f"--netG {run.generator}")
+    assert contents(run.path) == before
+
+
+def test_state_of_another_version_is_refused(tmp_path, monkeypatch):
+    run = begun(tmp_path)
+    monkeypatch.setattr("dcgan.resume.STATE", 2)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, max_steps=4))
+    assert_four_parts(refusal.value, "version 1", "version 2")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\x00"])
+def test_options_that_cannot_be_read_are_an_error(tmp_path, text):
+    run = begun(tmp_path)
+    run.config.write_text(text)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, max_steps=4))
+    assert_four_parts(refusal.value, str(run.config))

@@ -1,0 +1,240 @@
+"""Trouble in a run: told, stopped at, or gone back from; and checkpoints that are the best."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dcgan import session
+from dcgan.health import SATURATED_STEPS
+from dcgan.run import RunFolder, read_lines
+from dcgan.step import AdversarialStep
+from dcgan.watch import RollBack
+from pipeline.errors import UserError
+from tests.running import (
+    TINY,
+    assert_four_parts,
+    new_trainer,
+    read_stats,
+    run_to_end,
+    tiny,
+    train_here,
+)
+
+UPDATE = AdversarialStep.__call__
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # as `new_trainer` has it: another number sums in another order
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Have some steps, by their number among all that are done, write NaN into the generator."""
+
+    def at(steps):
+        done = SimpleNamespace(steps=0)
+
+        def update(self, real, noise):
+            done.steps += 1
+            if steps(done.steps):
+                with torch.no_grad():
+                    next(self.generator.parameters()).fill_(float("nan"))
+            return UPDATE(self, real, noise)
+
+        monkeypatch.setattr(AdversarialStep, "__call__", update)
+        return done
+
+    return at
+
+
+def alarms(path):
+    return [(line["kind"], line["step"], line["action"]) for line in read_lines(path)]
+
+
+@pytest.mark.parametrize("asked", ["warn", "stop"])
+def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, asked, capsys):
+    poison(lambda step: step == 7)
+    config = tiny(tmp_path / "run", max_steps=20, log_every=3, checkpoint_every=0, on_trouble=asked)
+    with pytest.raises(UserError) as told:
+        session.train(config)
+    assert_four_parts(told.value, "non-finite", "step 7", "--allow-change")
+    run = RunFolder(tmp_path / "run")
+    assert alarms(run.alarms) == [("non-finite", 7, "stop")]
+    assert [int(path.stem) for path in sorted(run.checkpoints.glob("*.pt"))] == [40, 48]
+    kept = torch.load(run.generator, weights_only=True)
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+    said = capsys.readouterr().out
+    assert "ALARM    non-finite" in said
+    assert "Stopped at trouble: 9 steps" in said
+    # And the same command goes on from there, as if nothing had been
+    poison(lambda step: False)
+    assert session.train(config) == 0
+    assert train_here(tiny(tmp_path / "whole", max_steps=20)).run.generator.read_bytes() == (
+        run.generator.read_bytes()
+    )
+
+
+def test_a_rollback_goes_on_from_before_the_trouble_with_other_random_numbers(
+    tmp_path, poison, capsys
+):
+    done = poison(lambda step: step == 7)
+    options = {"max_steps": 12, "log_every": 4, "checkpoint_every": 0}
+    assert session.train(tiny(tmp_path / "run", **options, on_trouble="rollback")) == 0
+    run = RunFolder(tmp_path / "run")
+    assert alarms(run.alarms) == [("non-finite", 7, "rollback")]
+    assert done.steps == 8 + 6  # eight in vain, six of which stand
+    assert [tick["step"] for tick in read_stats(run)] == [4, 8, 12]
+    assert "Going back, 1 of 3 times" in capsys.readouterr().out
+    healthy = train_here(tiny(tmp_path / "healthy", **options)).run
+    ours, others = read_stats(run), read_stats(healthy)
+    assert ours[0]["loss_d"] == others[0]["loss_d"]
+    assert ours[1]["loss_d"] != others[1]["loss_d"]
+    assert ours[2]["loss_d"] is not None
+
+
+def test_a_rollback_without_a_checkpoint_begins_anew(tmp_path, poison):
+    poison(lambda step: step == 3)
+    config = tiny(tmp_path / "run", max_steps=5, log_every=2, on_trouble="rollback")
+    assert session.train(config) == 0
+    assert [tick["step"] for tick in read_stats(RunFolder(tmp_path / "run"))] == [2, 4, 5]
+
+
+def test_after_three_rollbacks_it_gives_up(tmp_path, poison, capsys):
+    poison(lambda step: step > 5)
+    config = tiny(
+        tmp_path / "run", max_steps=50, log_every=2, checkpoint_every=0, on_trouble="rollback"
+    )
+    with pytest.raises(UserError, match="non-finite"):
+        session.train(config)
+    actions = [action for _, _, action in alarms(RunFolder(tmp_path / "run").alarms)]
+    assert actions == ["rollback"] * 3 + ["stop"]
+    assert "gave up after 3 rollbacks" in capsys.readouterr().out
+
+
+def test_a_run_that_went_back_resumes_to_the_same_bytes(tmp_path, poison):
+    """What was drawn anew is in the checkpoints of after the rollback."""
+    options = {"max_steps": 14, "log_every": 4, "checkpoint_every": 0, "on_trouble": "rollback"}
+    poison(lambda step: step == 7)
+    session.train(tiny(tmp_path / "whole", **options))
+    poison(lambda step: step == 7)
+    session.train(tiny(tmp_path / "run", **options | {"max_steps": 10}))
+    poison(lambda step: False)
+    session.train(tiny(tmp_path / "run", **options))
+    nets = [RunFolder(tmp_path / name).generator.read_bytes() for name in ("whole", "run")]
+    assert nets[0] == nets[1]
+
+
+def saturate(monkeypatch):
+    def update(self, real, noise):
+        return UPDATE(self, real, noise) * 0 + torch.tensor([0.0, 9.0, 1.0, 0.0, 0.0])
+
+    monkeypatch.setattr(AdversarialStep, "__call__", update)
+
+
+@pytest.mark.parametrize(("log_every", "asked"), [(50, "warn"), (33, "stop")])
+def test_saturation_is_told_once_and_stops_only_if_asked(tmp_path, monkeypatch, log_every, asked):
+    saturate(monkeypatch)
+    steps = SATURATED_STEPS + 60
+    config = tiny(tmp_path / "run", max_steps=steps, log_every=log_every, on_trouble=asked)
+    if asked == "stop":
+        with pytest.raises(UserError, match="saturation"):
+            session.train(config)
+    else:
+        assert session.train(config) == 0
+    run = RunFolder(tmp_path / "run")
+    assert alarms(run.alarms) == [("saturation", SATURATED_STEPS, asked)]
+    last = read_stats(run)[-1]["step"]
+    assert last == (steps if asked == "warn" else 132)
+    assert len(list(run.checkpoints.glob("*.pt"))) == 1  # a stop for this saves: nets are whole
+
+
+def test_a_rollback_from_saturation_leaves_all_of_it_behind(tmp_path, monkeypatch):
+    """Not only to the last checkpoint, which lies within the hundred steps."""
+    saturate(monkeypatch)
+    trainer = new_trainer(
+        tiny(tmp_path / "run", max_steps=300, log_every=50, on_trouble="rollback", keep=200)
+    )
+    save = trainer.parts.checkpoints.save
+    saved = []
+
+    def at_some_steps(nimg, state, swd):
+        saved.append(nimg)
+        return save(nimg, state, swd)
+
+    trainer._checkpoint_is_due = lambda: trainer.steps_done in (30, 70)  # type: ignore[method-assign]
+    trainer.parts.checkpoints.save = at_some_steps  # type: ignore[method-assign]
+    with pytest.raises(RollBack):
+        run_to_end(trainer)
+    assert saved == [240, 560]
+    assert [int(path.stem) for path in trainer.run.checkpoints.glob("*.pt")] == [240]
+
+
+def test_an_alarm_is_recorded_once_even_if_its_tick_is_told_again(tmp_path, monkeypatch):
+    saturate(monkeypatch)
+    for steps in (SATURATED_STEPS, SATURATED_STEPS + 20):
+        session.train(tiny(tmp_path / "run", max_steps=steps))
+    assert len(alarms(RunFolder(tmp_path / "run").alarms)) == 1
+
+
+# The best
+
+
+def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monkeypatch, capsys):
+    values = {16: 30.0, 32: 10.0, 48: 20.0, 64: 25.0, 72: 40.0}
+    judged: list[object] = []
+
+    class Judge:
+        def __init__(self, *arguments):
+            assert arguments[:3] == ("synthetic", 32, 3)
+
+        def judge(self, net):
+            nimg = list(values)[len(judged)]
+            judged.append(net)
+
+            def record(seen, name):
+                assert (seen, name) == (nimg, "netG_ema.pt")
+                return {"nimg": seen, "net": name, "metric": "swd", "value": values[seen]} | {
+                    "floor": 1.0,
+                    "n": 2048,
+                }
+
+            return SimpleNamespace(record=record)
+
+    monkeypatch.setattr("dcgan.metrics.Judge", Judge)
+    trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
+    run = trainer.run
+    assert all(net is trainer.parts.net_to_sample for net in judged)
+    assert [line["nimg"] for line in read_lines(run.metrics)] == list(values)
+    assert sorted(int(path.stem) for path in run.checkpoints.glob("*.pt")) == [32, 72]
+    best = json.loads((run.checkpoints / "000000032.json").read_text())
+    assert best["swd"] == 10.0
+    state = torch.load(run.checkpoints / "000000032.pt", weights_only=True)
+    kept = torch.load(run.generator_best, weights_only=True)
+    assert all(tensor.equal(kept[name]) for name, tensor in state["step"]["average"].items())
+    assert "SWD      10.00 at 32 images" in capsys.readouterr().out
+
+
+def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runs = [
+        train_here(tiny(tmp_path / name, max_steps=4, **options)).run
+        for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))
+    ]
+    assert runs[0].generator.read_bytes() == runs[1].generator.read_bytes()
+    assert [line["nimg"] for line in read_lines(runs[1].metrics)] == [24, 32]
+
+
+# All sizes
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_each_size_and_channel_count_trains_and_resumes(tmp_path, size, channels):
+    options = TINY | {"image_size": size, "channels": channels, "ngf": 2, "ndf": 2, "batch_size": 4}
+    for steps in (2, 3):
+        run = train_here(tiny(tmp_path / "run", **options, max_steps=steps)).run
+    assert len(read_stats(run)) == 1
+    assert read_stats(run)[0]["loss_d"] > 0
