@@ -24,7 +24,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 FRAME_MS = 50
 """Of a walk: twenty frames a second; browsers slow GIFs down that ask for less than 20 ms."""
 
-MAX_FRAMES, MAX_WIDTH = 60, 600
+MAX_FRAMES, MAX_WIDTH = 40, 400
 """Of a progress: some megabytes whatever the run."""
 
 

@@ -62,6 +62,7 @@ def checks(device: torch.device, say: Say) -> list[Check]:
         "cache = stream": lambda: cache_is_stream(device),
         "loader resumes": lambda: loader_resumes(device),
         "GPU pixels = CPU pixels": lambda: gpu_pixels(device),
+        "step resumes": lambda: step_resumes(device),
         "compiled = eager": lambda: compiled_is_eager(device, say),
         "graph = eager": lambda: graph_is_eager(device, say),
         "capture, DALI idle": lambda: capture_beside_dali(device, say, busy=False),
@@ -86,6 +87,23 @@ def graph_is_eager(device: torch.device, say: Say) -> Finding | Iterator[Finding
     if device.type != "cuda":
         return not_checked("graph = eager", "no CUDA device")
     return same_steps("graph", device, say)
+
+
+def step_resumes(device: torch.device) -> Finding:
+    """Twenty steps against ten, a checkpoint's state, and ten by another step that loads it."""
+    whole, first, second = (small_step(device) for _ in range(3))
+    began = _weights(whole)
+    for seed in range(STEPS):
+        pixels = _pixels(seed, whole.pixels.shape).to(device)
+        if seed == STEPS // 2:
+            second.load_state_dict(first.state_dict(), same_random=True)
+        whole(pixels)
+        (first if seed < STEPS // 2 else second)(pixels)
+    ends = _weights(second), _weights(whole)
+    share = float((ends[0] - ends[1]).norm() / (ends[1] - began).norm())
+    if share == 0:
+        return ok("step resumes", "equal to the bit", f"at most {WEIGHTS:.0e} of the way they went")
+    return _below("step resumes", share, WEIGHTS, "of the way they went", REPORT)
 
 
 def same_steps(mode: str, device: torch.device, say: Say) -> Iterator[Finding]:

@@ -29,6 +29,10 @@ MAX_ROLLBACKS = 3
 """Then a run stops: the trouble is not in the random numbers."""
 
 
+LEAST_REALS = 16
+"""Whose spread is nearly that of 64; of fewer, the nearest of each is farther."""
+
+
 class RollBack(Exception):  # noqa: N818  # none that anybody sees
     """A run is to go on from an earlier checkpoint."""
 
@@ -103,7 +107,7 @@ class Watch:
         reals = pixels[: len(FIXED_SEEDS)].cpu()
         save_grid(reals, self._run.reals)
         save_grid(generate(net, self._fixed_noise), self._run.fakes_init)
-        self._reals_spread = spread(reals) if len(reals) == len(FIXED_SEEDS) else None
+        self._reals_spread = spread(reals) if len(reals) >= LEAST_REALS else None
         if self._tracking is not None:
             self._tracking.grid("reals", self._run.reals, 0)
 

@@ -135,3 +135,21 @@ def test_what_breaks_off_leaves_what_was_there(tmp_path):
         save_walk(images(), out)
     assert out.read_bytes() == b"old"
     assert names_in(tmp_path) == ["walk.gif"]
+
+
+@pytest.mark.parametrize("save", [save_walk, save_progress])
+def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path, monkeypatch, save):
+    out, found = tmp_path / "moving.gif", grids(tmp_path, 2)
+    out.write_bytes(b"old")
+    before = names_in(tmp_path)
+
+    def half(_, path, *words, **options):
+        path.write_bytes(b"GIF89a")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", half)
+    images = [torch.zeros(32, 32, 3, dtype=torch.uint8)]
+    with pytest.raises(OSError, match="No space"):
+        save(images if save is save_walk else found, out)
+    assert out.read_bytes() == b"old"
+    assert names_in(tmp_path) == before

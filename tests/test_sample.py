@@ -3,6 +3,8 @@
 import hashlib
 import shutil
 import sys
+import weakref
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import torch
 from PIL import Image
 
 from dcgan import sampling
-from dcgan.generate import FIXED_SEEDS, generate, latents
+from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
 from dcgan.models import save_weights
+from dcgan.pictures import save_image
 from dcgan.sample import sample
 from dcgan.version import version
 from pipeline.pixels import to_uint8
@@ -57,19 +60,27 @@ def test_a_seed_gives_the_same_file_in_any_company(whole_run, run):
 
 def test_files_come_one_by_one(run, monkeypatch):
     """A million seeds need no more memory than a batch of them."""
-    alive, most = set(), 0
+    saved: list[weakref.ref[torch.Tensor]] = []
+    taken = most_ahead = most_held = 0
 
-    def watched(seeds, nz):
-        nonlocal most
-        drawn = {int(path.stem[4:]) for path in Path("each").glob("*.png")}
-        alive.update(seeds)
-        most = max(most, len(alive - drawn))
+    def watched_latents(seeds, nz):
+        nonlocal taken, most_ahead
+        taken += len(seeds)
+        most_ahead = max(most_ahead, taken - len(saved))
         return latents(seeds, nz)
 
-    monkeypatch.setattr(sampling, "latents", watched)
+    def watched_save(image, path, texts):
+        nonlocal most_held
+        save_image(image, path, texts)
+        saved.append(weakref.ref(image))
+        most_held = max(most_held, sum(each() is not None for each in saved))
+
+    monkeypatch.setattr(sampling, "latents", watched_latents)
+    monkeypatch.setattr(sampling, "save_image", watched_save)
     sample(run.path, seeds="0-99", each=Path("each"), device="cpu")
-    assert len(alive) == 100
-    assert most <= 17
+    assert taken == len(saved) == len(names_in(Path("each"))) == 100
+    assert most_ahead <= BATCH + 1
+    assert most_held <= BATCH + 1
 
 
 def test_the_default_is_the_grid_of_training(whole_run, run, capsys):
@@ -190,6 +201,10 @@ def test_sixty_frames_unless_told(run, capsys):
 
 
 # The command
+
+
+def test_the_version_is_that_of_the_package():
+    assert version() == metadata.version("dcgan-shards")
 
 
 def test_help_and_version_and_cell_load_nothing_heavy(tmp_path):
