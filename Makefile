@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all lint clean-demo
+.PHONY: demo test test-all fuzz reliability lint clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -36,6 +36,14 @@ test: $(INSTALLED)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Thousands of hostile files, and how many of each kind were tried.
+fuzz: $(INSTALLED)
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/test_fuzz_*.py
+
+# Minutes: each fault is injected into the real commands.
+reliability: $(INSTALLED)
+	$(BIN)/python -m tests.faults --out docs/reliability.md
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dcgan.state_file import refuse_swollen
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, replacing, write_whole
 
@@ -33,13 +35,12 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int, say: Callable[[str], object]) -> None:
         self.folder, self._keep, self._say = folder, keep, say
 
-    def save(self, nimg: int, state: dict[str, Any], swd: float | None) -> Path:
+    def save(self, nimg: int, state: dict[str, Any]) -> Path:
         """Write a checkpoint, and remove those that are no longer kept.
 
         Args:
             nimg: images seen, which names it.
             state: tensors and plain values.
-            swd: what the net was judged to be there, if it was.
 
         Raises:
             UserError: it cannot be written; those before it are as they were.
@@ -49,9 +50,7 @@ class Checkpoints:
             with replacing(path) as temporary:
                 torch.save(state, temporary)
                 seal = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
-            write_whole(
-                path.with_suffix(".json"), json.dumps({**seal, "nimg": nimg, "swd": swd}).encode()
-            )
+            write_whole(path.with_suffix(".json"), json.dumps({**seal, "nimg": nimg}).encode())
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -76,13 +75,15 @@ class Checkpoints:
                 self._say(f"{path} is cut off or changed: passed over")
                 continue
             try:
+                refuse_swollen(path)
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # whole, and still not ours: whatever torch trips over
                 self._say(f"{path} does not load ({type(error).__name__}): passed over")
                 continue
             if isinstance(state, dict):
                 return state
-        if found:
+        # One without a json is of a process that was killed in between: it was never there
+        if any(path.with_suffix(".json").exists() for path in found):
             raise UserError(
                 self.folder,
                 f"{len(found)} checkpoints, none of them whole",
@@ -97,15 +98,24 @@ class Checkpoints:
             if path.stem.isdecimal() and int(path.stem) > nimg:
                 self._remove(path)
 
+    def judged(self, nimg: int, swd: float) -> None:
+        """Note how good the net of a checkpoint was found to be; the lowest of all stays."""
+        path = self.folder / f"{nimg:09d}.pt"
+        seal = _read_seal(path)
+        if seal is not None:
+            write_whole(path.with_suffix(".json"), json.dumps({**seal, "swd": swd}).encode())
+            self._prune()
+
     def best(self) -> float | None:
-        """The lowest `swd` of all that are kept."""
+        """The lowest distance of all that are kept."""
         judged = [swd for path in self.folder.glob("*.pt") if (swd := self._swd(path)) is not None]
         return min(judged, default=None)
 
     def _prune(self) -> None:
         paths = sorted(self.folder.glob("*.pt"))
         best = self.best()
-        kept = set(paths[-self._keep :])
+        # Counting those that do not count would have the last whole one go
+        kept = set([path for path in paths if _has_its_size(path)][-self._keep :])
         kept |= {path for path in paths if best is not None and self._swd(path) == best}
         for path in paths:
             if path not in kept:
@@ -119,18 +129,25 @@ class Checkpoints:
 
     def _swd(self, path: Path) -> float | None:
         swd = (_read_seal(path) or {}).get("swd")
-        return swd if isinstance(swd, float) else None
+        return swd if isinstance(swd, float) and math.isfinite(swd) else None
 
     def _seal(self, path: Path) -> dict[str, Any] | None:
         """What the json says, if the file is as it says."""
         seal = _read_seal(path)
-        if seal is None or seal.get("bytes") != path.stat().st_size:
+        # No file: a folder, a link to nowhere, or a pipe, which would block
+        if seal is None or not path.is_file() or seal.get("bytes") != path.stat().st_size:
             return None
         return seal if seal.get("sha256") == _sha256(path) else None
 
 
+def _has_its_size(path: Path) -> bool:
+    return path.is_file() and (_read_seal(path) or {}).get("bytes") == path.stat().st_size
+
+
 def _read_seal(path: Path) -> dict[str, Any] | None:
     try:
+        if not path.with_suffix(".json").is_file():
+            return None
         with path.with_suffix(".json").open("rb") as file:
             seal = json.loads(file.read(MAX_SEAL_BYTES))
     except (OSError, ValueError, RecursionError):

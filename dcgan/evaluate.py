@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,7 +139,8 @@ class _Setting:
 
         _progress("nearest real neighbours")
         found = neighbours.find(self._net, self.reals(n))
-        found.save(picture)
+        with _writing(picture):
+            found.save(picture)
         if found.measured is None:
             _progress("most real images occur twice: the distance to them has no measure")
         return [] if found.measured is None else [found.measured]
@@ -164,7 +167,21 @@ class _Seen:
     def record(self, measured: Measured) -> None:
         from dcgan.run import append_line
 
-        append_line(self._run.metrics, measured.record(self.nimg, self._net))
+        with _writing(self._run.metrics):
+            append_line(self._run.metrics, measured.record(self.nimg, self._net))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            path,
+            f"cannot be written ({error.strerror or error})",
+            "a run folder that can be written, and room in it",
+            "make room, then give the same command again",
+        ) from None
 
 
 def print_facts(facts: dict[str, str]) -> None:

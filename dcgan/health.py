@@ -178,15 +178,22 @@ def _onsets(signs: Sequence[bool], streak: int, after: int) -> tuple[list[int], 
     return places, streak
 
 
+def broken_nets(step: int) -> Alarm:
+    """Of nets that hold NaN or infinity, found while saving: their losses may be finite still."""
+    return Alarm("non-finite", step, step, f"After step {step:,} a weight is {_BROKEN}")
+
+
 def _non_finite(step: int) -> Alarm:
     return Alarm(
-        "non-finite",
-        step,
-        step,
-        f"At step {step:,} a loss or an output of D is NaN or infinite. Nets with such weights do "
-        "not recover: go back to an earlier checkpoint, as --on-trouble rollback does by itself. "
-        "What usually helps is --precision fp32, or a lower --lr-d and --lr-g.",
+        "non-finite", step, step, f"At step {step:,} a loss or an output of D is {_BROKEN}"
     )
+
+
+_BROKEN = (
+    "NaN or infinite. Nets with such weights do not recover: go back to an earlier checkpoint, as "
+    "--on-trouble rollback does by itself. What usually helps is --precision fp32, or a lower "
+    "--lr-d and --lr-g."
+)
 
 
 def _saturation(step: int) -> Alarm:

@@ -19,7 +19,6 @@ from torch import nn
 from dcgan import patches
 from dcgan.state_file import read_state
 from pipeline.errors import UserError
-from pipeline.files import replacing
 
 SIZES = (32, 64, 128, 256)
 """Image sizes that the nets can be built for: 4×4 doubled three to six times."""
@@ -218,13 +217,6 @@ def load_generator(path: Path) -> Generator:
             )
     net.to_empty(device="cpu").load_state_dict(state)
     return net.eval()
-
-
-def save_weights(net: nn.Module, path: Path) -> None:
-    """Write a net's state dict, whole or not at all, for `load_weights` and the ancestors."""
-    state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -13,13 +13,15 @@ from dcgan.building import build_nets, build_step
 from dcgan.checkpoint import Checkpoints
 from dcgan.config import TrainConfig
 from dcgan.environment import pick_device
-from dcgan.models import Generator, count_parameters, save_weights
+from dcgan.models import Generator, count_parameters
 from dcgan.precision import choose_precision
 from dcgan.records import Plan
 from dcgan.resume import go_on, look_back
 from dcgan.room import check_disk
 from dcgan.run import RunFolder
+from dcgan.saved import require_fitting
 from dcgan.speed import choose_step
+from dcgan.state_file import save_weights
 from dcgan.stats import StepRows
 from pipeline.batches import Batches, default_workers
 from pipeline.opening import open_loader
@@ -106,16 +108,20 @@ class Parts:
         return StepRows(begun + tick, self.device)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        same_random = state["rollbacks"] == self.rollbacks
-        self.step.load_state_dict(state["step"], same_random)
-        go_on(self.batches, state["batches"], self.config.allow_change, self._say)
+        assert self.past is not None
+        folder, same_random = self.run.checkpoints, state["rollbacks"] == self.rollbacks
+        if self.past.device_type != self.device.type:  # whose random numbers are of another kind
+            state["step"]["random"] = self.step.random.get_state()
+            same_random = False
+        self.step.load_state_dict(require_fitting(state["step"], self.step, folder), same_random)
+        go_on(self.batches, state["batches"], self.config.allow_change, self._say, folder)
 
-    @property
     def net_to_sample(self) -> Generator:
-        """What pictures are drawn with: the moving average, if there is one."""
+        """What pictures are drawn with, made ready for it: the moving average, if there is one."""
         average = self.step.average
         if average is None:
             return self.generator
+        average.settle(self.config.nz)
         assert isinstance(average.net, Generator)
         return average.net
 
@@ -136,7 +142,7 @@ class Parts:
         save_weights(self.generator, self.run.generator)
         save_weights(self.discriminator, self.run.discriminator)
         if self.step.average is not None:
-            save_weights(self.step.average.net, self.run.generator_average)
+            save_weights(self.net_to_sample(), self.run.generator_average)
         else:  # one from before a change of --ema-nimg is not this run's net any more
             self.run.generator_average.unlink(missing_ok=True)
 

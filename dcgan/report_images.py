@@ -84,7 +84,7 @@ def _sides(images: dict[Path, Image.Image]) -> list[int]:
 
 def _open(path: Path, notes: list[str]) -> Image.Image | None:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             return image.convert("RGB")
     except FileNotFoundError:
         return None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dcgan.checkpoint import Checkpoints
 from dcgan.config import TrainConfig
 from dcgan.environment import pick_device
 from dcgan.run import RunFolder, read_lines
+from dcgan.saved import require_whole, require_within
 from pipeline.batches import Batches
 from pipeline.errors import UserError
 
@@ -32,9 +34,9 @@ class Past:
     """How often it went back to a checkpoint."""
 
     @property
-    def steps(self) -> int:
-        """Done at the checkpoint."""
-        return 0 if self.state is None else int(self.state["steps"])
+    def device_type(self) -> str:
+        """Of the device that it ran on."""
+        return str(self.options.get("device")).partition(":")[0]
 
     def settled(self, config: TrainConfig) -> TrainConfig:
         """Put what each `auto` came to the first time; a device that is gone is chosen anew."""
@@ -96,12 +98,18 @@ def look_back(run: RunFolder, checkpoints: Checkpoints) -> Past | None:
             f"version {STATE}",
             "go on with the version of this package that wrote it, or begin a new run",
         )
+    if state is not None:
+        state = require_whole(state, run.checkpoints)
     rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
     return Past(run.options(), state, rollbacks)
 
 
 def go_on(
-    batches: Batches, saved: dict[str, Any], anew: bool, say: Callable[[str], object]
+    batches: Batches,
+    saved: dict[str, Any],
+    anew: bool,
+    say: Callable[[str], object],
+    folder: Path,
 ) -> None:
     """Put the batches where a run was.
 
@@ -110,9 +118,10 @@ def go_on(
         saved: their `state_dict`.
         anew: with batches that are other ones, begin the next epoch instead of refusing.
         say: told of that.
+        folder: of the checkpoint, for the error.
 
     Raises:
-        UserError: they are other batches than the run's.
+        UserError: they are other batches than the run's, or it is no place of theirs.
     """
     try:
         batches.load_state_dict(saved)
@@ -123,3 +132,4 @@ def go_on(
         batches.load_state_dict(
             {"epoch": saved["epoch"] + 1, "batch": 0, "identity": batches.identity}
         )
+    require_within(batches, folder)

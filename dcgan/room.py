@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from pipeline.errors import UserError
 
 PICTURES = 64 << 20
 """Bytes for logs, curves and a few hundred grids."""
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+"""A full or locked disk, whichever file it is noticed at."""
 
 _SHORTAGES = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
 """How torch says so where it raises a bare `RuntimeError`, as on the CPU."""
@@ -51,9 +55,18 @@ def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
 
 @contextmanager
 def shortage_named(config: TrainConfig) -> Iterator[None]:
-    """Tell a lack of memory in terms of the options that use it."""
+    """Tell a lack of memory or disk in terms of the options that use it."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise UserError(
+            error.filename or f"--run {config.run or 'runs/'}",
+            f"cannot be written ({error.strerror})",
+            "a disk with room that may be written to",
+            "make room, then give the same command with the same --run to go on",
+        ) from error
     except (MemoryError, RuntimeError) as error:
         text = str(error) or type(error).__name__
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)

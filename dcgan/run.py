@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import PARTIAL, write_whole
 
 NUMBERED = Path("runs")
 """Where runs go that were given no name."""
 
+LOCK = ".lock"
+"""Held by the process that trains."""
+
 MAX_OPTIONS_BYTES = 1 << 20
 """The options take about one kilobyte."""
+
+MAX_LINE = 1 << 16
+"""Characters of a line of JSON; ours have a few hundred."""
+
+MAX_LINES_BYTES = 1 << 30
+"""Of a file of them: a line for each of three million ticks."""
+
+MAX_COUNT = 10**15
+"""Of steps or images; a float holds it exactly."""
+
+MAX_NESTED = 64
+"""Brackets in JSON; of some thousand inside each other, what reads it fails, or what writes it."""
 
 
 class RunFolder:
@@ -94,8 +113,7 @@ class RunFolder:
         """
         path = Path(name) if name is not None else _next_number()
         run = cls(path)
-        foreign = not path.is_dir() or any(path.iterdir()) if path.exists() else False
-        if foreign and not run.config.is_file():
+        if path.exists() and not run.config.is_file() and not run._has_only_begun():
             raise UserError(
                 f"--run {path}",
                 "a folder with other files in it" if path.is_dir() else "a file",
@@ -103,6 +121,16 @@ class RunFolder:
                 "choose another --run, or leave it out to have the run numbered",
             )
         return run
+
+    def _has_only_begun(self) -> bool:
+        """Whether this is a folder with nothing in it but what a run makes before its options."""
+        first = {f"{self.config.name}{PARTIAL}", LOCK}
+        folders = (self.samples, self.nets, self.checkpoints)
+        return self.path.is_dir() and all(
+            entry.name in first
+            or (entry in folders and entry.is_dir() and not any(entry.iterdir()))
+            for entry in self.path.iterdir()
+        )
 
     def make(self) -> None:
         """Make the folder and those in it.
@@ -121,6 +149,30 @@ class RunFolder:
                 "choose another",
             ) from None
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder for this process alone; a killed one lets go of it too.
+
+        Raises:
+            UserError: another process has it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"--run {self.path}",
+                "a run that another process is training",
+                "a run that nobody trains at the moment",
+                "wait for its end, or choose another --run",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def options(self) -> dict[str, Any]:
         """What `config.json` says.
 
@@ -129,7 +181,8 @@ class RunFolder:
         """
         try:
             with self.config.open("rb") as file:
-                options = json.loads(file.read(MAX_OPTIONS_BYTES))
+                options = read_json(file.read(MAX_OPTIONS_BYTES).decode())
+            json.dumps(options, ensure_ascii=False).encode()  # half a character, no log can take
             if isinstance(options, dict):
                 return options
             found = f"a {type(options).__name__}"
@@ -144,13 +197,18 @@ class RunFolder:
         for folder in (self.samples, self.nets):
             for path in folder.glob("*"):
                 number = re.search(r"-(\d+)\.", path.name)
-                if number and int(number[1]) > nimg:
+                if number and int(number[1]) > nimg and not path.is_dir():
                     path.unlink()
 
 
 def _next_number() -> Path:
     numbers = (int(path.name) for path in NUMBERED.glob("*") if path.name.isdecimal())
     return NUMBERED / f"{max(numbers, default=0) + 1:04d}"
+
+
+def write_object(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values by name, for programs and people."""
+    write_whole(path, json.dumps(values, indent=1).encode() + b"\n")
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -161,12 +219,67 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines; none if it is absent. What a killed process cut off is skipped."""
+    found = []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in lines_of(path):
+            with contextlib.suppress(ValueError, RecursionError):
+                found.append(read_json(line))
     except FileNotFoundError:
         return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
-    return [record for record in found if isinstance(record, dict)]
+    return [record for record in found if isinstance(record, dict) and _counts(record)]
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a file, each with its end; of a longer one than any of ours, pieces.
+
+    Raises:
+        UserError: the file is larger than any of ours.
+        OSError: it cannot be read.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        if os.fstat(file.fileno()).st_size > MAX_LINES_BYTES:
+            raise UserError(
+                path,
+                f"more than {MAX_LINES_BYTES:,} bytes",
+                "a file that a run wrote",
+                "move it away; a run goes on without it",
+            )
+        yield from iter(lambda: file.readline(MAX_LINE), "")
+
+
+def read_json(text: str) -> Any:
+    """Read JSON of anybody's: nothing deep, and no number that JSON has not.
+
+    Raises:
+        ValueError: it is none.
+    """
+    require_shallow(text)
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def require_shallow(text: str) -> None:
+    """Refuse JSON that could be too deep for what reads or writes it.
+
+    Raises:
+        ValueError: it has more lists and objects than any of ours.
+    """
+    if text.count("[") + text.count("{") > MAX_NESTED:
+        raise ValueError(f"more than {MAX_NESTED} lists and objects")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.20}")
+    return value
+
+
+def _counts(record: dict[str, Any]) -> bool:
+    """Whether steps and images are counted by numbers that a run can have."""
+    return (
+        all(
+            value is None or (type(value) is int and 0 <= value <= MAX_COUNT)
+            for value in (record.get("nimg"), record.get("step", 0))
+        )
+        and record.get("step", 0) is not None
+    )

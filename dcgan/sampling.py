@@ -131,7 +131,7 @@ def columns_of(total: int) -> int:
 def is_ours(picture: Path) -> bool:
     """Whether a file is a PNG that this command has written."""
     try:
-        with Image.open(picture) as opened:
+        with Image.open(picture, formats=("PNG",)) as opened:
             return str(opened.info.get(SOFTWARE, "")).startswith(PACKAGE)
     except Exception:  # Pillow's readers raise many kinds on what is not theirs
         return False

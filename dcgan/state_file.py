@@ -1,14 +1,51 @@
-"""Tensors by name from a file of anybody's: read, or refused, and no code of it ever run."""
+"""Tensors by name: written whole or not at all; of anybody's file read, or refused, and not run."""
 
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from pipeline.errors import UserError
+from pipeline.files import replacing
+
+
+def refuse_swollen(path: Path) -> None:
+    """Refuse a zip that holds more than it is: a decompression bomb.
+
+    torch and numpy write what they save into zips as it is, and inflate what somebody else
+    deflated, however much comes out.
+
+    Raises:
+        ValueError: members are compressed, or lie over each other.
+        Exception: whatever zipfile trips over.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = path.stat().st_size
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > size:
+        raise ValueError(f"it unpacks to more than its {size:,} bytes")
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is an ordinary tensor on the CPU, all of whose numbers are really there.
+
+    A view may repeat one number a billion times: whoever copies it needs the memory for all.
+    """
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_quantized or tensor.is_nested or tensor.is_complex())
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
 
 
 def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
@@ -32,6 +69,7 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
             warnings.simplefilter("ignore")
+            refuse_swollen(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
         raise UserError(
@@ -43,7 +81,15 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(state, dict):
         raise UserError(where, f"a {type(state).__name__}", wanted, "save net.state_dict() instead")
+    state = dict(dict.items(state))  # without methods and `_metadata` of the file's own choice
     for name, value in state.items():
+        if isinstance(value, torch.Tensor) and not is_plain(value):
+            raise UserError(
+                where,
+                f"a tensor {name!r:.80} that holds less than it claims",
+                wanted,
+                "save it anew",
+            )
         if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
             raise UserError(
                 where,
@@ -53,3 +99,18 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
             )
     consume_prefix_in_state_dict_if_present(state, "module.")
     return state
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """Write a net's state dict, whole or not at all, for us and the ancestors."""
+    state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+    try:
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        raise UserError(
+            path,
+            f"cannot be written ({str(error).splitlines()[0][:160]})",
+            "room for the net",
+            "make room, then give the same command again",
+        ) from error

@@ -106,7 +106,7 @@ class Tracking:
             step: steps done when it was drawn.
         """
         with self._unharmed():
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 (width, height), channels = image.size, len(image.getbands())
             picture = self._summary.Image(
                 encoded_image_string=path.read_bytes(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from dataclasses import asdict
@@ -14,14 +13,14 @@ import torch
 from dcgan.config import TrainConfig
 from dcgan.environment import describe_environment
 from dcgan.log import Log
-from dcgan.models import save_weights
 from dcgan.parts import Parts
 from dcgan.records import Records
 from dcgan.resume import STATE
+from dcgan.run import write_object
 from dcgan.signals import StopRequest
+from dcgan.state_file import save_weights
 from dcgan.stats import Clock, Lap, Spent, TickRows
 from dcgan.watch import MAX_ROLLBACKS, RollBack, Watch
-from pipeline.files import write_whole
 
 
 class Trainer:
@@ -79,7 +78,13 @@ class Trainer:
             UserError: the data failed, or trouble came that the run is to end at.
         """
         self.started = time.perf_counter()
-        self._introduce()
+        self.run.make()
+        with self.run.locked():
+            self._introduce()
+            self._run_until(stop)
+        self._conclude(stop)
+
+    def _run_until(self, stop: StopRequest) -> None:
         try:
             self._train(stop)
             self._go_back_if_asked()
@@ -97,7 +102,6 @@ class Trainer:
         finally:
             self.batches.close()
             self.watch.close()
-        self._conclude(stop)
 
     def _train(self, stop: StopRequest) -> None:
         config = self.config
@@ -157,20 +161,17 @@ class Trainer:
     def _introduce(self) -> None:
         """Say and record what this run is, and drop what was written of steps still to be done."""
         log, run = self.log, self.run
-        run.make()
+        # Before all else: without it, what a killed process leaves is nobody's run
+        write_object(run.config, self.config.to_json())
         log.write_to(run.log)
         log(f"run      {run.path}")
         if self.parts.past is not None:
-            place = (
-                f"after step {self.steps_done:,}" if self.steps_done else "before the first step"
-            )
-            log(f"resumed  {place}, {self.nimg:,} images")
+            log(f"resumed  after {self.steps_done:,} steps, {self.nimg:,} images")
         for line in self.parts.describe():
             log(line)
         run.forget_after(self.nimg)
         self.records.begin(self.nimg)
-        write_whole(run.config, _json_bytes(self.config.to_json()))
-        write_whole(run.environment, _json_bytes(describe_environment(self.device)))
+        write_object(run.environment, describe_environment(self.device))
         self.watch.begin(self.steps_told)
         # Before the first batch: a capture does not get on with DALI's work on the device
         taken = self.step.prepare(self.config.step, log)
@@ -197,15 +198,15 @@ class Trainer:
         nets = [run.generator, run.discriminator]
         nets += [run.generator_average] if self.step.average is not None else []
         log("nets     " + ", ".join(map(str, nets)))
-        if not self.is_done:
-            log(f"saved; the same command with --run {run.path} goes on from here")
         if self.watch.trouble is not None:
             raise self.watch.trouble.as_error(run)
+        if not self.is_done:
+            log(f"saved; the same command with --run {run.path} goes on from here")
 
     def _show_evidence(self) -> None:
         """Save what D will see and what G begins with: a wrong colour is seen in ten seconds."""
         with self.clock.paused():
-            self.watch.show_evidence(self.step.pixels, self.parts.net_to_sample)
+            self.watch.show_evidence(self.step.pixels, self.parts.generator)
 
     def _tick(self, last: bool) -> None:
         """Tell how the steps since the last tick went; on CUDA one tick late, so nobody waits."""
@@ -225,23 +226,27 @@ class Trainer:
 
     def _sample(self) -> None:
         with self.clock.paused():
-            self.watch.sample(self.parts.net_to_sample, self.steps_done)
+            self.watch.sample(self.parts.net_to_sample(), self.steps_done)
 
     def _judge(self) -> None:
+        checkpoints = self.parts.checkpoints
         with self.clock.paused():
-            net = self.parts.net_to_sample
+            if not self.step.is_finite():  # the next tick tells of it
+                return
+            net, best = self.parts.net_to_sample(), checkpoints.best()
             swd = self.watch.judge(net, self.steps_done)
-            best = self.parts.checkpoints.best()
-            if swd is not None and (best is None or swd < best):
+        if swd is not None and (best is None or swd < best):
+            self._checkpoint()
+            with self.clock.paused():
+                checkpoints.judged(self.nimg, swd)
                 save_weights(net, self.run.generator_best)
-                self._checkpoint(swd)
 
     def _save_epoch(self) -> None:
         with self.clock.paused():
             save_weights(self.parts.generator, self.run.generator_at(self.nimg))
             save_weights(self.parts.discriminator, self.run.discriminator_at(self.nimg))
 
-    def _checkpoint(self, swd: float | None = None) -> None:
+    def _checkpoint(self) -> None:
         """Save what going on takes, and the nets beside it."""
         if self.steps_saved == self.steps_done:
             return
@@ -250,9 +255,10 @@ class Trainer:
         with self.clock.paused():
             if not self.step.is_finite():
                 self.log("no checkpoint: the nets hold NaN or infinity; the last one stays")
+                self.watch.nets_not_finite(self.steps_done)
                 return
             try:
-                self.parts.checkpoints.save(self.nimg, self._state(spent), swd)
+                self.parts.checkpoints.save(self.nimg, self._state(spent))
             finally:
                 self.parts.save_nets()
             self.steps_saved, self.saved_at = self.steps_done, time.monotonic()
@@ -290,7 +296,3 @@ class Trainer:
         if trouble is not None and trouble.action == "rollback":
             self.parts.checkpoints.forget_after(self.plan.nimg(trouble.alarm.began - 1))
             raise RollBack(f"Going back, {times} of {MAX_ROLLBACKS} times: other random numbers")
-
-
-def _json_bytes(values: dict[str, Any]) -> bytes:
-    return json.dumps(values, indent=1).encode() + b"\n"

@@ -12,7 +12,7 @@ import torch
 from dcgan.animation import save_progress
 from dcgan.config import TrainConfig
 from dcgan.generate import FIXED_SEEDS, generate, latents
-from dcgan.health import Alarm, Health, spread
+from dcgan.health import Alarm, Health, broken_nets, spread
 from dcgan.log import Log
 from dcgan.models import Generator
 from dcgan.pictures import save_grid, save_losses, save_reals_vs_fakes
@@ -119,6 +119,10 @@ class Watch:
             self._tracking.tick(self._records.last)
         self._heed(self._health.look_at_steps(first, rows))
 
+    def nets_not_finite(self, steps: int) -> None:
+        """Heed nets that no checkpoint can be made of: their losses may be finite all the same."""
+        self._heed([broken_nets(steps)])
+
     def sample(self, net: Generator, steps: int) -> None:
         """Show what the fixed noise has become."""
         images = generate(net, self._fixed_noise)
@@ -181,12 +185,13 @@ class Watch:
 
     def _heed(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
+            if self.trouble is not None:  # one is enough
+                return
             action = self._action(alarm)
             self._records.add_alarm(alarm.step, alarm.kind, alarm.message, action)
             self._log(f"ALARM    {alarm.kind}: {alarm.message}")
             if action != "warn":
                 self.trouble = Trouble(alarm, action)
-                return
 
     def _action(self, alarm: Alarm) -> str:
         asked = self._config.on_trouble

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from pipeline.errors import UserError
+from pipeline.tars import headers
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 CELEBA_ZIP_BYTES = 1_443_490_838
@@ -73,6 +74,11 @@ class _ArchiveSource:
     def _bytes(self, offset: int, size: int) -> bytes:
         if self._file is None:
             self._file = self.path.open("rb")
+        if _version(os.fstat(self._file.fileno())) != self._listed:
+            raise changed(self.path)
+        end, _ = self._listed
+        if min(offset, size) < 0 or offset + size > end:  # before memory is set aside for it
+            raise DamagedError("the archive ends within it")
         self._file.seek(offset)
         data = self._file.read(size)
         if _version(os.fstat(self._file.fileno())) != self._listed:
@@ -109,7 +115,13 @@ class ZipSource(_ArchiveSource):
                     for info in _consumed(archive)
                     if not info.is_dir() and _is_wanted(info.filename)
                 )
-        except (zipfile.BadZipFile, NotImplementedError):
+        except UserError:
+            raise
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # which is a place that no file has
+                raise
+            raise not_an_archive(self.path) from None
+        except Exception:  # zipfile lets nearly every type through
             raise not_an_archive(self.path) from None
 
     def _is_deflated(self, info: zipfile.ZipInfo) -> bool:
@@ -149,13 +161,12 @@ class TarSource(_ArchiveSource):
 
     def members(self) -> list[Member]:
         try:
-            with tarfile.open(self.path, "r:") as archive:
-                # Of equal names the last one counts, as when a tar is extracted
-                latest = {
-                    member.name.removeprefix("./"): (member.size, member.offset_data)
-                    for member in archive
-                    if member.isreg() and not member.issparse() and _is_wanted(member.name)
-                }
+            # Of equal names the last one counts, as when a tar is extracted
+            latest = {
+                member.name.removeprefix("./"): (member.size, member.offset_data)
+                for member in headers(self.path)
+                if member.isreg() and not member.issparse() and _is_wanted(member.name)
+            }
         except tarfile.TarError:
             raise not_an_archive(self.path) from None
         return sorted(Member(name, size, offset) for name, (size, offset) in latest.items())

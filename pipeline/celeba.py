@@ -18,6 +18,9 @@ SPLITS = {"train": "0", "valid": "1", "test": "2"}
 
 PARTITION, ATTRIBUTES = "list_eval_partition", "list_attr_celeba"
 
+MAX_LIST_BYTES = 1 << 28
+"""CelebA's longer list takes 27 MB."""
+
 Rows = dict[str, dict[str, str]]
 """By image file name: value by column name."""
 
@@ -114,13 +117,15 @@ def _read(source: Path, stem: str, flag: str) -> Rows:
             "put the list there; it is published next to the images",
         )
     try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise ValueError(f"over {MAX_LIST_BYTES:,} bytes")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         rows = _from_csv(lines) if path.suffix == ".csv" else _from_txt(lines)
         if not rows:
             raise ValueError("no rows")
         if stem == PARTITION and "partition" not in next(iter(rows.values())):
             raise ValueError("no column named partition")
-    except (ValueError, StopIteration) as error:
+    except (ValueError, StopIteration, csv.Error) as error:
         raise UserError(
             path, f"not CelebA's format ({error})", "the list as published", "download it again"
         ) from None

@@ -147,7 +147,7 @@ def webdataset_shards(name: str, shards: ShardSet, conditions: Conditions) -> Co
     dataset = (
         wds.WebDataset(tars, shardshuffle=len(tars), seed=conditions.seed)
         .shuffle(WEBDATASET_SHUFFLE)
-        .decode("pilrgb")
+        .decode("pilrgb", only=["jpg"])
         .to_tuple("jpg")
         .map_tuple(transform)
         .batched(conditions.batch_size, partial=False)

@@ -6,13 +6,13 @@ The text format is DALI's own (v1.2, as written by its `wds2idx`): a header `v1.
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.order import Rows
+from pipeline.tars import headers
 
 VERSION = "v1.2"
 
@@ -23,11 +23,10 @@ def index_text(tar: Path) -> str:
     Raises:
         tarfile.TarError: the archive is damaged.
     """
-    with tarfile.open(tar, "r:") as archive:
-        rows = [
-            f"{member.name.partition('.')[2]} {member.offset_data} {member.size} {member.name}\n"
-            for member in archive
-        ]
+    rows = [
+        f"{member.name.partition('.')[2]} {member.offset_data} {member.size} {member.name}\n"
+        for member in headers(tar)
+    ]
     return f"{VERSION} {len(rows)}\n" + "".join(rows)
 
 
@@ -61,7 +60,7 @@ def read_index(data: bytes, extension: str) -> Places:
         raise ValueError("no samples")
     try:
         table = np.loadtxt(numbers.splitlines(), dtype=np.int64, comments=None, ndmin=2)
-    except ValueError:
+    except (ValueError, OverflowError, DeprecationWarning):
         raise ValueError("lines that do not read as extension, offset, size and name") from None
     expected = f"{VERSION} {len(table)}".encode()
     if header != expected or table.shape[1:] != (3,):

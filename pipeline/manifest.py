@@ -7,11 +7,12 @@ A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's inde
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
 
@@ -25,8 +26,19 @@ REJECTS_HEADER = "source,reason,bytes"
 MAX_MANIFEST_BYTES = 64 << 20
 """A manifest has one row a shard: even a set of a hundred million images stays far below."""
 
+MAX_INDEX_BYTES = 1 << 28
+"""Of one shard's: five million lines."""
+
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+"""Bounded, so that sums of them stay far below the range of a C integer."""
+Positive = Annotated[int, Field(gt=0, le=10**15)]
+Side = Annotated[int, Field(gt=0, le=1 << 26)]
+"""In pixels; no image has more of them in all."""
+Size = tuple[Side, Side]
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""Of a URL (RFC 3986, section 3.1); two characters at least: Windows has drives of one letter."""
 
 
 class _Record(BaseModel):
@@ -39,7 +51,7 @@ class Recipe(_Record):
     store: Literal["original", "jpeg", "raw"] = "original"
     """`original`: the source file's own bytes; `jpeg`: cropped, resized and encoded; `raw`: pixels,
     uint8 RGB of exactly `size`×`size`."""
-    crop: Literal["none", "centre"] | Annotated[int, Field(ge=8)] = "none"
+    crop: Literal["none", "centre"] | Annotated[int, Field(ge=8, le=1 << 16)] = "none"
     """What of the image is used: all (loaders take the middle of it), the middle as Resize and
     CenterCrop take it, or the middle square of so many pixels. Applied by whoever reads `original`
     stores, and already applied in the others."""
@@ -67,9 +79,9 @@ class Recipe(_Record):
 class Shard(_Record):
     """One tar and its index."""
 
-    name: Annotated[str, Field(pattern=r"^shard-\d{6}$")]
-    samples: Annotated[int, Field(gt=0)]
-    bytes: Annotated[int, Field(gt=0)]
+    name: Annotated[str, Field(pattern=r"^shard-[0-9]{6}$")]
+    samples: Positive
+    bytes: Positive
     """Of the tar file."""
     tar_sha256: Digest
     index_sha256: Digest
@@ -80,16 +92,26 @@ class Manifest(_Record):
 
     format: Literal[1] = 1
     recipe: Recipe
-    seed: int
-    samples: Annotated[int, Field(gt=0)]
-    rejected: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+    samples: Positive
+    rejected: Count
     """Images of the source that are not in the set; `rejects.csv` lists them."""
-    image_bytes: Annotated[int, Field(gt=0)]
+    image_bytes: Positive
     """Of all stored images together, without the tar's headers."""
     largest_image: Size
     smallest_image: Size
     """Each side apart: where it equals `largest_image`, all images have one size."""
-    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1, fail_fast=True)]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if sum(shard.samples for shard in self.shards) != self.samples:
+            raise ValueError("the shards' samples do not add up to the set's")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is named twice")
+        if self.recipe.store == "raw" and self.recipe.size is None:
+            raise ValueError("raw pixels without a size")
+        return self
 
 
 @dataclass(frozen=True)
@@ -120,6 +142,11 @@ class ShardSet:
         Raises:
             UserError: the set is missing, unfinished, of another format, or altered.
         """
+        if _SCHEME.match(str(folder)):
+            # webdataset, which dcgan-profile compares with, would run what follows `pipe:`
+            raise UserError(
+                folder, "a URL", "a folder of this machine", "name a folder of that name from /"
+            )
         manifest = _read_manifest(folder)
         for shard in manifest.shards:
             _check_shard(folder, shard)
@@ -198,7 +225,7 @@ def _read_manifest(folder: Path) -> Manifest:
                 f"format {FORMAT}, which is what this version reads",
                 f"pack again with this version: {again}",
             ) from None
-        found = f"{place}: {first['msg']}"
+        found = f"{place:.200}: {first['msg']:.200}"
         raise UserError(
             path, found, "a manifest as it was written", f"pack again: {again}"
         ) from None
@@ -213,5 +240,7 @@ def _check_shard(folder: Path, shard: Shard) -> None:
     if tar.stat().st_size != shard.bytes:
         found = f"{tar.stat().st_size:,} bytes"
         raise UserError(tar, found, f"{shard.bytes:,} bytes, as {MANIFEST} says", remedy)
-    if digest(index.read_bytes()) != shard.index_sha256:
+    if index.stat().st_size > MAX_INDEX_BYTES:
+        raise UserError(index, f"more than {MAX_INDEX_BYTES:,} bytes", "an index", remedy)
+    if file_digest(index) != shard.index_sha256:
         raise UserError(index, "other contents", f"the index recorded in {MANIFEST}", remedy)

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL
-from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Manifest, Recipe
+from pipeline.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    REJECTS,
+    SAMPLES,
+    Manifest,
+    Recipe,
+)
 from pipeline.shard import PROGRESS, Entry
 
 NEW = ".new"
@@ -81,23 +88,25 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
 
 def _is_manifest(path: Path) -> bool:
     """Whether this is a shard set's, of any version: other programs use the name too."""
+    return {"format", "recipe", "shards"} <= _json_object(path).keys()
+
+
+def _json_object(path: Path) -> dict[str, object]:
+    """What a file of JSON holds; empty if it is no object, or longer than any of ours."""
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and {"format", "recipe", "shards"} <= manifest.keys()
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            return {}
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -> None:
     path = target / PROGRESS / PLAN
     if not path.is_file():
         return
-    try:
-        before = json.loads(path.read_bytes())
-    except ValueError:
-        before = None
-    if not isinstance(before, dict):
-        before = {}
+    before = _json_object(path)
     differing = [name for name in plan if before.get(name) != plan[name]]
     if not differing:
         return

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.archives import MAX_FILE_BYTES
 from pipeline.errors import UserError
 from pipeline.index import Places, read_index
 from pipeline.manifest import ShardSet, pack_command
@@ -103,6 +104,9 @@ class Reader:
             raise self._damaged(index, f"{len(offsets):,} samples, not {shard.samples:,}")
         if min(offsets.min(), sizes.min()) < 0 or (sizes > shard.bytes - offsets).any():
             raise self._damaged(index, "samples outside of the tar")
+        # Of lines that name the same bytes again and again, a batch would fill the memory
+        if (sizes > MAX_FILE_BYTES).any() or sizes.sum() > shard.bytes:
+            raise self._damaged(index, "samples that are larger than the tar can hold")
         if recipe.store == "raw" and (sizes != 3 * (recipe.size or 0) ** 2).any():
             raise self._damaged(index, f"samples that are not {recipe.size}×{recipe.size} pixels")
         return places

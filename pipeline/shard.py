@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.archives import DamagedError, Member
 from pipeline.checking import RejectedError
 from pipeline.errors import UserError
 from pipeline.files import replacing, write_whole
 from pipeline.index import VERSION
-from pipeline.manifest import Recipe, Shard, Size, digest, file_digest
+from pipeline.manifest import Count, Recipe, Shard, Size, digest, file_digest
 from pipeline.sources import Source
 from pipeline.storing import Stored, store
 
@@ -35,6 +35,9 @@ PROGRESS = ".packing"
 
 REPORT_EVERY = 32
 """Images between a worker's reports, and between its looks at the stop signal."""
+
+MAX_RECORD_BYTES = 1 << 16
+"""A record has one row, and a count for each kind of fault."""
 
 Entry = tuple[int, Member]
 """A sample's key and where it comes from."""
@@ -51,12 +54,18 @@ class ShardRecord(BaseModel):
 
     shard: Shard | None
     """None if every image of it was rejected: then there is no tar."""
-    image_bytes: int
+    image_bytes: Count
     largest: Size | None
     smallest: Size | None
-    converted: int
-    rejected: dict[str, int]
+    converted: Count
+    rejected: dict[str, Count]
     """How many, by kind."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if {self.shard is None} != {self.largest is None, self.smallest is None}:
+            raise ValueError("sizes of images without a shard of them, or the reverse")
+        return self
 
 
 @dataclass
@@ -115,12 +124,15 @@ def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
     """
     path = target / PROGRESS / f"{names(number)}.json"
     try:
-        record = ShardRecord.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            record = ShardRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
     except (OSError, ValidationError):
         return None
     if record.shard is None:
         return record
     shard = record.shard
+    if shard.name != names(number):
+        return None
     tar, index = (_either(target, out, f"{shard.name}.{suffix}") for suffix in ("tar", "idx"))
     whole = (
         tar.is_file()

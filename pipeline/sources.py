@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from pipeline.archives import (
     require_bounded,
 )
 from pipeline.errors import UserError
+from pipeline.tars import headers
 
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 
@@ -150,6 +150,13 @@ def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) ->
 
 def _open_archive(path: Path) -> Source:
     """By contents, not by name: browsers and mirrors rename."""
+    if not path.is_file():  # a pipe would block
+        raise UserError(
+            f"SOURCE {path}",
+            "neither a file nor a folder",
+            "a folder of images, or a zip or tar of them",
+            "save what it gives to a file first",
+        )
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK"):
@@ -167,8 +174,7 @@ def _glimpse(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             entries = archive.namelist()
     else:
-        with tarfile.open(path, "r:") as tar:
-            entries = tar.getnames()
+        entries = [member.name for member in headers(path)]
     if not entries:
         return "it is empty"
     listed = ", ".join(entries[:5]) + (", …" if len(entries) > 5 else "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import re
 import tarfile
 import zlib
 from collections import Counter
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.archives import MAX_FILE_BYTES
 from pipeline.checking import RejectedError, decode
 from pipeline.errors import UserError
 from pipeline.index import index_text, read_index
@@ -30,9 +33,16 @@ from pipeline.manifest import (
 )
 from pipeline.mixing import Mixing, measure
 from pipeline.order import permutation
+from pipeline.tars import headers
 
 Sample = tuple[str, bytes]
 """A sample's key and its component."""
+
+_KEY = re.compile(r"[0-9]{8,15}")
+"""It becomes a file's name."""
+
+MAX_LINE = 1 << 17
+"""Characters of a line of a table; names of files have at most a few thousand."""
 
 Keys = dict[str, None]
 """A set of keys that remembers their order."""
@@ -122,8 +132,8 @@ def _verify_shard(
             faults += _sample_faults(shard, key, data, recorded, decoding)
             findings.sizes[_size(shards, data)] += 1
             findings.image_bytes += len(data)
-        index = tar.with_suffix(".idx").read_text()
-        if not faults and index_text(tar) != index:
+        index = tar.with_suffix(".idx").read_bytes()
+        if not faults and index_text(tar).encode(errors="surrogateescape") != index:
             faults.append(f"{shard.name}: the index does not fit the tar")
     except (tarfile.TarError, OSError) as error:
         faults.append(f"{shard.name}: the tar cannot be read ({error})")
@@ -136,16 +146,20 @@ def _verify_shard(
 
 
 def samples(tar: Path) -> Iterator[Sample]:
-    """All samples of a shard, in their order.
+    """All samples of a shard, in their order; links, devices and sparse files are none.
 
     Raises:
         tarfile.TarError: the archive is damaged.
     """
-    with tarfile.open(tar, "r:") as archive:
-        for member in archive:
-            component = archive.extractfile(member)
-            if component is not None:
-                yield member.name.partition(".")[0], component.read()
+    with tar.open("rb") as file:
+        end = os.fstat(file.fileno()).st_size
+        for member in headers(tar):
+            if not member.isreg() or member.issparse():
+                continue
+            if member.size > min(MAX_FILE_BYTES, end - member.offset_data):
+                raise tarfile.ReadError(f"{member.name:.80} has {member.size:,} bytes")
+            file.seek(member.offset_data)
+            yield member.name.partition(".")[0], file.read(member.size)
 
 
 def mixing(shards: ShardSet) -> Mixing | None:
@@ -168,10 +182,11 @@ def find(shards: ShardSet, key: str) -> Sample:
     Raises:
         UserError: there is none.
     """
-    for name, row in _table(shards.folder / SAMPLES, SAMPLES_HEADER):
-        if name == key and row:
-            tar = shards.folder / f"{row[0]}.tar"
-            found = next((data for other, data in samples(tar) if other == key), None)
+    tars = {tar.stem: tar for tar in shards.tars}
+    listed = _table(shards.folder / SAMPLES, SAMPLES_HEADER) if _KEY.fullmatch(key) else ()
+    for name, row in listed:
+        if name == key and row and row[0] in tars:
+            found = _component(tars[row[0]], key)
             if found is not None:
                 return key, found
     keys = f"00000000 to {shards.manifest.samples + shards.manifest.rejected - 1:08d}"
@@ -181,6 +196,15 @@ def find(shards: ShardSet, key: str) -> Sample:
         f"a key of 8 digits, {keys}",
         f"look the source's name up in {shards.folder / SAMPLES}",
     )
+
+
+def _component(tar: Path, key: str) -> bytes | None:
+    try:
+        return next((data for other, data in samples(tar) if other == key), None)
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(
+            tar, f"cannot be read ({error})", "the tar that was written", "pack the set again"
+        ) from None
 
 
 def _sample_faults(
@@ -203,7 +227,7 @@ def _size(shards: ShardSet, data: bytes) -> tuple[int, int]:
     recipe = shards.manifest.recipe
     if recipe.store == "raw":
         side = math.isqrt(len(data) // 3)
-        return side, side
+        return (side, side) if 3 * side**2 == len(data) else (0, 0)
     header = read_header(data)
     return (header.width, header.height) if header else (0, 0)
 
@@ -221,7 +245,7 @@ def _table(path: Path, header: str) -> Iterator[tuple[str, list[str]]]:
     """First column and the others, row by row."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.reader(file)
+            rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
             if next(rows, None) != header.split(","):
                 raise csv.Error(f"its first line is not {header}")
             for row in rows:

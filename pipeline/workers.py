@@ -72,7 +72,8 @@ def write_shards(
             ) from None
         finally:
             shared.stop.value = True
-            pool.shutdown(cancel_futures=True)
+            with _deaf_to_interrupts():  # a second one would leave workers that are just starting
+                pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from pipeline.batches import Batches
 from pipeline.manifest import Recipe, ShardSet
+from tests.fuzzing import cases
 from tests.loaders import KINDS, open_kind
 from tests.needs import demanded, require, within
 from tests.pictures import numbered_pictures, pack_pictures
@@ -24,10 +25,18 @@ OF_DEVICE = 4
 def pytest_configure() -> None:
     # A busy machine is no fault of an example's
     settings.register_profile("patient", deadline=None)
-    settings.load_profile("patient")
+    settings.register_profile("fuzz", deadline=None, max_examples=1000)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
     # Commands that the tests start run this checkout's code, whichever one is installed
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     demanded()  # a misspelt REQUIRE ends the run here, before anything passes
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("HYPOTHESIS_PROFILE") == "fuzz":
+        for name, count in sorted(cases.items()):
+            terminalreporter.write_line(f"{count:7,}  {name}")
+        terminalreporter.write_line(f"{cases.total():7,}  hostile inputs in all")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -169,7 +169,7 @@ def expected_files(samples: list[int], epochs: list[int], saved: int | None = No
     return {
         *("config.json", "env.json", "log.txt", "stats.jsonl", "losses.csv", "losses.png"),
         *("reals.png", "fakes_init.png", "netG.pt", "netD.pt", "netG_ema.pt"),
-        *("progress.gif", "reals-vs-fakes.png", "tensorboard/events.out.tfevents.000001"),
+        *(".lock", "progress.gif", "reals-vs-fakes.png", "tensorboard/events.out.tfevents.000001"),
         *(f"checkpoints/{saved:09d}.{ending}" for ending in ("pt", "json")),
         *(f"samples/fakes-{nimg:09d}.png" for nimg in samples),
         *(f"nets/net{letter}-{nimg:09d}.pt" for letter in "GD" for nimg in epochs),

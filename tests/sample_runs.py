@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dcgan.models import Generator, save_weights
+from dcgan.models import Generator
 from dcgan.run import RunFolder
+from dcgan.state_file import save_weights
 from tests.pictures import Pixels
 from tests.test_generate import trained
 

@@ -32,15 +32,15 @@ def names(folder):
 def test_the_newest_comes_back(checkpoints, tmp_path):
     assert checkpoints.newest() is None
     for nimg in (9, 10, 123_456_789_012):
-        checkpoints.save(nimg, state(nimg), None)
+        checkpoints.save(nimg, state(nimg))
         loaded = checkpoints.newest()
         assert loaded["number"] == nimg
         assert loaded["tensor"].equal(state(nimg)["tensor"])
 
 
 def test_cut_off_at_any_byte_it_is_passed_over(checkpoints, tmp_path, said):
-    checkpoints.save(1, state(1), None)
-    path = checkpoints.save(2, state(2), None)
+    checkpoints.save(1, state(1))
+    path = checkpoints.save(2, state(2))
     whole = path.read_bytes()
     assert len(whole) > 500
     for length in range(len(whole)):
@@ -53,8 +53,8 @@ def test_cut_off_at_any_byte_it_is_passed_over(checkpoints, tmp_path, said):
 
 
 def test_a_bit_that_changed_is_noticed(checkpoints):
-    checkpoints.save(1, state(1), None)
-    path = checkpoints.save(2, state(2), None)
+    checkpoints.save(1, state(1))
+    path = checkpoints.save(2, state(2))
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -62,8 +62,8 @@ def test_a_bit_that_changed_is_noticed(checkpoints):
 
 
 def test_without_all_of_its_json_it_does_not_exist(checkpoints, said):
-    checkpoints.save(1, state(1), None)
-    seal = checkpoints.save(2, state(2), None).with_suffix(".json")
+    checkpoints.save(1, state(1))
+    seal = checkpoints.save(2, state(2)).with_suffix(".json")
     text = seal.read_bytes()
     for broken in (*(text[:length] for length in range(len(text))), b"[]", b"[" * 99_999, b"{}"):
         seal.write_bytes(broken)
@@ -75,49 +75,67 @@ def test_without_all_of_its_json_it_does_not_exist(checkpoints, said):
 
 
 def test_nothing_whole_at_all_is_an_error(checkpoints, tmp_path):
-    path = checkpoints.save(1, state(1), None)
-    path.with_suffix(".json").unlink()
+    path = checkpoints.save(1, state(1))
+    path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError) as refusal:
         checkpoints.newest()
     assert_four_parts(refusal.value, str(tmp_path), "1 checkpoints, none of them whole")
     assert path.exists()
 
 
+def test_killed_before_the_json_of_the_first_there_is_none(checkpoints):
+    checkpoints.save(1, state(1)).with_suffix(".json").unlink()
+    assert checkpoints.newest() is None
+
+
+def test_a_damaged_one_does_not_take_the_place_of_one_that_stays(tmp_path, said):
+    checkpoints = Checkpoints(tmp_path, keep=1, say=said.append)
+    checkpoints.save(1, state(1))
+    (tmp_path / "000000009.pt").write_bytes(b"of a killed process")
+    checkpoints.save(2, state(2))
+    loaded = checkpoints.newest()
+    assert loaded is not None
+    assert loaded["number"] == 2
+
+
 def test_no_code_from_a_checkpoint_runs(checkpoints, tmp_path):
-    checkpoints.save(1, state(1), None)
+    checkpoints.save(1, state(1))
 
     class Evil:
         def __reduce__(self):
             return (open, (str(tmp_path / "pwned"), "w"))
 
-    checkpoints.save(2, {"evil": Evil()}, None)  # whole, with its digest
+    checkpoints.save(2, {"evil": Evil()})  # whole, with its digest
     assert checkpoints.newest()["number"] == 1
     assert not (tmp_path / "pwned").exists()
 
 
 def test_the_last_ones_stay(checkpoints, tmp_path):
     for nimg in range(1, 6):
-        checkpoints.save(nimg, state(nimg), None)
+        checkpoints.save(nimg, state(nimg))
     assert names(tmp_path) == [f"00000000{n}.{end}" for n in (4, 5) for end in ("json", "pt")]
 
 
 def test_the_best_one_stays_too(checkpoints, tmp_path):
     for nimg, swd in ((1, 40.0), (2, 20.0), (3, None), (4, 30.0), (5, None), (6, None)):
-        checkpoints.save(nimg, state(nimg), swd)
+        checkpoints.save(nimg, state(nimg))
+        if swd is not None:
+            checkpoints.judged(nimg, swd)
     assert [path.stem for path in sorted(tmp_path.glob("*.pt"))] == [
         "000000002",
         "000000005",
         "000000006",
     ]
     assert checkpoints.best() == 20.0
-    checkpoints.save(7, state(7), 10.0)
+    checkpoints.save(7, state(7))
+    checkpoints.judged(7, 10.0)
     assert [int(path.stem) for path in sorted(tmp_path.glob("*.pt"))] == [6, 7]
     assert checkpoints.best() == 10.0
 
 
 def test_later_ones_can_be_forgotten_but_not_all(checkpoints, tmp_path):
     for nimg in (10, 20):
-        checkpoints.save(nimg, state(nimg), None)
+        checkpoints.save(nimg, state(nimg))
     checkpoints.forget_after(15)
     assert checkpoints.newest()["number"] == 10
     checkpoints.forget_after(5)
@@ -126,7 +144,7 @@ def test_later_ones_can_be_forgotten_but_not_all(checkpoints, tmp_path):
 
 def test_what_a_killed_process_left_goes_with_the_next(checkpoints, tmp_path):
     (tmp_path / "000000001.pt.partial").write_bytes(b"half")
-    checkpoints.save(2, state(2), None)
+    checkpoints.save(2, state(2))
     assert names(tmp_path) == ["000000002.json", "000000002.pt"]
 
 
@@ -134,7 +152,7 @@ def test_what_a_killed_process_left_goes_with_the_next(checkpoints, tmp_path):
 def test_a_full_disk_is_told_and_costs_nothing_that_was_there(
     checkpoints, tmp_path, monkeypatch, failing
 ):
-    checkpoints.save(1, state(1), None)
+    checkpoints.save(1, state(1))
     before = contents(tmp_path)
 
     def full(*arguments):
@@ -143,21 +161,25 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(failing, full)
         with pytest.raises(UserError) as told:
-            checkpoints.save(2, state(2), None)
+            checkpoints.save(2, state(2))
     assert_four_parts(told.value, "000000002.pt", "No space left on device")
     assert checkpoints.newest()["number"] == 1
     assert before.items() <= contents(tmp_path).items()
 
 
 def test_the_json_says_what_it_is(checkpoints):
-    path = checkpoints.save(1_280, state(1), 12.5)
+    path = checkpoints.save(1_280, state(1))
+    checkpoints.judged(1_280, 12.5)
+    loaded = checkpoints.newest()
+    assert loaded is not None
+    assert loaded["number"] == 1
     seal = json.loads(path.with_suffix(".json").read_text())
     assert seal["bytes"] == path.stat().st_size
     assert (seal["nimg"], seal["swd"], len(seal["sha256"])) == (1280, 12.5, 64)
 
 
 def test_a_copied_folder_is_as_good(checkpoints, tmp_path):
-    checkpoints.save(1, state(1), None)
+    checkpoints.save(1, state(1))
     shutil.copytree(tmp_path, tmp_path.with_name("copy"))
     copied = Checkpoints(tmp_path.with_name("copy"), 2, print).newest()
     assert copied is not None

@@ -102,7 +102,7 @@ def test_an_error_in_the_middle_leaves_what_was_done(tmp_path, counted, capsys, 
     for net, path in (
         (trainer.parts.generator, run.generator),
         (trainer.parts.discriminator, run.discriminator),
-        (trainer.parts.net_to_sample, run.generator_average),
+        (trainer.parts.net_to_sample(), run.generator_average),
     ):
         kept = torch.load(path, weights_only=True)
         assert all(torch.equal(kept[name], tensor) for name, tensor in net.state_dict().items())

@@ -65,7 +65,9 @@ def test_an_average_that_is_asked_for_later_begins_at_the_net(tmp_path):
     run = begun(tmp_path, ema_nimg=0)
     trainer = new_trainer(tiny(run.path, max_steps=4, ema_nimg=100, allow_change=True))
     pairs = zip(
-        trainer.parts.net_to_sample.parameters(), trainer.parts.generator.parameters(), strict=True
+        trainer.parts.net_to_sample().parameters(),
+        trainer.parts.generator.parameters(),
+        strict=True,
     )
     assert all(torch.equal(average, net) for average, net in pairs)
 

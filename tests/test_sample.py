@@ -14,9 +14,9 @@ from PIL import Image
 
 from dcgan import sampling
 from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
-from dcgan.models import save_weights
 from dcgan.pictures import save_image
 from dcgan.sample import sample
+from dcgan.state_file import save_weights
 from dcgan.version import version
 from pipeline.pixels import to_uint8
 from tests.pictures import names_in

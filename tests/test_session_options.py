@@ -1,5 +1,7 @@
 """Options around the step: presets, step sizes, smoothing; room on the disk."""
 
+import errno
+import os
 import shutil
 from collections import namedtuple
 
@@ -14,7 +16,7 @@ from dcgan.presets import PRESETS
 from dcgan.step import AdversarialStep, discriminator_loss
 from dcgan.train import app
 from pipeline.errors import UserError
-from tests.running import assert_four_parts, new_trainer, tiny, train_here
+from tests.running import assert_four_parts, contents, new_trainer, tiny, train_here
 from tests.steps import batch, nets
 
 CLI = CliRunner()
@@ -135,6 +137,29 @@ def test_too_full_a_disk_is_told_before_anything_is_written(tmp_path, monkeypatc
     assert_four_parts(told.value, f"--run {tmp_path}", "1 MB free", "--keep 2")
     assert asked_of == [tmp_path]  # the nearest folder that there is
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_disk_that_takes_no_more_is_told_plainly(tmp_path, monkeypatch, number):
+    def full(path, record):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("dcgan.records.append_line", full)
+    with pytest.raises(UserError) as told:
+        session.train(tiny(tmp_path / "run", max_steps=2))
+    assert_four_parts(told.value, "stats.jsonl", os.strerror(number), "to go on")
+
+
+def test_two_processes_do_not_train_one_run(tmp_path):
+    first = new_trainer(tiny(tmp_path / "run", max_steps=2))
+    first.run.make()
+    with first.run.locked():
+        before = contents(tmp_path / "run")
+        with pytest.raises(UserError) as refusal:
+            train_here(tiny(tmp_path / "run", max_steps=2))
+        assert_four_parts(refusal.value, f"--run {tmp_path / 'run'}", "another process")
+        assert contents(tmp_path / "run") == before
+    assert train_here(tiny(tmp_path / "run", max_steps=2)).steps_done == 2
 
 
 def test_the_room_asked_for_is_what_checkpoints_take(tmp_path, monkeypatch):

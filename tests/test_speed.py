@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dcgan.average import Average
+from dcgan.average import SETTLING, SETTLING_IMAGES, Average
 from pipeline.pixels import to_signed
-from tests.steps import BATCH, nets, pixel_batch, states, whole_step
+from tests.steps import BATCH, NZ, nets, pixel_batch, states, whole_step
 
 # What goes into the update, and what comes out
 
@@ -100,6 +100,32 @@ def test_the_step_averages_after_each_update():
     assert step.average is not None
     torch.testing.assert_close(list(step.average.net.parameters()), expected, atol=1e-7, rtol=1e-5)
     assert whole_step(ema_nimg=0).average is None
+
+
+def test_settling_takes_the_statistics_of_the_averaged_weights_and_nothing_else():
+    step = whole_step(ema_nimg=40)
+    for k in range(3):
+        step(pixel_batch(k))
+    average, random = step.average, torch.get_rng_state()
+    assert average is not None
+    before = [weight.clone() for weight in average.net.parameters()]
+    average.settle(NZ)
+    assert all(map(torch.equal, before, average.net.parameters()))
+    assert torch.get_rng_state().equal(random)
+    first, norm = average.net.get_submodule("main.0"), average.net.get_submodule("main.1")
+    noise = torch.randn(
+        SETTLING, SETTLING_IMAGES, NZ, 1, 1, generator=torch.Generator().manual_seed(0)
+    )
+    maps = [first(batch) for batch in noise]
+    means = torch.stack([each.mean(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
+    variances = torch.stack([each.var(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
+    torch.testing.assert_close(norm.running_mean, means)
+    torch.testing.assert_close(norm.running_var, variances)
+    settled = [buffer.clone() for buffer in average.net.buffers()]
+    average.settle(NZ)
+    assert all(map(torch.equal, settled, average.net.buffers()))
+    step(pixel_batch(4))  # training goes on as if nothing had been
+    assert all(map(torch.equal, average.net.buffers(), step.update.generator.buffers()))
 
 
 # Precision

@@ -12,8 +12,9 @@ import torch
 from dcgan import stats
 from dcgan.config import TrainConfig
 from dcgan.generate import FIXED_SEEDS, generate, latents
-from dcgan.models import Discriminator, Generator, init_weights, save_weights
+from dcgan.models import Discriminator, Generator, init_weights
 from dcgan.run import RunFolder
+from dcgan.state_file import save_weights
 from dcgan.step import AdversarialStep
 from tests.running import (
     CountedBatches,
@@ -198,7 +199,7 @@ def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_
     trainer = train_here(config)
     for net, path in (
         (untrained, trainer.run.fakes_init),
-        (trainer.parts.net_to_sample, trainer.run.fakes(24)),
+        (trainer.parts.net_to_sample(), trainer.run.fakes(24)),
     ):
         expected = generate(net, latents(FIXED_SEEDS, 8)).expand(-1, -1, -1, 3)
         assert np.array_equal(cells(path, 32), expected.numpy())

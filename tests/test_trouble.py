@@ -1,6 +1,7 @@
 """Trouble in a run: told, stopped at, or gone back from; and checkpoints that are the best."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -68,7 +69,7 @@ def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, asked,
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
     said = capsys.readouterr().out
     assert "ALARM    non-finite" in said
-    assert "Stopped at trouble: 9 steps" in said
+    assert "Stopped at trouble: 7 steps" in said
     # And the same command goes on from there, as if nothing had been
     poison(lambda step: False)
     assert session.train(config) == 0
@@ -85,7 +86,7 @@ def test_a_rollback_goes_on_from_before_the_trouble_with_other_random_numbers(
     assert session.train(tiny(tmp_path / "run", **options, on_trouble="rollback")) == 0
     run = RunFolder(tmp_path / "run")
     assert alarms(run.alarms) == [("non-finite", 7, "rollback")]
-    assert done.steps == 8 + 6  # eight in vain, six of which stand
+    assert done.steps == 7 + 6  # of the first seven, six stand
     assert [tick["step"] for tick in read_stats(run)] == [4, 8, 12]
     assert "Going back, 1 of 3 times" in capsys.readouterr().out
     healthy = train_here(tiny(tmp_path / "healthy", **options)).run
@@ -160,9 +161,9 @@ def test_a_rollback_from_saturation_leaves_all_of_it_behind(tmp_path, monkeypatc
     save = trainer.parts.checkpoints.save
     saved = []
 
-    def at_some_steps(nimg, state, swd):
+    def at_some_steps(nimg, state):
         saved.append(nimg)
-        return save(nimg, state, swd)
+        return save(nimg, state)
 
     trainer._checkpoint_is_due = lambda: trainer.steps_done in (30, 70)  # type: ignore[method-assign]
     trainer.parts.checkpoints.save = at_some_steps  # type: ignore[method-assign]
@@ -206,7 +207,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
     monkeypatch.setattr("dcgan.metrics.Judge", Judge)
     trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
     run = trainer.run
-    assert all(net is trainer.parts.net_to_sample for net in judged)
+    assert all(net is trainer.parts.net_to_sample() for net in judged)
     assert [line["nimg"] for line in read_lines(run.metrics)] == list(values)
     assert sorted(int(path.stem) for path in run.checkpoints.glob("*.pt")) == [32, 72]
     best = json.loads((run.checkpoints / "000000032.json").read_text())
@@ -215,6 +216,36 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
     kept = torch.load(run.generator_best, weights_only=True)
     assert all(tensor.equal(kept[name]) for name, tensor in state["step"]["average"].items())
     assert "SWD      10.00 at 32 images" in capsys.readouterr().out
+
+
+def test_nets_that_are_no_numbers_are_not_judged(tmp_path, poison):
+    poison(lambda step: step == 2)
+    with pytest.raises(UserError, match="non-finite"):
+        session.train(tiny(tmp_path / "run", max_steps=4, evaluate_every=2))
+    assert not RunFolder(tmp_path / "run").metrics.exists()
+
+
+def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch):
+    """Nor is it taken off twice."""
+    monkeypatch.setattr("dcgan.metrics.Judge", lambda *options: SimpleNamespace(judge=slow_judge))
+    options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
+    trainer = new_trainer(tiny(tmp_path / "run", **options))
+    save = trainer.parts.checkpoints.save
+
+    def slow_save(nimg, state):
+        time.sleep(0.5)
+        return save(nimg, state)
+
+    trainer.parts.checkpoints.save = slow_save  # type: ignore[method-assign]
+    run_to_end(trainer)
+    for tick in read_stats(trainer.run):
+        assert 0 < tick["step_ms"] < 200
+
+
+def slow_judge(net):
+    time.sleep(0.5)
+    record = {"metric": "swd", "value": 1.0, "floor": 0.5, "n": 8}
+    return SimpleNamespace(record=lambda nimg, name: record | {"nimg": nimg, "net": name})
 
 
 def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):

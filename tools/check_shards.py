@@ -67,7 +67,7 @@ def check_shards(
         mixed = mixing(shard_set)
         console.print(f"mixing  {'too few images to tell' if mixed is None else mixed.told()}")
     if sheet is not None and not findings.faults:
-        with _saving(sheet):
+        with _saving(sheet), _drawable(shards):
             save_sheet(shard_set, sheet)
         console.print(f"sheet   {sheet}")
     if findings.faults:
@@ -80,6 +80,20 @@ def check_shards(
             "copy the named shards from where the set came from, or pack it again",
         )
     console.print("all is as it was packed")
+
+
+@contextmanager
+def _drawable(shards: Path) -> Iterator[None]:
+    """Surround decoding: what nobody decoded before may be no image."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--sheet of {shards}",
+            f"a sample that cannot be drawn ({error})",
+            "images",
+            "see which with --decode, and pack the set again",
+        ) from None
 
 
 @contextmanager

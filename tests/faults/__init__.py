@@ -1,0 +1,1 @@
+"""Faults, injected into the real commands: `python -m tests.faults`."""

@@ -1,0 +1,101 @@
+"""`python -m tests.faults`: inject faults into the real commands, and tell what came of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError, told_plainly
+from pipeline.files import write_whole
+from tests.faults import damage, disks, kills, numbers
+from tests.faults.lab import SHARED_MEMORY
+from tests.faults.page import page
+from tests.faults.rows import Round, Row, summary, table
+
+CASES = (*kills.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
+INSIDE = "DCGAN_FAULTS_INSIDE"
+"""Set in a process whose mounts nobody else sees, and which vanish with it."""
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def faults(
+    quick: Annotated[bool, typer.Option("--quick", help="Each kind once or a few times.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="The kinds whose name holds this text.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of moments, places and bits.")] = 0,
+    number: Annotated[
+        int | None, typer.Option(help="This one of a kind's injections alone.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the page with the table here.")] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(help="Keep what failures left in this folder, which must be new.")
+    ] = None,
+) -> None:
+    """Inject faults into the real commands, and demand what each must come to.
+
+    Exits with status 1, and names the command that shows it again, if one was not survived.
+    """
+    cases = [case for case in CASES if not only or any(text in case.fault for text in only)]
+    if not cases:
+        names = "\n          ".join(case.fault for case in CASES)
+        raise UserError(f"--only {only}", "no such fault", f"one of\n          {names}", "choose")
+    mounts = _mount_shared_memory()
+    folder = scratch or Path(tempfile.mkdtemp(prefix="faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = Round(folder.resolve(), seed, quick, mounts, number)
+    rows = []
+    for case in cases:
+        rows.append(todo.carry_out(case))
+        _tell(rows[-1])
+    if scratch is None:
+        shutil.rmtree(folder)
+    sys.stdout.write("\n" + "\n".join(table(rows)) + f"\n\n{summary(rows)}\n")
+    if any(row.failures for row in rows):
+        raise typer.Exit(1)
+    if out is not None:
+        write_whole(out, page(rows, seed).encode())
+
+
+def _tell(row: Row) -> None:
+    sys.stdout.write(f"{row.seconds:5.0f} s  {row.faults:3}  {row.fault}: {row.outcome()}\n")
+    for failure in row.failures:
+        sys.stdout.write(f"\n{failure}\n\n")
+    sys.stdout.flush()
+
+
+def _mount_shared_memory() -> bool:
+    """Shared memory of our own, in which nobody else's comes and goes; whether that worked."""
+    if INSIDE not in os.environ:
+        return False
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", SHARED_MEMORY], check=True)
+    return True
+
+
+def _go_inside() -> None:
+    """Become a process with mounts of its own, if the system lets us."""
+    if INSIDE in os.environ or shutil.which("unshare") is None:
+        return
+    for more in ([], ["--map-root-user"]):  # as root; as a user in a name space of their own
+        words = ["unshare", "--mount", "--propagation", "private", *more]
+        if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0:
+            again = [*words, sys.executable, "-m", "tests.faults", *sys.argv[1:]]
+            os.execvpe(words[0], again, os.environ | {INSIDE: "1"})
+
+
+def main() -> None:
+    """Run the command line."""
+    _go_inside()
+    with told_plainly():
+        app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Harm to single files: bits, ends, and the room that is left."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+BALLOON = "balloon"
+
+
+def flip(path: Path, draw: random.Random, first: int = 0, end: int | None = None) -> None:
+    """Flip a random bit between two offsets."""
+    offset = draw.randrange(first, path.stat().st_size if end is None else end)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        value = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([value ^ 1 << draw.randrange(8)]))
+
+
+def cut(path: Path, draw: random.Random, share: float = 1.0) -> None:
+    """Lose a file's end, from a random byte in this first share of it on."""
+    os.truncate(path, draw.randrange(int(share * path.stat().st_size)))
+
+
+def fill(disk: Path, left: int) -> None:
+    """Leave so many bytes free, in the file system's blocks."""
+    path = disk / BALLOON
+    with path.open("wb") as file:
+        size = shutil.disk_usage(disk).free - left
+        if size > 0:
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def make_room(disk: Path) -> None:
+    (disk / BALLOON).unlink()

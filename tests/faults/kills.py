@@ -1,0 +1,241 @@
+"""Training, packing and evaluation ended by signals, at moments of all kinds.
+
+Of several processes of one run, one would be ended here, too.
+"""
+
+import json
+import random
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+
+from dcgan.run import RunFolder
+from pipeline.errors import UserError
+from pipeline.manifest import ShardSet
+from tests.faults.cases import Case
+from tests.faults.lab import (
+    Blow,
+    FailedError,
+    Lab,
+    Moment,
+    after,
+    appears,
+    by,
+    interrupted_twice,
+    line,
+)
+from tests.faults.runs import (
+    EXACT,
+    LOG_EVERY,
+    STATUS,
+    STEPS,
+    Training,
+    command,
+    intact,
+    many_pictures,
+    small_set,
+    tool,
+    whole,
+)
+from tests.packing_runs import tree
+
+SECONDS = 4.0
+"""Which a command takes, about: moments are drawn from as many."""
+
+KILLS = 3
+"""In succession, before a command may finish."""
+
+
+def _blow(draw: random.Random) -> Blow:
+    kinds = (
+        *(by(signal.SIGKILL), by(signal.SIGKILL), by(signal.SIGTERM), by(signal.SIGINT)),
+        interrupted_twice(draw.uniform(0, 0.1)),
+    )
+    return draw.choice(kinds)
+
+
+# Training
+
+
+def _by_time(lab: Lab, run: RunFolder) -> Moment:
+    return after(lab.random.uniform(0.05, 1.5 * SECONDS))
+
+
+def _by_line(lab: Lab, run: RunFolder) -> Moment:
+    return line(STATUS, lab.random.randint(1, STEPS // LOG_EVERY // KILLS))
+
+
+def _by_file(lab: Lab, run: RunFolder) -> Moment:
+    """While a file is being written, or as soon as it is."""
+    patterns = (
+        *("log.txt", "config.json*", "losses.csv.partial", "tensorboard/*", "reals.png*"),
+        *("checkpoints/*.pt.partial", "checkpoints/*.json.partial", "netG*.partial"),
+        *("samples/*.partial", "losses.png.partial", "progress.gif*"),
+    )
+    return appears(run.path, lab.random.choice(patterns))
+
+
+def _train(lab: Lab, moment) -> str:
+    whole(lab)
+    training = Training(lab, small_set(lab))
+    for _ in range(KILLS):
+        ended = training.go(moment(lab, training.run), _blow(lab.random))
+        if ended.hit:
+            ended.plain()
+        intact(training.run, least=_told(training.run))
+    training.go_to_the_end()
+    return EXACT
+
+
+def _told(run: RunFolder) -> int:
+    """Steps in the last whole line of the statistics: a checkpoint was written before each."""
+    if not run.stats.exists():
+        return 0
+    lines = [text for text in run.stats.read_text().splitlines(True) if text.endswith("}\n")]
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def _in_first_moments(lab: Lab, pattern: str) -> str:
+    """At the places where a run folder is neither empty nor a run yet, or a checkpoint half one."""
+    whole(lab)
+    training = Training(lab, small_set(lab))
+    training.go(appears(training.run.path, pattern))
+    training.go_to_the_end()
+    return EXACT
+
+
+# Packing
+
+
+def _packing(lab: Lab, out: Path, *more: object) -> list[object]:
+    return tool("make_shards.py", many_pictures(lab), "--out", out, "--per-shard", 120, *more)
+
+
+def _packed(lab: Lab) -> Path:
+    return lab.once("packed", lambda out: lab.run(*_packing(lab, out)).finished())
+
+
+def _pack(lab: Lab) -> str:
+    wanted, out = _packed(lab), lab.folder / "set"
+    draw = lab.random
+    for _ in range(KILLS):
+        there = len(list(out.glob(".packing/shard-*.json")))
+        moments = (
+            after(draw.uniform(0.05, SECONDS / 2)),
+            appears(out, ".packing/shard-*.json", there + draw.randint(1, 5)),
+            appears(out, ".packing/shard-*.json", there + draw.randint(1, 5)),
+            appears(out, draw.choice(("*.tar.partial", "samples.csv*", "manifest.json*"))),
+        )
+        ended = lab.run(*_packing(lab, out), at=draw.choice(moments), do=_blow(draw))
+        if ended.hit:
+            ended.plain()
+        if _is_complete(out) and tree_of_set(out) != tree(wanted):
+            ended.fail("a set that readers take for complete, and is not")
+    ended = lab.run(*_packing(lab, out)).plain()
+    if ended.status:  # it was killed after the last shard
+        ended.refused("a complete shard set")
+    _require_same_set(out, wanted)
+    return EXACT
+
+
+def _pack_over(lab: Lab) -> str:
+    wanted, out = _packed(lab), lab.folder / "set"
+    shutil.copytree(wanted, out)
+    again = _packing(lab, out, "--overwrite", "--seed", 1)
+    other = lab.once(
+        "packed-1", lambda folder: lab.run(*_packing(lab, folder, "--seed", 1)).finished()
+    )
+    draw = lab.random
+    for _ in range(KILLS):
+        new = out / ".new"
+        there = len(list(new.glob(".packing/shard-*.json")))
+        moments = (
+            after(draw.uniform(0.5, SECONDS / 2)),
+            appears(new, ".packing/shard-*.json", there + draw.randint(1, 5)),
+            appears(new, draw.choice(("manifest.json", "samples.csv"))),
+        )
+        lab.run(*again, at=draw.choice(moments), do=_blow(draw)).plain()
+        if _is_complete(out) and tree_of_set(out) not in (tree(wanted), tree(other)):
+            raise FailedError("a mixture of two sets that readers take for complete")
+    lab.run(*again).finished()
+    _require_same_set(out, other)
+    return EXACT
+
+
+def tree_of_set(out: Path) -> dict[str, bytes]:
+    """Without what is being built beside it."""
+    building = (".new/", ".packing/")
+    return {name: data for name, data in tree(out).items() if not name.startswith(building)}
+
+
+def _is_complete(out: Path) -> bool:
+    try:
+        ShardSet.open(out)
+    except UserError:
+        return False
+    return True
+
+
+def _require_same_set(out: Path, wanted: Path) -> None:
+    one, other = tree(out), tree(wanted)
+    if one != other:
+        names = sorted(name for name in one | other if one.get(name) != other.get(name))
+        raise FailedError(f"another set than without a fault: {', '.join(names)}")
+
+
+# Evaluation
+
+
+def _evaluating(run: Path) -> list[object]:
+    return command("evaluate", run, "--n", 16, "--device", "cpu", "--workers", 1)
+
+
+def _evaluated(lab: Lab) -> Path:
+    def make(folder: Path) -> None:
+        shutil.copytree(whole(lab).path, folder, dirs_exist_ok=True)
+        lab.run(*_evaluating(folder)).finished()
+
+    return lab.once("evaluated", make)
+
+
+def _evaluate(lab: Lab) -> str:
+    wanted, run = RunFolder(_evaluated(lab)), RunFolder(lab.folder / "run")
+    shutil.copytree(whole(lab).path, run.path)
+    draw = lab.random
+    for _ in range(KILLS):
+        moments = (
+            after(draw.uniform(0.05, 1.5 * SECONDS)),
+            line("net ", 1),
+            appears(run.path, draw.choice(("metrics.jsonl", "neighbours.png*"))),
+        )
+        lab.run(*_evaluating(run.path), at=draw.choice(moments), do=_blow(draw)).plain()
+    before = len(run.metrics.read_bytes().splitlines()) if run.metrics.exists() else 0
+    lab.run(*_evaluating(run.path)).finished()
+    lines = run.metrics.read_text().splitlines()[before:]
+    if lines != wanted.metrics.read_text().splitlines():
+        raise FailedError(f"other numbers than without a fault: {lines}")
+    for path in (run.neighbours, run.generator, run.stats, run.config):
+        if path.read_bytes() != (wanted.path / path.name).read_bytes():
+            raise FailedError(f"{path.name} is another one than without a fault")
+    return EXACT
+
+
+CASES = (
+    Case("training ended by a signal, at a random time", partial(_train, moment=_by_time), 2),
+    Case("training ended by a signal, at a random line", partial(_train, moment=_by_line), 2),
+    Case("training ended by a signal, while it writes a file", partial(_train, moment=_by_file), 3),
+    *(
+        Case(
+            f"training killed as soon as there is {what}", partial(_in_first_moments, pattern=at), 1
+        )
+        for at, what in (
+            ("samples", "a folder for samples"),
+            ("log.txt", "a log"),
+            ("checkpoints/*.pt", "a first checkpoint"),
+        )
+    ),
+    Case("packing ended by a signal", _pack, 6),
+    Case("packing over an older set ended by a signal", _pack_over, 3),
+    Case("evaluation ended by a signal", _evaluate, 2),
+)

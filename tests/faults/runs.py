@@ -1,0 +1,164 @@
+"""The commands as the faults find them: what they work on, and what they end with unharmed."""
+
+import hashlib
+import json
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from dcgan.run import RunFolder
+from pipeline.files import PARTIAL
+from tests.faults.lab import KILL, Blow, Ended, FailedError, Lab, Moment, by, line, never
+from tests.packing_runs import TOOLS
+from tests.pictures import encode, numbered_pictures, smooth, write_pictures
+from tests.running import DCGAN_TRAIN, TINY, flags, read_stats
+
+PACE = ("step_ms", "img_per_s", "data_wait_pct")
+NETS = ("netG.pt", "netD.pt", "netG_ema.pt")
+STATUS = "Loss_D"
+LOG_EVERY, STEPS = 4, 48
+EXACT = "went on to the same bytes"
+CLEAR = "clear error, then the same bytes"
+UNHARMED = "finished with the same bytes"
+
+OPTIONS = TINY | {
+    "max_steps": STEPS,
+    "log_every": LOG_EVERY,
+    "sample_every": 12,
+    "checkpoint_every": 0,
+    "cache": "off",
+}
+"""Most of such a run's time goes into checkpoints: that is where faults are to come."""
+
+
+def tool(name: str, *words: object) -> list[object]:
+    return [sys.executable, TOOLS / name, *words]
+
+
+def command(name: str, *words: object) -> list[object]:
+    return [DCGAN_TRAIN.with_name(f"dcgan-{name}"), *words]
+
+
+def small_set(lab: Lab) -> Path:
+    """43 images in shards of eight: an epoch is five steps, and three images over."""
+
+    def make(folder: Path) -> None:
+        source = write_pictures(folder / "pictures", numbered_pictures(43))
+        words = [source, "--out", folder / "set", "--per-shard", 8, "--workers", 1]
+        lab.run(*tool("make_shards.py", *words)).finished()
+
+    return lab.once("small", make) / "set"
+
+
+class Training:
+    """One run, by the real command.
+
+    Args:
+        lab: where it goes.
+        shards: of its images.
+        run: its folder; by default one of the lab's.
+        options: beside `OPTIONS`, and against them.
+    """
+
+    def __init__(self, lab: Lab, shards: Path, run: Path | None = None, **options: Any) -> None:
+        self.lab = lab
+        self.run = RunFolder(run or lab.folder / "run")
+        # Named from the place where it stands, so that a set that has moved is the same one
+        self._options = OPTIONS | {"shards": shards} | options
+
+    def go(self, at: Moment = never, do: Blow = KILL) -> Ended:
+        words = [DCGAN_TRAIN, *flags(**self._options), "--run", self.run.path]
+        return self.lab.run(*words, at=at, do=do)
+
+    def go_to_the_end(self, stats: bool = True) -> None:
+        """Demand what a run that was never harmed comes to.
+
+        Args:
+            stats: compare those, too.
+        """
+        ended = self.go().finished()
+        left = [str(path) for path in self.run.path.rglob(f"*{PARTIAL}")]
+        if left:
+            ended.fail(f"left behind: {', '.join(left)}")
+        differing = differences(whole(self.lab), self.run, stats)
+        if differing:
+            ended.fail(f"other bytes than without a fault: {', '.join(differing)}")
+        intact(self.run, least=STEPS)
+
+
+def whole(lab: Lab) -> RunFolder:
+    """A run that nothing happened to."""
+    shards = small_set(lab)
+    path = lab.once("whole", lambda folder: Training(lab, shards, folder).go().finished())
+    return RunFolder(path)
+
+
+def half(lab: Lab) -> Path:
+    """A run that was asked to stop about half-way."""
+    shards = small_set(lab)
+
+    def make(folder: Path) -> None:
+        at = line(STATUS, STEPS // LOG_EVERY // 2)
+        ended = Training(lab, shards, folder).go(at, by(signal.SIGTERM)).plain()
+        if ended.status != 128 + signal.SIGTERM:
+            ended.fail("a run that stops when asked to")
+        lab.faults -= 1  # made once for many, not an injection
+
+    return lab.once("half", make)
+
+
+def half_done(lab: Lab, run: Path | None = None) -> Training:
+    """A copy of `half`, to be harmed."""
+    path = run or lab.folder / "run"
+    shutil.copytree(half(lab), path)
+    return Training(lab, small_set(lab), path)
+
+
+def differences(one: RunFolder, other: RunFolder, stats: bool) -> list[str]:
+    """What of two runs should be equal and is not."""
+    names = [*NETS, "losses.csv", "losses.png"]
+    found = [name for name in names if not _same(one.path / name, other.path / name)]
+    if one.grids()[-1][1].read_bytes() != other.grids()[-1][1].read_bytes():
+        found.append("the last grid")
+    if stats and _ticks(one) != _ticks(other):
+        found.append("stats.jsonl")
+    return found
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and one.read_bytes() == other.read_bytes()
+
+
+def _ticks(run: RunFolder) -> list[dict[str, Any]]:
+    return [{name: tick[name] for name in tick if name not in PACE} for tick in read_stats(run)]
+
+
+def sealed(run: RunFolder) -> list[int]:
+    """The steps of those checkpoints that agree with the json beside them, in order."""
+    found = []
+    for path in sorted(run.checkpoints.glob("*.pt")):
+        seal = path.with_suffix(".json")
+        if seal.is_file():
+            told = json.loads(seal.read_bytes())
+            if told["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest():
+                found.append(int(path.stem) // TINY["batch_size"])
+    return found
+
+
+def intact(run: RunFolder, least: int) -> None:
+    """Demand a whole checkpoint of so many steps, or more."""
+    found = sealed(run)
+    if max(found, default=0) < least:
+        raise FailedError(f"no whole checkpoint after step {least}: there are {found}")
+
+
+def many_pictures(lab: Lab) -> Path:
+    """Enough to be packed for a second."""
+
+    def make(folder: Path) -> None:
+        kinds = [encode(smooth(160, 120, seed)) for seed in range(7)]
+        write_pictures(folder, {f"{k:04d}.jpg": kinds[k % len(kinds)] for k in range(2400)})
+
+    return lab.once("many", make)

@@ -1,0 +1,211 @@
+"""Faults, injected into the real commands: `python -m tests.faults` in a process of its own."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from tests.faults import __main__ as harness
+from tests.faults.cases import Case
+from tests.faults.harm import cut, fill, flip, make_room
+from tests.faults.lab import FailedError, ImpossibleError, Lab, after
+from tests.faults.page import page
+from tests.faults.rows import Round, Row, summary, table
+from tests.packing_runs import needs_proc
+from tests.running import ROOT, environment
+
+pytestmark = needs_proc
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def faults(*words: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.faults", *map(str, words)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=seconds
+    )
+
+
+@pytest.fixture
+def lab(tmp_path):
+    lab = Lab(tmp_path / "case", tmp_path / "shared", "0", mounts=False)
+    yield lab
+    lab.close()
+
+
+# The quickest kinds, whatever else is run
+
+
+def test_damage_to_a_set_is_noticed(tmp_path):
+    only = ("bit flipped in a sample", "manifest cut off")
+    words = [word for name in only for word in ("--only", name)]
+    done = faults("--quick", *words, "--out", tmp_path / "page.md")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = (tmp_path / "page.md").read_text()
+    assert "| bit flipped in a sample | 3 | named: shard and sample |" in told
+    assert "| manifest cut off | 1 | named: the file |" in told
+    assert " survived" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_all_faults_are_survived():
+    done = faults(seconds=1800)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The harness notices what it is for
+
+
+def test_a_command_that_hangs_is_ended_and_fails(lab):
+    with pytest.raises(FailedError, match="still running after 1 s"):
+        lab.run(*SLEEP, limit=1)
+
+
+def test_a_process_left_behind_is_named_and_ended(lab, monkeypatch):
+    monkeypatch.setattr("tests.faults.lab.PATIENCE", 0.5)
+    script = (
+        "import subprocess, sys\n"
+        f"child = subprocess.Popen({SLEEP}, start_new_session=True)\n"
+        "print(child.pid)\n"
+    )
+    with pytest.raises(FailedError, match=r"left processes behind.*time\.sleep") as error:
+        lab.run(sys.executable, "-c", script)
+    pid = int(str(error.value).splitlines()[2])
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("place", ["tempfile.mkdtemp()", "'/dev/shm/of-a-test'"])
+def test_a_temporary_file_and_shared_memory_left_behind_are_named(lab, place):
+    script = f"import tempfile, pathlib; pathlib.Path({place}).mkdir(exist_ok=True)"
+    try:
+        with pytest.raises(FailedError, match="left behind: /"):
+            lab.run(sys.executable, "-c", script)
+    finally:
+        if Path("/dev/shm/of-a-test").exists():
+            Path("/dev/shm/of-a-test").rmdir()
+
+
+def test_a_blow_comes_at_its_moment_and_counts(lab):
+    ended = lab.run(*SLEEP, at=after(0.2))
+    assert (ended.status, ended.hit, lab.faults) == (-signal.SIGKILL, True, 1)
+    ended = lab.run(sys.executable, "-c", "", at=after(60))
+    assert (ended.status, ended.hit, lab.faults) == (0, False, 1)
+
+
+FOUR = "error: a\\n  found   b\\n  wanted  c\\n  do      d\\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "complaint"),
+    [
+        (FOUR, 1, None),
+        (FOUR, 0, "no error in four parts"),
+        (FOUR.replace("wanted", "needed"), 1, "no error in four parts"),
+        (FOUR + "Traceback (most recent call last):", 1, "a traceback"),
+        (FOUR.replace("error: a", "error: z"), 1, "does not mention"),
+    ],
+)
+def test_what_counts_as_a_clear_error(lab, text, status, complaint):
+    script = f"import sys; sys.stderr.write('{text}'); sys.exit({status})"
+    ended = lab.run(sys.executable, "-c", script)
+    if complaint is None:
+        ended.refused("error: a")
+    else:
+        with pytest.raises(FailedError, match=complaint):
+            ended.refused("error: a")
+
+
+# Harm
+
+
+def test_a_flipped_bit_is_one_bit_in_its_place(tmp_path):
+    path = tmp_path / "file"
+    for seed in range(20):
+        path.write_bytes(bytes(100))
+        flip(path, random.Random(seed), 40, 44)
+        changed = {place: byte for place, byte in enumerate(path.read_bytes()) if byte}
+        assert len(changed) == 1
+        assert set(changed) <= {40, 41, 42, 43}
+        assert changed.popitem()[1].bit_count() == 1
+
+
+def test_a_file_that_is_cut_loses_its_end(tmp_path):
+    path, data = tmp_path / "file", bytes(range(100))
+    for seed in range(20):
+        path.write_bytes(data)
+        cut(path, random.Random(seed))
+        assert path.stat().st_size < 100
+        assert data.startswith(path.read_bytes())
+
+
+def test_a_disk_is_filled_and_emptied(tmp_path):
+    filled = {}
+
+    def inject(lab: Lab) -> str:
+        disk = lab.small_disk(2)
+        fill(disk, 8192)
+        with pytest.raises(OSError, match="No space"):
+            (disk / "file").write_bytes(bytes(100_000))
+        (disk / "file").write_bytes(bytes(4096))
+        make_room(disk)
+        (disk / "file").write_bytes(bytes(100_000))
+        filled["it"] = True
+        return "full"
+
+    row = Round(tmp_path, 0, quick=True, mounts=False).carry_out(Case("disk", inject, 1))
+    assert row.outcome() == "not possible here: nothing can be mounted here"
+    if os.geteuid() == 0:
+        try:
+            row = Round(tmp_path, 0, quick=True, mounts=True).carry_out(Case("disk", inject, 1))
+        except subprocess.CalledProcessError:
+            pytest.skip("root may not mount here")
+        assert filled == {"it": True}
+        assert row.outcome() == "full"
+
+
+# The table
+
+
+def test_a_fault_that_is_not_survived_is_told_with_what_shows_it_again(tmp_path):
+    draws = []
+
+    def inject(lab: Lab) -> str:
+        lab.faults += 1
+        draws.append(lab.random.random())
+        if len(draws) == 2:
+            raise FailedError("this happened")
+        return "well"
+
+    case = Case("a fault", inject, 3)
+    row = Round(tmp_path, 7, quick=False, mounts=False).carry_out(case)
+    assert len(set(draws)) == 3
+    assert row.outcomes == {"well": 2}
+    (told,) = row.failures
+    assert told.splitlines() == [
+        "python -m tests.faults --only 'a fault' --seed 7 --number 1",
+        "this happened",
+    ]
+    Round(tmp_path, 7, quick=False, mounts=False, number=1).carry_out(case)
+    assert draws[3] == draws[1]
+    assert "FAILED" in list(table([row]))[2]
+    assert "1 of 3" in summary([row])
+
+
+def test_impossible_ones_are_counted_apart(tmp_path):
+    def inject(lab: Lab) -> str:
+        raise ImpossibleError("no such thing")
+
+    row = Round(tmp_path, 0, quick=False, mounts=False).carry_out(Case("x", inject, 2))
+    good = Row("y", faults=5, injections=2)
+    assert summary([row, good]) == "5 faults injected, 5 survived; 1 kind not possible here"
+    assert "| x | 0 | not possible here: no such thing | 0 |" in page([row, good], 0)
+
+
+def test_an_unknown_fault_is_refused_with_the_names_of_all():
+    with pytest.raises(UserError, match="disk full under training"):
+        harness.faults(only=["earthquake"])
