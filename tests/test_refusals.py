@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch, numbered_set):
     torch.save(Discriminator(32, ndf=4).state_dict(), tmp_path / "netD.pt")
     (tmp_path / "text.pt").write_text("not weights")
     (tmp_path / "done").mkdir()
-    (tmp_path / "done/log.txt").write_text("somebody's")
+    (tmp_path / "done/notes.txt").write_text("somebody's")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -75,7 +75,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ({"netG": "netG64.pt"}, ["--netG netG64.pt\n", "run with --image-size 64"]),
     ({"netD": "netG64.pt"}, ["--netD netG64.pt\n", "holds a Generator"]),
     ({"netD": "netD.pt", "ndf": 8}, ["--netD netD.pt\n", "run with --ndf 4"]),
-    ({"run": "done"}, ["--run done\n", "a folder with files in it", "another --run"]),
+    ({"run": "done"}, ["--run done\n", "a folder with other files in it", "another --run"]),
     ({"run": "text.pt"}, ["--run text.pt\n", "a file"]),
     # Beyond any machine's addresses: less, a system that overcommits would try
     (

@@ -146,7 +146,7 @@ from dcgan import train, trainer
 def keep(self):
     (self.run.path / "keeping").touch()
     time.sleep(600)
-trainer.Trainer._keep = keep
+trainer.Trainer._checkpoint = keep
 train.main()
 """
 

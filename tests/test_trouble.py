@@ -1,5 +1,6 @@
 """Trouble in a run: told, stopped at, or gone back from; and checkpoints that are the best."""
 
+import functools
 import json
 import time
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import torch
 
 from dcgan import session
 from dcgan.health import SATURATED_STEPS
+from dcgan.metrics import Judge
 from dcgan.run import RunFolder, read_lines
 from dcgan.step import AdversarialStep
 from dcgan.watch import RollBack
@@ -250,6 +252,7 @@ def slow_judge(net):
 
 def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("dcgan.metrics.Judge", functools.partial(Judge, n=64))
     runs = [
         train_here(tiny(tmp_path / name, max_steps=4, **options)).run
         for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))
@@ -263,9 +266,8 @@ def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
-def test_each_size_and_channel_count_trains_and_resumes(tmp_path, size, channels):
+def test_each_size_and_channel_count_trains(tmp_path, size, channels):
     options = TINY | {"image_size": size, "channels": channels, "ngf": 2, "ndf": 2, "batch_size": 4}
-    for steps in (2, 3):
-        run = train_here(tiny(tmp_path / "run", **options, max_steps=steps)).run
+    run = train_here(tiny(tmp_path / "run", **options, max_steps=3)).run
     assert len(read_stats(run)) == 1
     assert read_stats(run)[0]["loss_d"] > 0

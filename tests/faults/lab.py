@@ -153,6 +153,7 @@ class Lab:
         self.folder, self._shared, self._mounts = folder, shared, mounts
         self.random = random.Random(seed)
         self.faults = 0
+        self._before = {process.pid for process in psutil.Process().children(recursive=True)}
         self._mounted: list[Path] = []
         folder.mkdir(parents=True)
         _adopt_orphans(True)
@@ -208,7 +209,7 @@ class Lab:
                 time.sleep(LOOK)
         finally:
             hangs = process.poll() is None
-            left = _await_quiet(0 if hangs else PATIENCE)
+            left = _await_quiet(0 if hangs else PATIENCE, self._before)
         self.faults += hit
         told, complained = (path.read_text(errors="replace") for path in (out, err))
         ended = Ended(process.wait(), told, complained, hit)
@@ -273,10 +274,10 @@ def _mount(*words: object) -> None:
     subprocess.run(["mount", *map(str, words)], check=True)
 
 
-def _await_quiet(patience: float) -> list[str]:
+def _await_quiet(patience: float, before: set[int]) -> list[str]:
     """Wait until nothing that we started lives; end what stays, and tell its command lines."""
     end = time.monotonic() + patience
-    while (left := _living()) and time.monotonic() < end:
+    while (left := _living(before)) and time.monotonic() < end:
         time.sleep(0.01)
     told = []
     for process in left:
@@ -286,10 +287,13 @@ def _await_quiet(patience: float) -> list[str]:
     return told
 
 
-def _living() -> list[psutil.Process]:
+def _living(before: set[int]) -> list[psutil.Process]:
+    """All below us but those that lived `before`: somebody else's, as pytest's."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, ChildProcessError):
+            if process.pid in before:
+                continue
             if process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
             else:  # adopted by us: nobody else will ask how it ended
