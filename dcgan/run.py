@@ -212,9 +212,13 @@ def write_object(path: Path, values: dict[str, Any]) -> None:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Add a line to a file of JSON lines."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+    """Add a line to a file of JSON lines, below a last one that a killed process cut off."""
+    line = json.dumps(record, allow_nan=False).encode() + b"\n"
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcgan.run import RunFolder
+from dcgan.run import RunFolder, append_line, read_lines
 from pipeline.errors import UserError
 from tests.running import assert_four_parts, contents
 
@@ -66,6 +66,17 @@ def test_a_file_named_runs_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError) as refusal:
         RunFolder.at(None).make()
     assert_four_parts(refusal.value, "--run runs")
+
+
+def test_a_line_is_not_glued_to_one_that_was_cut_off(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    append_line(path, {"nimg": 1})
+    with path.open("a") as file:
+        file.write('{"nimg": 2, "va')
+    append_line(path, {"nimg": 3})
+    append_line(path, {"nimg": 4})
+    assert [line["nimg"] for line in read_lines(path)] == [1, 3, 4]
+    assert path.read_text().count("\n") == 4
 
 
 def test_names_sort_by_the_images_seen(tmp_path):
