@@ -133,7 +133,7 @@ class TrainConfig:
             For each option that differs, by its name here, a few words.
         """
         return {
-            name: f"{_flag(name)} {value} (was {saved[name]})"
+            name: f"{_flag(name)} {_said(value)} (was {_said(saved[name])})"
             for name, value in self.to_json().items()
             if name in saved and name not in self.FREE and saved[name] != value
         }
@@ -145,6 +145,12 @@ class TrainConfig:
 
 def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "not given" if value is None else str(value)
 
 
 _COUNTS = (

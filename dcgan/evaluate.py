@@ -227,7 +227,7 @@ def print_rest(measured: list[Measured]) -> None:
 
 def _note(source: Provenance) -> str:
     if source.digest is None:
-        return "of samples, as a multiple of real images'; near 0: copies"
+        return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
     known = "published" if source.comparable else "unknown, not comparable with published numbers"
     return f"weights {source.digest[:8]}: {known}"
 

@@ -29,8 +29,8 @@ def begun(tmp_path, **options):
     ("change", "told"),
     [
         ({"lr": 0.01}, "--lr 0.01 (was 0.0002)"),
-        ({"mirror": True}, "--mirror True (was False)"),
-        ({"beta1": 0.9, "lr_d": 0.1}, "--lr-d 0.1 (was None), --beta1 0.9 (was 0.5)"),
+        ({"mirror": True}, "--mirror on (was off)"),
+        ({"beta1": 0.9, "lr_d": 0.1}, "--lr-d 0.1 (was not given), --beta1 0.9 (was 0.5)"),
         ({"precision": "bf16"}, "--precision bf16 (was fp32)"),
         ({"label_smoothing": 0.1}, "--label-smoothing 0.1 (was 0.0)"),
     ],

@@ -26,8 +26,7 @@ PATIENCE = 15
 LOOK = 0.0005
 """Seconds between two looks at whether the moment has come."""
 
-SHARED_MEMORY = Path("/dev/shm")
-PR_SET_CHILD_SUBREAPER = 36
+SHARED_MEMORY, PR_SET_CHILD_SUBREAPER = Path("/dev/shm"), 36
 """linux/prctl.h: what a dead child of ours started becomes ours, and so is found."""
 
 FOUR_PARTS = ("error: ", "\n  found   ", "\n  wanted  ", "\n  do      ")
