@@ -8,6 +8,7 @@ import torch
 
 from dcgan.average import Average
 from dcgan.config import TrainConfig
+from dcgan.distributed import ALONE, Ranks
 from dcgan.models import Discriminator, Generator, init_weights, load_weights
 from dcgan.precision import set_matrix_format
 from dcgan.speed import WholeStep
@@ -45,6 +46,7 @@ def build_step(
     discriminator: Discriminator,
     rows: StepRows,
     rollbacks: int = 0,
+    ranks: Ranks = ALONE,
 ) -> WholeStep:
     """The step of `config`, whose `precision` and `seed` are resolved, over nets on their device.
 
@@ -54,6 +56,7 @@ def build_step(
         discriminator: likewise.
         rows: takes the statistics.
         rollbacks: how often the run went back already: each time draws other random numbers.
+        ranks: that share each batch, and draw random numbers of their own.
     """
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
@@ -61,6 +64,7 @@ def build_step(
     if config.ema_nimg:
         average = Average(generator, config.batch_size, config.ema_nimg)
     bf16 = config.precision == "bf16"
+    images = ranks.share_of(config.batch_size)
     return WholeStep(
         AdversarialStep(
             generator,
@@ -71,10 +75,16 @@ def build_step(
             bf16,
             config.label_smoothing,
         ),
-        (config.batch_size, config.image_size, config.image_size, config.channels),
+        (images, config.image_size, config.image_size, config.channels),
         config.nz,
-        stream(config.seed, f"noise/{rollbacks}" if rollbacks else "noise", device),
+        stream(config.seed, _noise(rollbacks, ranks.rank), device),
         rows,
         config.mirror,
         average,
     )
+
+
+def _noise(rollbacks: int, rank: int) -> str:
+    """The purpose of a rank's noise, in each of a run's attempts."""
+    attempt = f"noise/{rollbacks}" if rollbacks else "noise"
+    return f"{attempt}/rank {rank}" if rank else attempt

@@ -93,12 +93,15 @@ class TrainConfig:
     """Steps between two measurements of the sliced Wasserstein distance; None for none."""
     allow_change: bool = False
     """Go on with a run under other options than it began with."""
+    ranks: int = 1
+    """Processes that train together; no option, but what torchrun started."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
             *("run", "workers", "cache", "data_timeout", "epochs", "max_steps", "max_time"),
             *("dry_run", "log_every", "sample_every", "checkpoint_every", "keep"),
             *("evaluate_every", "on_trouble", "allow_change"),
+            "ranks",  # which `Past.check` looks at
         }
     )
     """May differ when a run goes on: they change nothing of what a step computes."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from dcgan.distributed import Ranks
 from pipeline.errors import UserError
 
 PACKAGES = (
@@ -50,6 +51,33 @@ def pick_device(name: str) -> torch.device:
         "leave --device out"
         + ("; for CUDA, check nvidia-smi and that torch is a CUDA build" if known else ""),
     )
+
+
+def own_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """The device of this rank: of the GPUs of a machine, each takes one.
+
+    Raises:
+        UserError: there are not enough, or they do not work together.
+    """
+    if ranks.count == 1 or device.type == "cpu":
+        return device
+    if device.type != "cuda" or device.index is not None:
+        raise UserError(
+            f"--device {device}",
+            f"{ranks.count} processes",
+            "cpu, or cuda without a number: each process takes a GPU of its own",
+            "leave --device out, or give --device cpu",
+        )
+    found = torch.cuda.device_count()
+    if ranks.local >= found:
+        raise UserError(
+            "torchrun --nproc-per-node",
+            f"{ranks.local + 1} processes or more, and {found} GPUs",
+            "no more processes than GPUs on a machine",
+            f"use --nproc-per-node {found}",
+        )
+    torch.cuda.set_device(ranks.local)
+    return torch.device("cuda", ranks.local)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -12,10 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Log:
-    """Prints lines and keeps them; from `write_to` on, the file has them too, the earlier first."""
+    """Prints lines and keeps them; from `write_to` on, the file has them too, the earlier first.
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    Args:
+        quiet: print nothing.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(
+            highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=quiet
+        )
         self._lines: list[str] = []
         self._file: TextIO | None = None
 
@@ -50,7 +56,7 @@ class Log:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=self._console.quiet or not self._console.is_terminal,
         )
         with bar:
             task = bar.add_task("", total=total, completed=done)

@@ -12,7 +12,9 @@ import torch
 from dcgan.building import build_nets, build_step
 from dcgan.checkpoint import Checkpoints
 from dcgan.config import TrainConfig
-from dcgan.environment import pick_device
+from dcgan.distributed import ALONE, Ranks
+from dcgan.environment import own_device, pick_device
+from dcgan.gradients import SharedGradients
 from dcgan.models import Generator, count_parameters
 from dcgan.precision import choose_precision
 from dcgan.records import Plan
@@ -36,6 +38,7 @@ class Parts:
     Args:
         config: as asked for.
         say: told of what is passed over or changed on the way.
+        ranks: that train together.
 
     Attributes:
         config: with every `auto` resolved.
@@ -46,8 +49,10 @@ class Parts:
         UserError: what is asked for cannot be done; nothing has been written then.
     """
 
-    def __init__(self, config: TrainConfig, say: Callable[[str], object]) -> None:
-        self._say = say
+    def __init__(
+        self, config: TrainConfig, say: Callable[[str], object], ranks: Ranks = ALONE
+    ) -> None:
+        self._say, self._ranks = say, ranks
         self.run = RunFolder.at(config.run)
         self.checkpoints = Checkpoints(self.run.checkpoints, config.keep, say)
         self.past = look_back(self.run, self.checkpoints)
@@ -64,32 +69,35 @@ class Parts:
             self.config.batch_size,
         )
         self.step = build_step(
-            self.config, self.generator, self.discriminator, self._rows(), self.rollbacks
+            self.config, self.generator, self.discriminator, self._rows(), self.rollbacks, ranks
         )
-        check_disk(self.run.path, self.step, config.keep)
+        if ranks.is_first:
+            check_disk(self.run.path, self.step, config.keep)
         if self.state is not None:
             self._restore(self.state)
 
     def _resolved(self, config: TrainConfig) -> TrainConfig:
         if self.past is not None:
             config = self.past.settled(config)
-        self.device = pick_device(config.device)
+        picked = pick_device(config.device)
+        self.device = own_device(picked, self._ranks)
         self.precision = choose_precision(config.precision, self.device)
         self.mode = choose_step(config.step, self.device)
         return replace(
             config,
             run=str(self.run.path),
-            device=str(self.device),
+            device=str(picked),
             workers=config.workers or default_workers(),
             precision=self.precision.name,
             step=self.mode.name,
+            ranks=self._ranks.count,
         )
 
     def _open(self) -> Batches:
         config = self.config
         return open_loader(
             config.shards,
-            config.batch_size,
+            self._ranks.share_of(config.batch_size),
             config.image_size,
             config.channels,
             self.device,
@@ -99,22 +107,66 @@ class Parts:
             cache=config.cache,
             data_timeout=config.data_timeout,
             progress=_Refill(self._say),
+            rank=self._ranks.rank,
+            num_ranks=self._ranks.count,
         )
 
     def _rows(self) -> StepRows:
         # A tick that an earlier process began may have had another length
-        begun = 0 if self.state is None else len(self.state["step"]["rows"])
+        begun = 0 if self.state is None else self.state["step"]["rows"].shape[1]
         tick = min(self.config.log_every, self.plan.total_steps)
         return StepRows(begun + tick, self.device)
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.past is not None
         folder, same_random = self.run.checkpoints, state["rollbacks"] == self.rollbacks
+        ranks = self._ranks
         if self.past.device_type != self.device.type:  # whose random numbers are of another kind
-            state["step"]["random"] = self.step.random.get_state()
+            state["step"]["random"] = self.step.random.get_state().expand(ranks.count, -1)
             same_random = False
-        self.step.load_state_dict(require_fitting(state["step"], self.step, folder), same_random)
+        saved = require_fitting(state["step"], self.step, ranks.count, folder)
+        for name in ("random", "rows"):  # copies: `set_state` reads from the storage's beginning
+            saved[name] = saved[name][ranks.rank].clone()
+        self.step.load_state_dict(saved, same_random)
         go_on(self.batches, state["batches"], self.config.allow_change, self._say, folder)
+
+    def get_ready(self) -> None:
+        """Make the step ready to run, and see that all ranks begin alike.
+
+        Raises:
+            UserError: one does not.
+        """
+        if self._ranks.count > 1:
+            self._meet()
+        # Before the first batch: a capture does not get on with DALI's work on the device
+        taken = self.step.prepare(self.mode.name, self._say, self._ranks.all)
+        if taken != self.mode.name:
+            self._say(f"step     {taken}, since {self.mode.name} cannot be had")
+
+    def _meet(self) -> None:
+        ranks, step = self._ranks, self.step
+        ranks.connect(self.device)
+        seen = f"a folder that every machine sees as {self.run.path}"
+        ranks.require_same("weights", step.digest, f"give --run {seen}")
+        ranks.require_same("images", self._images, "give --shards the same set on every machine")
+        step.update.share = SharedGradients(ranks, self.generator, self.discriminator)
+
+    def _images(self) -> str:
+        """What the ranks' batches are drawn from, and where they are in it."""
+        state = self.batches.state_dict()
+        return repr(state | {"identity": state["identity"] | {"rank": 0}})
+
+    def of_each_rank(self) -> dict[str, torch.Tensor]:
+        """What of the step's state differs between ranks: random numbers and rows, stacked.
+
+        Raises:
+            UserError: their weights differ, which must not be.
+        """
+        again = "give the same command with the same --run, to go on from the last checkpoint;"
+        again += " if it comes again, suspect that rank's memory or device"
+        self._ranks.require_same("weights", self.step.digest, again)
+        own = {"random": self.step.random.get_state(), "rows": self.step.rows.untaken()}
+        return {name: self._ranks.gather(tensor) for name, tensor in own.items()}
 
     def net_to_sample(self) -> Generator:
         """What pictures are drawn with, made ready for it: the moving average, if there is one."""
@@ -125,17 +177,32 @@ class Parts:
         assert isinstance(average.net, Generator)
         return average.net
 
-    def describe(self) -> Iterator[str]:
-        """Lines for people."""
+    def describe(self, steps: int) -> Iterator[str]:
+        """Lines for people, after so many steps."""
         options = self.config.to_json()
+        yield f"run      {self.run.path}"
+        if self.past is not None:
+            yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
         yield f"seed     {self.config.seed}"
         yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
+        if self._ranks.count > 1:
+            yield f"ranks    {self._ranks}, {self.batches.batch_size} images of each batch"
         yield f"loader   {self.batches.description}"
         if self.past is None:  # else they stand further up in the log
             for net in (self.generator, self.discriminator):
                 yield f"{net}, {count_parameters(net):,} parameters"
         choices = (self.mode, self.precision)
         yield "step     " + "; ".join(f"{choice.name}, {choice.reason}" for choice in choices)
+
+    def save_epoch(self, nimg: int) -> None:
+        """Write the nets as they are after an epoch."""
+        save_weights(self.generator, self.run.generator_at(nimg))
+        save_weights(self.discriminator, self.run.discriminator_at(nimg))
+
+    def save_best(self, nimg: int, swd: float) -> None:
+        """Write the net that pictures are drawn with, and have its checkpoint stay."""
+        self.checkpoints.judged(nimg, swd)
+        save_weights(self.net_to_sample(), self.run.generator_best)
 
     def save_nets(self) -> None:
         """Write the nets as they are, as plain state dicts."""

@@ -15,7 +15,7 @@ from dcgan.saved import require_whole, require_within
 from pipeline.batches import Batches
 from pipeline.errors import UserError
 
-STATE = 1
+STATE = 2
 """Version of what a checkpoint holds."""
 
 AUTO = ("device", "precision", "step")
@@ -55,6 +55,7 @@ class Past:
         Raises:
             UserError: some differ that may not.
         """
+        self._require_ranks(config)
         differing = config.differences(self.options)
         never = [told for name, told in differing.items() if name in TrainConfig.FIXED]
         if never:
@@ -73,6 +74,19 @@ class Past:
             )
         for told in differing.values():
             say(f"changed  {told}")
+
+    def _require_ranks(self, config: TrainConfig) -> None:
+        before = self.options.get("ranks", 1)
+        if before == config.ranks:
+            return
+        many = f"torchrun --nproc-per-node N -m dcgan.train, {before} processes in all"
+        raise UserError(
+            f"--run {config.run}",
+            f"a run of {before} processes, and now there are {config.ranks}",
+            "the same number: each has its own share of the set, its own noise, and its own part"
+            " of each batch for BatchNorm",
+            f"go on with {'dcgan-train' if before == 1 else many}, or begin a new run",
+        )
 
 
 def look_back(run: RunFolder, checkpoints: Checkpoints) -> Past | None:
@@ -123,6 +137,8 @@ def go_on(
     Raises:
         UserError: they are other batches than the run's, or it is no place of theirs.
     """
+    # The first rank saved its own; the others are at the same place of other shares
+    saved = saved | {"identity": saved["identity"] | {"rank": batches.identity["rank"]}}
     try:
         batches.load_state_dict(saved)
     except UserError as error:

@@ -45,12 +45,15 @@ def require_whole(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     return _told(lambda: _whole(state), folder)
 
 
-def require_fitting(state: dict[str, Any], step: WholeStep, folder: Path) -> dict[str, Any]:
+def require_fitting(
+    state: dict[str, Any], step: WholeStep, ranks: int, folder: Path
+) -> dict[str, Any]:
     """Check the tensors of a step's state against a step that is to go on from it.
 
     Args:
         state: the `step` of what `require_whole` gave.
         step: which has done nothing yet.
+        ranks: how many there are.
         folder: of the checkpoint, for the error.
 
     Returns:
@@ -59,7 +62,7 @@ def require_fitting(state: dict[str, Any], step: WholeStep, folder: Path) -> dic
     Raises:
         UserError: a tensor is missing, or of another shape or type.
     """
-    return _told(lambda: _fitting(state, step), folder)
+    return _told(lambda: _fitting(state, step, ranks), folder)
 
 
 def require_within(batches: Batches, folder: Path) -> None:
@@ -106,16 +109,19 @@ def _whole(state: dict[str, Any]) -> dict[str, Any]:
     found = {name: _like(parts.get(name), each, name) for name, each in wanted.items()}
     found["batches"] = _position(parts.get("batches"))
     found["step"] = step = _items(parts.get("step"), "step")
-    found["history"] = _rows(parts.get("history"), "history")
-    step["rows"] = _rows(step.get("rows"), "step.rows")
-    told = len(found["history"]) + len(step["rows"])
+    found["history"] = _rows(parts.get("history"), 2, "history")
+    step["rows"] = _rows(step.get("rows"), 3, "step.rows")  # those of each rank
+    told = len(found["history"]) + step["rows"].shape[1]
     if told != found["steps"]:
         raise _MisfitError(f"statistics of {told:,} steps, where {found['steps']:,} were done")
     return found
 
 
-def _fitting(state: dict[str, Any], step: WholeStep) -> dict[str, Any]:
+def _fitting(state: dict[str, Any], step: WholeStep, ranks: int) -> dict[str, Any]:
     wanted = step.state_dict() | {"rows": state["rows"]}
+    wanted["random"] = wanted["random"].expand(ranks, -1)
+    if len(state["rows"]) != ranks:
+        raise _MisfitError(f"step.rows: of {len(state['rows'])} processes, not {ranks}")
     nets = {"optimizer_d": step.update.discriminator, "optimizer_g": step.update.generator}
     for name, net in nets.items():
         begun = _items(state.get(name), name)
@@ -124,7 +130,8 @@ def _fitting(state: dict[str, Any], step: WholeStep) -> dict[str, Any]:
         state, wanted = state | {"average": None}, wanted | {"average": None}
     found: dict[str, Any] = _like(state, wanted, "step")
     try:
-        torch.Generator(step.random.device).set_state(found["random"])
+        for random in found["random"]:
+            torch.Generator(step.random.device).set_state(random.clone())
     except RuntimeError as error:
         raise _MisfitError(f"step.random: {str(error).splitlines()[0][:80]}") from None
     return found
@@ -148,9 +155,10 @@ def _position(found: object) -> dict[str, Any]:
     return {**counts, "identity": identity}
 
 
-def _rows(found: object, name: str) -> torch.Tensor:
+def _rows(found: object, dimensions: int, name: str) -> torch.Tensor:
     rows = found if isinstance(found, torch.Tensor) and is_plain(found) else None
-    if rows is None or rows.dtype != torch.float32 or rows.shape[1:] != (len(STATISTICS),):
+    shape = () if rows is None else (rows.dtype, rows.dim(), rows.shape[-1:])
+    if rows is None or shape != (torch.float32, dimensions, (len(STATISTICS),)):
         raise _MisfitError(f"{name}: no rows of {len(STATISTICS)} numbers")
     return rows
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 
 from dcgan.config import TrainConfig
+from dcgan.distributed import Ranks
 from dcgan.log import Log
 from dcgan.room import shortage_named
+from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from dcgan.speed import keep_compiled_code
 from dcgan.trainer import Trainer
 from dcgan.watch import RollBack
+from pipeline.errors import UserError
 
 TIME_IS_UP = 75
 """Exit status after `--max-time`: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
@@ -20,8 +24,11 @@ TIME_IS_UP = 75
 def train(config: TrainConfig) -> int:
     """Train as `config` says, from the first weights or from a run's last checkpoint on.
 
+    Under torchrun, the first rank's options hold for all.
+
     Returns:
-        The exit status: 0, or 128 + the signal that asked the run to stop, or `TIME_IS_UP`.
+        The exit status: 0, or 128 + the signal that asked the run to stop, or `TIME_IS_UP`; 1
+        after an error that another rank tells of.
 
     Raises:
         UserError: options, data or a machine that the run cannot work with, or trouble that
@@ -29,12 +36,22 @@ def train(config: TrainConfig) -> int:
     """
     began = time.monotonic()
     keep_compiled_code()
-    log = Log()
+    with Ranks.joined() as ranks:
+        try:
+            return _train(ranks.same(_named(config)), ranks, began)
+        except UserError as error:
+            if ranks.tells(error):
+                raise
+            return 1
+
+
+def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
+    log = Log(quiet=not ranks.is_first)
     try:
         with StopRequest() as stop, shortage_named(config):
             while True:
-                trainer = Trainer(config, log, began)
-                config = replace(config, run=str(trainer.run.path))
+                with ranks.together():
+                    trainer = Trainer(config, log, ranks, began)
                 try:
                     trainer.run_until(stop)
                 except RollBack as back:
@@ -47,3 +64,19 @@ def train(config: TrainConfig) -> int:
     if stop.signal is not None:
         return 128 + stop.signal
     return 0 if trainer.is_done else TIME_IS_UP
+
+
+def _named(config: TrainConfig) -> TrainConfig:
+    """Settle where the run is written.
+
+    Raises:
+        UserError: torchrun would start it again, and it would not find what it began.
+    """
+    if config.run is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise UserError(
+            "--run",
+            "none, and torchrun --max-restarts",
+            "a folder that a restarted run finds again",
+            "give --run, for example --run runs/mine",
+        )
+    return replace(config, run=str(RunFolder.at(config.run).path))

@@ -9,6 +9,7 @@ larger kernels of the nets, and graph records that once and repeats it as a sing
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from dcgan.average import Average
 from dcgan.capture import capture
 from dcgan.precision import Choice
 from dcgan.stats import StepRows
-from dcgan.step import STATISTICS, AdversarialStep
+from dcgan.step import STATISTICS, AdversarialStep, keep_own
 from pipeline.pixels import to_signed
 
 AUTO = {
@@ -35,6 +36,9 @@ AUTO = {
 On two cores with AMX, bf16 at the default sizes takes 392 ms eager and 520 ms compiled (medians of
 three rounds of `dcgan-profile step --compiled`). The CUDA entry is the design's, not a measurement.
 """
+
+
+ELSEWHERE = "on another rank"
 
 
 def choose_step(asked: str, device: torch.device) -> Choice:
@@ -111,24 +115,28 @@ class WholeStep:
         draws = torch.rand(shape, generator=self.random, device=self.pixels.device)
         return torch.where(draws < 0.5, self.pixels.flip(2), self.pixels)
 
-    def prepare(self, mode: str, say: Callable[[str], object]) -> str:
+    def prepare(
+        self, mode: str, say: Callable[[str], object], all_agree: Callable[[bool], bool] = bool
+    ) -> str:
         """Get ready to run in a mode, or else in the next simpler one; training starts afterwards.
 
         Args:
             mode: eager, compiled or graph.
             say: told of what takes long and of what does not work.
+            all_agree: whether what works here works on all ranks: a graph on some of them and
+                none on others would not meet.
 
         Returns:
             The mode that the step will run in.
         """
         if mode == "eager":
             return mode
-        compiled = self._compile(say)
-        if mode == "graph" and self._capture(say):
+        compiled = self._compile(say, all_agree)
+        if mode == "graph" and self._capture(say, all_agree):
             return mode
         return "compiled" if compiled else "eager"
 
-    def _compile(self, say: Callable[[str], object]) -> bool:
+    def _compile(self, say: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
         update = self.update
         parts = update.generate, update.judge, update.loss_d, update.loss_g
         began = time.perf_counter()
@@ -138,31 +146,42 @@ class WholeStep:
             )
             with self.unchanged():
                 self.body()
+            failure = None
         except Exception as error:  # whatever a compiler can fail with: without it, we are slower
-            update.generate, update.judge, update.loss_d, update.loss_g = parts
-            say(f"torch.compile failed, going on without it: {_told(error)}")
-            return False
-        say(f"compiled in {time.perf_counter() - began:.1f} s")
-        return True
+            failure = _told(error)
+        if all_agree(failure is None):
+            say(f"compiled in {time.perf_counter() - began:.1f} s")
+            return True
+        update.generate, update.judge, update.loss_d, update.loss_g = parts
+        say(f"torch.compile failed, going on without it: {failure or ELSEWHERE}")
+        return False
 
-    def _capture(self, say: Callable[[str], object]) -> bool:
+    def _capture(self, say: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
         for attempt in ("first", "second"):
+            failure, run = None, self._run
             try:
-                self._run = capture(self.body, self.random, self.unchanged)
+                run = capture(self.body, self.random, self.unchanged)
             except Exception as error:
-                say(f"capture of the CUDA graph failed, {attempt} attempt: {_told(error)}")
-            else:
+                failure = _told(error)
+            if all_agree(failure is None):
+                self._run = run
                 return True
+            say(f"capture of the CUDA graph failed, {attempt} attempt: {failure or ELSEWHERE}")
         return False
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Undo, in place, whatever steps inside do to nets, optimisers, rows and random numbers."""
+        """Undo, in place, whatever steps inside do to nets, optimisers, rows and random numbers.
+
+        Other ranks are left in peace meanwhile: they may take fewer such steps, or more.
+        """
+        share, self.update.share = self.update.share, keep_own
         before = [(tensor, tensor.clone()) for tensor in self.state()]
         random = self.random.get_state()
         try:
             yield
         finally:
+            self.update.share = share
             known = {id(tensor) for tensor, _ in before}
             with torch.no_grad():
                 for tensor, value in before:
@@ -207,6 +226,20 @@ class WholeStep:
         if same_random:
             self.random.set_state(state["random"])
         self.rows.restore(state["rows"])
+
+    def digest(self) -> str:
+        """Sha256 of what must be the same on all ranks; waits for the device.
+
+        That is the weights and Adam's state. BatchNorm's statistics are those of each rank's own
+        batches, and nothing is trained with them.
+        """
+        update, found = self.update, hashlib.sha256()
+        tensors = [*update.generator.parameters(), *update.discriminator.parameters()]
+        for optimizer in (update.optimizer_d, update.optimizer_g):
+            tensors += chain.from_iterable(state.values() for state in optimizer.state.values())
+        for tensor in tensors:
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def is_finite(self) -> bool:
         """Whether every number is one; waits for the device."""

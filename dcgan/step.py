@@ -19,6 +19,7 @@ from torch import nn
 
 Net: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Share: TypeAlias = Callable[[nn.Module], object]
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """What a step returns, in this order.
@@ -56,6 +57,10 @@ def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
     return F.softplus(-logits_gz).mean()
 
 
+def keep_own(net: nn.Module) -> None:
+    """Leave a net's gradients as they are: nobody else has any."""
+
+
 class AdversarialStep:
     """Holds two nets and their optimisers; each call updates D, then G.
 
@@ -74,6 +79,8 @@ class AdversarialStep:
         optimizer_g: Adam of the generator.
         generate, judge, loss_d, loss_g: the four parts that are functions of tensors alone; a
             faster mode puts its compiled ones here.
+        share: called with a net whose gradients are there and not used yet; several ranks put
+            their `SharedGradients` here.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class AdversarialStep:
         self.judge: Net = discriminator
         self.loss_d: Loss = partial(discriminator_loss, smoothing=smoothing)
         self.loss_g: Net = generator_loss
+        self.share: Share = keep_own
 
     def __call__(self, real: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Do one step.
@@ -113,6 +121,7 @@ class AdversarialStep:
         logits_gz1 = self._logits(fake.detach())
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
+        self.share(self.discriminator)
         self.optimizer_d.step()
 
         # Update G: descend -log D(G(z)), through the updated D and the same fake images.
@@ -121,6 +130,7 @@ class AdversarialStep:
             logits_gz2 = self._logits(fake)
             loss_g = self.loss_g(logits_gz2)
             torch.autograd.backward(loss_g)
+        self.share(self.generator)
         self.optimizer_g.step()
 
         with torch.no_grad():

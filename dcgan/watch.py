@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,10 @@ class RollBack(Exception):  # noqa: N818  # none that anybody sees
     """A run is to go on from an earlier checkpoint."""
 
 
+class TroubleError(UserError):
+    """A run is to stop at an alarm."""
+
+
 @dataclass(frozen=True)
 class Trouble:
     """An alarm that a run does not go on after."""
@@ -45,9 +50,9 @@ class Trouble:
     action: str
     """rollback or stop."""
 
-    def as_error(self, run: RunFolder) -> UserError:
+    def as_error(self, run: RunFolder) -> TroubleError:
         """For a run that stops."""
-        return UserError(
+        return TroubleError(
             f"--run {run.path}",
             f"{self.alarm.kind}: {self.alarm.message}",
             "training that gets somewhere",
@@ -121,6 +126,7 @@ class Watch:
 
     def nets_not_finite(self, steps: int) -> None:
         """Heed nets that no checkpoint can be made of: their losses may be finite all the same."""
+        self._log("no checkpoint: the nets hold NaN or infinity; the last one stays")
         self._heed([broken_nets(steps)])
 
     def sample(self, net: Generator, steps: int) -> None:
@@ -159,6 +165,24 @@ class Watch:
             save_progress(grids, self._run.progress)
         if grids and self._run.reals.exists():
             save_reals_vs_fakes(self._run.reals, grids[-1][1], self._run.reals_vs_fakes)
+
+    def conclude(self, end: str, steps: int, seconds: float) -> None:
+        """Say how it ended, and where things are.
+
+        Args:
+            end: in a few words.
+            steps: done.
+            seconds: that the run took, in all its processes.
+        """
+        log, run, nimg = self._log, self._run, self._records.plan.nimg(steps)
+        total = timedelta(seconds=round(seconds))
+        log(f"{end}: {steps:,} steps, {nimg:,} images, total time {total}")
+        if steps:
+            log(f"samples  {run.fakes(nimg)}")
+            log(f"curves   {run.losses_png}")
+        nets = [run.generator, run.discriminator]
+        nets += [run.generator_average] if self._config.ema_nimg else []
+        log("nets     " + ", ".join(map(str, nets)))
 
     def close(self) -> None:
         """Let go of files."""

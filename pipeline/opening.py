@@ -35,18 +35,23 @@ def open_loader(
     cache: str = "auto",
     data_timeout: float = DATA_TIMEOUT,
     progress: Progress = lambda done, total: None,
+    rank: int = 0,
+    num_ranks: int = 1,
 ) -> Batches:
     """Open what `--shards` names with the best loader that this machine can run.
+
+    `batch_size` is that of this rank; each reads and keeps its own share of the set.
 
     Raises:
         UserError: no usable shard set there, one too small for the batch, or too large for the
             cache that was asked for.
     """
     if shards == SYNTHETIC:
-        return SyntheticLoader(batch_size, image_size, channels, device, seed, dtype)
+        sizes = batch_size, image_size, channels
+        return SyntheticLoader(*sizes, device, seed, dtype, rank, num_ranks)
     shard_set = ShardSet.open(Path(shards))
     decoded = len(shard_set) * image_size**2 * channels
-    where, why = place_cache(cache, decoded, device)
+    where, why = place_cache(cache, decoded, device, num_ranks)
     loader = Loader(
         shard_set,
         batch_size,
@@ -54,6 +59,8 @@ def open_loader(
         device,
         seed,
         dtype if where is None else torch.uint8,
+        rank,
+        num_ranks,
         channels=channels,
         workers=workers,
         data_timeout=data_timeout,
@@ -62,7 +69,9 @@ def open_loader(
     return loader if where is None else ResidentCache(loader, where, dtype, progress)
 
 
-def place_cache(cache: str, decoded: int, device: torch.device) -> tuple[torch.device | None, str]:
+def place_cache(
+    cache: str, decoded: int, device: torch.device, num_ranks: int = 1
+) -> tuple[torch.device | None, str]:
     """Where to keep a decoded set, or None, and the reason for people.
 
     `auto` takes the device's memory where the set fits in `CACHE_SHARE` of what is free, or else
@@ -72,6 +81,7 @@ def place_cache(cache: str, decoded: int, device: torch.device) -> tuple[torch.d
         cache: `device`, `host`, `auto` or `off`.
         decoded: bytes of the decoded set.
         device: where batches go.
+        num_ranks: that share the set: a device takes one share, the host's memory all of them.
 
     Raises:
         UserError: the memory that was asked for has not that much free.
@@ -81,13 +91,15 @@ def place_cache(cache: str, decoded: int, device: torch.device) -> tuple[torch.d
     host = torch.device("cpu")
     places = {"device": [device], "host": [host], "auto": [device, host]}[cache]
     limit = CACHE_SHARE if cache == "auto" else 1.0
-    size, found = f"{decoded / 1e6:,.1f} MB decoded", []
+    found = []
     for place in dict.fromkeys(places):
+        kept = decoded if place == host else -(-decoded // num_ranks)
+        size = f"{kept / 1e6:,.1f} MB decoded"
         free = free_memory(place)
         found.append(
             f"{free / 1e6:,.0f} MB free {'in host memory' if place == host else f'on {place}'}"
         )
-        if decoded <= limit * free:
+        if kept <= limit * free:
             return place, f"cached from the second epoch on: {size}, {found[-1]}"
     if cache != "auto":
         raise UserError(

@@ -74,10 +74,11 @@ def steps_per_epoch(samples: int, batch_size: int, num_ranks: int = 1) -> int:
     steps = samples // num_ranks // batch_size
     if steps == 0:
         share = f"{samples} images" + (f" for {num_ranks} ranks" if num_ranks > 1 else "")
+        most = max(1, samples // num_ranks) * num_ranks
         raise UserError(
-            f"--batch-size {batch_size}",
+            f"--batch-size {batch_size * num_ranks}",
             f"a set of {share}",
             "at least one full batch in an epoch",
-            f"use --batch-size {max(1, samples // num_ranks)} or less, or pack more images",
+            f"use --batch-size {most} or less, or pack more images",
         )
     return steps

@@ -23,6 +23,8 @@ class SyntheticLoader(Batches):
         device: where the batches lie.
         seed: of the noise.
         dtype: float32 for normalised batches, uint8 for pixels.
+        rank: of this process; each has noise of its own.
+        num_ranks: number of processes.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class SyntheticLoader(Batches):
         device: torch.device,
         seed: int,
         dtype: torch.dtype,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         identity: dict[str, str | int] = {
             "shard set": "synthetic",
@@ -40,10 +44,12 @@ class SyntheticLoader(Batches):
             "--image-size": image_size,
             "--channels": channels,
             "--seed": seed,
+            "rank": rank,
+            "ranks": num_ranks,
         }
-        steps = max(1, SAMPLES // batch_size)
+        steps = max(1, SAMPLES // num_ranks // batch_size)
         super().__init__(batch_size, steps, dtype, identity, "synthetic noise: no images are read")
-        random = torch.Generator().manual_seed(seed)
+        random = torch.Generator().manual_seed((seed + rank) % 2**63)
         shape = (BATCHES, batch_size, image_size, image_size, channels)
         self._pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8).to(device)
 

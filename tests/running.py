@@ -189,7 +189,7 @@ class CountedBatches(Batches):
     """
 
     def __init__(self, steps_per_epoch: int = 5, before: Served = lambda number: None) -> None:
-        identity: dict[str, str | int] = {"shard set": "counted"}
+        identity: dict[str, str | int] = {"shard set": "counted", "rank": 0}
         size: int = TINY["batch_size"]
         super().__init__(size, steps_per_epoch, torch.uint8, identity, "counted batches")
         self.before = before

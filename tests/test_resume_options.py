@@ -126,10 +126,10 @@ def test_a_run_without_checkpoints_is_not_begun_again(tmp_path):
 
 def test_state_of_another_version_is_refused(tmp_path, monkeypatch):
     run = begun(tmp_path)
-    monkeypatch.setattr("dcgan.resume.STATE", 2)
+    monkeypatch.setattr("dcgan.resume.STATE", 3)
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(run.path, max_steps=4))
-    assert_four_parts(refusal.value, "version 1", "version 2")
+    assert_four_parts(refusal.value, "version 2", "version 3")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\x00"])

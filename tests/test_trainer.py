@@ -68,7 +68,7 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
     assert first == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8]
     assert isinstance(options, dict)
     assert callable(options.pop("progress"))
-    assert options == loading
+    assert options == loading | {"rank": 0, "num_ranks": 1}
 
 
 @pytest.mark.parametrize("fp64", [False, True])
@@ -245,7 +245,7 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
         return wrapped
 
     monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    for name in ("watch.save_grid", "watch.save_losses", "trainer.save_weights"):
+    for name in ("watch.save_grid", "watch.save_losses", "parts.save_weights"):
         monkeypatch.setattr(f"dcgan.{name}", taking(100))
     trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
     counted.before = taking(1)

@@ -1,0 +1,297 @@
+"""Several processes that train one model: the ranks, what they agree on, the one all-reduce.
+
+torchrun starts them and sets `RANK`, `LOCAL_RANK` and `WORLD_SIZE`
+(docs.pytorch.org/docs/stable/elastic/run.html). Each takes its own share of the set and of every
+batch, and has noise of its own; gradients are averaged, so that the weights stay the same on all.
+The first rank alone writes and speaks.
+
+The ranks must come to each method together: it is a meeting. The host meets over gloo, which the
+device knows nothing of; only the gradients meet on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from pipeline.errors import UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(minutes=30)
+"""After which a rank that lives but does not come is given up: the others may be waiting for the
+first one's pictures and measurements. A rank that died is noticed at once."""
+
+
+class LostRankError(UserError):
+    """Another rank is gone: nothing can be agreed on any more."""
+
+
+class Ranks:
+    """This process among those that train together; alone, every meeting is over at once.
+
+    Args:
+        rank: of this process.
+        count: of processes.
+        local: number of this process on its machine.
+
+    Attributes:
+        complete: whether all are at the same place of the program, and can meet.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, local: int = 0) -> None:
+        self.rank, self.count, self.local = rank, count, local
+        self.complete = True
+        self._devices: dist.ProcessGroup | None = None
+
+    @classmethod
+    def joined(cls) -> Self:
+        """Join the processes that torchrun started, if it did.
+
+        Raises:
+            UserError: the others cannot be reached.
+        """
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
+            return cls()
+        try:
+            _join()
+        except (RuntimeError, ValueError) as error:
+            told = {name: os.environ.get(name) for name in (*names, "MASTER_ADDR", "MASTER_PORT")}
+            raise UserError(
+                f"rank {told['RANK']}",
+                f"no connection to the other ranks ({_first_line(error)})",
+                "processes that reach each other",
+                "start them with torchrun; it set "
+                + ", ".join(f"{name}={value}" for name, value in told.items()),
+            ) from error
+        return cls(*(int(os.environ[name]) for name in names))
+
+    def __str__(self) -> str:
+        return f"{self.count} processes"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until the first rank has written everything: torchrun may kill it soon after."""
+        if self.count > 1 and self.complete:
+            with suppress(LostRankError):
+                self.any(False)
+            dist.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def tells(self, error: UserError) -> bool:
+        """Whether this rank is to tell an error: the first does, unless it knows nothing of it."""
+        known_to_all = self.complete or isinstance(error, LostRankError)
+        return self.is_first or not known_to_all
+
+    # Meetings of the host
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each flag is up on at least one rank.
+
+        Raises:
+            LostRankError: a rank is gone.
+        """
+        if self.count == 1:
+            return flags
+        raised = torch.tensor(flags, dtype=torch.uint8)
+        with self._reaching_all():
+            dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return tuple(map(bool, raised.tolist()))
+
+    def all(self, flag: bool) -> bool:
+        """Whether a flag is up on every rank."""
+        return not self.any(not flag)[0]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What fails inside on one rank fails on all, with the lowest's error. No place to meet."""
+        if self.count == 1 or not self.complete:
+            yield
+            return
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        if self.any(failure is not None)[0]:
+            raise self._lowest(failure)
+
+    def first(self, do: Callable[[], T]) -> T | None:
+        """Have the first rank do something; what fails there fails on all."""
+        with self.together():
+            return do() if self.is_first else None
+
+    def same(self, value: T) -> T:
+        """What the first rank has."""
+        values = [value]
+        if self.count > 1:
+            with self._reaching_all():
+                dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Stack what each rank has, equally shaped and on the CPU: (ranks, ...)."""
+        gathered = [torch.empty_like(tensor) for _ in range(self.count)]
+        if self.count == 1:
+            gathered = [tensor]
+        else:
+            with self._reaching_all():
+                dist.all_gather(gathered, tensor)
+        return torch.stack(gathered)
+
+    def mean(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Average arrays of one shape."""
+        if self.count == 1:
+            return rows
+        total = torch.from_numpy(rows.copy())
+        with self._reaching_all():
+            dist.all_reduce(total)
+        averaged: npt.NDArray[np.float32] = (total / self.count).numpy()
+        return averaged
+
+    def require_same(self, what: str, digest: Callable[[], str], remedy: str) -> None:
+        """See that every rank has what the first one has.
+
+        Args:
+            what: in words.
+            digest: takes it; not called where there is nobody to compare with.
+            remedy: where they differ.
+
+        Raises:
+            UserError: one has another; on every rank, naming it.
+        """
+        if self.count == 1:
+            return
+        found = self._all(digest())
+        others = [rank for rank, each in enumerate(found) if each != found[0]]
+        if others:
+            raise UserError(
+                f"rank {', '.join(map(str, others))} of {self.count}",
+                f"other {what} than on rank 0",
+                f"the same {what} on all ranks",
+                remedy,
+            )
+
+    def part(self) -> None:
+        """Go on without the others, who are elsewhere in the program."""
+        self.complete = self.count == 1
+
+    def share_of(self, batch_size: int) -> int:
+        """Images of a batch that this rank takes.
+
+        Raises:
+            UserError: they cannot be shared out evenly.
+        """
+        if batch_size % self.count:
+            least = -(-batch_size // self.count) * self.count
+            raise UserError(
+                f"--batch-size {batch_size}",
+                f"{self.count} processes",
+                "a batch that they can share evenly: it is that of all together",
+                f"use --batch-size {least}",
+            )
+        return batch_size // self.count
+
+    # The meeting of the devices
+
+    def connect(self, device: torch.device) -> None:
+        """Get ready to meet on a device: NCCL on CUDA, or else gloo."""
+        if self._devices is None:
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            with self._reaching_all():
+                group = dist.new_group(backend=backend, timeout=PATIENCE)
+            assert isinstance(group, dist.ProcessGroup)  # every rank is in it
+            self._devices = group
+
+    def sum_(self, flat: torch.Tensor) -> None:
+        """Add up tensors on the devices, in place; the host does not wait for CUDA."""
+        with self._reaching_all():
+            dist.all_reduce(flat, group=self._devices)
+
+    def _all(self, value: T) -> list[T]:
+        values = [value] * self.count
+        if self.count > 1:
+            with self._reaching_all():
+                dist.all_gather_object(values, value)
+        return values
+
+    def _lowest(self, own: Exception | None) -> Exception:
+        found: list[Any] = self._all(None if own is None else _sendable(own))
+        rank, error = next((rank, error) for rank, error in enumerate(found) if error is not None)
+        if rank == self.rank:
+            assert own is not None
+            return own
+        if isinstance(error, UserError) and rank:
+            where = f"{error.where} (rank {rank})"
+            return UserError(where, error.found, error.wanted, error.remedy)
+        assert isinstance(error, Exception)
+        return error
+
+    @contextmanager
+    def _reaching_all(self) -> Iterator[None]:
+        """Tell plainly if a rank is gone; torch raises a RuntimeError of some kind."""
+        if not self.complete:
+            raise self._lost("it was noticed before")
+        try:
+            yield
+        except RuntimeError as error:
+            self.complete = False
+            raise self._lost(_first_line(error)) from error
+
+    def _lost(self, how: str) -> LostRankError:
+        return LostRankError(
+            f"rank {self.rank} of {self.count}",
+            f"another rank is gone ({how})",
+            "all ranks until the end",
+            "see what the others said; the same command goes on from the last checkpoint",
+        )
+
+
+ALONE = Ranks()
+
+
+def _join() -> None:
+    store, rank, count = next(rendezvous("env://"))
+    # torchrun has the same store when it starts the processes again, with the addresses of those
+    # that are gone still in it; a rank that reads them waits for nobody
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.dumps(error)
+    except Exception:  # whatever it holds
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _first_line(error: Exception) -> str:
+    """What gloo or NCCL says, without the place in its source, or advice."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*\.cc:\d+\] ", "", line).partition(". ")[0][:200]

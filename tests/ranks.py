@@ -1,0 +1,76 @@
+"""Several ranks on one machine: functions of this package, or `dcgan-train`, each in a process."""
+
+import importlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dcgan.distributed import Ranks
+from tests.running import ROOT, environment
+
+LIMIT = 120
+"""Seconds after which processes count as hanging."""
+
+
+def start(count: int, *words: object, **more: str) -> list[subprocess.Popen[str]]:
+    """Start a Python command once for each rank, as torchrun does."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env=environment() | meeting | more | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Wait for their ends: status, stdout and stderr of each."""
+    try:
+        told = [process.communicate(timeout=LIMIT) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.wait(), *each) for process, each in zip(processes, told, strict=True)]
+
+
+def in_ranks(function: Callable[[Ranks], Any], folder: Path, count: int = 2) -> list[Any]:
+    """What a function of a test module gives on each rank; None where the process did not end."""
+    words = ("-m", "tests.ranks", function.__module__, function.__name__, folder)
+    ended = end(start(count, *words))
+    found = []
+    for rank, (status, out, err) in enumerate(ended):
+        path = folder / f"{rank}.pickle"
+        assert path.exists() == (status == 0), out + err
+        found.append(pickle.loads(path.read_bytes()) if path.exists() else None)
+    return found
+
+
+def main() -> None:
+    """Be one rank: join the others, call the function, leave what it gives."""
+    import torch
+
+    torch.set_num_threads(1)
+    module, name, folder = sys.argv[1:]
+    with Ranks.joined() as ranks:
+        given = getattr(importlib.import_module(module), name)(ranks)
+        (Path(folder) / f"{ranks.rank}.pickle").write_bytes(pickle.dumps(given))
+    if not ranks.complete:  # the others are gone, and their threads may be waited for
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""Ranks that meet: what they agree on, what becomes of a failure, and gradients that they share."""
+
+import os
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dcgan.distributed import ALONE, LostRankError, Ranks
+from dcgan.environment import own_device
+from dcgan.gradients import SharedGradients
+from dcgan.step import AdversarialStep
+from pipeline.errors import UserError
+from tests.ranks import in_ranks
+from tests.reference.shared_step import shared_step
+from tests.running import assert_four_parts
+from tests.steps import batch, nets
+
+STEPS, COUNT = 10, 2
+
+
+def _error(ranks: Ranks, does: Any) -> str:
+    """The words of an error that all ranks are to have."""
+    with pytest.raises(Exception) as caught, ranks.together():  # noqa: PT011
+        does()
+    return f"{type(caught.value).__name__}: {caught.value}"
+
+
+def _fail_on(rank: int, ranks: Ranks, error: Exception) -> None:
+    if ranks.rank == rank:
+        raise error
+
+
+def _unpicklable() -> Exception:
+    error = ValueError("with a lock in it")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    return error
+
+
+def meetings(ranks: Ranks) -> dict[str, Any]:
+    """Everything that ranks can agree on; in a process of each."""
+    mine = ranks.rank
+    found: dict[str, Any] = {
+        "any": ranks.any(mine == 0, mine == 1, False),
+        "all": (ranks.all(True), ranks.all(mine == 0)),
+        "same": ranks.same({"from": mine}),
+        "gathered": ranks.gather(torch.full((3,), mine, dtype=torch.uint8)),
+        "mean": ranks.mean(np.full((2, 5), mine, np.float32)),
+        "first": ranks.first(lambda: "done by the first"),
+    }
+    with ranks.together():
+        found["quiet"] = True
+    refusal = UserError("--shards x", "nothing", "something", "look")
+    found["second fails"] = _error(ranks, lambda: _fail_on(1, ranks, refusal))
+    found["first fails"] = _error(ranks, lambda: _fail_on(0, ranks, refusal))
+    found["any error"] = _error(ranks, lambda: _fail_on(1, ranks, _unpicklable()))
+    found["still there"] = (ranks.complete, ranks.any(True))
+    ranks.require_same("weights", lambda: "equal", "nothing")
+    with pytest.raises(UserError) as caught:
+        ranks.require_same("weights", lambda: f"of {mine}", "do this")
+    found["differing"] = str(caught.value)
+    found["tells"] = ranks.tells(refusal)
+    return found
+
+
+def _gradients(ranks: Ranks) -> tuple[torch.Tensor, ...]:
+    net = nn.Sequential(nn.Conv2d(3, 4, 4), nn.Conv2d(4, 2, 1, bias=False))
+    net.to(torch.float64).to(memory_format=torch.channels_last)
+    share = SharedGradients(ranks, net)
+    for parameter in net.parameters():
+        ramp = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
+        parameter.grad = torch.empty_like(parameter).copy_(ramp * (1 + 2 * ranks.rank))
+    share(net)
+    return tuple(p.grad for p in net.parameters() if p.grad is not None)
+
+
+def ten_steps(ranks: Ranks) -> dict[str, torch.Tensor]:
+    """This rank's part of ten steps in float64."""
+    ranks.connect(torch.device("cpu"))
+    gradients = _gradients(ranks)
+    update = AdversarialStep(*nets(torch.float64))
+    update.share = SharedGradients(ranks, update.generator, update.discriminator)
+    statistics = [update(*batch(COUNT * k + ranks.rank, torch.float64)) for k in range(STEPS)]
+    return {
+        "statistics": torch.stack(statistics),
+        **{f"G.{name}": each.detach() for name, each in update.generator.named_parameters()},
+        **{f"D.{name}": each.detach() for name, each in update.discriminator.named_parameters()},
+        **{f"gradient {place}": each for place, each in enumerate(gradients)},
+    }
+
+
+def both(ranks: Ranks) -> tuple[Any, Any]:
+    return meetings(ranks), ten_steps(ranks)
+
+
+def one_dies(ranks: Ranks) -> dict[str, Any]:
+    """The second rank is killed between two meetings, and the first one notices."""
+    ranks.any(True)
+    if ranks.rank == 1:
+        os._exit(9)
+    began = time.monotonic()
+    with pytest.raises(LostRankError) as caught:
+        ranks.any(True)
+    found = {"seconds": time.monotonic() - began, "error": caught.value}
+    with pytest.raises(LostRankError):  # and so does each meeting after it
+        ranks.gather(torch.zeros(1))
+    with ranks.together():
+        found["goes on alone"] = ranks.first(lambda: True)
+    found["tells"] = ranks.tells(caught.value)
+    return found
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    return in_ranks(both, tmp_path_factory.mktemp("ranks"), COUNT)
+
+
+# Meetings
+
+
+def test_flags_and_values_are_agreed_on(told):
+    for rank, (found, _) in enumerate(told):
+        assert found["any"] == (True, True, False)
+        assert found["all"] == (True, False)
+        assert found["same"] == {"from": 0}
+        assert found["gathered"].tolist() == [[0, 0, 0], [1, 1, 1]]
+        assert (found["mean"] == 0.5).all()
+        assert found["mean"].shape == (2, 5)
+        assert found["first"] == ("done by the first" if rank == 0 else None)
+        assert found["quiet"]
+
+
+def test_what_fails_on_one_rank_fails_on_all_with_the_same_words(told):
+    plain = "UserError: --shards x{}\n  found   nothing\n  wanted  something\n  do      look"
+    for rank, (found, _) in enumerate(told):
+        assert found["first fails"] == plain.format("")
+        # Whose it is needs no name
+        assert found["second fails"] == plain.format(" (rank 1)" if rank == 0 else "")
+        assert found["still there"] == (True, (True,))
+        assert found["tells"] == (rank == 0)
+    assert told[0][0]["any error"] == "RuntimeError: ValueError: with a lock in it"
+    assert told[1][0]["any error"] == "ValueError: with a lock in it"
+
+
+def test_a_rank_that_differs_is_named_on_all(told):
+    for found, _ in told:
+        assert found["differing"].splitlines() == [
+            "rank 1 of 2",
+            "  found   other weights than on rank 0",
+            "  wanted  the same weights on all ranks",
+            "  do      do this",
+        ]
+
+
+def test_alone_every_meeting_is_over_at_once():
+    assert ALONE.any(True, False) == (True, False)
+    assert (ALONE.all(True), ALONE.all(False), ALONE.same("x")) == (True, False, "x")
+    assert ALONE.gather(torch.tensor([1])).tolist() == [[1]]
+    rows = np.ones((2, 5), np.float32)
+    assert ALONE.mean(rows) is rows
+    ALONE.require_same("weights", lambda: pytest.fail("compared with nobody"), "")
+    with pytest.raises(KeyError), ALONE.together():
+        raise KeyError("as it is")
+    ALONE.part()
+    assert ALONE.complete
+
+
+def test_a_dead_rank_is_noticed_at_once(tmp_path):
+    found, dead = in_ranks(one_dies, tmp_path)
+    assert dead is None
+    assert found["seconds"] < 10
+    assert_four_parts(found["error"], "rank 0 of 2", "another rank is gone", "last checkpoint")
+    assert found["goes on alone"]
+    assert found["tells"]
+
+
+def test_who_started_them_otherwise_is_told(monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError) as caught:
+        Ranks.joined()
+    assert_four_parts(caught.value, "rank 0", "MASTER_ADDR", "torchrun", "WORLD_SIZE=2")
+
+
+@pytest.mark.parametrize("present", [(), ("RANK", "WORLD_SIZE"), ("WORLD_SIZE",)])
+def test_one_process_joins_nobody(monkeypatch, present):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name in present:  # a queue sets some of them, too
+        monkeypatch.setenv(name, "2")
+    ranks = Ranks.joined()
+    assert (ranks.rank, ranks.count, ranks.is_first) == (0, 1, True)
+
+
+# Shares
+
+
+def test_a_batch_is_shared_evenly_or_refused():
+    assert [Ranks(rank, 4).share_of(128) for rank in range(4)] == [32] * 4
+    with pytest.raises(UserError) as caught:
+        Ranks(0, 3).share_of(128)
+    assert_four_parts(caught.value, "--batch-size 128", "3 processes", "--batch-size 129")
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "mps"])
+def test_a_device_that_cannot_be_shared_is_refused(device):
+    with pytest.raises(UserError) as caught:
+        own_device(torch.device(device), Ranks(0, 2))
+    assert_four_parts(caught.value, f"--device {device}", "2 processes", "a GPU of its own")
+    assert own_device(torch.device(device), ALONE) == torch.device(device)
+
+
+def test_each_rank_takes_a_gpu_of_its_own(monkeypatch):
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    cuda = torch.device("cuda")
+    assert own_device(cuda, Ranks(5, 6, local=1)) == torch.device("cuda", 1)
+    assert chosen == [1]
+    with pytest.raises(UserError) as caught:
+        own_device(cuda, Ranks(2, 3, local=2))
+    assert_four_parts(caught.value, "3 processes", "2 GPUs", "--nproc-per-node 2")
+
+
+# Gradients
+
+
+def test_gradients_are_averaged_in_their_places(told):
+    for _, found in told:
+        for place, shape in enumerate([(4, 3, 4, 4), (4,), (2, 4, 1, 1)]):
+            gradient = found[f"gradient {place}"]
+            ramp = torch.arange(gradient.numel(), dtype=torch.float64).view(shape)
+            assert torch.equal(gradient, ramp * 2)  # of once and three times
+
+
+def test_two_ranks_do_what_one_process_does_with_both_halves(told):
+    generator, discriminator = nets(torch.float64)
+    optimizers = [
+        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        for net in (discriminator, generator)
+    ]
+    losses = [
+        shared_step(
+            generator,
+            discriminator,
+            optimizers[0],
+            optimizers[1],
+            [batch(COUNT * k + rank, torch.float64) for rank in range(COUNT)],
+        )
+        for k in range(STEPS)
+    ]
+    wanted = {f"G.{name}": each for name, each in generator.named_parameters()}
+    wanted |= {f"D.{name}": each for name, each in discriminator.named_parameters()}
+    begun = nets(torch.float64)
+    moved = max(
+        (a - b).abs().max()
+        for a, b in zip(generator.parameters(), begun[0].parameters(), strict=True)
+    )
+    assert moved > 1e-3
+    for _, found in told:
+        for name, each in wanted.items():
+            torch.testing.assert_close(found[name], each.detach(), rtol=0, atol=1e-9)
+            assert torch.equal(found[name], told[0][1][name])
+    mean = torch.stack([found["statistics"] for _, found in told]).mean(0)[:, :2]
+    torch.testing.assert_close(mean, torch.tensor(losses, dtype=torch.float64), rtol=0, atol=1e-9)

@@ -1,0 +1,207 @@
+"""`dcgan-train` in several processes: one run, the same weights on all, and an end for all."""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from dcgan.building import build_nets, stream
+from dcgan.run import RunFolder
+from pipeline.errors import UserError
+from pipeline.loader import Loader
+from pipeline.manifest import Recipe, ShardSet
+from pipeline.pixels import to_signed
+from tests.packing_runs import waited
+from tests.pictures import numbered_pictures, pack_pictures
+from tests.ranks import end, start
+from tests.reference.shared_step import shared_step
+from tests.running import TINY, contents, flags, new_trainer, read_losses, read_stats, tiny
+
+RANKS, STEPS = 2, 24
+OPTIONS = TINY | {"max_steps": STEPS, "log_every": 4, "sample_every": 12, "checkpoint_every": 0}
+PACE = ("step_ms", "img_per_s", "data_wait_pct")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """43 images: an epoch of two ranks is five steps."""
+    folder = tmp_path_factory.mktemp("ranks") / "set"
+    recipe = Recipe(store="raw", crop="centre", size=32)
+    return pack_pictures(folder, numbered_pictures(43), per_shard=8, recipe=recipe)
+
+
+def words(shards: ShardSet, run: Path, **changes):
+    options = OPTIONS | {"shards": shards.folder, "run": run} | changes
+    return ["-m", "dcgan.train", *flags(**options)]
+
+
+def train(shards, run, **changes):
+    return end(start(RANKS, *words(shards, run, **changes)))
+
+
+@pytest.fixture(scope="module")
+def whole(shards, tmp_path_factory):
+    """A run that nothing happens to, and what its processes said."""
+    run = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    ended = train(shards, run.path)
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    return run, ended
+
+
+def assert_same(run: RunFolder, whole: RunFolder) -> None:
+    for name in ("netG.pt", "netD.pt", "netG_ema.pt", "losses.csv"):
+        assert (run.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    assert run.grids()[-1][1].read_bytes() == whole.grids()[-1][1].read_bytes()
+    ticks = [
+        [{name: tick[name] for name in tick if name not in PACE} for tick in read_stats(each)]
+        for each in (run, whole)
+    ]
+    assert ticks[0] == ticks[1]
+
+
+# One run
+
+
+def test_one_rank_speaks_and_there_is_one_run(whole):
+    run, ended = whole
+    (_, said, complained), (_, quiet, also_quiet) = ended
+    assert (quiet, also_quiet, complained) == ("", "", "")
+    assert "ranks    2 processes, 4 images of each batch" in said
+    assert said == run.log.read_text()
+    assert json.loads(run.config.read_text())["ranks"] == RANKS
+    last = read_stats(run)[-1]
+    assert (last["step"], last["nimg"], last["epoch"]) == (STEPS, 8 * STEPS, STEPS // 5)
+    assert len(read_losses(run)) == STEPS
+    state = torch.load(sorted(run.checkpoints.glob("*.pt"))[-1], weights_only=True)
+    assert state["step"]["random"].shape[0] == RANKS
+    assert not torch.equal(*state["step"]["random"])
+
+
+def test_they_train_as_one_process_would_with_the_batch_in_parts(shards, whole):
+    """Images, noise, gradients and statistics of both ranks, from their definitions."""
+    config = tiny(Path("unused"), ema_nimg=0)
+    cpu = torch.device("cpu")
+    generator, discriminator = build_nets(config, cpu)
+    optimizers = [
+        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
+        for net in (discriminator, generator)
+    ]
+    loaders = [
+        Loader(shards, 4, 32, seed=999, dtype=torch.uint8, rank=rank, num_ranks=RANKS, workers=1)
+        for rank in range(RANKS)
+    ]
+    noises = [stream(999, name, cpu) for name in ("noise", "noise/rank 1")]
+    losses = []
+    for _ in range(STEPS):
+        parts = [
+            (to_signed(next(loader)), torch.randn(4, config.nz, 1, 1, generator=noise))
+            for loader, noise in zip(loaders, noises, strict=True)
+        ]
+        losses.append(shared_step(generator, discriminator, optimizers[0], optimizers[1], parts))
+    for loader in loaders:
+        loader.close()
+    run, _ = whole
+    found = torch.from_numpy(read_losses(run)[:, 1:3].copy())
+    torch.testing.assert_close(found, torch.tensor(losses, dtype=torch.float64), rtol=1e-4, atol=0)
+    for net, path in ((generator, run.generator), (discriminator, run.discriminator)):
+        saved = torch.load(path, weights_only=True)
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(saved[name], parameter.detach(), rtol=0, atol=1e-5)
+
+
+# Going on
+
+
+def test_a_signal_to_one_stops_all_and_they_go_on_together(shards, whole, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    processes = start(RANKS, *words(shards, run.path))
+    assert waited(lambda: run.stats.exists(), 60)
+    processes[1].send_signal(signal.SIGTERM)
+    (status, said, _), (other, _, _) = end(processes)
+    assert (status, other) == (75, 128 + signal.SIGTERM)
+    assert "Stopped with another rank" in said
+    assert "goes on from here" in said
+    assert [status for status, _, _ in train(shards, run.path)] == [0, 0]
+    assert_same(run, whole[0])
+
+
+def test_another_number_of_processes_is_refused_with_the_reason(shards, whole):
+    run, _ = whole
+    before = contents(run.path)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, **OPTIONS | {"shards": str(shards.folder)}))
+    told = str(refusal.value)
+    assert "a run of 2 processes, and now there are 1" in told
+    assert "its own noise" in told
+    assert "torchrun --nproc-per-node" in told
+    assert contents(run.path) == before
+
+
+# Ends
+
+
+def test_what_all_would_say_is_said_once(shards, tmp_path):
+    first, second = train(shards, tmp_path / "run", batch_size=7)
+    assert (first[0], second[0]) == (1, 1)
+    assert "use --batch-size 8" in first[2]
+    assert second[1:] == ("", "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_damage_that_one_rank_meets_ends_all_with_its_words(tmp_path):
+    broken = pack_pictures(tmp_path / "set", numbered_pictures(43), per_shard=8)
+    tar = broken.tars[-1]  # of the second rank's share
+    with tar.open("r+b") as file:
+        size = tar.stat().st_size
+        for place in range(0, size, 512):
+            file.seek(place)
+            if file.read(2) == b"\xff\xd8":
+                file.seek(place)
+                file.write(bytes(256))
+    (status, _, told), (other, _, quiet) = train(broken, tmp_path / "run", cache="off")
+    assert (status, other, quiet) == (1, 1, "")
+    assert "Traceback" not in told
+    assert tar.name in told
+    assert "(rank 1)" in told
+    newest = max((tmp_path / "run" / "checkpoints").glob("*.pt"))
+    assert newest.with_suffix(".json").exists()
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them_again_and_they_go_on(shards, whole, tmp_path):
+    """One is killed; the others end, and all go on from the last checkpoint."""
+    run = RunFolder(tmp_path / "run")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", RANKS, "--max-restarts", 1)
+    # torchrun would take --run for an abbreviation of one of its own
+    module, *options = words(shards, run.path)
+    (agent,) = start(1, *torchrun, module, "--", *options)
+    assert waited(lambda: run.stats.exists(), 60)
+    second = next(
+        child
+        for child in psutil.Process(agent.pid).children(recursive=True)
+        if child.environ().get("RANK") == "1"
+    )
+    second.kill()
+    began = time.monotonic()
+    ((status, said, complained),) = end([agent])
+    assert status == 0, complained
+    assert "another rank is gone" in complained
+    assert "resumed  after" in said
+    assert time.monotonic() - began < 60
+    assert_same(run, whole[0])
+
+
+def test_a_run_that_is_to_be_started_again_needs_a_name(monkeypatch, capsys):
+    from dcgan import train as command
+
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setattr(sys, "argv", ["dcgan-train", "--shards", "synthetic"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 1
+    assert "give --run" in capsys.readouterr().err
