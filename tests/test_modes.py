@@ -86,6 +86,24 @@ def test_a_capture_is_tried_twice(monkeypatch, failures):
     assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
 
 
+def test_what_fails_on_another_rank_is_not_done_here_either(monkeypatch):
+    step, asked = whole_step(), []
+    said: list[str] = []
+
+    def never(flag: bool) -> bool:
+        asked.append(flag)
+        return False
+
+    parts, run = (step.update.generate, step.update.judge), step._run
+    monkeypatch.setattr(torch, "compile", lambda part, **options: lambda *batch: part(*batch))
+    monkeypatch.setattr(speed, "capture", lambda body, random, unchanged: body)
+    assert step.prepare("graph", said.append, never) == "eager"
+    assert asked == [True, True, True]
+    assert [line.rpartition(": ")[2] for line in said] == ["on another rank"] * 3
+    assert (step.update.generate, step.update.judge) == parts
+    assert step._run == run
+
+
 def test_eager_needs_nothing():
     step = whole_step()
     said: list[str] = []

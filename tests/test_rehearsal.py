@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from dcgan.distributed import Ranks
+from dcgan.gradients import SharedGradients
 from dcgan.speed import WholeStep
 from dcgan.step import AdversarialStep
 from tests.reference.tape import Tape
@@ -67,6 +70,56 @@ def test_replays_are_eager_steps_to_the_bit(bf16):
     last = states(captured)
     unmoved = [k for k, (old, new) in enumerate(zip(first, last, strict=False)) if old.equal(new)]
     assert not unmoved, "what does not move was not compared"
+
+
+# Several ranks
+
+
+class Biased(Ranks):
+    """One rank whose partner's gradients are all one: no step is the same without the meeting."""
+
+    def sum_(self, flat: torch.Tensor) -> None:
+        super().sum_(flat)
+        flat.add_(1)
+
+
+@pytest.fixture
+def partner():
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    ranks = Biased(0, 2)
+    ranks.connect(torch.device("cpu"))
+    yield ranks
+    dist.destroy_process_group()
+
+
+def shared(step: WholeStep, ranks: Ranks) -> WholeStep:
+    step.update.share = SharedGradients(ranks, step.update.generator, step.update.discriminator)
+    return step
+
+
+def test_the_two_meetings_of_a_step_are_recorded_with_it(partner):
+    captured, eager, alone = shared(whole_step(), partner), whole_step(), whole_step()
+    tape = record(captured)
+    names = [str(func) for func, *_ in tape.calls]
+    assert [name for name in names if "c10d" in name] == ["c10d.allreduce_.default"] * 2
+    adam = [place for place, name in enumerate(names) if "_fused_adam_" in name]
+    met = [place for place, name in enumerate(names) if "c10d" in name]
+    assert met[0] < adam[0] < met[1] < adam[1]
+    pair = replayed_and_eager(shared(whole_step(), partner), shared(eager, partner))
+    assert not differ(pair)
+    assert differ((pair[1], replayed_and_eager(whole_step(), alone)[1]))
+
+
+def test_a_warm_up_leaves_the_other_ranks_in_peace(partner, monkeypatch):
+    met: list[object] = []
+    step = shared(whole_step(), partner)
+    monkeypatch.setattr(partner, "sum_", met.append)
+    with step.unchanged():
+        step(pixel_batch(0))
+    assert not met
+    step(pixel_batch(0))
+    assert len(met) == 2
 
 
 # Faults, each planted once
