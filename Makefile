@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all fuzz reliability lint clean-demo
+.PHONY: demo test test-all fuzz reliability soak lint clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -31,15 +31,22 @@ demo/faces/demo-faces.json: $(INSTALLED)
 clean-demo:
 	rm -rf demo
 
+# A process a core, up to four: each imports torch and DALI. A file's tests stay together, for they
+# share what they made; and in the order of names, which starts no long file last.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
+# One after the other: some of the slow ones measure memory and time.
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 # Thousands of hostile files, and how many of each kind were tried.
 fuzz: $(INSTALLED)
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -q tests/test_fuzz_*.py
+
+# Minutes: 40,000 small steps, watched from outside.
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.soak
 
 # Minutes: each fault is injected into the real commands.
 reliability: $(INSTALLED)

@@ -75,6 +75,8 @@ class TrainConfig:
     """State dict to start the generator from."""
     netD: str | None = None  # noqa: N815
     """State dict to start the discriminator from."""
+    deterministic: bool = False
+    """Take only kernels that give the same bits each time, and keep the number of threads."""
     dry_run: bool = False
     """One step, all files, and end."""
     log_every: int = 50

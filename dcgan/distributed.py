@@ -247,7 +247,7 @@ class Ranks:
             return own
         if isinstance(error, UserError) and rank:
             where = f"{error.where} (rank {rank})"
-            return UserError(where, error.found, error.wanted, error.remedy)
+            return UserError(where, error.found, error.wanted, error.remedy, error.listed)
         assert isinstance(error, Exception)
         return error
 

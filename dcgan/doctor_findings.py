@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 
 
 class Verdict(StrEnum):
@@ -89,7 +89,7 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {plain(lines[0][:200])}" if lines else type(error).__name__
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:

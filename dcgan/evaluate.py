@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dcgan.version import VersionOption
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain, told_plainly
 
 if TYPE_CHECKING:
     import torch
@@ -185,10 +185,10 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def print_facts(facts: dict[str, str]) -> None:
-    """Print a line each, the name first."""
+    """Print a line each, the name first; facts may have names from a file in them."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for name, fact in facts.items():
-        console.print(f"{name:<9}{fact}")
+        console.print(f"{name:<9}{plain(fact)}")
 
 
 def print_swd(swd: Swd) -> None:

@@ -10,6 +10,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.errors import plain
+
 
 class Log:
     """Prints lines and keeps them; from `write_to` on, the file has them too, the earlier first.
@@ -26,9 +28,12 @@ class Log:
         self._file: TextIO | None = None
 
     def __call__(self, text: str = "") -> None:
+        # What is said may have names from a file in it; line breaks are ours
+        text = "\n".join(map(plain, text.split("\n")))
         self._console.print(text)
-        self._lines.append(text)
-        if self._file is not None:
+        if self._file is None:
+            self._lines.append(text)
+        else:
             self._file.write(text + "\n")
             self._file.flush()
 
@@ -37,6 +42,7 @@ class Log:
             return
         self._file = path.open("a", encoding="utf-8")
         self._file.writelines(line + "\n" for line in self._lines)
+        self._lines.clear()
 
     def close(self) -> None:
         if self._file is not None:

@@ -12,6 +12,7 @@ import torch
 from dcgan.building import build_nets, build_step
 from dcgan.checkpoint import Checkpoints
 from dcgan.config import TrainConfig
+from dcgan.determinism import compute_alike
 from dcgan.distributed import ALONE, Ranks
 from dcgan.environment import own_device, pick_device
 from dcgan.gradients import SharedGradients
@@ -61,6 +62,8 @@ class Parts:
         self.config = self._resolved(config)
         if self.past is not None:
             self.past.check(self.config, say)
+        if self.config.deterministic:
+            compute_alike(0 if self.state is None else self.state["threads"])
         self.generator, self.discriminator = build_nets(self.config, self.device)
         self.batches = self._open()
         self.plan = Plan(
@@ -109,6 +112,7 @@ class Parts:
             progress=_Refill(self._say),
             rank=self._ranks.rank,
             num_ranks=self._ranks.count,
+            decode_alike=config.deterministic,
         )
 
     def _rows(self) -> StepRows:

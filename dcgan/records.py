@@ -44,9 +44,27 @@ class Records:
     def __init__(self, run: RunFolder, plan: Plan) -> None:
         self._run, self.plan = run, plan
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
-        """(steps, 5), in the order of `STATISTICS`."""
         self.last: dict[str, Any] = {}
         """The last tick's line of `stats.jsonl`."""
+
+    @property
+    def history(self) -> npt.NDArray[np.float32]:
+        """(steps, 5), in the order of `STATISTICS`."""
+        return self._room[: self._steps]
+
+    @history.setter
+    def history(self, rows: npt.NDArray[np.float32]) -> None:
+        self._room, self._steps = rows, len(rows)
+
+    def _remember(self, rows: npt.NDArray[np.float32]) -> None:
+        """Add to the history; the room doubles, so that a tick of a long run costs no more."""
+        steps = self._steps + len(rows)
+        if steps > len(self._room):
+            room = np.zeros((2 * steps, len(STATISTICS)), dtype=np.float32)
+            room[: self._steps] = self.history
+            self._room = room
+        self._room[self._steps : steps] = rows
+        self._steps = steps
 
     def begin(self, nimg: int) -> None:
         """Have the files say what is known by now, and nothing of steps that will be done again.
@@ -84,7 +102,7 @@ class Records:
             The status line, in the ancestors' form with the pace added.
         """
         first = len(self.history) + 1
-        self.history = np.concatenate([self.history, rows])
+        self._remember(rows)
         steps = len(self.history)
         means = dict(zip(STATISTICS, rows.mean(axis=0, dtype=np.float64).tolist(), strict=True))
         record = {

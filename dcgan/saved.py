@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcgan.determinism import MAX_THREADS
 from dcgan.health import Health
 from dcgan.run import MAX_COUNT
 from dcgan.speed import WholeStep
@@ -99,6 +100,7 @@ def _whole(state: dict[str, Any]) -> dict[str, Any]:
     wanted = {
         "steps": 0,
         "rollbacks": 0,
+        "threads": 0,
         "seconds": 0.0,
         "spent": asdict(Spent()),
         "watch": {
@@ -107,6 +109,8 @@ def _whole(state: dict[str, Any]) -> dict[str, Any]:
         },
     }
     found = {name: _like(parts.get(name), each, name) for name, each in wanted.items()}
+    if found["threads"] > MAX_THREADS:
+        raise _MisfitError(f"threads: {found['threads']:,}")
     found["batches"] = _position(parts.get("batches"))
     found["step"] = step = _items(parts.get("step"), "step")
     found["history"] = _rows(parts.get("history"), 2, "history")

@@ -156,6 +156,14 @@ def train(
             "--netD", help="Start the discriminator from this state dict.", rich_help_panel=NETS
         ),
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Give the same bits each time, on a GPU too; slower there.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -221,6 +229,7 @@ def train(
         data_timeout=data_timeout,
         netG=netg,
         netD=netd,
+        deterministic=deterministic,
         dry_run=dry_run,
         log_every=log_every,
         sample_every=sample_every,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -26,8 +26,6 @@ from dcgan.signals import StopRequest
 from dcgan.stats import Spent
 from dcgan.ticks import Ticks
 from dcgan.watch import MAX_ROLLBACKS, RollBack, TroubleError, Watch
-
-T = TypeVar("T")
 
 
 class Trainer:
@@ -212,7 +210,7 @@ class Trainer:
             for numbers, pace in self.ticks.arrived(all_of_them):
                 self.ranks.first(partial(self.watch.tick, numbers, pace))
 
-    def _first(self, do: Callable[[], T]) -> T | None:
+    def _first(self, do: Callable[[], Any]) -> Any:
         """Have the first rank do something that is no training, and whose time does not count."""
         with self.clock.paused():
             return self.ranks.first(do)
@@ -259,6 +257,7 @@ class Trainer:
             "options": self.config.to_json(),
             "steps": self.steps_done,
             "rollbacks": self.parts.rollbacks,
+            "threads": torch.get_num_threads(),
             "seconds": self.seconds + time.perf_counter() - self.started,
             "spent": asdict(spent),
             "step": self.step.state_dict() | of_each_rank,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.jpeg import Header, read_header
+from pipeline.jpeg import Header, read_header, read_sides
 
 MAX_PIXELS = 1 << 26
 """67 megapixels: beyond any camera's face crop; larger headers are refused before decoding."""
@@ -70,6 +70,7 @@ def is_ordinary(header: Header, data: bytes) -> bool:
     coloured = header.components == 3 and header.adobe_transform != 0
     return (
         header.precision == 8
+        and read_sides(data) == (header.width, header.height)
         and (coloured or header.components == 1)
         and header.exif_blocks <= 1
         and not (header.exif_blocks and _orientation(data) != 1)
@@ -125,6 +126,28 @@ def require_bounded(width: int, height: int) -> None:
         raise RejectedError(f"too large ({width}×{height}, over {MAX_PIXELS:,} pixels)")
     if width * height == 0:
         raise RejectedError("no pixels")
+
+
+def require_stored(data: bytes, largest: tuple[int, int]) -> None:
+    """Refuse a sample of a JPEG set by its header, before a decoder sets memory aside for it.
+
+    DALI decodes PNG and other formats too, and as much as their headers claim.
+
+    Args:
+        data: the sample's bytes.
+        largest: width and height that no image of the set exceeds, in pixels.
+
+    Raises:
+        RejectedError: no JPEG as packing stores them, or larger than it may be.
+    """
+    sides = read_sides(data)
+    if sides is None:
+        raise RejectedError("not a JPEG with one frame")
+    width, height = sides
+    require_bounded(width, height)
+    if width > largest[0] or height > largest[1]:
+        most = f"{largest[0]}×{largest[1]}"
+        raise RejectedError(f"too large ({width}×{height}, over the set's largest, {most})")
 
 
 def _rejected(error: Exception) -> RejectedError:

@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What acts on a terminal or in a text instead of being seen: control characters, line separators,
+changes of the writing direction (Unicode Standard Annex 9, section 2), and halves of characters,
+which stand for bytes of file names that are not UTF-8."""
+
+
+def plain(text: str) -> str:
+    """Show text from a file as characters only: those that would act are escaped as Python does."""
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class UserError(ValueError):
-    """A fault that the user can put right, told in four parts.
+    """A fault that the user can put right, told in four parts, each a line of `plain` text.
 
     Args:
         where: the flag, file or folder at fault, as the user would name it.
         found: what stands there now.
         wanted: what would have been accepted.
         remedy: what to do next; a command to paste, where there is one.
+        listed: what was found, one by one: a line each, below `found`.
     """
 
-    def __init__(self, where: object, found: str, wanted: str, remedy: str) -> None:
-        self.where, self.found, self.wanted, self.remedy = str(where), found, wanted, remedy
-        super().__init__(f"{self.where}\n  found   {found}\n  wanted  {wanted}\n  do      {remedy}")
+    def __init__(
+        self, where: object, found: str, wanted: str, remedy: str, listed: Sequence[str] = ()
+    ) -> None:
+        self.where, self.found, self.wanted, self.remedy = map(
+            plain, (str(where), found, wanted, remedy)
+        )
+        self.listed = tuple(map(plain, listed))
+        lines = "".join(f"\n          {line}" for line in self.listed)
+        super().__init__(
+            f"{self.where}\n  found   {self.found}{lines}"
+            f"\n  wanted  {self.wanted}\n  do      {self.remedy}"
+        )
 
-    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str]]:
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str, str, tuple[str, ...]]]:
         """Cross a process border whole: packing's workers raise it too."""
-        return type(self), (self.where, self.found, self.wanted, self.remedy)
+        return type(self), (self.where, self.found, self.wanted, self.remedy, self.listed)
 
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn a `UserError` into its message on stderr and exit status 1, without a traceback."""
+    """Turn a `UserError` into its message on stderr and exit status 1, without a traceback.
+
+    Likewise Ctrl-C into exit status 130, whatever error it comes out as: numpy and torch lose a
+    KeyboardInterrupt that is raised while they are imported, and fail later on something else.
+    For a command's `main`: afterwards Ctrl-C ends the process at once.
+    """
+    interrupted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, note)
     try:
         yield
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except (Exception, KeyboardInterrupt):
+        if not interrupted:
+            raise
+        sys.exit(128 + signal.SIGINT)
+    finally:
+        # The command is over: Ctrl-C in Python's own shutdown ends that, and shows no place in it
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -7,6 +7,7 @@ CPU the loader stops the graph after decoding: torch's resize takes a sixth of D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -28,6 +29,10 @@ cores. DALI's default; "should be found empirically", says its manual: `dcgan-pr
 MEMORY_PADDING = 1 << 20
 """Bytes that each GPU decoder thread sets aside. DALI's defaults (16 MiB and more) are meant for
 photographs; a megabyte holds a decoded face of 178×218 nine times. Not measured on a GPU."""
+
+MAX_PREALLOCATED = 1 << 30
+"""Bytes of RGB that the hints for a GPU's JPEG engine may stand for, over a batch: they come from
+the manifest, which may claim anything. For a larger image, DALI sets more aside then."""
 
 Stage = Literal["decode", "resize", "normalise"]
 
@@ -75,7 +80,7 @@ def build_graph(
         encoded = fn.external_source(
             name="encoded", source=source, dtype=types.UINT8, ndim=1, no_copy=True
         )
-        on_gpu = _gpu_decoder(shards, decoder_share) if device == "cuda" else {}
+        on_gpu = _gpu_decoder(shards, batch_size, decoder_share) if device == "cuda" else {}
         images = fn.decoders.image(
             encoded,
             name="decode",
@@ -93,8 +98,9 @@ def build_graph(
     return graph
 
 
-def _gpu_decoder(shards: ShardSet, decoder_share: float) -> dict[str, Any]:
-    width, height = shards.manifest.largest_image
+def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dict[str, Any]:
+    most = math.isqrt(MAX_PREALLOCATED // (3 * batch_size))
+    width, height = (min(side, most) for side in shards.manifest.largest_image)
     return {
         "hw_decoder_load": decoder_share,
         "preallocate_width_hint": width,

@@ -37,10 +37,25 @@ def open_loader(
     progress: Progress = lambda done, total: None,
     rank: int = 0,
     num_ranks: int = 1,
+    decode_alike: bool = False,
 ) -> Batches:
     """Open what `--shards` names with the best loader that this machine can run.
 
-    `batch_size` is that of this rank; each reads and keeps its own share of the set.
+    Args:
+        shards: folder of a set, or `SYNTHETIC`.
+        batch_size: images in a batch, on this rank.
+        image_size: side of the square images, in pixels.
+        channels: 3 (RGB) or 1 (luma).
+        device: where batches go.
+        seed: of the order of images.
+        workers: decoding threads; None for the default.
+        dtype: float32 for normalised batches, uint8 for stored pixels.
+        cache: where to keep the decoded set: `device`, `host`, `auto` or `off`.
+        data_timeout: seconds to wait for a batch.
+        progress: told how far the cache is.
+        rank: of this process; each reads and keeps its own share of the set.
+        num_ranks: number of processes.
+        decode_alike: have a GPU's batches decoded on the host, whose pixels are always the same.
 
     Raises:
         UserError: no usable shard set there, one too small for the batch, or too large for the
@@ -64,6 +79,7 @@ def open_loader(
         channels=channels,
         workers=workers,
         data_timeout=data_timeout,
+        decode_alike=decode_alike,
     )
     loader.description += f"; {why}"
     return loader if where is None else ResidentCache(loader, where, dtype, progress)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -26,7 +27,10 @@ NEW = ".new"
 PLAN = "plan.json"
 """In the progress folder: of which source and with which options the set is made."""
 
-NOT_CONTENT = frozenset(("README.md", ".gitignore"))
+LOCK = ".packing.lock"
+"""Held by the process that packs; gone when it ends, unless it was killed."""
+
+NOT_CONTENT = frozenset(("README.md", ".gitignore", LOCK))
 """Files that may stand in an output folder without making it somebody's."""
 
 OURS = re.compile(
@@ -39,6 +43,41 @@ TAR_OVERHEAD = 1024
 """Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
 
 
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Have an output folder for this process alone, and make it; a killed one lets go of it too.
+
+    Raises:
+        UserError: another process has it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
+    lock = FileLock(out / LOCK)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"--out {out}",
+            "a folder that another process is packing into",
+            "a folder that nobody packs into at the moment",
+            "wait for its end, or choose another --out",
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"--out {out}", str(error.strerror), "a folder that can be written", "choose another"
+        ) from None
+    try:
+        yield
+    finally:
+        # While it is held: filelock looks whether the file that it has locked still has a name
+        with suppress(OSError):
+            (out / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
 def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
     """Find out whether a set may be made in `out`, and make the folder.
 
@@ -48,8 +87,6 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
     Raises:
         UserError: `out` holds something else, a complete set, or an unfinished one of another plan.
     """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
     held = {entry.name for entry in out.iterdir()} - NOT_CONTENT if out.exists() else set()
     foreign = sorted(
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)

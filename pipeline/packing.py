@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.archives import Member
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 from pipeline.files import replacing, write_whole
 from pipeline.manifest import (
     MANIFEST,
@@ -28,7 +28,7 @@ from pipeline.manifest import (
     Recipe,
 )
 from pipeline.order import permutation
-from pipeline.outfolder import PLAN, claim, require_space, swap_in
+from pipeline.outfolder import PLAN, claim, locked, require_space, swap_in
 from pipeline.shard import (
     PROGRESS,
     Entry,
@@ -101,31 +101,33 @@ def pack(
             through, and of those that it has to.
 
     Raises:
-        UserError: an occupied folder, too many rejects, a full disk, a source that went away.
+        UserError: an occupied folder, another process in it, too many rejects, a full disk, a
+            source that went away.
     """
     plan = _plan(source, members, packing)
     try:
-        target = claim(out, plan, overwrite=packing.overwrite)
-        (target / PROGRESS).mkdir(parents=True, exist_ok=True)
-        write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
-        dealt = deal(members, packing.seed, packing.per_shard)
-        left = {
-            number: entries
-            for number, entries in enumerate(dealt)
-            if _is_left(finished(target, out, number), packing)
-        }
-        require_space(out, left.values(), packing.recipe)
-        written = sum(map(len, left.values()))
+        with locked(out):
+            target = claim(out, plan, overwrite=packing.overwrite)
+            (target / PROGRESS).mkdir(parents=True, exist_ok=True)
+            write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
+            dealt = deal(members, packing.seed, packing.per_shard)
+            left = {
+                number: entries
+                for number, entries in enumerate(dealt)
+                if _is_left(finished(target, out, number), packing)
+            }
+            require_space(out, left.values(), packing.recipe)
+            written = sum(map(len, left.values()))
 
-        def report(done: int, rejected: int) -> None:
-            progress(done, written)
-            _require_few_rejects(rejected, len(members), packing.max_rejects, target)
+            def report(done: int, rejected: int) -> None:
+                progress(done, written)
+                _require_few_rejects(rejected, len(members), packing.max_rejects, target)
 
-        work = Work(source, target, packing.recipe, packing.strict)
-        seconds = write_shards(work, left, packing.workers, report)
-        records = [_record(target, out, number) for number in range(len(dealt))]
-        manifest = _gather(target, records, len(members), packing)
-        swap_in(target, out, manifest)
+            work = Work(source, target, packing.recipe, packing.strict)
+            seconds = write_shards(work, left, packing.workers, report)
+            records = [_record(target, out, number) for number in range(len(dealt))]
+            manifest = _gather(target, records, len(members), packing)
+            swap_in(target, out, manifest)
     except OSError as error:
         place = error.filename or out
         raise UserError(
@@ -227,9 +229,9 @@ def _join(target: Path, kind: str, name: str, header: str, shards: int) -> None:
 
 
 def describe(rejected: dict[str, int]) -> str:
-    """Counts by kind, the most frequent first."""
+    """Counts by kind, the most frequent first; kinds may come from a file."""
     ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {kind}" for kind, count in ordered)
+    return ", ".join(f"{count:,} {plain(kind)}" for kind, count in ordered)
 
 
 def _require_few_rejects(rejected: int, images: int, share: float, target: Path) -> None:

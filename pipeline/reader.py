@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.archives import MAX_FILE_BYTES
+from pipeline.checking import RejectedError, require_stored
 from pipeline.errors import UserError
 from pipeline.index import Places, read_index
 from pipeline.manifest import ShardSet, pack_command
@@ -40,6 +41,7 @@ class Reader:
 
     def __init__(self, shards: ShardSet) -> None:
         self._shards, self._tars = shards, shards.tars
+        self._of_jpegs = shards.manifest.recipe.store != "raw"
         places = [self._read_index(number) for number in range(len(self._tars))]
         self._offsets = np.concatenate([place.offsets for place in places])
         self._sizes = np.concatenate([place.sizes for place in places])
@@ -53,15 +55,20 @@ class Reader:
         """Read some samples, in this order.
 
         Raises:
-            UserError: a shard is gone, cannot be read, or is shorter than it was.
+            UserError: a shard is gone, cannot be read, or is shorter than it was; or a sample of a
+                JPEG set is none by its header, or larger than the set's largest image.
         """
         numbers = np.searchsorted(self._ends, rows, side="right")
         places = zip(
-            numbers.tolist(), self._offsets[rows].tolist(), self._sizes[rows].tolist(), strict=True
+            rows.tolist(),
+            numbers.tolist(),
+            self._offsets[rows].tolist(),
+            self._sizes[rows].tolist(),
+            strict=True,
         )
         return [self._read_at(*place) for place in places]
 
-    def _read_at(self, number: int, offset: int, size: int) -> Encoded:
+    def _read_at(self, row: int, number: int, offset: int, size: int) -> Encoded:
         self.tar = self._tars[number]
         try:
             file = self._file(number)
@@ -71,6 +78,11 @@ class Reader:
             raise self._damaged(self.tar, f"unreadable ({error.strerror})") from error
         if len(data) != size:
             raise self._damaged(self.tar, f"a file that ends before byte {offset + size:,}")
+        if self._of_jpegs:
+            try:
+                require_stored(data, self._shards.manifest.largest_image)
+            except RejectedError as fault:
+                raise self.undecodable(row, fault) from None
         return np.frombuffer(data, dtype=np.uint8)
 
     def _file(self, number: int) -> FileIO:
@@ -84,6 +96,16 @@ class Reader:
         """The tar that a row lies in, and the key of its sample there."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         return self._tars[number], f"{self._keys[row]:08d}"
+
+    def undecodable(self, row: int, fault: RejectedError) -> UserError:
+        """Say which sample is no image, and why."""
+        tar, key = self.describe(row)
+        return UserError(
+            tar,
+            f"sample {key} does not decode: {fault}",
+            "shards as tools/make_shards.py writes them",
+            f"pack the set again: {pack_command(self._shards.folder)}",
+        )
 
     def close(self) -> None:
         while self._open:

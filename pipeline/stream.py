@@ -14,7 +14,7 @@ from pipeline.checking import decode as decode_strictly
 from pipeline.decoders import DecodeError, Decoder
 from pipeline.errors import UserError
 from pipeline.feeder import Feeder
-from pipeline.manifest import ShardSet, pack_command
+from pipeline.manifest import ShardSet
 from pipeline.order import Rows
 from pipeline.reader import Encoded, Reader
 
@@ -95,13 +95,7 @@ class Stream:
             try:
                 decode_strictly(sample.tobytes())
             except RejectedError as fault:
-                tar, key = self._reader.describe(row)
-                return UserError(
-                    tar,
-                    f"sample {key} does not decode: {fault}",
-                    "shards as tools/make_shards.py writes them",
-                    f"pack the set again: {pack_command(self._shards.folder)}",
-                )
+                return self._reader.undecodable(row, fault)
         return UserError(
             self._shards.folder,
             f"a batch that does not decode: {error}",

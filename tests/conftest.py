@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.fuzzing import cases
 from tests.loaders import KINDS, open_kind
 from tests.needs import demanded, require, within
 from tests.pictures import numbered_pictures, pack_pictures
-from tests.running import CountedBatches
+from tests.running import CountedBatches, keep_curves
 
 OF_DEVICE = 4
 """The device's place among the arguments of `open_loader`."""
@@ -42,6 +43,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         require("gpu")
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """For pytest as before, after a command's `main` in this process."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +103,12 @@ def spare_set(numbered_set: Callable[..., ShardSet], tmp_path: Path) -> ShardSet
     folder = tmp_path / "spare"
     shutil.copytree(numbered_set(12, 5).folder, folder)
     return ShardSet.open(folder)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`losses.png` of runs in this process holds the numbers and is no picture."""
+    monkeypatch.setattr("dcgan.watch.save_losses", keep_curves)
 
 
 @pytest.fixture

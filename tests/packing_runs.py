@@ -63,11 +63,20 @@ def serially(
     return 1.0
 
 
+@contextmanager
+def without_workers() -> Iterator[None]:
+    """Within the block, packing is done by this process: each worker would import torch anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.packing.write_shards", serially)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process() -> Iterator[None]:
     """Packing has no workers: patches reach all of it, and it takes milliseconds."""
-    monkeypatch.setattr("pipeline.packing.write_shards", serially)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    with without_workers():
+        yield
 
 
 def pack_folder(pictures: Path, out: Path, **options: object) -> Packed:

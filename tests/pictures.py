@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.manifest import ShardSet
 from pipeline.packing import Packing, pack
 from pipeline.sources import open_source
+from tests.packing_runs import without_workers
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -101,7 +102,8 @@ def pack_pictures(folder: Path, pictures: Mapping[str, bytes], **options: Any) -
         options: `Packing`'s.
     """
     source = open_source(write_pictures(folder / "pictures", pictures))
-    pack(source, source.members(), folder / "set", Packing(**options))
+    with without_workers():
+        pack(source, source.members(), folder / "set", Packing(**options))
     return ShardSet.open(folder / "set")
 
 

@@ -10,12 +10,10 @@ from PIL import Image
 from pipeline.manifest import Recipe, ShardSet
 from pipeline.sheet import CELL, COLUMNS, GAP, ROWS
 from pipeline.verifying import samples
-from tests.packing_runs import in_process, pack_folder, run_tool
+from tests.packing_runs import pack_folder, run_tool, without_workers
 from tests.pictures import decode, encode, names_in, numbered_pictures, smooth
 from tests.pictures import write_pictures as write
 from tools.check_shards import main
-
-__all__ = ["in_process"]  # a fixture
 
 SCREEN = 25
 """Lines."""
@@ -41,7 +39,8 @@ def check(monkeypatch, capsys, tmp_path):
 
 def make(folder, files, **options):
     write(folder / "pictures", files)
-    pack_folder(folder / "pictures", folder / "set", max_rejects=1, **options)
+    with without_workers():
+        pack_folder(folder / "pictures", folder / "set", max_rejects=1, **options)
     return folder / "set"
 
 
@@ -105,7 +104,6 @@ def test_it_tells_how_well_a_set_is_mixed(tmp_path, check):
     assert rest == ["all is as it was packed"]
 
 
-@pytest.mark.usefixtures("in_process")
 def test_a_badly_mixed_set_is_called_so(tmp_path, check, monkeypatch):
     for module in ("packing", "verifying"):
         monkeypatch.setattr(f"pipeline.{module}.permutation", lambda count, seed: np.arange(count))

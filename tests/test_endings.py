@@ -11,6 +11,7 @@ from PIL import Image
 
 from dcgan import session
 from dcgan.models import Discriminator
+from dcgan.pictures import save_losses
 from dcgan.room import shortage_named
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
@@ -27,6 +28,8 @@ from tests.running import (
     run_to_end,
     tiny,
 )
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def at(step: int, action: Callable[[], object]) -> Served:
@@ -192,6 +195,7 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
 ):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=6, log_every=3))
     monkeypatch.setattr(trainer.watch, "_heed", lambda alarms: None)
+    monkeypatch.setattr("dcgan.watch.save_losses", save_losses)  # drawn here
     update = AdversarialStep.__call__
 
     def diverge(self, real, noise):

@@ -1,10 +1,14 @@
 """The error that people see: four parts, exit status 1, and no traceback."""
 
 import pickle
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.errors import UserError, told_plainly
+from tests.running import environment
 
 ERROR = UserError("--out x", "a file", "a folder", "choose another --out")
 
@@ -19,6 +23,8 @@ def test_the_four_parts_stand_on_their_own_lines():
 
 
 def test_it_crosses_a_process_border_whole():
+    listing = UserError("set", "2 faults:", "none", "copy it", ["one", "two"])
+    assert str(pickle.loads(pickle.dumps(listing))) == str(listing)
     copy = pickle.loads(pickle.dumps(ERROR))
     assert type(copy) is UserError
     assert str(copy) == str(ERROR)
@@ -42,3 +48,34 @@ def test_told_plainly_prints_and_exits_with_1(capsys):
 def test_told_plainly_hides_no_error_of_ours():
     with pytest.raises(ZeroDivisionError), told_plainly():
         1 / 0  # noqa: B018
+
+
+def test_told_plainly_says_nothing_of_what_an_interrupt_broke():
+    script = (
+        "import os, signal\n"
+        "from pipeline.errors import told_plainly\n"
+        "with told_plainly():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally:\n"
+        "        raise ImportError('cannot load module more than once per process')\n"
+    )
+    words = [sys.executable, "-c", script]
+    ended = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+SHUTDOWN = """
+import atexit, os, signal
+from pipeline.errors import told_plainly
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+with told_plainly():
+    pass
+"""
+
+
+@pytest.mark.parametrize(("before", "status"), [("", -signal.SIGINT), ("trap '' INT; ", 0)])
+def test_ctrl_c_in_the_shutdown_shows_no_traceback_and_an_ignored_one_stays_ignored(before, status):
+    words = ["sh", "-c", f'{before}exec "$0" -c "$1"', sys.executable, SHUTDOWN]
+    ended = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")

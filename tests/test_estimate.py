@@ -13,7 +13,7 @@ from pipeline.manifest import Recipe, ShardSet
 from pipeline.packing import Packing
 from pipeline.sources import open_source
 from pipeline.storing import make_recipe
-from tests.packing_runs import pack_folder, run_tool, tree
+from tests.packing_runs import pack_folder, run_tool, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
 
 FACES = {f"{number:03d}.jpg": encode(smooth(*CELEBA, number)) for number in range(60)}
@@ -42,7 +42,8 @@ def test_each_row_is_what_packing_really_takes(pictures, tmp_path, store):
     recipe = make_recipe(store, *OPTIONS[store], checked=True)
     rows = {row.options.split()[1]: row for row in estimates(pictures, recipe)}
     assert list(rows) == ["original", "jpeg", "raw"]
-    pack_folder(pictures, tmp_path / "set", recipe=recipe)
+    with without_workers():
+        pack_folder(pictures, tmp_path / "set", recipe=recipe)
     manifest = ShardSet.open(tmp_path / "set").manifest
     row = rows[store]
     assert row.options == recipe.told()

@@ -95,7 +95,7 @@ def test_a_damaged_image_names_its_sample_and_what_is_wrong(open_threads, spare_
     with pytest.raises(UserError) as error:
         take(open_threads(spare_set, 4), 3)
     assert error.value.where == tar
-    assert error.value.found == f"sample {key} does not decode: not an image"
+    assert error.value.found == f"sample {key} does not decode: not a JPEG with one frame"
 
 
 def test_it_reads_no_further_ahead_than_it_says(numbered_set):

@@ -1,21 +1,30 @@
 """Faults, injected into the real commands: `python -m tests.faults` in a process of its own."""
 
+import errno
+import hashlib
+import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
+from dcgan.run import RunFolder
 from pipeline.errors import UserError
 from tests.faults import __main__ as harness
 from tests.faults.cases import Case
 from tests.faults.harm import cut, fill, flip, make_room
-from tests.faults.lab import FailedError, ImpossibleError, Lab, after
+from tests.faults.lab import Ended, FailedError, ImpossibleError, Lab, after
 from tests.faults.page import page
 from tests.faults.rows import Round, Row, summary, table
+from tests.faults.runs import Training, intact
 from tests.packing_runs import needs_proc
 from tests.running import ROOT, environment
 
@@ -120,6 +129,72 @@ def test_what_counts_as_a_clear_error(lab, text, status, complaint):
             ended.refused("error: a")
 
 
+MAIN = '  File "x.py", line 3, in main\n'
+
+
+@pytest.mark.parametrize(
+    ("frame", "hit", "error", "passes"),
+    [
+        ("", True, "KeyboardInterrupt", True),
+        (MAIN, True, "KeyboardInterrupt", False),
+        ("", False, "KeyboardInterrupt", False),
+        ("", True, "ImportError", False),
+    ],
+)
+def test_only_an_interrupt_before_a_command_began_may_show_a_traceback(frame, hit, error, passes):
+    ended = Ended(-2, "", f"Traceback (most recent call last):\n{frame}{error}\n", hit)
+    if passes:
+        ended.plain()
+    else:
+        with pytest.raises(FailedError, match="a traceback"):
+            ended.plain()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """With one whole checkpoint, of step 5."""
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    path = run.checkpoints / "000000040.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", bytes(1000))
+    seal = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(seal))
+    return run
+
+
+def test_a_checkpoint_that_is_whole_counts(run):
+    intact(run, least=5)
+    with pytest.raises(FailedError, match="no whole checkpoint after step 6"):
+        intact(run, least=6)
+
+
+def test_half_a_checkpoint_under_its_final_name_fails_though_nothing_vouches_for_it(run):
+    (run.checkpoints / "000000048.pt").write_bytes(b"PK" + bytes(500))
+    with pytest.raises(FailedError, match="written in place: 000000048"):
+        intact(run, least=5)
+
+
+@pytest.mark.parametrize("first", ["json", "pt"])
+def test_a_json_that_is_there_before_its_checkpoint_is_seen(lab, run, first, monkeypatch):
+    (run.checkpoints / "000000008.json").touch()  # of before this command: none of its doing
+    second = "pt" if first == "json" else "json"
+    script = (
+        "import pathlib, time\n"
+        f"path = pathlib.Path({str(run.checkpoints)!r}) / '000000048'\n"
+        f"path.with_suffix('.{first}').touch(); time.sleep(0.3)\n"
+        f"path.with_suffix('.{second}').touch()\n"
+    )
+    monkeypatch.setattr("tests.faults.runs.DCGAN_TRAIN", sys.executable)
+    monkeypatch.setattr("tests.faults.runs.flags", lambda **options: ["-c", script])
+    training = Training(lab, Path("none"), run.path)
+    if first == "pt":
+        training.go().finished()
+    else:
+        with pytest.raises(FailedError, match=r"sealed before they were there: .'000000048.json'"):
+            training.go()
+
+
 # Harm
 
 
@@ -168,6 +243,21 @@ def test_a_disk_is_filled_and_emptied(tmp_path):
         assert row.outcome() == "full"
 
 
+def test_a_disk_is_filled_though_a_command_goes_on_writing(tmp_path, monkeypatch):
+    Usage = namedtuple("Usage", "free")
+    asked = []
+
+    def allocate(descriptor: int, first: int, size: int) -> None:
+        asked.append(size)
+        if len(asked) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(5000 - 1000 * len(asked)))
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    fill(tmp_path, 500)
+    assert asked == [4500, 3500, 2500]
+
+
 # The table
 
 
@@ -196,6 +286,15 @@ def test_a_fault_that_is_not_survived_is_told_with_what_shows_it_again(tmp_path)
     assert "1 of 3" in summary([row])
 
 
+def test_an_error_of_the_harness_fails_and_the_round_goes_on(tmp_path):
+    def inject(lab: Lab) -> str:
+        raise ValueError("of ours")
+
+    row = Round(tmp_path, 0, quick=False, mounts=False).carry_out(Case("x", inject, 2))
+    assert (row.failed, row.injections) == (2, 2)
+    assert row.failures[1].endswith("ValueError: of ours\n")
+
+
 def test_impossible_ones_are_counted_apart(tmp_path):
     def inject(lab: Lab) -> str:
         raise ImpossibleError("no such thing")
@@ -203,7 +302,11 @@ def test_impossible_ones_are_counted_apart(tmp_path):
     row = Round(tmp_path, 0, quick=False, mounts=False).carry_out(Case("x", inject, 2))
     good = Row("y", faults=5, injections=2)
     assert summary([row, good]) == "5 faults injected, 5 survived; 1 kind not possible here"
-    assert "| x | 0 | not possible here: no such thing | 0 |" in page([row, good], 0)
+    told = page([row, good], 7)
+    assert "| x | 0 | not possible here: no such thing | 0 |" in told
+    assert re.search(
+        r"Made on \w+ with \d+ cores \(\w+\), Python 3.*, torch 2.*, with seed 7", told
+    )
 
 
 def test_an_unknown_fault_is_refused_with_the_names_of_all():

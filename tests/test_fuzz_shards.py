@@ -1,24 +1,29 @@
 """Hostile shard sets: manifests, indexes, tars and tables, sealed anew as their author would."""
 
 import hashlib
+import io
 import json
 import shutil
 import tarfile
 from collections import deque
+from contextlib import suppress
 
 import pytest
+import simplejpeg
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.index import index_text, read_index
+from pipeline.jpeg import read_sides
 from pipeline.loader import Loader
 from pipeline.manifest import MANIFEST, SAMPLES, Recipe, ShardSet
 from pipeline.outfolder import claim
 from pipeline.reader import Reader
 from pipeline.shard import PROGRESS, finished
-from pipeline.verifying import Findings, find, mixing, verify
+from pipeline.verifying import Findings, find, mixing, samples, verify
 from tests.fuzzing import changed_bytes, changed_json, some, survives
+from tests.odd_files import JPEG
 from tests.pictures import numbered, numbered_pictures, pack_pictures
 from tools.check_shards import check_shards
 
@@ -107,6 +112,18 @@ def test_any_index_is_read_or_a_value_error(whole, data):
 
 
 @given(data=st.data())
+@some(1)
+def test_any_bytes_have_sides_as_libjpeg_reads_them_or_none(data):
+    header = JPEG[: JPEG.index(b"\xff\xda") + 30]
+    image = data.draw(changed_bytes(header))
+    sides = survives("sides of an image", lambda: read_sides(image))
+    if sides is not None:
+        with suppress(ValueError):  # it decodes less than has sides
+            height, width, *_ = simplejpeg.decode_jpeg_header(image, strict=False)
+            assert (width, height) == sides
+
+
+@given(data=st.data())
 @some(0.5)
 def test_any_record_of_a_shard_is_taken_or_passed_over(tmp_path, data):
     record: dict[str, object] = {"shard": None, "image_bytes": 0, "largest": None, "smallest": None}
@@ -144,14 +161,23 @@ def test_a_shard_set_is_no_url(tmp_path, monkeypatch, folder):
     assert len(ShardSet.open(tmp_path / "pipe:touch pwned;")) == 6
 
 
-@pytest.mark.parametrize(
-    "key", ["../../stolen", "/tmp/stolen", "00000003/../x", "０００００００３"]
-)
-def test_what_is_extracted_stays_in_this_folder(folder, key):
-    with (folder / SAMPLES).open("a") as table:
+@pytest.mark.parametrize("key", ["/stolen", "sub/stolen", "stolen", "０００００００３", "1" * 16])
+def test_what_is_extracted_stays_in_this_folder(folder, tmp_path, monkeypatch, key):
+    """Even where the table and the tar have a sample of that name."""
+    (tmp_path / "work" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    key = f"{tmp_path}{key}" if key.startswith("/") else key
+    with tarfile.open(folder / "shard-000000.tar", "w") as tar:
+        member = tarfile.TarInfo(f"{key}.jpg")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"evil"))
+    with (folder / SAMPLES).open("a", encoding="utf-8") as table:
         table.write(f"{key},shard-000000,000.jpg,0\r\n")
+    reseal(folder)
+    assert key in dict(samples(folder / "shard-000000.tar"))
     with pytest.raises(UserError, match="no such key"):
         check_shards(folder, extract=key)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["sub", "work"]
 
 
 def test_a_table_names_no_tar_outside_of_the_set(folder, tmp_path):

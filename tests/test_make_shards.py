@@ -206,7 +206,7 @@ STORES = {
 @pytest.mark.parametrize(("options", "size"), STORES.values(), ids=STORES)
 def test_stores_are_chosen_and_recorded(tmp_path, options, size):
     write_pictures(tmp_path / "in", FACES)
-    done = make_shards("in", *options, "--workers", 2, "--per-shard", 5, cwd=tmp_path)
+    done = make_shards("in", *options, "--per-shard", 5, cwd=tmp_path)
     assert done.returncode == 0
     packed = f"packed  12 images of {size[0]}×{size[1]} pixels"
     assert done.stdout.splitlines()[1] == packed

@@ -5,7 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan.pictures import save_grid, save_image, save_losses, save_reals_vs_fakes
+from dcgan.pictures import (
+    POINTS,
+    _extremes,
+    _running_mean,
+    save_grid,
+    save_image,
+    save_losses,
+    save_reals_vs_fakes,
+)
 from pipeline.errors import UserError
 from tests.pictures import names_in
 from tests.running import assert_four_parts, cells
@@ -162,3 +170,42 @@ def test_a_grid_that_cannot_be_read_is_named_and_the_old_file_stays(tmp_path, wh
     assert_four_parts(error.value, which)
     assert (tmp_path / "both.png").read_bytes() == b"old"
     assert names_in(tmp_path) == ["a.png", "b.png", "both.png"]
+
+
+# Long runs
+
+
+def test_a_long_run_is_drawn_with_as_many_points_as_a_shorter_one():
+    losses = np.random.default_rng(0).random(1_000_003).astype(np.float32)
+    losses[[123_456, 765_432]] = [9, -9]
+    places = _extremes(losses)
+    assert len(places) <= 2 * (POINTS + 2)
+    assert np.all(np.diff(places) > 0)
+    assert {123_456, 765_432, len(losses) - 1} <= set(places.tolist())
+    assert places[0] < 1000
+    centres, means = _running_mean(losses)
+    assert len(centres) == len(means) < 2500
+
+
+@pytest.mark.parametrize("count", [1, 49, 50, 1999, 4999, 12_345])
+def test_means_are_those_of_the_window_around_each_step(count):
+    values = np.random.default_rng(count).random(count).astype(np.float32)
+    centres, means = _running_mean(values)
+    block = max(1, count // 50 // 40)
+    window = max(1, count // 50) // block * block
+    for centre, mean in zip(centres.tolist(), means.tolist(), strict=True):
+        first = round(centre - (window + 1) / 2)
+        assert mean == pytest.approx(values[first : first + window].mean(), abs=1e-6)
+    assert len(means) == (count // block * block - window) // block + 1
+
+
+def test_gaps_stay_gaps_in_a_long_run():
+    losses = np.full(100_000, np.nan, dtype=np.float32)
+    losses[:60_000] = 1
+    drawn_values = losses[_extremes(losses)]
+    assert np.isnan(drawn_values).sum() >= 400
+    assert np.isfinite(drawn_values).sum() >= 600
+
+
+def test_losses_of_a_short_run_are_all_drawn():
+    assert np.array_equal(_extremes(np.ones(1999, dtype=np.float32)), np.arange(1999))

@@ -47,6 +47,7 @@ def shell(command, folder):
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",  # several wait for each other wherever the machine is busy
     }
     done = subprocess.run(
         command,

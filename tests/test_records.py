@@ -1,10 +1,12 @@
 """What a run writes of its progress: the status line, stats.jsonl, losses.csv."""
 
+import io
 import re
 from datetime import timedelta
 
 import numpy as np
 import pytest
+import torch
 
 from dcgan.records import Plan, Records
 from dcgan.run import RunFolder
@@ -126,3 +128,26 @@ def test_what_is_not_finite_is_null_in_json_and_stays_in_the_table(tmp_path, val
 def test_the_table_has_its_heading_before_the_first_step(tmp_path):
     run, _ = new_records(tmp_path)
     assert read_losses(run).shape == (0, 6)
+
+
+def test_a_history_of_many_ticks_is_whole_and_copied_few_times(tmp_path):
+    _, records = new_records(tmp_path)
+    rows = np.random.default_rng(0).random((600, 5), dtype=np.float32)
+    rooms = set()
+    for place in range(0, 600, 2):
+        records.add_tick(rows[place : place + 2], PACE)
+        rooms.add(id(records.history.base))
+    assert np.array_equal(records.history, rows)
+    assert len(rooms) < 20  # not one for each of 300 ticks
+    saved = io.BytesIO()
+    torch.save(torch.from_numpy(records.history), saved)
+    assert len(saved.getvalue()) < rows.nbytes + 4000  # the room beyond is not saved
+
+
+def test_a_history_goes_on_from_one_that_was_saved(tmp_path):
+    _, records = new_records(tmp_path)
+    saved = np.ones((2, 5), dtype=np.float32)
+    records.history = saved
+    records.add_tick(np.full((1, 5), 2, dtype=np.float32), PACE)
+    assert records.history[:, 0].tolist() == [1, 1, 2]
+    assert saved.tolist() == np.ones((2, 5)).tolist()

@@ -10,7 +10,7 @@ from pipeline.order import permutation
 from pipeline.packing import Packing, pack
 from pipeline.sources import open_source
 from tests.odd_files import ODD, Converted, Rejected, Untouched
-from tests.packing_runs import in_process
+from tests.packing_runs import in_process, without_workers
 from tests.pictures import contents, encode, names_in, rows_of, smooth, stored, write_pictures
 
 __all__ = ["in_process"]  # a fixture
@@ -53,13 +53,15 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_odd_files_give_the_same_bytes_with_any_number_of_workers(odd, tmp_path, recipe):
     assert len(odd.members()) == len(ODD)
-    for workers in (1, 2, 5):
+    with without_workers():
+        pack(odd, odd.members(), tmp_path / "0", Packing(recipe, per_shard=9, max_rejects=1))
+    first = contents(tmp_path / "0")
+    assert {MANIFEST, SAMPLES, REJECTS, "shard-000000.tar", "shard-000008.idx"} <= set(first)
+    # Where each worker imports torch, for seconds, three stand for all
+    for workers in (1, 2, 5) if recipe.store == "original" else (3,):
         options = Packing(recipe, per_shard=9, max_rejects=1, workers=workers)
         pack(odd, odd.members(), tmp_path / str(workers), options)
-    first = contents(tmp_path / "1")
-    assert {MANIFEST, SAMPLES, REJECTS, "shard-000000.tar", "shard-000008.idx"} <= set(first)
-    assert contents(tmp_path / "2") == first
-    assert contents(tmp_path / "5") == first
+        assert contents(tmp_path / str(workers)) == first
 
 
 @pytest.mark.usefixtures("in_process")

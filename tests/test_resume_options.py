@@ -1,24 +1,25 @@
 """Which options may differ when a run goes on, and what stands in the way of going on."""
 
 import json
-import subprocess
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from dcgan.train import app
 from pipeline.errors import UserError
 from tests.running import (
-    DCGAN_TRAIN,
     TINY,
     assert_four_parts,
     contents,
-    environment,
     flags,
     new_trainer,
     stopped_after,
     tiny,
     train_here,
 )
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def begun(tmp_path, **options):
@@ -100,14 +101,11 @@ def test_what_auto_came_to_is_kept(tmp_path):
 
 
 def test_a_random_seed_is_the_runs(tmp_path):
-    command = [DCGAN_TRAIN, *flags(**TINY | {"shards": "synthetic", "seed": "random"})]
+    words = flags(**TINY | {"shards": "synthetic", "seed": "random", "run": tmp_path / "run"})
     seeds = []
     for steps in (1, 2):
-        words = [*command, "--run", tmp_path / "run", "--max-steps", steps]
-        done = subprocess.run(
-            [*map(str, words)], env=environment(), capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr
+        done = CliRunner().invoke(app, [*words, "--max-steps", str(steps)])
+        assert done.exit_code == 0, done.output
         seeds += [line for line in done.stdout.splitlines() if line.startswith("seed ")]
     assert len(seeds) == 2
     assert len(set(seeds)) == 1

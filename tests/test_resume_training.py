@@ -52,6 +52,7 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
     ("stops", "cache"),
     [([1], "off"), ([4], "off"), ([5], "off"), ([7], "host"), ([10], "host"), ([3, 5, 12], "off")],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, cache, stops):
     """In the middle of ticks and epochs (five steps), and at the borders of both."""
     options = {"shards": data, "max_steps": 14, "log_every": 4, "sample_every": 3, "cache": cache}
@@ -65,6 +66,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, cache, 
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"ema_nimg": 0}, {"channels": 1}])
+@pytest.mark.usefixtures("undrawn")
 def test_whatever_is_trained(tmp_path, change):
     for name, steps in (("whole", (9,)), ("run", (4, 9))):
         for count in steps:
@@ -74,6 +76,7 @@ def test_whatever_is_trained(tmp_path, change):
         assert path.read_bytes() == (whole.path / path.name).read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_finished_run_goes_on_with_more_steps_or_says_that_it_is_done(tmp_path, capsys):
     train_here(tiny(tmp_path / "run", max_steps=7, log_every=3))
     before = contents(tmp_path / "run")
@@ -87,6 +90,7 @@ def test_a_finished_run_goes_on_with_more_steps_or_says_that_it_is_done(tmp_path
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
+@pytest.mark.usefixtures("undrawn")
 def test_ticks_may_have_another_length(tmp_path, every):
     stopped_after(new_trainer(tiny(tmp_path / "run", max_steps=20, log_every=9)), 16)
     run = train_here(tiny(tmp_path / "run", max_steps=20, log_every=every)).run
@@ -97,6 +101,7 @@ def test_ticks_may_have_another_length(tmp_path, every):
     assert run.generator.read_bytes() == whole.generator.read_bytes()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_anew(tmp_path):
     """As if killed: a checkpoint after step 4, then files of more steps and half a line."""
     run = stopped_after(
@@ -117,6 +122,7 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_anew(tmp_path):
     assert [json.loads(line)["nimg"] for line in run.metrics.read_text().splitlines()] == [32]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_pace_of_a_tick_counts_the_steps_of_both_processes(tmp_path):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=8, log_every=8))
     step = trainer.step.run
@@ -160,6 +166,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bytes(tmp_path, data, chec
     assert_same_run(whole, RunFolder(tmp_path / "run"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_signal_ends_it_at_once_and_the_run_still_goes_on(tmp_path):
     script = (
         "import os, signal, sys\n"
@@ -185,6 +192,7 @@ def test_a_second_signal_ends_it_at_once_and_the_run_still_goes_on(tmp_path):
 # An end by time
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_max_time_saves_and_ends_and_the_run_goes_on(tmp_path, capsys):
     options = {"max_steps": 3, "max_time": 0.0}
     assert session.train(tiny(tmp_path / "run", **options)) == session.TIME_IS_UP
@@ -217,6 +225,7 @@ def test_a_run_that_its_data_stopped_goes_on_where_it_was(tmp_path, counted):
 # The whole state
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_state_of_a_resumed_run_is_that_of_one_that_was_not(tmp_path):
     """Every tensor and value of the checkpoint, not only what ends up in the nets."""
     train_here(tiny(tmp_path / "whole", max_steps=11, log_every=4, mirror=True))

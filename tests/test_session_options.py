@@ -19,6 +19,8 @@ from pipeline.errors import UserError
 from tests.running import assert_four_parts, contents, new_trainer, tiny, train_here
 from tests.steps import batch, nets
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CLI = CliRunner()
 
 

@@ -14,7 +14,6 @@ from pipeline.schedule import Schedule
 from pipeline.storing import make_recipe
 from tests.loaders import CPU, decoder_of, keys
 from tests.needs import require, take, within
-from tests.packing_runs import in_process
 from tests.pictures import encode, pack_pictures, smooth
 
 DECODERS = ["dali", "threads"]
@@ -32,10 +31,8 @@ def set_of(tmp_path_factory):
 
     @functools.cache
     def make(store, crop, size=None):
-        with pytest.MonkeyPatch.context() as patch:
-            in_process.__wrapped__(patch)  # type: ignore[attr-defined]
-            recipe = make_recipe(store, size, crop, None, checked=True)
-            return pack_pictures(tmp_path_factory.mktemp(store), PICTURES, recipe=recipe)
+        recipe = make_recipe(store, size, crop, None, checked=True)
+        return pack_pictures(tmp_path_factory.mktemp(store), PICTURES, recipe=recipe)
 
     return make
 

@@ -29,6 +29,8 @@ from tests.running import (
     train_here,
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def weights(net: torch.nn.Module) -> list[float]:
     return torch.cat([tensor.flatten() for tensor in net.state_dict().values()]).tolist()

@@ -25,6 +25,8 @@ from tests.running import (
     train_here,
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 UPDATE = AdversarialStep.__call__
 
 

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.manifest import Recipe, ShardSet
 from pipeline.verifying import Findings, verify
-from tests.packing_runs import pack_folder
+from tests.packing_runs import pack_folder, without_workers
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
 
 RECIPES = {
@@ -25,8 +25,9 @@ def sets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
     files = numbered_pictures(12) | {"bad.jpg": b"<html>", "cut.jpg": encode(smooth(32, 32))[:-40]}
     pictures = write_pictures(folder / "pictures", files)
-    for store, recipe in RECIPES.items():
-        pack_folder(pictures, folder / store, recipe=recipe, per_shard=5, max_rejects=0.5)
+    with without_workers():
+        for store, recipe in RECIPES.items():
+            pack_folder(pictures, folder / store, recipe=recipe, per_shard=5, max_rejects=0.5)
     return folder
 
 

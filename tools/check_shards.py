@@ -73,11 +73,10 @@ def check_shards(
     if findings.faults:
         raise UserError(
             shards,
-            _count(len(findings.faults))
-            + ":\n"
-            + "\n".join(f"          {fault}" for fault in findings.faults[:MAX_FAULTS_SHOWN]),
+            _count(len(findings.faults)) + ":",
             "the bytes that were packed",
-            "copy the named shards from where the set came from, or pack it again",
+            "copy the named files from where the set came from, or pack it again",
+            findings.faults[:MAX_FAULTS_SHOWN],
         )
     console.print("all is as it was packed")
 

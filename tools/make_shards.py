@@ -23,7 +23,7 @@ from rich.table import Table
 from dcgan.version import VersionOption
 from pipeline.archives import Member
 from pipeline.celeba import select
-from pipeline.errors import told_plainly
+from pipeline.errors import plain, told_plainly
 from pipeline.estimate import SAMPLE, Estimate, benchmark, estimate
 from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, describe, pack
 from pipeline.sources import Source, in_classes, open_source
@@ -146,7 +146,7 @@ def make_shards(
     recipe = make_recipe(store, size, crop, quality, checked=check)
     images = open_source(source)
     members = _choose(images, classes, split, where)[:limit]
-    console.print(f"source  {images.path}: {len(members):,} images")
+    console.print(f"source  {plain(str(images.path))}: {len(members):,} images")
     packing = Packing(
         recipe, seed, per_shard, strict, max_rejects, overwrite, workers or os.cpu_count() or 1
     )

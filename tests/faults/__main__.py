@@ -12,12 +12,12 @@ import typer
 
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
-from tests.faults import damage, disks, kills, numbers
+from tests.faults import damage, disks, kills, numbers, pages
 from tests.faults.lab import SHARED_MEMORY
 from tests.faults.page import page
 from tests.faults.rows import Round, Row, summary, table
 
-CASES = (*kills.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
+CASES = (*kills.CASES, *pages.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
 INSIDE = "DCGAN_FAULTS_INSIDE"
 """Set in a process whose mounts nobody else sees, and which vanish with it."""
 
@@ -65,7 +65,7 @@ def faults(
 
 
 def _tell(row: Row) -> None:
-    sys.stdout.write(f"{row.seconds:5.0f} s  {row.faults:3}  {row.fault}: {row.outcome()}\n")
+    sys.stdout.write(f"{row.total_seconds:5.0f} s  {row.faults:3}  {row.fault}: {row.outcome()}\n")
     for failure in row.failures:
         sys.stdout.write(f"\n{failure}\n\n")
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.faults.cases import Case
 from tests.faults.harm import cut, flip
-from tests.faults.lab import FailedError, Lab, line
+from tests.faults.lab import FailedError, Lab, appears, line
 from tests.faults.runs import (
     CLEAR,
     EXACT,
@@ -39,6 +39,15 @@ def cut_short(path: Path, lab: Lab) -> None:
 
 def flip_bit(path: Path, lab: Lab) -> None:
     flip(path, lab.random)
+
+
+def flip_in_row(path: Path, lab: Lab) -> None:
+    """In a table of samples, anywhere but in a name of the source: nothing else tells those."""
+    table = path.read_bytes()
+    row = lab.random.choice(table.splitlines(keepends=True)[1:])
+    first, end = table.index(row), table.index(row) + row.rindex(b",")
+    key_and_shard = (first, first + row.index(b",", row.index(b",") + 1))
+    flip(path, lab.random, *lab.random.choice((key_and_shard, (end, first + len(row)))))
 
 
 def remove(path: Path, lab: Lab) -> None:
@@ -86,9 +95,8 @@ def _harm_set(lab: Lab, pattern: str, harm: Harm) -> str:
     path = lab.random.choice(sorted(shards.glob(pattern)))
     harm(path, lab)
     lab.faults += 1
-    # The table of samples is told by the sample that does not agree with it
-    lab.run(*tool("check_shards.py", shards)).refused("" if path.suffix == ".csv" else path.stem)
-    return "noticed" if path.suffix == ".csv" else "named: the file"
+    lab.run(*tool("check_shards.py", shards)).refused(path.stem)
+    return "named: the file"
 
 
 def _train_on_harmed_set(lab: Lab, pattern: str) -> str:
@@ -104,6 +112,21 @@ def _train_on_harmed_set(lab: Lab, pattern: str) -> str:
     if training.run.path.exists():
         raise FailedError("a run that was refused left a folder")
     return "clear error"
+
+
+def _remove_before_first_batch(lab: Lab) -> str:
+    """Before it is opened: one that is open can be read after its name is gone."""
+    whole(lab)
+    shards = _spare(lab)
+    training = Training(lab, shards)
+    tar = lab.random.choice(sorted(shards.glob("*.tar")))
+    started = appears(training.run.path, training.run.log.name)
+    ended = training.go(started, lambda running: tar.unlink()).plain()
+    if ended.status:
+        ended.refused(str(tar))
+    shutil.copy(small_set(lab) / tar.name, tar)
+    training.go_to_the_end()
+    return CLEAR if ended.status else UNHARMED
 
 
 # Run folders
@@ -195,6 +218,7 @@ CASES = (
         for harm, how in ((remove, "removed"), (cut_short, "truncated"))
         for cache in ("off", "host")
     ),
+    Case("shard removed before the first batch", _remove_before_first_batch, 2),
     Case("bit flipped in a sample", _flip_in_sample, 20, 3),
     Case("bit flipped in an index", partial(_harm_set, pattern="*.idx", harm=flip_bit), 10, 2),
     Case(
@@ -205,7 +229,7 @@ CASES = (
     ),
     Case(
         "bit flipped in the table of samples",
-        partial(_harm_set, pattern="samples.csv", harm=flip_bit),
+        partial(_harm_set, pattern="samples.csv", harm=flip_in_row),
         10,
         2,
     ),

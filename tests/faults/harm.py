@@ -1,5 +1,6 @@
 """Harm to single files: bits, ends, and the room that is left."""
 
+import errno
 import os
 import random
 import shutil
@@ -25,11 +26,15 @@ def cut(path: Path, draw: random.Random, share: float = 1.0) -> None:
 
 def fill(disk: Path, left: int) -> None:
     """Leave so many bytes free, in the file system's blocks."""
-    path = disk / BALLOON
-    with path.open("wb") as file:
-        size = shutil.disk_usage(disk).free - left
-        if size > 0:
-            os.posix_fallocate(file.fileno(), 0, size)
+    with (disk / BALLOON).open("wb") as file:
+        while (size := shutil.disk_usage(disk).free - left) > 0:
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:  # a command that goes on writing took some of it meanwhile
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                return
 
 
 def make_room(disk: Path) -> None:

@@ -10,15 +10,19 @@ import signal
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from dcgan.run import RunFolder
 from pipeline.errors import UserError
 from pipeline.manifest import ShardSet
 from tests.faults.cases import Case
+from tests.faults.harm import cut
 from tests.faults.lab import (
     Blow,
     FailedError,
     Lab,
     Moment,
+    Running,
     after,
     appears,
     by,
@@ -47,7 +51,8 @@ KILLS = 3
 """In succession, before a command may finish."""
 
 
-def _blow(draw: random.Random) -> Blow:
+def a_blow(draw: random.Random) -> Blow:
+    """Any way to end a command from outside."""
     kinds = (
         *(by(signal.SIGKILL), by(signal.SIGKILL), by(signal.SIGTERM), by(signal.SIGINT)),
         interrupted_twice(draw.uniform(0, 0.1)),
@@ -80,7 +85,7 @@ def _train(lab: Lab, moment) -> str:
     whole(lab)
     training = Training(lab, small_set(lab))
     for _ in range(KILLS):
-        ended = training.go(moment(lab, training.run), _blow(lab.random))
+        ended = training.go(moment(lab, training.run), a_blow(lab.random))
         if ended.hit:
             ended.plain()
         intact(training.run, least=_told(training.run))
@@ -127,7 +132,7 @@ def _pack(lab: Lab) -> str:
             appears(out, ".packing/shard-*.json", there + draw.randint(1, 5)),
             appears(out, draw.choice(("*.tar.partial", "samples.csv*", "manifest.json*"))),
         )
-        ended = lab.run(*_packing(lab, out), at=draw.choice(moments), do=_blow(draw))
+        ended = lab.run(*_packing(lab, out), at=draw.choice(moments), do=a_blow(draw))
         if ended.hit:
             ended.plain()
         if _is_complete(out) and tree_of_set(out) != tree(wanted):
@@ -155,7 +160,7 @@ def _pack_over(lab: Lab) -> str:
             appears(new, ".packing/shard-*.json", there + draw.randint(1, 5)),
             appears(new, draw.choice(("manifest.json", "samples.csv"))),
         )
-        lab.run(*again, at=draw.choice(moments), do=_blow(draw)).plain()
+        lab.run(*again, at=draw.choice(moments), do=a_blow(draw)).plain()
         if _is_complete(out) and tree_of_set(out) not in (tree(wanted), tree(other)):
             raise FailedError("a mixture of two sets that readers take for complete")
     lab.run(*again).finished()
@@ -184,6 +189,40 @@ def _require_same_set(out: Path, wanted: Path) -> None:
         raise FailedError(f"another set than without a fault: {', '.join(names)}")
 
 
+def _kill_worker(lab: Lab) -> str:
+    wanted, out = _packed(lab), lab.folder / "set"
+
+    def kill(running: Running) -> None:
+        children = psutil.Process(running.process.pid).children()
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        lab.random.choice(workers).kill()
+
+    moment = appears(out, ".packing/shard-*.json", lab.random.randint(1, 10))
+    ended = lab.run(*_packing(lab, out), at=moment, do=kill)
+    ended.refused("a worker process was killed")
+    if _is_complete(out):
+        ended.fail("an unfinished set that readers take for complete")
+    lab.run(*_packing(lab, out)).finished()
+    _require_same_set(out, wanted)
+    return "clear error, then the same set"
+
+
+def _harm_finished_shard(lab: Lab) -> str:
+    """What was finished when packing was killed is looked at before it is gone on with."""
+    wanted, out = _packed(lab), lab.folder / "set"
+    lab.run(*_packing(lab, out), at=appears(out, ".packing/shard-*.json", lab.random.randint(1, 9)))
+    record = lab.random.choice(sorted(out.glob(".packing/shard-*.json")))
+    path = out / f"{record.stem}.{lab.random.choice(('tar', 'idx'))}"
+    if lab.random.random() < 0.5:
+        cut(path, lab.random)
+    else:
+        path.unlink()
+    lab.faults += 1
+    lab.run(*_packing(lab, out)).finished()
+    _require_same_set(out, wanted)
+    return EXACT
+
+
 # Evaluation
 
 
@@ -209,7 +248,7 @@ def _evaluate(lab: Lab) -> str:
             line("net ", 1),
             appears(run.path, draw.choice(("metrics.jsonl", "neighbours.png*"))),
         )
-        lab.run(*_evaluating(run.path), at=draw.choice(moments), do=_blow(draw)).plain()
+        lab.run(*_evaluating(run.path), at=draw.choice(moments), do=a_blow(draw)).plain()
     before = len(run.metrics.read_bytes().splitlines()) if run.metrics.exists() else 0
     lab.run(*_evaluating(run.path)).finished()
     lines = run.metrics.read_text().splitlines()[before:]
@@ -237,5 +276,7 @@ CASES = (
     ),
     Case("packing ended by a signal", _pack, 6),
     Case("packing over an older set ended by a signal", _pack_over, 3),
+    Case("worker of packing killed", _kill_worker, 2),
+    Case("finished shard or index harmed when packing goes on", _harm_finished_shard, 2),
     Case("evaluation ended by a signal", _evaluate, 2),
 )

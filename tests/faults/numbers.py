@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,16 +35,29 @@ def _begin_with_nan(lab: Lab, net: str, part: str, action: str) -> str:
     return "clear error"
 
 
-CASES = tuple(
-    Case(
-        f"NaN in a {part} of net{net}, --on-trouble {action}",
-        partial(_begin_with_nan, net=net, part=part, action=action),
-        1,
-    )
-    for net, part, action in (
-        ("D", "weight", "rollback"),
-        ("G", "weight", "stop"),
-        # Read by no step of training: the losses stay finite
-        ("D", "running_mean", "warn"),
-    )
+def _notice_in_statistics(lab: Lab) -> str:
+    """Between two checkpoints, each of which would look at the nets, the next tick finds it."""
+    net = _poisoned(lab, "D", "weight")
+    lab.faults += 1
+    seldom: dict[str, Any] = {"checkpoint_every": 1000, "on_trouble": "stop"}
+    ended = Training(lab, small_set(lab), netD=net, **seldom).go()
+    ended.refused("At step 1 a loss or an output of D")
+    return "clear error at the next tick"
+
+
+CASES = (
+    Case("NaN in a weight of netD, long before a checkpoint", _notice_in_statistics, 1),
+    *(
+        Case(
+            f"NaN in a {part} of net{net}, --on-trouble {action}",
+            partial(_begin_with_nan, net=net, part=part, action=action),
+            1,
+        )
+        for net, part, action in (
+            ("D", "weight", "rollback"),
+            ("G", "weight", "stop"),
+            # Read by no step of training: the losses stay finite
+            ("D", "running_mean", "warn"),
+        )
+    ),
 )

@@ -1,6 +1,9 @@
 """The page on reliability."""
 
+import os
+import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from tests.faults.lab import LIMIT
 from tests.faults.rows import Row, summary, table
@@ -8,9 +11,10 @@ from tests.faults.rows import Row, summary, table
 PAGE = """\
 # Reliability
 
-What happens to training, packing and evaluation when they are killed, the disk fills up, or files
-are damaged. The table is made by `make reliability`, which injects each fault into the real
-commands, with tiny nets on a CPU, and demands what is said here; `make test-all` repeats it.
+What becomes of training, packing, evaluation, reports and samples when they are killed, the disk
+fills up, a folder turns out to be read-only, or files are damaged. A harness injects each fault
+into the real commands, run as a user runs them, with tiny nets on a CPU, and compares what they
+leave with what an undisturbed run leaves, byte for byte. The table below is its output.
 
 ## What is guaranteed
 
@@ -37,20 +41,51 @@ commands, with tiny nets on a CPU, and demands what is said here; `make test-all
   changed pixel is not noticed. `check_shards.py` tells.
 - Lines of `stats.jsonl` that were damaged on the disk; those around them stay.
 - A second Ctrl-C or SIGTERM ends a run at once: what came after its last checkpoint is done again.
+- Ctrl-C in the first moments, while Python itself still starts, shows Python's own traceback;
+  nothing has been written by then.
+- Bits that change in a finished shard while packing is interrupted: packing compares its size and
+  the index's digest before it goes on, and `check_shards.py` reads the rest.
+- Several processes that train together are not in this table.
 
 ## What was injected
 
-Each kind is injected at random moments, into random files, at random bytes; seed {seed}. Times are
-single faults; a command is often killed three times in succession. Seconds are those of all
-commands that one injection took, the one that goes on to the end among them.
+Each kind is injected at random moments, into random files, at random bytes. "Times" counts single
+faults: a command is often killed up to three times in succession, and a moment that comes after
+its end is no fault. "Seconds" are those of the longest injection, with all commands that belong to
+it: the one that is harmed, and the one that goes on to the end.
 
 {table}
 
-**{summary}.** Each command had {limit} seconds, after which it would have counted as hanging.
+**{summary}.** Each command had {limit} seconds, after which it would have counted as hanging;
+after each one, no process, temporary file or shared memory of its own was left.
+
+Made on {machine}, with seed {seed}.
+
+## How to repeat it
+
+`make reliability` injects all of it and writes this page, in {minutes:.0f} minutes here; `make
+test-all` injects it too. It takes Linux, and the right to mount file systems in a name space of
+its own: where that is missing, full disks and read-only folders are listed as not possible.
+`python -m tests.faults --quick` takes each kind once or a few times, `--seed` chooses other moments
+and places, and `--only "disk full"` one kind. A fault that is not survived is printed with the
+command that injects it again.
 """
 
 
 def page(rows: Sequence[Row], seed: int) -> str:
     """Markdown, with the table of what came of the cases."""
-    told = "\n".join(table(rows))
-    return PAGE.format(seed=seed, table=told, summary=summary(rows), limit=LIMIT)
+    return PAGE.format(
+        seed=seed,
+        table="\n".join(table(rows)),
+        summary=summary(rows),
+        limit=LIMIT,
+        machine=_machine(),
+        minutes=max(1, sum(row.total_seconds for row in rows) / 60),
+    )
+
+
+def _machine() -> str:
+    """Of which kind it is."""
+    cores = f"{os.cpu_count()} cores ({platform.machine()})"
+    versions = f"Python {platform.python_version()}, torch {version('torch')}"
+    return f"{platform.system()} with {cores}, {versions}"

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Row:
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     """The longest of the injections, with all commands that belong to it."""
+    total_seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
     injections: int = 0
     """Each of one fault, or of several in succession."""
@@ -75,15 +77,21 @@ class Round:
         except ImpossibleError as error:
             row.impossible = str(error)
         except FailedError as error:
-            row.failed += 1
-            again = f"--only {case.fault!r} --seed {self.seed} --number {number}"
-            row.failures.append(f"python -m tests.faults {again}\n{error}")
-            self._keep(number, case)
+            self._fail(case, number, row, str(error))
+        except Exception:  # the harness's own: the others are injected all the same
+            self._fail(case, number, row, traceback.format_exc())
         finally:
             lab.close()
         row.faults += lab.faults
         row.injections += not row.impossible
-        row.seconds = max(row.seconds, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        row.seconds, row.total_seconds = max(row.seconds, seconds), row.total_seconds + seconds
+
+    def _fail(self, case: Case, number: int, row: Row, told: str) -> None:
+        row.failed += 1
+        again = f"--only {case.fault!r} --seed {self.seed} --number {number}"
+        row.failures.append(f"python -m tests.faults {again}\n{told}")
+        self._keep(number, case)
 
     def _keep(self, number: int, case: Case) -> None:
         """What a failure left, to be looked at; without what is mounted."""

@@ -5,12 +5,24 @@ import json
 import shutil
 import signal
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from dcgan.run import RunFolder
 from pipeline.files import PARTIAL
-from tests.faults.lab import KILL, Blow, Ended, FailedError, Lab, Moment, by, line, never
+from tests.faults.lab import (
+    KILL,
+    Blow,
+    Ended,
+    FailedError,
+    Lab,
+    Moment,
+    Running,
+    by,
+    line,
+    never,
+)
 from tests.packing_runs import TOOLS
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
 from tests.running import DCGAN_TRAIN, TINY, flags, read_stats
@@ -70,7 +82,19 @@ class Training:
 
     def go(self, at: Moment = never, do: Blow = KILL) -> Ended:
         words = [DCGAN_TRAIN, *flags(**self._options), "--run", self.run.path]
-        return self.lab.run(*words, at=at, do=do)
+        return self.lab.run(*words, at=self._watched(at), do=do)
+
+    def _watched(self, at: Moment) -> Moment:
+        """Look at the checkpoints as well: a kill seldom meets what is wrong for a millisecond."""
+        known = _without_file(self.run)
+
+        def look(running: Running) -> bool:
+            early = _without_file(self.run) - known
+            if early:
+                raise FailedError(f"sealed before they were there: {sorted(early)}")
+            return at(running)
+
+        return look
 
     def go_to_the_end(self, stats: bool = True) -> None:
         """Demand what a run that was never harmed comes to.
@@ -147,8 +171,21 @@ def sealed(run: RunFolder) -> list[int]:
     return found
 
 
+def _without_file(run: RunFolder) -> set[str]:
+    """Each json that vouches for a checkpoint which is not there."""
+    return {
+        seal.name
+        for seal in run.checkpoints.glob("*.json")
+        # The json again: a checkpoint that is removed loses it first
+        if not seal.with_suffix(".pt").exists() and seal.exists()
+    }
+
+
 def intact(run: RunFolder, least: int) -> None:
-    """Demand a whole checkpoint of so many steps, or more."""
+    """Demand a whole checkpoint of so many steps, or more, and no half one under a final name."""
+    torn = [path.name for path in run.checkpoints.glob("*.pt") if not zipfile.is_zipfile(path)]
+    if torn:
+        raise FailedError(f"written in place: {', '.join(torn)}")
     found = sealed(run)
     if max(found, default=0) < least:
         raise FailedError(f"no whole checkpoint after step {least}: there are {found}")

@@ -1,0 +1,300 @@
+"""A long run watched from outside: `python -m tests.soak`, or `make soak`.
+
+Twice so many small steps through `dcgan-train`, from the cache and from the stream: pictures,
+checkpoints, nets of each epoch and events included. What should stay flat is held against a limit
+each, and the command ends with 1 where one is broken.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dcgan.run import RunFolder
+from pipeline.files import PARTIAL
+from tests.pictures import numbered_pictures, pack_pictures
+from tests.running import environment, flags, read_losses, read_stats
+
+STEPS = 20_000
+LOG_EVERY, KEEP = 50, 2
+IMAGES = 403
+"""An epoch is 100 steps of a batch of 4."""
+
+SMALL: dict[str, Any] = {
+    "batch_size": 4,
+    "image_size": 32,
+    "nz": 8,
+    "ngf": 4,
+    "ndf": 4,
+    "lr": 1e-5,
+    "device": "cpu",
+    "workers": 1,
+    "precision": "fp32",
+    "log_every": LOG_EVERY,
+    "sample_every": 500,
+    "checkpoint_every": 0.1,
+    "keep": KEEP,
+}
+"""A step of milliseconds, a checkpoint every six seconds, and nets that find no time to diverge."""
+
+WARM = 0.1
+"""Share of the steps that is not judged: buffers and the cache are filled, libraries loaded."""
+
+LEAST_SAMPLES = 20
+"""Of a run's process; fewer tell no trend."""
+
+MEMORY_GROWTH = 8 << 20
+"""Bytes between the warm-up and the end, by the fitted slope: 470 a step over 20,000. Twenty a step
+are the losses that the curves are drawn from, and their room doubles now and then."""
+
+SLOWER, MORE_CPU = 1.5, 1.25
+"""Last quarter over first, of a step's time and of the CPU time that it takes. Of the former the
+fastest tenth of the ticks counts: the others tell of other work on the machine."""
+
+FOLDER_PER_STEP, FOLDER_AT_FIRST = 3_000, 10 << 20
+"""Bytes; most of them are the nets of each epoch and the grids, whose numbers are chosen."""
+
+Series = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The process at one moment."""
+
+    step: int
+    """Of the last tick that it has told."""
+    resident: int
+    """Bytes."""
+    files: int
+    threads: int
+    cpu: float
+    """Seconds so far."""
+
+
+@dataclass(frozen=True)
+class Soaked:
+    """What a run was seen to do, and what it left."""
+
+    steps: int
+    """Asked for."""
+    seconds: float
+    samples: list[Sample]
+    ticks: list[dict[str, Any]]
+    """Of `stats.jsonl`."""
+    losses: Series
+    """`losses.csv`, (steps, 6)."""
+    folder: int
+    """Bytes in the run folder."""
+    checkpoints: int
+    remains: int
+    """Files that were never finished."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that should hold."""
+
+    what: str
+    found: str
+    limit: str
+    holds: bool
+
+
+def judged(soaked: Soaked) -> Iterator[Line]:
+    """Hold a run against the limits."""
+    # After the last step come the animation and other things that are done once
+    warm = [each for each in soaked.samples if WARM * soaked.steps <= each.step < soaked.steps]
+    count = len(warm)
+    yield Line("samples", f"{count:,}", f"at least {LEAST_SAMPLES}", count >= LEAST_SAMPLES)
+    yield from _files(soaked)
+    if count < LEAST_SAMPLES:
+        return
+    yield from _process(soaked, warm)
+    yield from _pace(soaked, warm)
+
+
+def _files(soaked: Soaked) -> Iterator[Line]:
+    told = [tick["step"] for tick in soaked.ticks]
+    due = list(range(LOG_EVERY, soaked.steps + 1, LOG_EVERY))
+    values = [value for tick in soaked.ticks for value in tick.values()]
+    finite = all(value is not None and np.isfinite(value) for value in values)
+    found = f"{len(told):,}, " + ("finite" if finite else "not all finite")
+    whole = told == due and finite
+    yield Line("lines of stats.jsonl", found, f"{len(due):,} in order, finite", whole)
+    losses = soaked.losses
+    rows = np.array_equal(losses[:, 0], np.arange(1, soaked.steps + 1))
+    finite = bool(np.isfinite(losses).all())
+    found = f"{len(losses):,}, " + ("finite" if finite else "not all finite")
+    yield Line("rows of losses.csv", found, f"{soaked.steps:,} in order, finite", rows and finite)
+    room = FOLDER_AT_FIRST + FOLDER_PER_STEP * soaked.steps
+    yield Line("run folder", _mb(soaked.folder), f"at most {_mb(room)}", soaked.folder <= room)
+    kept = soaked.checkpoints
+    yield Line("checkpoints at the end", str(kept), f"1 to {KEEP}", 1 <= kept <= KEEP)
+    yield Line("unfinished files", str(soaked.remains), "none", soaked.remains == 0)
+
+
+def _process(soaked: Soaked, warm: list[Sample]) -> Iterator[Line]:
+    steps = np.array([sample.step for sample in warm], dtype=np.float64)
+    resident = np.array([sample.resident for sample in warm], dtype=np.float64)
+    at = [resident[np.searchsorted(steps, share * steps[-1])] for share in (WARM, 0.5, 1.0)]
+    slope = theil_sen(steps, resident)
+    growth = slope * (steps[-1] - steps[0])
+    yield Line("memory at 10, 50, 100 %", ", ".join(_mb(value) for value in at), "", True)
+    yield Line(
+        "memory's slope",
+        f"{slope:+.0f} bytes a step",
+        f"at most {MEMORY_GROWTH / (steps[-1] - steps[0]):.0f}",
+        bool(growth <= MEMORY_GROWTH),
+    )
+    for what in ("files", "threads"):
+        counts = np.array([getattr(sample, what) for sample in warm])
+        # Some are open for a moment; those that nobody closes raise the floor
+        early, late = (int(np.quantile(part, 0.1)) for part in _ends(counts))
+        yield Line(f"open {what}", f"{early} → {late}", "no more than at first", late <= early)
+
+
+def _pace(soaked: Soaked, warm: list[Sample]) -> Iterator[Line]:
+    ticks = [tick for tick in soaked.ticks if tick["step"] > WARM * soaked.steps]
+    times = np.array([tick["step_ms"] for tick in ticks])
+    early, late = (float(np.quantile(part, 0.1)) for part in _ends(times))
+    ratio = late / early
+    found = f"{early:.2f} → {late:.2f} ms: × {ratio:.2f}"
+    yield Line("a step's time", found, f"at most × {SLOWER}", ratio <= SLOWER)
+    # With pictures and files
+    early, late = (_cpu_a_step(part) for part in _ends(warm))
+    ratio = late / early
+    found = f"{1e3 * early:.2f} → {1e3 * late:.2f} ms: × {ratio:.2f}"
+    yield Line("CPU time a step, all told", found, f"at most × {MORE_CPU}", ratio <= MORE_CPU)
+
+
+def _cpu_a_step(samples: list[Sample]) -> float:
+    first, last = samples[0], samples[-1]
+    return (last.cpu - first.cpu) / max(1, last.step - first.step)
+
+
+def _ends(series: Any) -> tuple[Any, Any]:
+    quarter = max(2, len(series) // 4)
+    return series[:quarter], series[-quarter:]
+
+
+def theil_sen(x: Series, y: Series) -> float:
+    """The median slope over pairs of points (Sen 1968): a few outliers do not move it."""
+    some = np.unique(np.linspace(0, len(x) - 1, 400).astype(int))
+    x, y = x[some], y[some]
+    one, other = np.triu_indices(len(x), 1)
+    apart = x[other] - x[one]
+    slopes = (y[other] - y[one])[apart > 0] / apart[apart > 0]
+    return float(np.median(slopes))
+
+
+def soak(folder: Path, steps: int, cache: str) -> Soaked:
+    """Train so many steps in a process of its own, and watch it.
+
+    Args:
+        folder: for the set and the run.
+        steps: of batches of 4.
+        cache: as `--cache`.
+
+    Raises:
+        RuntimeError: the run did not end well.
+    """
+    shards = folder / "set"
+    if not shards.exists():
+        pack_pictures(folder, numbered_pictures(IMAGES), per_shard=64)
+    run = RunFolder(folder / f"run-{cache}")
+    words = flags(shards=shards, run=run.path, max_steps=steps, epochs=steps, cache=cache, **SMALL)
+    began = time.monotonic()
+    told = folder / f"told-{cache}"
+    with told.open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "dcgan.train", *words],
+            env=environment(),
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            samples = list(_watch(process, run))
+        finally:
+            process.kill()  # it has ended, unless we were interrupted
+            status = process.wait()
+    if status != 0:
+        raise RuntimeError(f"status {status}: {told.read_text()[-2000:]}")
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    return Soaked(
+        steps,
+        time.monotonic() - began,
+        samples,
+        read_stats(run),
+        read_losses(run),
+        sum(path.stat().st_size for path in files),
+        len(list(run.checkpoints.glob("*.pt"))),
+        sum(path.name.endswith(PARTIAL) for path in files),
+    )
+
+
+def _watch(process: subprocess.Popen[bytes], run: RunFolder) -> Iterator[Sample]:
+    seen = psutil.Process(process.pid)
+    while process.poll() is None:
+        time.sleep(0.25)
+        try:
+            with seen.oneshot():
+                resident, files = seen.memory_info().rss, seen.num_fds()
+                threads, cpu = seen.num_threads(), seen.cpu_times()
+        except psutil.Error:  # it has just ended, and nobody has asked how
+            continue
+        yield Sample(_last_step(run.stats), resident, files, threads, cpu.user + cpu.system)
+
+
+def _last_step(stats: Path) -> int:
+    """From the file's size: all its lines would be read again each time."""
+    try:
+        with stats.open("rb") as file:
+            file.seek(-min(stats.stat().st_size, 1000), 2)
+            lines = file.read().decode().splitlines()
+        return int(lines[-1].partition('"step":')[2].partition(",")[0])
+    except (OSError, IndexError, ValueError):  # not begun, or a line is being written
+        return 0
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
+def show(name: str, soaked: Soaked) -> bool:
+    """Print a table.
+
+    Returns:
+        Whether every limit holds.
+    """
+    lines = list(judged(soaked))
+    title = f"{soaked.steps:,} steps {name}, {soaked.seconds / 60:.1f} minutes"
+    table = Table("", "found", "limit", "", title=title)
+    for line in lines:
+        table.add_row(line.what, line.found, line.limit, "ok" if line.holds else "BROKEN")
+    Console(width=100).print(table)
+    return all(line.holds for line in lines)
+
+
+def main(steps: int = STEPS) -> None:
+    """Soak from the cache, then from the stream."""
+    with tempfile.TemporaryDirectory() as folder:
+        kinds = {"host": "from the cache", "off": "from the stream"}
+        held = [show(name, soak(Path(folder), steps, cache)) for cache, name in kinds.items()]
+    raise typer.Exit(0 if all(held) else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,218 @@
+"""`--deterministic`: what it asks of torch, and what a run that goes on keeps."""
+
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import torch
+
+from dcgan import determinism, session
+from dcgan.determinism import compute_alike
+from dcgan.log import Log
+from dcgan.run import RunFolder
+from dcgan.saved import require_whole
+from dcgan.trainer import Trainer
+from pipeline.errors import UserError
+from pipeline.loader import open_decoder
+from tests.running import (
+    DCGAN_TRAIN,
+    TINY,
+    assert_four_parts,
+    contents,
+    environment,
+    flags,
+    new_trainer,
+    read_stats,
+    run_to_end,
+    stopped_after,
+    tiny,
+    train_here,
+)
+
+PACE = ("step_ms", "img_per_s", "data_wait_pct")
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch):
+    """Leave this process as it was."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for owner, name in (
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "deterministic"),
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def is_on() -> bool:
+    return torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_torch_is_asked_for():
+    torch.backends.cudnn.benchmark = True
+    compute_alike(0)
+    assert is_on()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_a_workspace_of_the_users_stays(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    compute_alike(0)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def test_the_same_command_twice_leaves_the_same_files(tmp_path, numbered_set):
+    """All but those that tell of times, folders and the machine."""
+    shards, found = str(numbered_set(43, 16).folder), []
+    for name in ("one", "other"):
+        options = {"shards": shards, "max_steps": 12, "sample_every": 5, "log_every": 5}
+        run = train_here(tiny(tmp_path / name, **options, mirror=True)).run
+        ticks = [{key: tick[key] for key in tick if key not in PACE} for tick in read_stats(run)]
+        assert [tick["step"] for tick in ticks] == [5, 10, 12]
+        files = {path: data for path, data in contents(run.path).items() if is_alike(path)}
+        found.append((ticks, files))
+    assert found[0] == found[1]
+    assert {"netG.pt", "netD.pt", "losses.csv", "losses.png"} <= found[0][1].keys()
+    assert sum(path.startswith("samples/") for path in found[0][1]) == 3
+
+
+def is_alike(path: str) -> bool:
+    return not path.startswith(("checkpoints/", "tensorboard/")) and path not in (
+        *("config.json", "env.json", "log.txt", "stats.jsonl"),
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"precision": "bf16", "mirror": True}, {"evaluate_every": 3}, {"label_smoothing": 0.1}],
+    ids=str,
+)
+def test_nothing_of_a_run_on_a_cpu_is_refused(tmp_path, numbered_set, change):
+    shards = str(numbered_set(43, 16).folder)
+    config = tiny(tmp_path, shards=shards, deterministic=True, max_steps=7, **change)
+    trainer = train_here(config)
+    assert trainer.is_done
+    assert is_on()
+
+
+def test_without_the_option_nothing_is_asked_for(tmp_path):
+    train_here(tiny(tmp_path, max_steps=1))
+    assert not is_on()
+
+
+def test_a_kernel_of_any_order_would_be_refused(tmp_path):
+    """`put_` is one (docs.pytorch.org, `use_deterministic_algorithms`)."""
+    trainer = new_trainer(tiny(tmp_path, max_steps=2, deterministic=True))
+
+    def careless(logits: torch.Tensor) -> torch.Tensor:
+        return logits.detach().clone().put_(torch.tensor([0]), torch.tensor([1.0])).mean()
+
+    trainer.step.update.loss_g = careless
+    with pytest.raises(RuntimeError, match="does not have a deterministic implementation"):
+        run_to_end(trainer)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path, deterministic):
+    config = tiny(tmp_path, max_steps=4, deterministic=deterministic)
+    torch.set_num_threads(2)
+    stopped_after(Trainer(config, Log()), 2)
+    torch.set_num_threads(1)
+    resumed = run_to_end(Trainer(config, Log()))
+    assert resumed.steps_done == 4
+    assert torch.get_num_threads() == (2 if deterministic else 1)
+
+
+def test_a_checkpoint_from_before_the_option_is_taken(tmp_path):
+    state = saved_state(tmp_path)
+    del state["threads"]
+    assert require_whole(state, tmp_path)["threads"] == 0
+
+
+@pytest.mark.parametrize("threads", [10**6, determinism.MAX_THREADS + 1, -1, "2", None])
+def test_a_number_of_threads_that_no_machine_has_is_refused(tmp_path, threads):
+    with pytest.raises(UserError) as refused:
+        require_whole(saved_state(tmp_path) | {"threads": threads}, tmp_path)
+    assert_four_parts(refused.value, "threads")
+
+
+def saved_state(run: Any) -> dict[str, Any]:
+    trainer = train_here(tiny(run / "run", max_steps=1))
+    state = trainer.parts.checkpoints.newest()
+    assert state is not None
+    return state
+
+
+def test_it_may_not_be_dropped_or_added_when_a_run_goes_on(tmp_path):
+    train_here(tiny(tmp_path / "with", max_steps=1, deterministic=True))
+    train_here(tiny(tmp_path / "without", max_steps=1))
+    for name, asked in (("with", False), ("without", True)):
+        with pytest.raises(UserError) as refused:
+            session.train(tiny(tmp_path / name, max_steps=2, deterministic=asked))
+        assert_four_parts(refused.value, "--deterministic")
+
+
+def test_for_a_gpu_images_are_decoded_on_the_host(numbered_set):
+    shards, gpu = numbered_set(12, 5), torch.device("cuda")
+    decoder = open_decoder(shards, 4, 32, 3, gpu, 1, alike=True)
+    assert decoder.name == "threads"
+    assert decoder.description.endswith("because its pixels are the same each time")
+
+
+def test_on_a_cpu_nothing_is_decoded_otherwise(numbered_set):
+    shards, cpu = numbered_set(12, 5), torch.device("cpu")
+    with_it, without = (open_decoder(shards, 4, 32, 3, cpu, 1, alike=on) for on in (True, False))
+    assert with_it.name == without.name
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_loader_is_told(tmp_path, counted, monkeypatch, on):
+    asked = []
+
+    def open_loader(*arguments: object, **options: Any) -> object:
+        asked.append(options["decode_alike"])
+        return counted
+
+    monkeypatch.setattr("dcgan.parts.open_loader", open_loader)
+    new_trainer(tiny(tmp_path, deterministic=on))
+    assert asked == [on]
+
+
+@pytest.mark.slow
+def test_on_another_number_of_cores_the_same_bytes(tmp_path):
+    """Threads matter at this size: without the option the resumed run differs."""
+    size = {"batch_size": 16, "ngf": 16, "ndf": 16}
+
+    def train(name: str, threads: int, steps: int, **option: Any) -> bytes:
+        options = flags(shards="synthetic", run=tmp_path / name, max_steps=steps)
+        sizes = flags(**TINY | size)
+        command([*options, *sizes, *flags(**option)], threads)
+        return RunFolder(tmp_path / name).generator.read_bytes()
+
+    whole = train("whole", 2, 4, deterministic=True)
+    assert train("again", 2, 4, deterministic=True) == whole
+    assert train("alone", 1, 4, deterministic=True) != whole
+    train("resumed", 2, 2, deterministic=True)
+    assert train("resumed", 1, 4, deterministic=True) == whole
+    train("careless", 2, 2)
+    assert train("careless", 1, 4) != whole
+
+
+def command(words: list[str], threads: int) -> None:
+    subprocess.run(
+        [DCGAN_TRAIN, *words],
+        env=environment() | {"OMP_NUM_THREADS": str(threads)},
+        check=True,
+        capture_output=True,
+        timeout=180,
+    )

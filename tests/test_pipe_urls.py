@@ -1,0 +1,103 @@
+"""A shard set's path is a folder: webdataset would run what follows `pipe:` in a URL."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcgan import doctor, doctor_checks, evaluate, profile, train
+from dcgan.doctor_findings import Check, Finding
+from dcgan.doctor_shards import one_batch, shard_set
+from pipeline.contenders import Conditions, webdataset_shards
+from pipeline.errors import UserError
+from pipeline.manifest import MANIFEST, ShardSet
+from tests.needs import take
+from tests.packing_runs import in_process, pack_folder
+from tests.pictures import numbered_pictures, write_pictures
+from tests.sample_runs import make_run
+from tools import check_shards
+
+__all__ = ["in_process"]  # a fixture
+
+URL = "pipe:touch pwned;"
+"""Of a folder that is there, and of a command whose traces would be seen."""
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path, monkeypatch, in_process):
+    """A current folder in which the set is; the command must leave nothing there."""
+    pack_folder(write_pictures(tmp_path / "pictures", numbered_pictures(6)), tmp_path / URL)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def told(monkeypatch, capsys, main, *words):
+    """What a command prints that must end with status 1."""
+    monkeypatch.setattr(sys, "argv", ["command", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 1, printed
+    return printed.out + printed.err
+
+
+MEASURED = ["loader", "stages", "compare", "sweep"]
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (train.main, ["--shards", URL, "--run", "run", "--device", "cpu"]),
+        (check_shards.main, [URL]),
+        (check_shards.main, [URL, "--extract", "00000003"]),
+        *((profile.main, [command, "--shards", URL, "--device", "cpu"]) for command in MEASURED),
+        (profile.main, ["train", "--shards", URL, "--device", "cpu"]),
+    ],
+    ids=str,
+)
+def test_no_command_takes_a_url(work, monkeypatch, capsys, main, words):
+    assert "found   a URL" in told(monkeypatch, capsys, main, *words)
+    assert not (work / "run").exists()
+
+
+def test_the_doctor_takes_no_url(monkeypatch, capsys):
+    looks = [Check("shard set", lambda: shard_set(Path(URL)))]
+    monkeypatch.setattr(doctor_checks, "checks", lambda device, shards: looks)
+    assert f"{URL}: a URL" in told(monkeypatch, capsys, doctor.main, "--shards", URL)
+    batch = one_batch(Path(URL), torch.device("cpu"))
+    assert isinstance(batch, Finding)
+    assert batch.found == "the set does not open"
+
+
+@pytest.mark.parametrize("words", [[], ["--shards", URL]], ids=["config.json", "--shards"])
+def test_no_url_of_a_runs_options_is_taken(work, monkeypatch, capsys, words):
+    run, *_ = make_run(work / "run")
+    run.config.write_text(json.dumps({"shards": URL}))
+    printed = told(monkeypatch, capsys, evaluate.main, "run", "--device", "cpu", *words)
+    assert "found   a URL" in printed
+
+
+@pytest.mark.parametrize("name", ["pipe:touch pwned;", "pipe:touch pwned;/shard-000000", "../x"])
+def test_a_manifest_names_no_url_and_no_other_folder(work, name):
+    path = work / URL / MANIFEST
+    manifest = json.loads(path.read_text())
+    manifest["shards"][0]["name"] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"shards\.0\.name"):
+        ShardSet.open(work / URL)
+
+
+@pytest.mark.slow
+def test_webdataset_gets_absolute_paths(work):
+    shards = ShardSet.open(work / URL)
+    # As if it had been opened by the name that is refused
+    relative = ShardSet(Path(URL), shards.manifest)
+    conditions = Conditions(2, 32, torch.device("cpu"), 1, 0)
+    contender = webdataset_shards("webdataset", relative, conditions)
+    try:
+        assert take(contender.batches, 1)[0].shape == (2, 3, 32, 32)
+    finally:
+        contender.close()
