@@ -133,12 +133,6 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path, determini
     assert torch.get_num_threads() == (2 if deterministic else 1)
 
 
-def test_a_checkpoint_from_before_the_option_is_taken(tmp_path):
-    state = saved_state(tmp_path)
-    del state["threads"]
-    assert require_whole(state, tmp_path)["threads"] == 0
-
-
 @pytest.mark.parametrize("threads", [10**6, determinism.MAX_THREADS + 1, -1, "2", None])
 def test_a_number_of_threads_that_no_machine_has_is_refused(tmp_path, threads):
     with pytest.raises(UserError) as refused:

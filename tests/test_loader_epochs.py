@@ -95,14 +95,14 @@ def test_shards_come_in_another_order_each_epoch(open_batches, make_set, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "ranks", "remedy"), [(13, 1, "--batch-size 12"), (3, 5, "--batch-size 2")]
+    ("batch_size", "ranks", "remedy"), [(13, 1, "--batch-size 12"), (3, 5, "--batch-size 10")]
 )
 def test_a_batch_larger_than_the_share_is_refused(
     open_batches, make_set, batch_size, ranks, remedy
 ):
     with pytest.raises(UserError) as error:
         open_batches(make_set(12, 5), batch_size, num_ranks=ranks)
-    assert error.value.where == f"--batch-size {batch_size}"
+    assert error.value.where == f"--batch-size {batch_size * ranks}"  # of all together
     assert "12 images" in error.value.found
     assert remedy in error.value.remedy
 

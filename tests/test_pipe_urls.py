@@ -56,7 +56,7 @@ MEASURED = ["loader", "stages", "compare", "sweep"]
         *((profile.main, [command, "--shards", URL, "--device", "cpu"]) for command in MEASURED),
         (profile.main, ["train", "--shards", URL, "--device", "cpu"]),
     ],
-    ids=str,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value.__module__,
 )
 def test_no_command_takes_a_url(work, monkeypatch, capsys, main, words):
     assert "found   a URL" in told(monkeypatch, capsys, main, *words)

@@ -246,7 +246,7 @@ def test_the_state_of_a_resumed_run_is_that_of_one_that_was_not(tmp_path):
         same = value.equal(other) if isinstance(value, torch.Tensor) else value == other
         assert same, name
     rows = states[0]["step"]["rows"]
-    assert rows.shape == (3, 5)
+    assert rows.shape == (1, 3, 5)
     assert np.isfinite(rows.numpy()).all()
 
 

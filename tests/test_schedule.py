@@ -144,13 +144,14 @@ def test_a_batch_larger_than_a_share_is_refused_and_the_remedy_helps(samples, ba
     assume(samples // ranks < batch_size)
     with pytest.raises(UserError) as error:
         Schedule.of(shard_set([samples]), batch_size, 0, 0, ranks)
-    assert_four_parts(error.value, f"--batch-size {batch_size}", f"{samples} images")
+    assert_four_parts(error.value, f"--batch-size {batch_size * ranks}", f"{samples} images")
     assert (f"{ranks} ranks" in error.value.found) == (ranks > 1)
     advised = int(error.value.remedy.removeprefix("use --batch-size ").split(" or ")[0])
+    assert advised % ranks == 0  # it is that of all together
     if samples >= ranks:
-        assert steps_per_epoch(samples, advised, ranks) == 1
+        assert steps_per_epoch(samples, advised // ranks, ranks) == 1
         with pytest.raises(UserError):
-            steps_per_epoch(samples, advised + 1, ranks)
+            steps_per_epoch(samples, advised // ranks + 1, ranks)
 
 
 def test_a_million_samples_are_scheduled_quickly():

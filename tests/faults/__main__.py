@@ -12,12 +12,12 @@ import typer
 
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
-from tests.faults import damage, disks, kills, numbers, pages
+from tests.faults import damage, disks, kills, numbers, pages, ranks
 from tests.faults.lab import SHARED_MEMORY
 from tests.faults.page import page
 from tests.faults.rows import Round, Row, summary, table
 
-CASES = (*kills.CASES, *pages.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
+CASES = (*kills.CASES, *ranks.CASES, *pages.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
 INSIDE = "DCGAN_FAULTS_INSIDE"
 """Set in a process whose mounts nobody else sees, and which vanish with it."""
 

@@ -1,9 +1,5 @@
-"""Training, packing and evaluation ended by signals, at moments of all kinds.
+"""Training, packing and evaluation ended by signals, at moments of all kinds."""
 
-Of several processes of one run, one would be ended here, too.
-"""
-
-import json
 import random
 import shutil
 import signal
@@ -39,6 +35,7 @@ from tests.faults.runs import (
     intact,
     many_pictures,
     small_set,
+    steps_told,
     tool,
     whole,
 )
@@ -88,17 +85,9 @@ def _train(lab: Lab, moment) -> str:
         ended = training.go(moment(lab, training.run), a_blow(lab.random))
         if ended.hit:
             ended.plain()
-        intact(training.run, least=_told(training.run))
+        intact(training.run, least=steps_told(training.run))
     training.go_to_the_end()
     return EXACT
-
-
-def _told(run: RunFolder) -> int:
-    """Steps in the last whole line of the statistics: a checkpoint was written before each."""
-    if not run.stats.exists():
-        return 0
-    lines = [text for text in run.stats.read_text().splitlines(True) if text.endswith("}\n")]
-    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def _in_first_moments(lab: Lab, pattern: str) -> str:

@@ -81,8 +81,11 @@ class Training:
         self._options = OPTIONS | {"shards": shards} | options
 
     def go(self, at: Moment = never, do: Blow = KILL) -> Ended:
-        words = [DCGAN_TRAIN, *flags(**self._options), "--run", self.run.path]
+        words = [*self.command(), *flags(**self._options), "--run", self.run.path]
         return self.lab.run(*words, at=self._watched(at), do=do)
+
+    def command(self) -> list[object]:
+        return [DCGAN_TRAIN]
 
     def _watched(self, at: Moment) -> Moment:
         """Look at the checkpoints as well: a kill seldom meets what is wrong for a millisecond."""
@@ -189,6 +192,14 @@ def intact(run: RunFolder, least: int) -> None:
     found = sealed(run)
     if max(found, default=0) < least:
         raise FailedError(f"no whole checkpoint after step {least}: there are {found}")
+
+
+def steps_told(run: RunFolder) -> int:
+    """Steps in the last whole line of the statistics: a checkpoint was written before each."""
+    if not run.stats.exists():
+        return 0
+    lines = [text for text in run.stats.read_text().splitlines(True) if text.endswith("}\n")]
+    return json.loads(lines[-1])["step"] if lines else 0
 
 
 def many_pictures(lab: Lab) -> Path:
