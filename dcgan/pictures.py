@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,6 +136,13 @@ def save_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
         losses: (steps, 2), D's and G's.
         path: of the PNG.
     """
+    _draw_losses(losses, path)
+    # A figure refers to itself, and holds some 10 MB until Python looks for such circles; with
+    # as many objects as torch has, that is dozens of figures later
+    gc.collect()
+
+
+def _draw_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     figure = Figure(figsize=(10, 5), layout="constrained")
