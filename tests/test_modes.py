@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from dcgan import speed
+from dcgan.distributed import Ranks
+from dcgan.gradients import SharedGradients
 from dcgan.speed import choose_step
 from tests.running import DCGAN_TRAIN, TINY, flags, run_command
 from tests.steps import BATCH, pixel_batch, states, whole_step
@@ -164,6 +167,31 @@ def test_graph_is_eager():
     said: list[str] = []
     assert step.prepare("graph", said.append) == "graph", said
     compare_over_20_steps(step, eager, rows=1)
+
+
+@pytest.mark.gpu
+def test_a_graph_with_meetings_in_it_is_eager():
+    """Of one rank, whose mean is its own: what several do takes as many GPUs."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        step, eager = whole_step(device="cuda"), whole_step(device="cuda")
+        ranks = Ranks()
+        met: list[object] = []
+        ranks.connect(torch.device("cuda"))
+        shared = SharedGradients(ranks, step.update.generator, step.update.discriminator)
+
+        def share(net: torch.nn.Module) -> None:
+            shared(net)
+            met.append(net)
+
+        step.update.share = share
+        said: list[str] = []
+        assert step.prepare("graph", said.append, ranks.all) == "graph", said
+        compare_over_20_steps(step, eager, rows=1)
+        assert len(met) == 2, "once while it was captured, and never by the host again"
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.gpu

@@ -11,6 +11,7 @@ import psutil
 from dcgan.run import RunFolder
 from pipeline.errors import UserError
 from pipeline.manifest import ShardSet
+from pipeline.outfolder import LOCK
 from tests.faults.cases import Case
 from tests.faults.harm import cut
 from tests.faults.lab import (
@@ -158,8 +159,8 @@ def _pack_over(lab: Lab) -> str:
 
 
 def tree_of_set(out: Path) -> dict[str, bytes]:
-    """Without what is being built beside it."""
-    building = (".new/", ".packing/")
+    """Without what is being built beside it, and by whom."""
+    building = (".new/", ".packing/", LOCK)
     return {name: data for name, data in tree(out).items() if not name.startswith(building)}
 
 
