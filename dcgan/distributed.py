@@ -54,6 +54,7 @@ class Ranks:
     def __init__(self, rank: int = 0, count: int = 1, local: int = 0) -> None:
         self.rank, self.count, self.local = rank, count, local
         self.complete = True
+        self._agreed: BaseException | None = None
         self._devices: dist.ProcessGroup | None = None
 
     @classmethod
@@ -79,9 +80,6 @@ class Ranks:
             ) from error
         return cls(*(int(os.environ[name]) for name in names))
 
-    def __str__(self) -> str:
-        return f"{self.count} processes"
-
     def __enter__(self) -> Self:
         return self
 
@@ -92,6 +90,8 @@ class Ranks:
         trace: TracebackType | None,
     ) -> None:
         """Wait until the first rank has written everything: torchrun may kill it soon after."""
+        if error is not None:
+            self.part_over(error)
         if self.count > 1 and self.complete:
             with suppress(LostRankError):
                 self.any(False)
@@ -102,12 +102,17 @@ class Ranks:
         """Whether this is the one that writes and speaks."""
         return self.rank == 0
 
-    def tells(self, error: UserError) -> bool:
+    def tells(self, error: BaseException) -> bool:
         """Whether this rank is to tell an error: the first does, unless it knows nothing of it."""
-        known_to_all = self.complete or isinstance(error, LostRankError)
-        return self.is_first or not known_to_all
+        return self.is_first or not (self._is_agreed(error) or isinstance(error, LostRankError))
 
-    # Meetings of the host
+    def part_over(self, error: BaseException) -> None:
+        """Go on without the others after an error that they know nothing of: they are elsewhere."""
+        if not self._is_agreed(error):
+            self.complete = self.count == 1
+
+    def _is_agreed(self, error: BaseException) -> bool:
+        return self._agreed is not None and self._agreed in (error, error.__cause__)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """Whether each flag is up on at least one rank.
@@ -138,7 +143,8 @@ class Ranks:
         except Exception as error:
             failure = error
         if self.any(failure is not None)[0]:
-            raise self._lowest(failure)
+            self._agreed = self._lowest(failure)
+            raise self._agreed
 
     def first(self, do: Callable[[], T]) -> T | None:
         """Have the first rank do something; what fails there fails on all."""
@@ -189,16 +195,14 @@ class Ranks:
         found = self._all(digest())
         others = [rank for rank, each in enumerate(found) if each != found[0]]
         if others:
-            raise UserError(
+            self.complete = False  # what differs can be neither saved nor averaged
+            self._agreed = UserError(
                 f"rank {', '.join(map(str, others))} of {self.count}",
                 f"other {what} than on rank 0",
                 f"the same {what} on all ranks",
                 remedy,
             )
-
-    def part(self) -> None:
-        """Go on without the others, who are elsewhere in the program."""
-        self.complete = self.count == 1
+            raise self._agreed
 
     def share_of(self, batch_size: int) -> int:
         """Images of a batch that this rank takes.
@@ -215,8 +219,6 @@ class Ranks:
                 f"use --batch-size {least}",
             )
         return batch_size // self.count
-
-    # The meeting of the devices
 
     def connect(self, device: torch.device) -> None:
         """Get ready to meet on a device: NCCL on CUDA, or else gloo."""

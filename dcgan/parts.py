@@ -190,7 +190,8 @@ class Parts:
         yield f"seed     {self.config.seed}"
         yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
         if self._ranks.count > 1:
-            yield f"ranks    {self._ranks}, {self.batches.batch_size} images of each batch"
+            images = self.batches.batch_size
+            yield f"ranks    {self._ranks.count} processes, {images} images of each batch"
         yield f"loader   {self.batches.description}"
         if self.past is None:  # else they stand further up in the log
             for net in (self.generator, self.discriminator):

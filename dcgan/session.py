@@ -38,7 +38,9 @@ def train(config: TrainConfig) -> int:
     keep_compiled_code()
     with Ranks.joined() as ranks:
         try:
-            return _train(ranks.same(_named(config)), ranks, began)
+            with ranks.together():
+                config = _named(config)
+            return _train(ranks.same(config), ranks, began)
         except UserError as error:
             if ranks.tells(error):
                 raise

@@ -102,8 +102,7 @@ class Trainer:
             self._keep()
             return trouble
         except BaseException as error:
-            if not self.between_steps:
-                self.ranks.part()
+            self.ranks.part_over(error)
             reason = str(error) or type(error).__name__
             try:
                 self.log(f"Training broke off: {reason}\nWhat it has so far is in {self.run.path}")

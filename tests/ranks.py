@@ -47,15 +47,18 @@ def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     return [(process.wait(), *each) for process, each in zip(processes, told, strict=True)]
 
 
-def in_ranks(function: Callable[[Ranks], Any], folder: Path, count: int = 2) -> list[Any]:
-    """What a function of a test module gives on each rank; None where the process did not end."""
+def in_ranks(
+    function: Callable[[Ranks], Any], folder: Path, count: int = 2, dying: int | None = None
+) -> list[Any]:
+    """What a function of a test module gives on each rank; None on the one that is to die."""
     words = ("-m", "tests.ranks", function.__module__, function.__name__, folder)
     ended = end(start(count, *words))
     found = []
-    for rank, (status, out, err) in enumerate(ended):
+    said = "".join(f"rank {rank}: {each}\n" for rank, each in enumerate(ended))
+    for rank, (status, _, _) in enumerate(ended):
+        assert (status != 0) == (rank == dying), said.replace("\\n", "\n")
         path = folder / f"{rank}.pickle"
-        assert path.exists() == (status == 0), out + err
-        found.append(pickle.loads(path.read_bytes()) if path.exists() else None)
+        found.append(None if rank == dying else pickle.loads(path.read_bytes()))
     return found
 
 
