@@ -118,7 +118,7 @@ def test_any_bytes_have_sides_as_libjpeg_reads_them_or_none(data):
     image = data.draw(changed_bytes(header))
     sides = survives("sides of an image", lambda: read_sides(image))
     if sides is not None:
-        with suppress(ValueError):  # it decodes less than has sides
+        with suppress(ValueError, KeyError):  # it knows fewer kinds of JPEG than have sides
             height, width, *_ = simplejpeg.decode_jpeg_header(image, strict=False)
             assert (width, height) == sides
 

@@ -11,10 +11,11 @@ from tests.faults.rows import Row, summary, table
 PAGE = """\
 # Reliability
 
-What becomes of training, packing, evaluation, reports and samples when they are killed, the disk
-fills up, a folder turns out to be read-only, or files are damaged. A harness injects each fault
-into the real commands, run as a user runs them, with tiny nets on a CPU, and compares what they
-leave with what an undisturbed run leaves, byte for byte. The table below is its output.
+What becomes of training, packing, evaluation, reports and samples when they are killed, or one of
+two processes that train together is, when the disk fills up, a folder turns out to be read-only, or
+files are damaged. A harness injects each fault into the real commands, run as a user runs them,
+with tiny nets on a CPU, and compares what they leave with what an undisturbed run leaves, byte for
+byte. The table below is its output.
 
 ## What is guaranteed
 
@@ -31,6 +32,9 @@ leave with what an undisturbed run leaves, byte for byte. The table below is its
 - **Errors are told plainly**: where, what was found, what was wanted, what to do; exit status 1.
 - **Nothing hangs, and nothing is left behind**: no process, no file in the folder for temporary
   files, no shared memory; files whose name ends in `.partial` are gone after the next clean end.
+- **Of several processes that train together, none trains on alone.** If one is killed, the others
+  end within a minute, and the same command goes on to the same bytes; `torchrun --max-restarts`
+  gives it by itself.
 - **NaN stays out of checkpoints.** A run that meets it stops, or goes back three times at most.
 
 ## What is not
@@ -45,7 +49,8 @@ leave with what an undisturbed run leaves, byte for byte. The table below is its
   nothing has been written by then.
 - Bits that change in a finished shard while packing is interrupted: packing compares its size and
   the index's digest before it goes on, and `check_shards.py` reads the rest.
-- Several processes that train together are not in this table.
+- One of several processes that lives but does not answer: the others wait for it for half an hour.
+- GPUs: nothing here ran on one.
 
 ## What was injected
 
