@@ -70,7 +70,7 @@ def read_header(data: bytes) -> Header | None:
     return None
 
 
-def read_sides(data: bytes) -> tuple[int, int] | None:
+def read_sides(data: bytes | memoryview) -> tuple[int, int] | None:
     """Read what a decoder will set memory aside for: three times as fast as `read_header`.
 
     Stricter, too, so that no decoder can find another frame than this one.

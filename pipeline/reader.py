@@ -14,16 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.archives import MAX_FILE_BYTES
 from pipeline.checking import RejectedError, require_stored
 from pipeline.errors import UserError
 from pipeline.index import Places, read_index
+from pipeline.jpeg import read_sides
 from pipeline.manifest import ShardSet, pack_command
+from pipeline.memory import free_memory
 from pipeline.order import Rows
 
 Encoded = npt.NDArray[np.uint8]
 """(bytes,) of one sample, as stored."""
+
+ALWAYS_THERE = 1 << 30
+"""Bytes of decoded images that nobody is asked about; a batch of faces takes a hundredth."""
 
 MAX_OPEN = 256
 """Tars held open at a time; the usual limit of a process is 1,024 files."""
@@ -56,7 +62,8 @@ class Reader:
 
         Raises:
             UserError: a shard is gone, cannot be read, or is shorter than it was; or a sample of a
-                JPEG set is none by its header, or larger than the set's largest image.
+                JPEG set is none by its header, or larger than the set's largest image; or
+                together they would not fit into memory.
         """
         numbers = np.searchsorted(self._ends, rows, side="right")
         places = zip(
@@ -66,7 +73,30 @@ class Reader:
             self._sizes[rows].tolist(),
             strict=True,
         )
-        return [self._read_at(*place) for place in places]
+        encoded = [self._read_at(*place) for place in places]
+        if self._of_jpegs:
+            self._require_memory(encoded)
+        return encoded
+
+    def _require_memory(self, encoded: list[Encoded]) -> None:
+        """See that a batch may be decoded: the headers of a few files could ask for all there is.
+
+        Raises:
+            UserError: it is too large.
+        """
+        width, height = self._shards.manifest.largest_image
+        if 3 * width * height * len(encoded) <= ALWAYS_THERE:
+            return
+        sides = [read_sides(sample.data) or (0, 0) for sample in encoded]
+        needed = 3 * sum(width * height for width, height in sides)
+        free = free_memory(torch.device("cpu"))
+        if needed > max(free, ALWAYS_THERE):
+            raise UserError(
+                self._shards.folder,
+                f"{len(encoded)} images that take {needed / 1e9:,.1f} GB decoded",
+                f"a batch that fits into the {free / 1e9:,.1f} GB that are free",
+                "use a smaller --batch-size, or pack smaller images: --crop centre --size 256",
+            )
 
     def _read_at(self, row: int, number: int, offset: int, size: int) -> Encoded:
         self.tar = self._tars[number]

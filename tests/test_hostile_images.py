@@ -17,6 +17,7 @@ from tests.loaders import of_jpegs
 from tests.needs import require, take
 from tests.odd_files import JPEG, ODD, Untouched, frame, in_header
 from tests.pictures import encode, smooth
+from tests.running import assert_four_parts
 from tests.test_graph_placement import operators
 from tests.test_loader_damage import overwrite_sample
 
@@ -89,6 +90,25 @@ def test_images_as_large_as_the_manifest_says_are_read(spare_set):
     claim_in_manifest(spare_set, 400, 300)
     with closing(Reader(ShardSet.open(spare_set.folder))) as reader:
         assert len(reader.read(np.arange(12))) == 12
+
+
+@pytest.mark.parametrize(("free", "refused"), [(1.9e9, True), (2.0e9, False)])
+def test_a_batch_that_does_not_fit_into_memory_is_refused(spare_set, monkeypatch, free, refused):
+    """Ten images of 64 megapixels each, the others small."""
+    claim_in_manifest(spare_set, 8000, 8000)
+    monkeypatch.setattr("pipeline.reader.free_memory", lambda device: int(free))
+    for shard in range(2):
+        for place in range(5):
+            overwrite_sample(spare_set, claiming(8000, 8000), shard, place)
+    with closing(Reader(ShardSet.open(spare_set.folder))) as reader:
+        if refused:
+            with pytest.raises(UserError) as error:
+                reader.read(np.arange(12))
+            assert_four_parts(error.value, "12 images that take 1.9 GB", "1.9 GB that are free")
+        else:
+            assert len(reader.read(np.arange(12))) == 12
+        monkeypatch.setattr("pipeline.reader.free_memory", lambda device: 0)
+        assert len(reader.read(np.arange(5))) == 5  # a gigabyte is always there
 
 
 def test_the_gpus_decoder_gets_no_gigabytes_of_a_manifest(operators, spare_set):
