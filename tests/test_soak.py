@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.soak import LOG_EVERY, STEPS, Sample, Soaked, judged, show, soak, theil_sen
+from tests.soak import STEPS, show, soak
+from tests.soak_limits import LOG_EVERY, Sample, Soaked, judged, theil_sen
 
 MB = 1_000_000
 
