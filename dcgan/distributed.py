@@ -15,7 +15,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -70,13 +70,13 @@ class Ranks:
         try:
             _join()
         except (RuntimeError, ValueError) as error:
-            told = {name: os.environ.get(name) for name in (*names, "MASTER_ADDR", "MASTER_PORT")}
+            meeting = (*names, "MASTER_ADDR", "MASTER_PORT")
+            told = ", ".join(f"{name}={os.environ.get(name)}" for name in meeting)
             raise UserError(
-                f"rank {told['RANK']}",
+                f"rank {os.environ['RANK']}",
                 f"no connection to the other ranks ({_first_line(error)})",
                 "processes that reach each other",
-                "start them with torchrun; it set "
-                + ", ".join(f"{name}={value}" for name, value in told.items()),
+                f"start them with torchrun, which sets {told}",
             ) from error
         return cls(*(int(os.environ[name]) for name in names))
 
@@ -161,12 +161,11 @@ class Ranks:
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Stack what each rank has, equally shaped and on the CPU: (ranks, ...)."""
-        gathered = [torch.empty_like(tensor) for _ in range(self.count)]
         if self.count == 1:
-            gathered = [tensor]
-        else:
-            with self._reaching_all():
-                dist.all_gather(gathered, tensor)
+            return tensor.unsqueeze(0)
+        gathered = [torch.empty_like(tensor) for _ in range(self.count)]
+        with self._reaching_all():
+            dist.all_gather(gathered, tensor)
         return torch.stack(gathered)
 
     def mean(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -184,7 +183,7 @@ class Ranks:
 
         Args:
             what: in words.
-            digest: takes it; not called where there is nobody to compare with.
+            digest: of it; not called where there is nobody to compare with.
             remedy: where they differ.
 
         Raises:
@@ -231,7 +230,8 @@ class Ranks:
 
     def sum_(self, flat: torch.Tensor) -> None:
         """Add up tensors on the devices, in place; the host does not wait for CUDA."""
-        with self._reaching_all():
+        # On CUDA a missing rank shows at the host's next meeting, and an error is a capture's
+        with nullcontext() if flat.is_cuda else self._reaching_all():
             dist.all_reduce(flat, group=self._devices)
 
     def _all(self, value: T) -> list[T]:

@@ -79,10 +79,10 @@ class Past:
         before = self.options.get("ranks", 1)
         if before == config.ranks:
             return
-        many = f"torchrun --nproc-per-node N -m dcgan.train, {before} processes in all"
+        many = f"torchrun, {before!s:.20} processes in all"
         raise UserError(
             f"--run {config.run}",
-            f"a run of {before} processes, and now there are {config.ranks}",
+            f"a run of {before!s:.20} processes, and now there are {config.ranks}",
             "the same number: each has its own share of the set, its own noise, and its own part"
             " of each batch for BatchNorm",
             f"go on with {'dcgan-train' if before == 1 else many}, or begin a new run",
@@ -105,10 +105,11 @@ def look_back(run: RunFolder, checkpoints: Checkpoints) -> Past | None:
             "a run that can go on, or a new folder",
             f"choose another --run; --netG {run.generator} --netD {run.discriminator} begin there",
         )
-    if state is not None and state.get("version") != STATE:
+    version = STATE if state is None else state.get("version")
+    if type(version) is not int or version != STATE:  # what else it is may take for ever to print
         raise UserError(
             run.checkpoints,
-            f"a checkpoint of version {state.get('version')}",
+            f"a checkpoint of version {version if type(version) is int else 'unknown'}",
             f"version {STATE}",
             "go on with the version of this package that wrote it, or begin a new run",
         )

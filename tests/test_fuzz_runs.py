@@ -173,6 +173,13 @@ def test_any_state_that_its_seal_agrees_with_is_gone_on_with_or_refused(trained,
         survives("checkpoint gone on with", lambda: go_on(run), UserError)
 
 
+def test_a_version_that_takes_for_ever_to_print_is_refused(trained, run):
+    restore(trained[1])
+    seal(run, trained[2] | {"version": laughs()})
+    found = survives("checkpoint gone on with", lambda: go_on(run), UserError)
+    assert "a checkpoint of version unknown" in str(found)
+
+
 def test_each_part_of_a_state_is_checked(trained, run):
     parts = [path for path in paths(trained[2]) if path[0] not in ("options", "version")]
     assert len(parts) > 60

@@ -145,7 +145,7 @@ def test_another_number_of_processes_is_refused_with_the_reason(shards, whole):
     told = str(refusal.value)
     assert "a run of 2 processes, and now there are 1" in told
     assert "its own noise" in told
-    assert "torchrun --nproc-per-node" in told
+    assert "torchrun, 2 processes in all" in told
     assert contents(run.path) == before
 
 

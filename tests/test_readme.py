@@ -26,6 +26,7 @@ NOT_RUN = {
     "dcgan-doctor --verify": "compiles for a minute; test_doctor_verify does the rest",
 }
 TINY = {"dcgan-train": "--batch-size 8 --max-steps 2"}
+TINY["torchrun"] = f"{TINY['dcgan-train']} --device cpu"
 
 
 def blocks(language):
