@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -58,14 +57,26 @@ class Ranks:
         self._devices: dist.ProcessGroup | None = None
 
     @classmethod
-    def joined(cls) -> Self:
-        """Join the processes that torchrun started, if it did.
+    @contextmanager
+    def joined(cls) -> Iterator[Self]:
+        """Be among the processes that torchrun started, if it did, until all are at the end.
 
         Raises:
             UserError: the others cannot be reached.
         """
+        ranks = cls._found()
+        try:
+            yield ranks
+        except BaseException as error:
+            ranks.part_over(error)
+            raise
+        finally:
+            ranks._leave()
+
+    @classmethod
+    def _found(cls) -> Self:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        if any(name not in os.environ for name in names) or os.environ["WORLD_SIZE"] == "1":
+        if not os.environ.keys() >= {*names} or os.environ["WORLD_SIZE"] == "1":
             return cls()
         try:
             _join()
@@ -80,18 +91,8 @@ class Ranks:
             ) from error
         return cls(*(int(os.environ[name]) for name in names))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def _leave(self) -> None:
         """Wait until the first rank has written everything: torchrun may kill it soon after."""
-        if error is not None:
-            self.part_over(error)
         if self.count > 1 and self.complete:
             with suppress(LostRankError):
                 self.any(False)
@@ -175,8 +176,7 @@ class Ranks:
         total = torch.from_numpy(rows.copy())
         with self._reaching_all():
             dist.all_reduce(total)
-        averaged: npt.NDArray[np.float32] = (total / self.count).numpy()
-        return averaged
+        return np.asarray(total / self.count, dtype=np.float32)
 
     def require_same(self, what: str, digest: Callable[[], str], remedy: str) -> None:
         """See that every rank has what the first one has.
@@ -242,7 +242,7 @@ class Ranks:
         return values
 
     def _lowest(self, own: Exception | None) -> Exception:
-        found: list[Any] = self._all(None if own is None else _sendable(own))
+        found: list[Any] = self._all(own and _sendable(own))
         rank, error = next((rank, error) for rank, error in enumerate(found) if error is not None)
         if rank == self.rank:
             assert own is not None

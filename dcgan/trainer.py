@@ -53,8 +53,7 @@ class Trainer:
         self.clock = self.ticks.clock
         self.records = Records(self.run, self.plan)
         self.watch = Watch(self.config, self.run, self.records, log, parts.rollbacks)
-        self.steps_done = 0
-        self.steps_saved = -1
+        self.steps_done, self.steps_saved = 0, -1
         self.seconds, self.spent = 0.0, Spent()
         if parts.state is not None:
             self._restore(parts.state)
@@ -152,7 +151,7 @@ class Trainer:
                 if ending:
                     return
                 if self.steps_done == 0:
-                    self._first(self._show_evidence)
+                    self._show_evidence()
 
                 # One update of D, one of G
                 self.between_steps = False
@@ -216,7 +215,9 @@ class Trainer:
 
     def _show_evidence(self) -> None:
         """Save what D will see and what G begins with: a wrong colour is seen in ten seconds."""
-        self.watch.show_evidence(self.step.pixels, self.parts.generator)
+        with self.clock.paused():
+            reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)
+            self.ranks.first(lambda: self.watch.show_evidence(reals, self.parts.generator))
 
     def _sample(self) -> None:
         self.watch.sample(self.parts.net_to_sample(), self.steps_done)

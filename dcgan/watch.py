@@ -106,10 +106,10 @@ class Watch:
         """Save what D will see and what G begins with.
 
         Args:
-            pixels: the first batch, (B, S, S, C) uint8.
+            pixels: the first batch of all ranks, (B, S, S, C) uint8 on the CPU.
             net: before its first step.
         """
-        reals = pixels[: len(FIXED_SEEDS)].cpu()
+        reals = pixels[: len(FIXED_SEEDS)]
         save_grid(reals, self._run.reals)
         save_grid(generate(net, self._fixed_noise), self._run.fakes_init)
         self._reals_spread = spread(reals) if len(reals) >= LEAST_REALS else None

@@ -183,8 +183,8 @@ def test_who_started_them_otherwise_is_told(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError) as caught:
-        Ranks.joined()
+    with pytest.raises(UserError) as caught, Ranks.joined():
+        pass
     assert_four_parts(caught.value, "rank 0", "MASTER_ADDR", "torchrun", "WORLD_SIZE=2")
 
 
@@ -194,8 +194,8 @@ def test_one_process_joins_nobody(monkeypatch, present):
         monkeypatch.delenv(name, raising=False)
     for name in present:  # a queue sets some of them, too
         monkeypatch.setenv(name, "2")
-    ranks = Ranks.joined()
-    assert (ranks.rank, ranks.count, ranks.is_first) == (0, 1, True)
+    with Ranks.joined() as ranks:
+        assert (ranks.rank, ranks.count, ranks.is_first) == (0, 1, True)
 
 
 # Shares

@@ -27,7 +27,7 @@ from tests.packing_runs import waited
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.ranks import end, in_ranks, start
 from tests.reference.shared_step import shared_step
-from tests.running import TINY, contents, flags, new_trainer, read_losses, read_stats, tiny
+from tests.running import TINY, cells, contents, flags, new_trainer, read_losses, read_stats, tiny
 
 RANKS, STEPS = 2, 24
 OPTIONS = TINY | {"max_steps": STEPS, "log_every": 4, "sample_every": 12, "checkpoint_every": 0}
@@ -84,6 +84,7 @@ def test_one_rank_speaks_and_there_is_one_run(whole):
     last = read_stats(run)[-1]
     assert (last["step"], last["nimg"], last["epoch"]) == (STEPS, 8 * STEPS, STEPS // 5)
     assert len(read_losses(run)) == STEPS
+    assert len(set(map(bytes, cells(run.reals, 32)))) == 8  # the images of both
     state = torch.load(sorted(run.checkpoints.glob("*.pt"))[-1], weights_only=True)
     assert state["step"]["random"].shape[0] == RANKS
     assert not torch.equal(*state["step"]["random"])
