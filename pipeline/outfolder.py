@@ -72,7 +72,7 @@ def locked(out: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: filelock looks whether the file that it has locked still has a name
+        # While it is held: filelock, from 3.21 on, sees whether what it has locked still has a name
         with suppress(OSError):
             (out / LOCK).unlink(missing_ok=True)
         lock.release()
