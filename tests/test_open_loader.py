@@ -47,8 +47,9 @@ def test_dali_is_chosen_where_it_runs(open_set, numbered_set):
 
 
 def test_raw_sets_need_no_dali(open_set, numbered_set, monkeypatch):
+    folder = numbered_set(12, 5, "raw").folder  # packed, if it is not yet, before anything fails
     monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"loads {name}"))
-    loader = open_set(numbered_set(12, 5, "raw").folder)
+    loader = open_set(folder)
     assert isinstance(loader, Loader)
     assert isinstance(loader.decoder, RawDecoder)
     assert loader.description.startswith("stored pixels, nothing to decode; ")
