@@ -1,10 +1,13 @@
-"""Convolutions as matrix products, where the library's are slow: between small maps, on a CPU.
+"""Convolutions as matrix products, where the library's are slow or stumble: between small maps.
 
 oneDNN's 4×4 convolutions with stride 2 reach the rate of a matrix product on large maps, and a
 fraction of it between 8×8 and 4×4; in bf16 the gradient of the weights there reaches a tenth. Laid
 out as patches the same arithmetic is one product forward and two backward (Chellapilla, Puri and
-Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006). Between
-4×4 and 1×1 there is one patch an image, so the product is all there is.
+Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006).
+
+Between 4×4 and 1×1 there is one patch an image, so the product is all there is, on every device and
+in compiled code. There it is needed: on CUDA the library lays out the gradient of such a layer's
+weights otherwise than Inductor expects, whose code then refuses it (seen with torch 2.11).
 
 The layers keep the parameters, names and results of those that they derive from, and are the
 library's convolution anywhere else.
@@ -12,6 +15,7 @@ library's convolution anywhere else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,11 +41,13 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d` without bias, dilation or groups: (B, C, H, W) → (B, O, h, w)."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        geometry = self.kernel_size[0], self.stride[0], int(self.padding[0])
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # (O, 16·C), a view in channels_last
+        if _is_one_patch(images.shape[2:], *geometry):
+            return (images.permute(0, 2, 3, 1).flatten(1) @ matrix.t())[:, :, None, None]
         if not _products_win(images, max(images.shape[2:])):
             return super().forward(images)
-        geometry = self.kernel_size[0], self.stride[0], int(self.padding[0])
         patches: torch.Tensor = _Patches.apply(images.permute(0, 2, 3, 1), *geometry)
-        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # (O, 16·C), a view in channels_last
         return (patches @ matrix.t()).permute(0, 3, 1, 2)
 
 
@@ -53,12 +59,21 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         geometry = self.kernel_size[0], self.stride[0], int(self.padding[0])
-        if not _products_win(maps, _side(max(maps.shape[2:]), *geometry)):
-            return super().forward(maps, output_size)
         matrix = self.weight.permute(0, 2, 3, 1).flatten(1)  # (C, 16·O), a view in channels_last
+        sides = [_side(side, *geometry) for side in maps.shape[2:]]
+        if _is_one_patch(sides, *geometry):
+            patch = maps.flatten(1) @ matrix
+            return patch.view(len(maps), *sides, -1).permute(0, 3, 1, 2)
+        if not _products_win(maps, max(sides)):
+            return super().forward(maps, output_size)
         patches = maps.permute(0, 2, 3, 1) @ matrix
         images: torch.Tensor = _Overlaps.apply(patches, *geometry)
         return images.permute(0, 3, 1, 2)
+
+
+def _is_one_patch(sides: Sequence[int], kernel: int, stride: int, padding: int) -> bool:
+    """Whether the kernel covers the larger map, whose sides these are, in one place only."""
+    return not padding and all(side == kernel for side in sides)
 
 
 def _products_win(maps: torch.Tensor, side: int) -> bool:

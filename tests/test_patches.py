@@ -47,6 +47,7 @@ def library(monkeypatch):
     def reference(*arguments):
         with monkeypatch.context() as patched:
             patched.setattr(patches, "LARGEST", 0)
+            patched.setattr(patches, "_is_one_patch", lambda *geometry: False)
             return results(*arguments)
 
     return reference
@@ -108,7 +109,7 @@ def note(calls, name, function, *arguments):
     return function(*arguments)
 
 
-@pytest.mark.parametrize(("largest", "products"), [(0, 0), (1, 0), (4, 1), (8, 2), (64, 4)])
+@pytest.mark.parametrize(("largest", "products"), [(0, 0), (4, 0), (8, 1), (64, 3)])
 def test_which_layers_are_products(monkeypatch, largest, products):
     monkeypatch.setattr(patches, "LARGEST", largest)
     calls: list[str] = []
@@ -119,6 +120,18 @@ def test_which_layers_are_products(monkeypatch, largest, products):
         Discriminator(32, ndf=4)(torch.zeros(2, 3, 32, 32))
         Generator(32, nz=5, ngf=4)(torch.zeros(2, 5, 1, 1))
     assert (calls.count("_gather"), calls.count("_overlap_add")) == (products, products)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_between_one_pixel_and_one_patch_no_convolution_is_left(kind, monkeypatch):
+    layer, maps = layer_and_input(kind, (4, 1, 0, 1))
+    for base in (torch.nn.Conv2d, torch.nn.ConvTranspose2d):
+        monkeypatch.setattr(base, "forward", None)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        results(layer, maps.detach(), layout)
+        assert layer.weight.grad.stride() == layer.weight.stride(), "what Inductor expects"
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(maps.detach()), layer(maps.detach()))
 
 
 def test_names_and_shapes_of_weights_are_the_librarys():
