@@ -4,16 +4,20 @@ import copy
 import os
 import re
 import resource
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from dcgan import speed
+from dcgan.capture import WARM_UPS, capture
 from dcgan.distributed import Ranks
 from dcgan.gradients import SharedGradients
 from dcgan.speed import choose_step
+from dcgan.stats import StepRows
 from tests.running import DCGAN_TRAIN, TINY, flags, run_command
 from tests.steps import BATCH, pixel_batch, states, whole_step
 
@@ -61,7 +65,7 @@ def test_what_cannot_be_had_is_told_and_replaced(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda part, **options: fail)
     assert step.prepare("graph", said.append) == "eager"
     assert said == [
-        "torch.compile failed, going on without it: RuntimeError: no such thing here",
+        "torch.compile failed, going on without it: RuntimeError: no such thing here in detail",
         *(
             f"capture of the CUDA graph failed, {which} attempt: {said[-1].split(': ', 1)[1]}"
             for which in ("first", "second")
@@ -105,6 +109,31 @@ def test_what_fails_on_another_rank_is_not_done_here_either(monkeypatch):
     assert [line.rpartition(": ")[2] for line in said] == ["on another rank"] * 3
     assert (step.update.generate, step.update.judge) == parts
     assert step._run == run
+
+
+def test_a_warm_up_has_room_in_a_tick_of_one_step(monkeypatch):
+    """The body runs, for once, on a CPU, where a row too many is an error."""
+    pretended = {
+        "Stream": MagicMock(),
+        "current_stream": MagicMock(),
+        "stream": lambda stream: nullcontext(),
+        "CUDAGraph": MagicMock(),
+        "graph": lambda graph, **options: nullcontext(),
+    }
+    for name, fake in pretended.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(
+        "dcgan.capture._drawing_again_after_a_failure", lambda random: nullcontext()
+    )
+    step, places = whole_step(), list[int]()
+    step.rows = StepRows(1, torch.device("cpu"))
+
+    def body() -> None:
+        places.append(int(step.rows.place))
+        step.body()
+
+    capture(body, step.random, step.unchanged)
+    assert places == [0] * (WARM_UPS + 1)
 
 
 def test_eager_needs_nothing():
