@@ -112,7 +112,6 @@ class Parts:
             progress=_Refill(self._say),
             rank=self._ranks.rank,
             num_ranks=self._ranks.count,
-            decode_alike=config.deterministic,
         )
 
     def _rows(self) -> StepRows:

@@ -38,7 +38,6 @@ class Loader(Batches):
         workers: decoding threads; None for one a core, at most eight.
         data_timeout: seconds to wait for a batch.
         decoder: for the set's samples; None for the best that this machine can run.
-        decode_alike: see `open_decoder`.
 
     Raises:
         UserError: the batch is larger than this rank's share of the set, the set has fewer pixels
@@ -59,7 +58,6 @@ class Loader(Batches):
         workers: int | None = None,
         data_timeout: float = DATA_TIMEOUT,
         decoder: Decoder | None = None,
-        decode_alike: bool = False,
     ) -> None:
         shards.require_size(image_size)
         self.shards, self.data_timeout = shards, data_timeout
@@ -67,7 +65,7 @@ class Loader(Batches):
         self.device = torch.device(device)
         self.schedule = Schedule.of(shards, batch_size, seed, rank, num_ranks)
         self.decoder = decoder or open_decoder(
-            shards, batch_size, image_size, channels, self.device, workers, dtype, decode_alike
+            shards, batch_size, image_size, channels, self.device, workers, dtype
         )
         identity: dict[str, str | int] = {
             "shard set": shards.fingerprint,
@@ -114,7 +112,6 @@ def open_decoder(
     device: torch.device,
     workers: int | None = None,
     dtype: torch.dtype = torch.uint8,
-    alike: bool = False,
 ) -> Decoder:
     """The best decoder that this machine can run, for the samples of a set.
 
@@ -126,15 +123,11 @@ def open_decoder(
         device: where batches go.
         workers: threads; None for the default.
         dtype: of what comes out.
-        alike: for CUDA, decode on the host. A GPU may have two JPEG decoders, and nothing says
-            that an image goes to the same one each time, or that both give it the same pixels.
     """
     if shards.manifest.recipe.store == "raw":
         return RawDecoder(shards, image_size, channels, device)
     workers = workers or default_workers()
     obstacle = _why_not_dali(device)
-    if alike and device.type == "cuda":
-        obstacle = "its pixels are the same each time"
     if obstacle:
         from pipeline.fallback import ThreadDecoder
 

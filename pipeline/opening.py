@@ -37,7 +37,6 @@ def open_loader(
     progress: Progress = lambda done, total: None,
     rank: int = 0,
     num_ranks: int = 1,
-    decode_alike: bool = False,
 ) -> Batches:
     """Open what `--shards` names with the best loader that this machine can run.
 
@@ -55,7 +54,6 @@ def open_loader(
         progress: told how far the cache is.
         rank: of this process; each reads and keeps its own share of the set.
         num_ranks: number of processes.
-        decode_alike: have a GPU's batches decoded on the host, whose pixels are always the same.
 
     Raises:
         UserError: no usable shard set there, one too small for the batch, or too large for the
@@ -79,7 +77,6 @@ def open_loader(
         channels=channels,
         workers=workers,
         data_timeout=data_timeout,
-        decode_alike=decode_alike,
     )
     loader.description += f"; {why}"
     return loader if where is None else ResidentCache(loader, where, dtype, progress)

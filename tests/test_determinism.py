@@ -14,7 +14,6 @@ from dcgan.run import RunFolder
 from dcgan.saved import require_whole
 from dcgan.trainer import Trainer
 from pipeline.errors import UserError
-from pipeline.loader import open_decoder
 from tests.running import (
     DCGAN_TRAIN,
     TINY,
@@ -86,6 +85,18 @@ def test_the_same_command_twice_leaves_the_same_files(tmp_path, numbered_set):
     assert sum(path.startswith("samples/") for path in found[0][1]) == 3
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # Inductor's own
+def test_the_same_command_twice_on_a_gpu(tmp_path, numbered_set):
+    shards, found = str(numbered_set(43, 16).folder), []
+    for name in ("one", "other"):
+        options = {"shards": shards, "max_steps": 12, "device": "cuda", "precision": "bf16"}
+        run = train_here(tiny(tmp_path / name, **options, deterministic=True)).run
+        assert "step     graph" in (run.path / "log.txt").read_text()
+        found.append([(run.path / file).read_bytes() for file in ("netG.pt", "losses.csv")])
+    assert found[0] == found[1]
+
+
 def is_alike(path: str) -> bool:
     return not path.startswith(("checkpoints/", "tensorboard/")) and path not in (
         *("config.json", "env.json", "log.txt", "stats.jsonl"),
@@ -154,32 +165,6 @@ def test_it_may_not_be_dropped_or_added_when_a_run_goes_on(tmp_path):
         with pytest.raises(UserError) as refused:
             session.train(tiny(tmp_path / name, max_steps=2, deterministic=asked))
         assert_four_parts(refused.value, "--deterministic")
-
-
-def test_for_a_gpu_images_are_decoded_on_the_host(numbered_set):
-    shards, gpu = numbered_set(12, 5), torch.device("cuda")
-    decoder = open_decoder(shards, 4, 32, 3, gpu, 1, alike=True)
-    assert decoder.name == "threads"
-    assert decoder.description.endswith("because its pixels are the same each time")
-
-
-def test_on_a_cpu_nothing_is_decoded_otherwise(numbered_set):
-    shards, cpu = numbered_set(12, 5), torch.device("cpu")
-    with_it, without = (open_decoder(shards, 4, 32, 3, cpu, 1, alike=on) for on in (True, False))
-    assert with_it.name == without.name
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_the_loader_is_told(tmp_path, counted, monkeypatch, on):
-    asked = []
-
-    def open_loader(*arguments: object, **options: Any) -> object:
-        asked.append(options["decode_alike"])
-        return counted
-
-    monkeypatch.setattr("dcgan.parts.open_loader", open_loader)
-    new_trainer(tiny(tmp_path, deterministic=on))
-    assert asked == [on]
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
     assert first == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8]
     assert isinstance(options, dict)
     assert callable(options.pop("progress"))
-    assert options == loading | {"rank": 0, "num_ranks": 1, "decode_alike": False}
+    assert options == loading | {"rank": 0, "num_ranks": 1}
 
 
 @pytest.mark.parametrize("fp64", [False, True])
