@@ -10,7 +10,7 @@ from dcgan.average import Average
 from dcgan.config import TrainConfig
 from dcgan.distributed import ALONE, Ranks
 from dcgan.models import Discriminator, Generator, init_weights, load_weights
-from dcgan.precision import set_matrix_format
+from dcgan.precision import choose_kernels, set_matrix_format
 from dcgan.speed import WholeStep
 from dcgan.stats import StepRows
 from dcgan.step import AdversarialStep
@@ -60,6 +60,7 @@ def build_step(
     """
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
+    choose_kernels()
     average = None
     if config.ema_nimg:
         average = Average(generator, config.batch_size, config.ema_nimg)

@@ -1,7 +1,7 @@
 """What `dcgan-doctor --verify` proves on the user's device, on nets and pictures of its own.
 
-Nothing here was run on a GPU where it was written. That is why it is here: whoever has one gets
-figures instead of our word.
+Another GPU, driver or version may behave otherwise than those that we have seen: whoever has one
+gets figures instead of our word.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 
 from dcgan.building import build_nets, build_step
 from dcgan.config import TrainConfig
-from dcgan.precision import AMPERE, choose_precision, set_matrix_format
+from dcgan.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.profile_bench import say
 from dcgan.profile_counts import Act, count_calls
 from dcgan.profile_options import StepOptions
@@ -110,6 +110,7 @@ def _enter(name: str, precision: str, build: Build, device: torch.device) -> Ent
         torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     begin, step = build()
+    begin()
     step()
     synchronise(device)
     ready_s = time.perf_counter() - began
@@ -129,7 +130,7 @@ def _tutorial(config: TrainConfig, pixels: Sequence[torch.Tensor], device: torch
         step = tutorial_step(*nets, config.nz, device, config.lr)
         # Its loader delivers them so; that it would also copy them to the device is left out
         images = cycle([to_signed(batch).contiguous() for batch in pixels])
-        return lambda: None, lambda: step(next(images))
+        return _try_no_kernels, lambda: step(next(images))
 
     return build
 
@@ -149,9 +150,19 @@ def _ours(
         if step.prepare(mode, said.append) != mode:
             raise UnavailableError("not available here: " + "; ".join(said))
         batches = cycle(pixels)
-        return rows.place.zero_, lambda: step(next(batches))
+
+        def begin() -> None:
+            rows.place.zero_()
+            choose_kernels()
+
+        return begin, lambda: step(next(batches))
 
     return build
+
+
+def _try_no_kernels() -> None:
+    """As torch has it by itself: the tutorial says nothing of cuDNN's trials."""
+    torch.backends.cudnn.benchmark = False
 
 
 def _pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:

@@ -34,7 +34,8 @@ AUTO = {
 """For each type of device what `--step auto` takes; eager on any other.
 
 On two cores with AMX, bf16 at the default sizes takes 392 ms eager and 520 ms compiled (medians of
-three rounds of `dcgan-profile step --compiled`). The CUDA entry is the design's, not a measurement.
+three rounds of `dcgan-profile step --compiled`). On an H100 a step takes 2.20 ms as a graph, but
+10.4 ms eager and 12.8 ms compiled without one: there the host is the slower of the two.
 """
 
 
@@ -268,5 +269,6 @@ def keep_compiled_code() -> None:
 
 
 def _told(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    # Two lines: Inductor's first one says no more than that it failed
+    reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
+    return f"{type(error).__name__}: {reason[:300]}" if reason else type(error).__name__
