@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all fuzz reliability soak lint clean-demo
+.PHONY: demo test test-all test-gpu fuzz reliability soak lint clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -33,12 +33,17 @@ clean-demo:
 
 # A process a core, up to four: each imports torch and DALI. A file's tests stay together, for they
 # share what they made; and in the order of names, which starts no long file last.
+# Without a GPU even where there is one: else the commands that the tests run would each compile.
+test test-all: export CUDA_VISIBLE_DEVICES =
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # One after the other: some of the slow ones measure memory and time.
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu
 
 # Thousands of hostile files, and how many of each kind were tried.
 fuzz: $(INSTALLED)

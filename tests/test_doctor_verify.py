@@ -274,6 +274,7 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # Inductor's own
 def test_everything_on_a_gpu():
     findings = list(examine(doctor_verify.checks(torch.device("cuda"), quiet)))
     assert not [finding for finding in findings if finding.verdict is not OK]

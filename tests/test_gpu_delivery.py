@@ -118,6 +118,7 @@ def test_the_cache_gives_what_the_loader_gives(open_on, where, dtype, device):
         assert torch.equal(one if dtype == torch.uint8 else to_signed(one), other)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_filling_from_the_cache_allocates_nothing_and_waits_for_nothing(open_on):
     loader = open_on("cuda")
     buffer = torch.zeros(4, 32, 32, 3, dtype=torch.uint8, device="cuda")

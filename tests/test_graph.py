@@ -271,9 +271,16 @@ def test_the_loaders_grey_is_that_of_the_graph(through_loader, through_dali, ima
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_the_gpus_pixels_are_near_the_graphs_on_the_cpu(shards, through_dali, image_size, channels):
-    # Not measured yet on a GPU: its JPEG decoder and its resize round by themselves
+    # Its JPEG decoder and its resize round by themselves
     options = {"dtype": torch.uint8, "channels": channels}
     loader = Loader(shards, len(shards), image_size, device="cuda", **options)
-    for name, pixels in by_name(loader, shards).items():
-        error = pixels.float() - through_dali(image_size, channels)[name].float()
-        assert error.abs().mean() < 1, name
+    wanted = through_dali(image_size, channels)
+    # Three pixels wide, with half as many samples of colour: the decoders fill in otherwise
+    # (8.6 levels on an H100, whose grey agrees)
+    odd = {f"{kind}-strip.jpg" for kind in KINDS} if channels == 3 else set()
+    apart = {
+        name: float((pixels.float() - wanted[name].float()).abs().mean())
+        for name, pixels in by_name(loader, shards).items()
+        if name not in odd
+    }
+    assert {name: mean for name, mean in apart.items() if mean >= 1} == {}

@@ -256,6 +256,7 @@ def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # Inductor's own
 def test_on_cuda_all_take_part(tmp_path):
     words = flags(**(TINY | {"device": "cuda", "json": tmp_path / "found.json"}))
     result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
