@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-gpu fuzz reliability soak lint clean-demo
+.PHONY: demo test test-all test-gpu bench fuzz reliability soak lint clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -42,8 +42,22 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+test-gpu: export REQUIRE = gpu
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
+
+# Before and after a change of the hot path: the loader, the step, and whether one waits for the other.
+# Small nets: it ends soon, and what a step costs beside its products is seen.
+BENCH_SET := --shards demo/shards --rounds 3 --seconds 1
+BENCH_NETS := --batch-size 32 --ngf 16 --ndf 16
+
+bench: demo/shards/manifest.json
+	@echo "== the loader alone"
+	@$(BIN)/dcgan-profile loader $(BENCH_SET)
+	@echo "== the step alone, on noise"
+	@$(BIN)/dcgan-profile step --rounds 3 --seconds 1 $(BENCH_NETS)
+	@echo "== both together"
+	@$(BIN)/dcgan-profile train $(BENCH_SET) $(BENCH_NETS)
 
 # Thousands of hostile files, and how many of each kind were tried.
 fuzz: $(INSTALLED)
@@ -60,6 +74,7 @@ reliability: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 $(INSTALLED): pyproject.toml

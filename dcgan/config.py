@@ -163,7 +163,7 @@ _COUNTS = (
     *("log_every", "sample_every", "keep", "evaluate_every"),
 )
 TROUBLE = ("warn", "rollback", "stop")
-
+CACHES = ("device", "host", "auto", "off")
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 STEPS = ("auto", "eager", "compiled", "graph")
 
@@ -173,7 +173,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     # Many more, and the system refuses the threads, which ends the process
     "workers": (lambda value: 1 <= value <= 1024, "from 1 to 1024"),
     "cache": (
-        lambda value: value in ("device", "host", "auto", "off"),
+        lambda value: value in CACHES,
         "device, host, auto or off",
     ),
     "data_timeout": (lambda value: 1 <= value <= 10**9, "from 1 s to 10^9 s"),

@@ -71,7 +71,7 @@ class Ranks:
             ranks.part_over(error)
             raise
         finally:
-            ranks._leave()
+            ranks._leave()  # noqa: SLF001, this class's own
 
     @classmethod
     def _found(cls) -> Self:

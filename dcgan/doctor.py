@@ -16,7 +16,7 @@ from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer()
 
 MARGIN = "  "
 

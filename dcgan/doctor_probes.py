@@ -21,7 +21,7 @@ _BOUND = re.compile(r"^([\w.-]+)\s*>=\s*([\d.]+)")
 
 def numbers(version: str) -> tuple[int, ...]:
     """A version's leading numbers, to compare: (2, 14, 1) of 2.14.1+cu130."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+    return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def why_no_torch() -> str | None:
@@ -121,7 +121,7 @@ def driver_version() -> str | None:
         pass  # as under WSL2, whose driver is Windows'
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20)
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     lines = told.stdout.split() if told.returncode == 0 else []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dcgan.models import Generator
     from dcgan.run import RunFolder
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer()
 
 LEAST = 16
 """Images a side: below that no distance says anything."""

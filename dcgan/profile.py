@@ -15,7 +15,7 @@ from dcgan.profile_report import publish
 from dcgan.version import VersionOption
 from pipeline.errors import told_plainly
 
-app = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 DATA, NETS, MEASURING, OUTPUT = "The data", "The nets", "The measuring", "The output"
 

@@ -51,8 +51,10 @@ def profile(options: Options) -> Report:
         bench.facts(),
         [_table(taken, by_wall, by_cpu)],
         [
-            "Ratios are medians over the rounds, of the rate (wall) and of the images made in a"
-            " second of CPU time (CPU).",
+            (
+                "Ratios are medians over the rounds, of the rate (wall) and of the images made in a"
+                " second of CPU time (CPU)."
+            ),
             *left_out,
         ],
         [Bars("Rate", "images a second", rates), Bars("CPU time", "µs an image", cpu)],

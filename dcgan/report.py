@@ -13,7 +13,7 @@ from dcgan.version import VersionOption, version
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer()
 
 COMPARISON = Path("comparison.html")
 """Where a comparison goes by default."""

@@ -18,7 +18,7 @@ from pipeline.files import PARTIAL
 if TYPE_CHECKING:
     from dcgan.sampling import Source
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 DEFAULT_SEEDS, DEFAULT_GRID, DEFAULT_FRAMES = "0-63", Path("samples.png"), 60

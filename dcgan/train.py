@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dcgan import config as known
 from dcgan.config import DEFAULT_EMA_NIMG, DEFAULT_EPOCHS, TrainConfig
 from dcgan.presets import PRESETS
 from dcgan.run import RunFolder
@@ -16,7 +17,7 @@ from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.feeder import DATA_TIMEOUT
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer()
 
 RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
 
@@ -42,6 +43,7 @@ def train(
         str | None,
         typer.Option(
             help=f"Options that go together: {', '.join(PRESETS)}; those given here win.",
+            autocompletion=lambda: [*PRESETS],
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -104,11 +106,19 @@ def train(
     ] = 0.0,
     precision: Annotated[
         str,
-        typer.Option(help="auto, fp32, tf32 or bf16.", rich_help_panel=UPDATES),
+        typer.Option(
+            help="auto, fp32, tf32 or bf16.",
+            autocompletion=lambda: [*known.PRECISIONS],
+            rich_help_panel=UPDATES,
+        ),
     ] = "auto",
     step: Annotated[
         str,
-        typer.Option(help="auto, eager, compiled or graph.", rich_help_panel=UPDATES),
+        typer.Option(
+            help="auto, eager, compiled or graph.",
+            autocompletion=lambda: [*known.STEPS],
+            rich_help_panel=UPDATES,
+        ),
     ] = "auto",
     mirror: Annotated[
         bool,
@@ -137,6 +147,7 @@ def train(
         str,
         typer.Option(
             help="Where the decoded set is kept after the first epoch: device, host, auto or off.",
+            autocompletion=lambda: [*known.CACHES],
             rich_help_panel=DATA,
         ),
     ] = "auto",
@@ -194,7 +205,9 @@ def train(
     on_trouble: Annotated[
         str,
         typer.Option(
-            help="What an alarm leads to: warn, rollback or stop.", rich_help_panel=OUTPUT
+            help="What an alarm leads to: warn, rollback or stop.",
+            autocompletion=lambda: [*known.TROUBLE],
+            rich_help_panel=OUTPUT,
         ),
     ] = "warn",
     version: VersionOption = False,

@@ -114,7 +114,7 @@ _worker: tuple[Work, Shared]
 
 
 def _start(work: Work, shared: Shared) -> None:
-    global _worker
+    global _worker  # noqa: PLW0603, a pool hands its initialiser's arguments to no task
     _worker = work, shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -24,6 +24,10 @@ def _why_no_gpu() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
+def _why_no_bash() -> str | None:
+    return None if shutil.which("bash") else "no bash"
+
+
 def _why_no_tar() -> str | None:
     return None if shutil.which("tar") else "no tar program"
 
@@ -44,6 +48,7 @@ def _why_no_chromium() -> str | None:
 T = TypeVar("T")
 
 OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "bash": _why_no_bash,
     "chromium": _why_no_chromium,
     "dali": _why_no_dali,
     "gpu": _why_no_gpu,

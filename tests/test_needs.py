@@ -30,7 +30,7 @@ def test_present_things_pass(monkeypatch):
 
 def test_misspelt_demands_are_refused(monkeypatch):
     monkeypatch.setenv("REQUIRE", "dalli")
-    with pytest.raises(pytest.UsageError, match="dalli; known: chromium, dali, gpu, tar"):
+    with pytest.raises(pytest.UsageError, match="dalli; known: bash, chromium, dali, gpu, tar"):
         demanded()
 
 

@@ -85,7 +85,7 @@ def test_one_rank_speaks_and_there_is_one_run(whole):
     assert (last["step"], last["nimg"], last["epoch"]) == (STEPS, 8 * STEPS, STEPS // 5)
     assert len(read_losses(run)) == STEPS
     assert len(set(map(bytes, cells(run.reals, 32)))) == 8  # the images of both
-    state = torch.load(sorted(run.checkpoints.glob("*.pt"))[-1], weights_only=True)
+    state = torch.load(max(run.checkpoints.glob("*.pt")), weights_only=True)
     assert state["step"]["random"].shape[0] == RANKS
     assert not torch.equal(*state["step"]["random"])
 

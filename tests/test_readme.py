@@ -96,7 +96,7 @@ def test_every_option_of_training_is_in_the_table_of_parameters():
     ours = "\n".join(line.split("|")[1] for line in table.splitlines() if line.startswith("|"))
     named = set(re.findall(r"--[A-Za-z-]+\w", ours)) - {"--classes"}
     options = {name for option in get_command(app).params for name in option.opts}
-    assert named == options - {"--help"}
+    assert named == options - {"--help", "--install-completion", "--show-completion"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "shards/README.md"])

@@ -3,15 +3,20 @@
 import json
 import re
 import sys
+from importlib import import_module
 
 import pytest
+from typer.main import get_command
 
 from tests.running import ROOT, run_command
 
-HEAVY = {"torch", "torchvision", "nvidia", "matplotlib", "webdataset", "plotly", "tensorboard"}
+HEAVY = {
+    *("torch", "torchvision", "torch_fidelity", "nvidia"),
+    *("matplotlib", "webdataset", "plotly", "tensorboard"),
+}
 
 TOLD = """
-import json, runpy, sys
+import json, runpy, sys, time
 name, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = name
 try:
@@ -20,21 +25,41 @@ try:
     else:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 except SystemExit as end:
-    print(json.dumps([end.code, sorted({module.partition(".")[0] for module in sys.modules})]))
+    loaded = sorted({module.partition(".")[0] for module in sys.modules})
+    print(json.dumps([end.code, loaded, time.process_time()]))
 """
-"""Runs a module or script with its arguments; the last line is its status and what it loaded."""
+"""Runs a module or script; the last line is its status, what it loaded, and its CPU seconds."""
+
+MOST_SECONDS = 1.0
+"""Of CPU time, the interpreter's start included: help that takes longer is asked for less often."""
 
 TOOLS = sorted(path.as_posix() for path in (ROOT / "tools").glob("*.py"))
 
 
 def start(tmp_path, *words):
     ended = run_command(sys.executable, "-c", TOLD, *words, cwd=tmp_path)
-    status, modules = json.loads(ended.stdout.splitlines()[-1])
+    status, modules, seconds = json.loads(ended.stdout.splitlines()[-1])
     assert "typer" in modules  # so the list is really that of the program
+    if "torch" not in modules:
+        assert 0 < seconds < MOST_SECONDS
     return status, HEAVY & set(modules), ended.stdout + ended.stderr
 
 
-COMMANDS = re.findall(r'^dcgan-\w+ = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.M)
+COMMANDS = re.findall(
+    r'^dcgan-\w+ = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+)
+SUBCOMMANDS = [
+    (module, name)
+    for module in COMMANDS
+    for name in getattr(get_command(import_module(module).app), "commands", {})
+]
+
+
+@pytest.mark.parametrize(("program", "name"), SUBCOMMANDS)
+def test_help_of_a_subcommand_loads_nothing_heavy(tmp_path, program, name):
+    status, heavy, said = start(tmp_path, program, name, "--help")
+    assert (status, heavy) == (0, set())
+    assert f"{name} [OPTIONS]" in said
 
 
 @pytest.mark.parametrize("program", [*COMMANDS, *TOOLS])
@@ -52,6 +77,7 @@ def test_help_and_version_load_nothing_heavy(tmp_path, program):
 def test_all_tools_are_asked():
     assert {"make_shards.py", "make_demo_faces.py"} <= {name.split("/")[-1] for name in TOOLS}
     assert len(COMMANDS) == 6
+    assert {name for _, name in SUBCOMMANDS} >= {"loader", "stages", "compare", "step", "train"}
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_nets_load_without_running_code(real, dry):
             (Discriminator(size, ndf=4, channels=channels), run.discriminator),
         ):
             load_weights(net, last, "")  # weights_only=True, and every name and shape fits
-            kept = sorted(run.nets.glob(f"{last.stem}-*.pt"))[-1]
+            kept = max(run.nets.glob(f"{last.stem}-*.pt"))
             assert _tensors(kept) == _tensors(last)
 
 

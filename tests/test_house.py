@@ -1,0 +1,111 @@
+"""House rules that no linter knows: sizes, and settings that must agree with one another."""
+
+import ast
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from dcgan import kept, resume
+from pipeline import index, manifest
+from tests.running import ROOT
+
+MOST_LINES = 300
+"""In a file: what is longer has two subjects."""
+
+MOST_IN_A_FUNCTION = 55
+"""Lines below its signature and docstring: a screen."""
+
+SOURCES = sorted(
+    path
+    for folder in ("pipeline", "dcgan", "tools", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def body_lines(function):
+    """Of a function, without signature and docstring: options and words are not what is long."""
+    words = isinstance(function.body[0], ast.Expr) and ast.get_docstring(function) is not None
+    above = function.body[0].end_lineno if words else function.body[0].lineno - 1
+    return function.end_lineno - above
+
+
+def test_files_and_functions_are_short():
+    assert len(SOURCES) > 200
+    long_files, long_functions, functions = {}, {}, 0
+    for path in SOURCES:
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT).as_posix()
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            long_files[name] = lines
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                functions += 1
+                if (lines := body_lines(node)) > MOST_IN_A_FUNCTION:
+                    long_functions[f"{name}:{node.lineno} {node.name}"] = lines
+    assert functions > 1000
+    assert (long_files, long_functions) == ({}, {})
+
+
+def test_a_rule_that_is_switched_off_says_why():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^ignore = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    lines = table.splitlines()
+    assert len(lines) == len(SETTINGS["tool"]["ruff"]["lint"]["ignore"])
+    unexplained = [line for line in lines if "#" not in line]
+    assert not [line for line in unexplained if not line.strip().startswith('"RUF00')]
+
+
+def test_the_workflow_is_the_script_on_the_oldest_python_and_a_newer_one():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    job = workflow["jobs"]["ci"]
+    assert [step["run"] for step in job["steps"] if "run" in step][-1] == ".ci/run"
+    versions = job["strategy"]["matrix"]["python"]
+    assert SETTINGS["project"]["requires-python"] == f">={versions[0]}"
+    assert versions == ["3.11", "3.12"]
+    assert workflow["concurrency"]["cancel-in-progress"] is True
+    assert "secrets" not in str(workflow)
+
+
+def test_what_runs_before_a_commit_is_what_lint_runs():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (local,) = hooks["repos"]
+    assert local["repo"] == "local"  # the tools of the environment: one version of each
+    before = {hook["entry"] for hook in local["hooks"]}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    assert recipe is not None
+    for line in recipe[1].splitlines():
+        assert line.strip().replace("$(BIN)", ".venv/bin") in before
+    images = next(hook for hook in local["hooks"] if hook["language"] == "fail")
+    refused = re.compile(images["files"])
+    for name in ("celeba/000001.jpg", "a.tar", "runs/1/netG.pt", "shards/samples.csv", "x.PNG"):
+        assert refused.search(name)
+        assert not re.search(images["exclude"], name)
+    assert refused.search("docs/img/fakes.png")
+    assert re.search(images["exclude"], "docs/img/fakes.png")
+    assert not refused.search("dcgan/train.py")
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/releasing.md"])
+def test_what_contributors_are_told_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:tests|pipeline|dcgan|tools|docs)/[\w./-]+\.\w+)`", text))
+    assert len(named) >= 2
+    assert not {name for name in named if not (ROOT / name).is_file()}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
+    asked = {word for line in re.findall(r"`make ([\w -]+)`", text) for word in line.split()}
+    assert {"test"} < asked
+    assert asked <= targets | {"docs"}
+
+
+def test_versions_of_formats_are_those_in_the_table():
+    text = (ROOT / "docs/releasing.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines()]
+    told = {name: today for name, _, today in (row for row in rows if len(row) == 3)}
+    assert told["shard set"] == str(manifest.FORMAT)
+    assert told["index of a shard"] == index.VERSION
+    assert told["checkpoint"] == str(resume.STATE)
+    assert told["kept references of `dcgan-evaluate`"] == str(kept.FORMAT)
