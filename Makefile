@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all test-gpu bench fuzz reliability soak lint clean-demo
+.PHONY: demo pictures test test-all test-gpu bench fuzz reliability soak lint docs clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -30,6 +30,10 @@ demo/faces/demo-faces.json: $(INSTALLED)
 
 clean-demo:
 	rm -rf demo
+
+# The README's: how the demo's net learned, and its report in Chromium.
+pictures: demo/run/report.html
+	$(BIN)/python docs/pictures.py demo/run docs/img
 
 # A process a core, up to four: each imports torch and DALI. A file's tests stay together, for they
 # share what they made; and in the order of names, which starts no long file last.
@@ -76,6 +80,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# Needs no network; a warning is an error.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet \
+		--builder html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

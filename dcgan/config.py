@@ -29,6 +29,7 @@ class TrainConfig:
     run: str | None = None
     """Run folder; None for the next free number below `runs/`."""
     batch_size: int = 128
+    """Images in a step, of all ranks together."""
     image_size: int = 64
     """Side of the images, in pixels."""
     channels: int = 3

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from dcgan.commandline import SETTINGS
 from dcgan.doctor_findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
@@ -21,7 +22,10 @@ app = typer.Typer()
 MARGIN = "  "
 
 
-@app.command()
+@app.command(
+    context_settings=SETTINGS,
+    epilog="For a bug report: dcgan-doctor --shards shards/ --verify --json report.json.",
+)
 def doctor(
     shards: Annotated[
         Path | None, typer.Option(help="Also open this shard set and read a batch of it.")
@@ -40,10 +44,8 @@ def doctor(
     version: VersionOption = False,
 ) -> None:
     """Look over this machine, and say in plain words what is wrong and what puts it right."""
-    if json not in (None, "-") and not (folder := Path(str(json)).parent).is_dir():
-        raise UserError(
-            f"--json {json}", f"no folder {folder}", "a file in a folder that exists", "make it"
-        )
+    if json not in (None, "-"):
+        _require_place(Path(str(json)))
     out = sys.stderr if json == "-" else sys.stdout
     # Of standard output nothing may be anything but the report
     checks, environment = _plan(shards, verify, device)
@@ -53,8 +55,18 @@ def doctor(
     out.write(f"\n{summary(findings)}\n")
     if json is not None:
         report = as_json(findings, environment, verify)
-        _publish(json, json_format.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        # Standard output may be of any encoding, and its escapes would be no JSON
+        text = json_format.dumps(report, indent=1, ensure_ascii=json == "-")
+        _publish(json, text + "\n")
     raise typer.Exit(1 if _failed(findings) else 0)
+
+
+def _require_place(path: Path) -> None:
+    wanted = "a file in a folder that exists"
+    if not path.parent.is_dir():
+        raise UserError(f"--json {path}", f"no folder {path.parent}", wanted, "make it")
+    if path.is_dir():
+        raise UserError(f"--json {path}", "a folder", wanted, f"for example {path / 'report.json'}")
 
 
 def _plan(

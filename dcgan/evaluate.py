@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, plain, told_plainly
 
@@ -29,9 +30,13 @@ LEAST = 16
 """Images a side: below that no distance says anything."""
 
 
-@app.command()
+@app.command(
+    context_settings=SETTINGS,
+    epilog="For example: dcgan-evaluate runs/0001. With FID and KID, from a file of weights:"
+    " dcgan-evaluate runs/0001 --weights pt_inception-2015-12-05-6726825d.pth.",
+)
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of dcgan-train.")],
     shards: Annotated[
         str | None,
         typer.Option(
@@ -42,7 +47,8 @@ def evaluate(
         bool, typer.Option("--raw-net", help="Judge the net as trained, not its moving average.")
     ] = False,
     n: Annotated[
-        int, typer.Option("--n", help="Images a side, for the sliced Wasserstein distance.")
+        int,
+        typer.Option("--n", help="Images a side for the sliced Wasserstein distance, 16 or more."),
     ] = 2048,
     fid: Annotated[
         bool,
@@ -58,7 +64,7 @@ def evaluate(
         int,
         typer.Option(
             "--fid-n",
-            help="Images a side, for FID and KID.",
+            help="Images a side for FID and KID, 16 or more.",
             show_default="50,000, or half of the set",
         ),
     ] = 50_000,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import torch
+from torch import nn
 
-from dcgan.models import Generator
 from dcgan.pictures import COLUMNS, ROWS
 from pipeline.pixels import to_uint8
 
@@ -30,13 +30,14 @@ def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
     return torch.stack(rows).reshape(len(seeds), nz, 1, 1)
 
 
-def generate(generator: Generator, noise: torch.Tensor) -> torch.Tensor:
+def generate(generator: nn.Module, noise: torch.Tensor) -> torch.Tensor:
     """Generate images with BatchNorm's running statistics, from a copy of the net.
 
     The ancestors sample in train mode, which mixes the images of a batch and disturbs training.
 
     Args:
-        generator: in any mode, type and memory layout; it stays as it is.
+        generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
+            it stays as it is.
         noise: (N, nz, 1, 1) float.
 
     Returns:
@@ -45,11 +46,12 @@ def generate(generator: Generator, noise: torch.Tensor) -> torch.Tensor:
     return torch.stack([*generate_each(generator, noise)])
 
 
-def generate_each(generator: Generator, noise: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def generate_each(generator: nn.Module, noise: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
     """Generate images one after another, as `generate` does, however many: in constant memory.
 
     Args:
-        generator: in any mode, type and memory layout; it stays as it is.
+        generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
+            it stays as it is.
         noise: latents of (nz, 1, 1) float each, taken a batch at a time.
 
     Yields:

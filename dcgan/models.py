@@ -3,7 +3,7 @@
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks", ICLR 2016 (arXiv:1511.06434): figure 1 is the generator at 64×64.
 At 64 the layers, their order and their names are those of the PyTorch DCGAN tutorial and of
-pytorch/examples, so weights from there load here.
+pytorch/examples, so weights from there load here::
 
     noise (B, nz, 1, 1) ─ Generator ─ images (B, C, S, S) in [-1, 1] ─ Discriminator ─ logits (B,)
 """

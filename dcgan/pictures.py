@@ -155,7 +155,9 @@ def _draw_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
     axes.set(title="Generator and discriminator loss", xlabel="step", ylabel="loss")
     finite = losses[np.isfinite(losses)]
     if finite.size:
-        axes.set_ylim(0, float(np.quantile(finite, 0.995)) * 1.1 + 1e-3)
+        low, high = (float(np.quantile(finite, share)) for share in (0.005, 0.995))
+        # From 0, below which binary cross-entropy never is; a loss of one's own may be
+        axes.set_ylim(min(0.0, low) * 1.1, max(0.0, high) * 1.1 + 1e-3)
     axes.legend(loc="upper right")  # looking for the best place takes long where curves are
     axes.grid(alpha=0.3)
     with replacing(path) as temporary:

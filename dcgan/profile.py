@@ -10,12 +10,18 @@ from typing import Annotated
 
 import typer
 
+from dcgan.commandline import SETTINGS
 from dcgan.profile_options import Options, StepOptions
 from dcgan.profile_report import publish
 from dcgan.version import VersionOption
 from pipeline.errors import told_plainly
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings=SETTINGS,
+    epilog="For example: dcgan-profile train --shards shards/, which says whether data or step"
+    " bounds. Options stand behind the command: dcgan-profile train --help has them.",
+)
 
 DATA, NETS, MEASURING, OUTPUT = "The data", "The nets", "The measuring", "The output"
 
@@ -23,10 +29,13 @@ Shards = Annotated[
     Path, typer.Option(help="Folder made by tools/make_shards.py.", rich_help_panel=DATA)
 ]
 Images = Annotated[
-    int, typer.Option(help="Take whole shards until they hold so many.", rich_help_panel=DATA)
+    int,
+    typer.Option(
+        help="Images to measure with: whole shards, until they hold so many.", rich_help_panel=DATA
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(help="Images in a batch.", rich_help_panel=DATA)]
-ImageSize = Annotated[int, typer.Option(help="Side in pixels.", rich_help_panel=DATA)]
+ImageSize = Annotated[int, typer.Option(help="Side in pixels, 8 to 4,096.", rich_help_panel=DATA)]
 NetsSize = Annotated[
     int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
 ]
@@ -41,15 +50,18 @@ Workers = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Of the order of images.", rich_help_panel=DATA)]
-Rounds = Annotated[int, typer.Option(help="Turns of each contender.", rich_help_panel=MEASURING)]
+Rounds = Annotated[
+    int, typer.Option(help="Turns that each contender has.", rich_help_panel=MEASURING)
+]
 Seconds = Annotated[
-    float, typer.Option(help="That a turn takes, at least.", rich_help_panel=MEASURING)
+    float, typer.Option(help="Seconds that a turn takes, at least.", rich_help_panel=MEASURING)
 ]
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MEASURING)
 ]
 Json = Annotated[
-    Path | None, typer.Option(help="Write all rounds to this file.", rich_help_panel=OUTPUT)
+    Path | None,
+    typer.Option(help="Write every round's numbers to this file.", rich_help_panel=OUTPUT),
 ]
 Plot = Annotated[
     Path | None, typer.Option(help="Draw the result to this PNG.", rich_help_panel=OUTPUT)
@@ -191,8 +203,10 @@ def train(
 def step(
     batch_size: BatchSize = 128,
     image_size: NetsSize = 64,
-    channels: Annotated[int, typer.Option(help="3 for RGB, 1 for grey.", rich_help_panel=DATA)] = 3,
-    nz: Annotated[int, typer.Option(help="Length of the latent.", rich_help_panel=NETS)] = 100,
+    channels: Annotated[
+        int, typer.Option(help="3 for colour, 1 for grey.", rich_help_panel=DATA)
+    ] = 3,
+    nz: Annotated[int, typer.Option(help="Length of a latent.", rich_help_panel=NETS)] = 100,
     ngf: Ngf = 64,
     ndf: Ndf = 64,
     rounds: Rounds = 5,
@@ -202,7 +216,7 @@ def step(
         bool,
         typer.Option(
             "--compiled",
-            help="Without CUDA too, where compiling takes minutes.",
+            help="Measure compiled code without CUDA too, where that takes minutes.",
             rich_help_panel=MEASURING,
         ),
     ] = False,

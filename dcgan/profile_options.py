@@ -35,6 +35,13 @@ class Options:
     plot: Path | None
 
     def __post_init__(self) -> None:
+        if str(self.shards) == "synthetic" and not self.shards.exists():
+            raise UserError(
+                "--shards synthetic",
+                "noise, which no loader reads",
+                "a shard set",
+                "pack one with tools/make_shards.py; dcgan-profile step needs none",
+            )
         _require_ranges(vars(self))
         _require_outputs(self.json, self.plot)
 

@@ -78,9 +78,17 @@ class RunFolder:
 
         Args:
             raw: take the net as it was trained instead.
+
+        Raises:
+            UserError: there is none yet.
         """
         average = self.generator_average
-        return average if average.exists() and not raw else self.generator
+        path = average if average.exists() and not raw else self.generator
+        if not path.is_file():
+            nets = [f"draw: dcgan-sample {net}" for net in sorted(self.nets.glob("netG-*.pt"))]
+            remedy = nets[-1] if nets else "wait for its first checkpoint, or go on with --run"
+            raise UserError(self.path, f"no {path.name} in it", "a run with a checkpoint", remedy)
+        return path
 
     def generator_at(self, nimg: int) -> Path:
         return self.nets / f"netG-{nimg:09d}.pt"
@@ -97,8 +105,10 @@ class RunFolder:
         """
         run = cls(path)
         if not run.config.is_file():
-            missing = "no config.json in it" if path.is_dir() else "no such folder"
-            raise UserError(path, missing, "a run folder of dcgan-train", "check the path")
+            found = "no config.json in it" if path.is_dir() else "no such folder"
+            runs = sorted(path.glob("*/config.json"))
+            remedy = f"name the run in it, {runs[-1].parent}" if runs else "check the path"
+            raise UserError(path, found, "a run folder of dcgan-train", remedy)
         return run
 
     @classmethod

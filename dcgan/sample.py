@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL
@@ -27,7 +28,11 @@ MAX_FRAMES = 3600
 """Three minutes; all are held in memory while the file is written."""
 
 
-@app.command()
+@app.command(
+    context_settings=SETTINGS,
+    epilog="For example: dcgan-sample runs/0001 --seeds 0-99 --each faces/, or"
+    " dcgan-sample runs/0001 --interpolate 12:34 --out walk.gif.",
+)
 def sample(
     net: Annotated[
         Path | None,
@@ -56,7 +61,7 @@ def sample(
         typer.Option(help="Walk from seed to seed instead, as in 12:34 or 12:34:56."),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(help="Of the whole walk.", show_default=str(DEFAULT_FRAMES))
+        int | None, typer.Option(help="Images in the whole walk.", show_default=str(DEFAULT_FRAMES))
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The walk's file, .gif or .webp.", show_default=False)
@@ -67,7 +72,9 @@ def sample(
     ] = False,
     cell: Annotated[
         str | None,
-        typer.Option(help="Only say which seed stands in this row,column of a training grid."),
+        typer.Option(
+            help="Only say which seed stands in this cell of a training grid: row,column from 0."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     version: VersionOption = False,

@@ -68,7 +68,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
         )
     path, texts = net, {SOFTWARE: f"{PACKAGE} {version()}"}
     if net.is_dir():
-        path = _net_of(RunFolder.open(net), raw_net)
+        path = RunFolder.open(net).generator_to_sample(raw_net)
         texts["Run"] = _printable(net.resolve().name)
     elif raw_net:
         raise UserError("--raw-net", f"{net}, which is one net", "a run folder", "leave it out")
@@ -135,15 +135,6 @@ def is_ours(picture: Path) -> bool:
             return str(opened.info.get(SOFTWARE, "")).startswith(PACKAGE)
     except Exception:  # Pillow's readers raise many kinds on what is not theirs
         return False
-
-
-def _net_of(run: RunFolder, raw_net: bool) -> Path:
-    path = run.generator_to_sample(raw_net)
-    if path.is_file():
-        return path
-    earlier = sorted(run.nets.glob("netG-*.pt"))
-    remedy = f"name an earlier net, {earlier[-1]}" if earlier else "wait until it has"
-    raise UserError(run.path, f"no {path.name} in it", "a run that has ended", remedy)
 
 
 def _check_grid(grid: Path, total: int, columns: int, side: int) -> None:

@@ -1,5 +1,7 @@
 """The whole step: pixels in, a row of statistics out, and nothing of the host in between.
 
+::
+
     pixels uint8 ─ flip ─ normalise ─┐
                               noise ─┴─ AdversarialStep ─ average of G ─ row of statistics
 
@@ -9,6 +11,7 @@ larger kernels of the nets, and graph records that once and repeats it as a sing
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -262,10 +265,15 @@ def keep_compiled_code() -> None:
 
     By default that is the folder for temporary files, which a restart may empty
     (docs.pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html). To be called before
-    the first optimiser is made: that loads Dynamo, which settles on a folder at once.
+    the first optimiser is made: that loads Dynamo, which settles on a folder at once, and makes it.
+    Where there is no home to write to, as in many containers, the folder stays torch's own.
     """
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(caches / "dcgan-shards" / "inductor"))
+    with contextlib.suppress(OSError, RuntimeError):  # the latter where nobody knows a home
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "dcgan-shards" / "inductor"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _told(error: Exception) -> str:

@@ -71,6 +71,10 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")
             refuse_swollen(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(
+            where, str(error.strerror), "a file that this user may read", "see ls -ld, or copy it"
+        ) from None
     except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
         raise UserError(
             where,

@@ -45,6 +45,9 @@ def discriminator_loss(
         logits_gz: (B,), of generated ones.
         smoothing: s; the label of real images is 1 - s, that of generated ones stays 0 (Salimans
             et al., "Improved Techniques for Training GANs", 2016, section 3.4).
+
+    Returns:
+        A scalar, 0 or more, in the logits' type.
     """
     loss_x = F.softplus(-logits_x).mean()
     if smoothing:
@@ -53,7 +56,14 @@ def discriminator_loss(
 
 
 def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
-    """Take -log D(G(z)), averaged."""
+    """Take -log D(G(z)), averaged.
+
+    Args:
+        logits_gz: (B,), of generated images.
+
+    Returns:
+        A scalar, 0 or more, in the logits' type.
+    """
     return F.softplus(-logits_gz).mean()
 
 
@@ -78,7 +88,9 @@ class AdversarialStep:
         optimizer_d: Adam of the discriminator.
         optimizer_g: Adam of the generator.
         generate, judge, loss_d, loss_g: the four parts that are functions of tensors alone; a
-            faster mode puts its compiled ones here.
+            faster mode puts its compiled ones here. Another loss may take the place of either,
+            before that: `loss_d` of D's outputs (B,) for real and for generated images, `loss_g`
+            of those for generated ones, each float32 → a scalar.
         share: called with a net whose gradients are there and not used yet; several ranks put
             their `SharedGradients` here.
     """

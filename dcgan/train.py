@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dcgan import config as known
-from dcgan.config import DEFAULT_EMA_NIMG, DEFAULT_EPOCHS, TrainConfig
+from dcgan.commandline import SETTINGS, FormerOptions
+from dcgan.config import (
+    CACHES,
+    DEFAULT_EMA_NIMG,
+    DEFAULT_EPOCHS,
+    PRECISIONS,
+    STEPS,
+    TROUBLE,
+    TrainConfig,
+)
 from dcgan.presets import PRESETS
 from dcgan.run import RunFolder
 from dcgan.version import VersionOption
@@ -22,7 +31,17 @@ app = typer.Typer()
 RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
 
 
-@app.command()
+def _one_of(values: Iterable[str], words: str, panel: str) -> Any:
+    """An option that takes one of these, and tells the shell so."""
+    return typer.Option(help=words, autocompletion=lambda: [*values], rich_help_panel=panel)
+
+
+@app.command(
+    cls=FormerOptions,
+    context_settings=SETTINGS,
+    epilog="First: python tools/make_shards.py celeba/ --out shards."
+    " Then: dcgan-train --shards shards --run runs/0001; afterwards: dcgan-sample runs/0001.",
+)
 def train(
     context: typer.Context,
     shards: Annotated[
@@ -41,10 +60,8 @@ def train(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help=f"Options that go together: {', '.join(PRESETS)}; those given here win.",
-            autocompletion=lambda: [*PRESETS],
-            rich_help_panel=RUN,
+        _one_of(
+            PRESETS, f"Options that go together: {', '.join(PRESETS)}; those given here win.", RUN
         ),
     ] = None,
     epochs: Annotated[
@@ -57,7 +74,7 @@ def train(
     ] = None,
     max_steps: Annotated[
         int | None,
-        typer.Option(help="End here instead, or earlier if --epochs says so.", rich_help_panel=RUN),
+        typer.Option(help="Steps to end after, if --epochs does not before.", rich_help_panel=RUN),
     ] = None,
     max_time: Annotated[
         float | None,
@@ -106,19 +123,11 @@ def train(
     ] = 0.0,
     precision: Annotated[
         str,
-        typer.Option(
-            help="auto, fp32, tf32 or bf16.",
-            autocompletion=lambda: [*known.PRECISIONS],
-            rich_help_panel=UPDATES,
-        ),
+        _one_of(PRECISIONS, "Of the nets: auto, fp32, tf32 or bf16.", UPDATES),
     ] = "auto",
     step: Annotated[
         str,
-        typer.Option(
-            help="auto, eager, compiled or graph.",
-            autocompletion=lambda: [*known.STEPS],
-            rich_help_panel=UPDATES,
-        ),
+        _one_of(STEPS, "How it runs: auto, eager, compiled or graph.", UPDATES),
     ] = "auto",
     mirror: Annotated[
         bool,
@@ -145,10 +154,8 @@ def train(
     ] = None,
     cache: Annotated[
         str,
-        typer.Option(
-            help="Where the decoded set is kept after the first epoch: device, host, auto or off.",
-            autocompletion=lambda: [*known.CACHES],
-            rich_help_panel=DATA,
+        _one_of(
+            CACHES, "Where the decoded set stays after an epoch: device, host, auto or off.", DATA
         ),
     ] = "auto",
     data_timeout: Annotated[
@@ -158,13 +165,13 @@ def train(
     netg: Annotated[
         str | None,
         typer.Option(
-            "--netG", help="Start the generator from this state dict.", rich_help_panel=NETS
+            "--netG", help="Start the generator with this file's weights.", rich_help_panel=NETS
         ),
     ] = None,
     netd: Annotated[
         str | None,
         typer.Option(
-            "--netD", help="Start the discriminator from this state dict.", rich_help_panel=NETS
+            "--netD", help="Start the discriminator with this file's weights.", rich_help_panel=NETS
         ),
     ] = None,
     deterministic: Annotated[
@@ -188,7 +195,8 @@ def train(
         int, typer.Option(help="Steps between sample grids.", rich_help_panel=OUTPUT)
     ] = 500,
     checkpoint_every: Annotated[
-        float, typer.Option(help="Minutes between checkpoints.", rich_help_panel=OUTPUT)
+        float,
+        typer.Option(help="Minutes between checkpoints; 0: each step.", rich_help_panel=OUTPUT),
     ] = 5.0,
     keep: Annotated[
         int,
@@ -204,11 +212,7 @@ def train(
     ] = None,
     on_trouble: Annotated[
         str,
-        typer.Option(
-            help="What an alarm leads to: warn, rollback or stop.",
-            autocompletion=lambda: [*known.TROUBLE],
-            rich_help_panel=OUTPUT,
-        ),
+        _one_of(TROUBLE, "What an alarm leads to: warn, rollback or stop.", OUTPUT),
     ] = "warn",
     version: VersionOption = False,
 ) -> None:

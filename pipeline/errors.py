@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import re
 import signal
 import sys
@@ -49,14 +51,43 @@ class UserError(ValueError):
         return type(self), (self.where, self.found, self.wanted, self.remedy, self.listed)
 
 
+_RIGHTS = "a file or folder that this user may use", "see whose it is with ls -ld, or name another"
+_ROOM = "room for what is written", "make room, or choose a place on another disk"
+_OF_THE_MACHINE = {
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: ("a disk that can be written", "choose a place on another"),
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.ENAMETOOLONG: ("a name that the file system takes, often 255 bytes", "shorten it"),
+    errno.ELOOP: ("a link that leads to a file or folder", "see where it leads with ls -l"),
+}
+"""What a system call may refuse wherever a path is used, with what is wanted and a remedy."""
+
+
+def _as_told(error: BaseException) -> UserError | None:
+    """The error as people see it; None for a fault of ours, whose traceback is needed."""
+    if isinstance(error, UserError):
+        return error
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    known = _OF_THE_MACHINE.get(error.errno or 0)
+    return known and UserError(error.filename, str(error.strerror), *known)
+
+
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Turn a `UserError` into its message on stderr and exit status 1, without a traceback.
 
+    So, too, what a path meets on the machine anywhere: no permission, no room, too long a name.
     Likewise Ctrl-C into exit status 130, whatever error it comes out as: numpy and torch lose a
     KeyboardInterrupt that is raised while they are imported, and fail later on something else.
     For a command's `main`: afterwards Ctrl-C ends the process at once.
+
+    What standard output cannot encode, as × where the locale is ASCII, is escaped there.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     interrupted = False
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -68,10 +99,11 @@ def told_plainly() -> Iterator[None]:
         signal.signal(signal.SIGINT, note)
     try:
         yield
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(1)
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
+        told = _as_told(error)
+        if told is not None:
+            sys.stderr.write(f"error: {told}\n")
+            sys.exit(1)
         if not interrupted:
             raise
         sys.exit(128 + signal.SIGINT)

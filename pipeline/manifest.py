@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -183,7 +184,7 @@ class ShardSet:
 def pack_command(folder: Path) -> str:
     """What makes a set in this folder, or makes it anew, for an error's remedy."""
     anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
-    return f"python tools/make_shards.py celeba/ --out {folder}{anew}"
+    return f"python tools/make_shards.py celeba/ --out {shlex.quote(str(folder))}{anew}"
 
 
 def digest(data: bytes) -> str:
@@ -201,16 +202,12 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     again = pack_command(folder)
     if not folder.is_dir():
-        found = "a file" if folder.exists() else "no such folder"
-        raise UserError(folder, found, "a shard set", f"pack your images first: {again}")
+        if folder.exists():
+            raise UserError(folder, "a file", "a shard set, which is a folder", _of_file(folder))
+        remedy = f"pack your images first: {again}"
+        raise UserError(folder, "no such folder", "a shard set", remedy)
     if not path.is_file():
-        unfinished = any(folder.glob("shard-*.tar*")) or (folder / ".packing").exists()
-        found = (
-            f"shards but no {MANIFEST}: an unfinished set"
-            if unfinished
-            else f"no {MANIFEST}: not a shard set"
-        )
-        raise UserError(folder, found, "a complete shard set", f"pack your images: {again}")
+        raise UserError(folder, *_no_manifest(folder))
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise UserError(path, "more than 64 MiB", "a manifest", f"pack again: {again}")
     try:
@@ -229,6 +226,33 @@ def _read_manifest(folder: Path) -> Manifest:
         raise UserError(
             path, found, "a manifest as it was written", f"pack again: {again}"
         ) from None
+
+
+def _of_file(path: Path) -> str:
+    """What to do with a file where a set's folder is wanted: it may be of a set, or a source."""
+    if (path.parent / MANIFEST).is_file():
+        return f"name the folder that it is in, {path.parent}"
+    return f"if it is an archive of images, pack it: {_pack_from(path)}"
+
+
+def _no_manifest(folder: Path) -> tuple[str, str, str]:
+    """What a folder is that is no complete set, what was wanted, and the remedy for it."""
+    wanted, missing = "a complete shard set", f"no {MANIFEST}: not a shard set"
+    names = {entry.name for entry in folder.iterdir()}
+    if ".packing" in names or any(re.match(r"shard-.*\.tar", name) for name in names):
+        found = f"shards but no {MANIFEST}: an unfinished set"
+        return found, wanted, f"pack your images: {pack_command(folder)}"
+    inside = sorted(name for name in names if (folder / name / MANIFEST).is_file())
+    if inside:
+        return missing, wanted, f"name the set in it, {folder / inside[0]}"
+    if names:  # somebody's: nothing may be packed into it, and perhaps it is the source
+        remedy = f"name the set, or if these are your images, pack them: {_pack_from(folder)}"
+        return missing, wanted, remedy
+    return missing, wanted, f"pack your images: {pack_command(folder)}"
+
+
+def _pack_from(source: Path) -> str:
+    return f"python tools/make_shards.py {shlex.quote(str(source))} --out shards"
 
 
 def _check_shard(folder: Path, shard: Shard) -> None:

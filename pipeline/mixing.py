@@ -108,7 +108,7 @@ def dense_ranks(keys: Ints) -> Ints:
 
 
 def neighbour_distance(ranks: Ints) -> float:
-    """Mean |difference| of adjacent ranks, as a share of a uniform shuffle's mean, (n + 1) / 3.
+    """Mean `|difference|` of adjacent ranks, as a share of a uniform shuffle's mean, (n + 1) / 3.
 
     The common test of such an order squares the differences (R. Bartels, "The Rank Version of von
     Neumann's Ratio Test for Randomness", JASA 77, 1982, pp. 40–46). Absolute ones are as sensitive
@@ -123,9 +123,9 @@ def neighbour_distance(ranks: Ints) -> float:
 def distance_deviation(count: int) -> float:
     """Standard deviation of `neighbour_distance` over all orders of so many ranks, n > 1.
 
-    The sum of the differences has the variance (n − 2)(n + 1)(4n − 7) / 90: each |U − V| of uniform
-    variables contributes 1/18, adjacent ones 1/180 twice, less 4/180 as the ranks are given. The
-    test compares it with all permutations of up to eight.
+    The sum of the differences has the variance (n − 2)(n + 1)(4n − 7) / 90: each `|U − V|` of
+    uniform variables contributes 1/18, adjacent ones 1/180 twice, less 4/180 as the ranks are
+    given. The test compares it with all permutations of up to eight.
     """
     variance = (count - 2) * (count + 1) * (4 * count - 7) / 90
     return 3 * math.sqrt(variance) / ((count - 1) * (count + 1))

@@ -240,6 +240,6 @@ def _require_few_rejects(rejected: int, images: int, share: float, target: Path)
             f"--max-rejects {share}",
             f"{rejected:,} of {images:,} images are rejected already",
             f"at most {int(share * images):,}",
-            f"see {target / PROGRESS}/*.rejects.csv for those of finished shards, or allow more;"
-            " the same command goes on with the shards that are finished",
+            f"see the first with --strict, those of finished shards in {target / PROGRESS}"
+            "/*.rejects.csv, or allow more; the same command goes on with what is finished",
         )

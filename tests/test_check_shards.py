@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -261,7 +262,28 @@ def test_a_sheet_of_few_samples_is_black_elsewhere(numbered_set, check):
 def test_a_sheet_that_cannot_be_saved_is_told_plainly(numbered_set, check):
     status, _, err = check(numbered_set, "--sheet", "no/such/folder/sheet.png")
     assert status == 1
-    assert four_parts(err)[1] == "No such file or directory"
+    assert four_parts(err)[1] == "no folder no/such/folder"
+    Path("folder.png").mkdir()
+    status, _, err = check(numbered_set, "--sheet", "folder.png")
+    assert status == 1
+    assert four_parts(err)[1] == "Is a directory"
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        (["--sheet", "sheet.jpg"], "no name of a PNG"),
+        (["--extract", "00000001", "--sheet", "sheet.png"], "--sheet beside it"),
+        (["--extract", "00000001", "--decode"], "--decode beside it"),
+    ],
+)
+def test_what_it_could_not_do_is_refused_before_anything_is_read(
+    numbered_set, check, options, found
+):
+    status, out, err = check(numbered_set, *options)
+    assert (status, out) == (1, [])
+    assert four_parts(err)[1] == found
+    assert not [path for path in Path().iterdir() if path.is_file()]
 
 
 def test_an_unfinished_set_is_called_so(numbered_set, check):

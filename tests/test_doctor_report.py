@@ -76,7 +76,7 @@ def run(monkeypatch, capsys, *words, checks=()):
 
 
 GOOD, SKIPPED, BROKEN = (
-    Check("a", lambda: ok("a", "1")),
+    Check("a", lambda: ok("a", "1×2")),
     Check("b", lambda: UNSEEN),
     Check("x", broken),
 )
@@ -103,6 +103,7 @@ def test_the_report_for_programs(monkeypatch, capsys, tmp_path, place):
     code, out, err = run(monkeypatch, capsys, *words, checks=[GOOD, SKIPPED])
     report = json.loads(out if place == "-" else (tmp_path / place).read_text())
     assert "something is wrong" in (err if place == "-" else out)
+    assert out.isascii() or place != "-"  # whatever the locale, and no escapes but JSON's
     assert (code, report["verdict"], report["verified"]) == (1, "FAIL", True)
     assert [finding["verdict"] for finding in report["findings"]] == ["ok", "not checked", "FAIL"]
     assert set(report["findings"][0]) == {"name", "verdict", "found", "wanted", "remedy"}
@@ -113,7 +114,11 @@ def test_the_report_for_programs(monkeypatch, capsys, tmp_path, place):
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["--device", "gpu"], "--device gpu"), (["--json", "nowhere/x.json"], "no folder nowhere")],
+    [
+        (["--device", "gpu"], "--device gpu"),
+        (["--json", "nowhere/x.json"], "no folder nowhere"),
+        (["--json", "."], "for example report.json"),
+    ],
 )
 def test_wrong_options_are_refused_in_four_parts(monkeypatch, capsys, tmp_path, words, said):
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """The error that people see: four parts, exit status 1, and no traceback."""
 
+import errno
 import pickle
 import signal
 import subprocess
@@ -45,9 +46,50 @@ def test_told_plainly_prints_and_exits_with_1(capsys):
     assert captured.out == ""
 
 
-def test_told_plainly_hides_no_error_of_ours():
-    with pytest.raises(ZeroDivisionError), told_plainly():
-        1 / 0  # noqa: B018
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("of ours"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "gone"),
+        OSError(errno.ENOSPC, "No space left on device"),  # of which file, nobody knows
+        PermissionError(errno.EACCES, "Permission denied", 3),  # an open file's number
+    ],
+)
+def test_told_plainly_hides_no_error_of_ours(error):
+    with pytest.raises(type(error)) as raised, told_plainly():
+        raise error
+    assert raised.value is error
+
+
+def test_what_a_path_meets_on_the_machine_is_told_in_four_parts(capsys, tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path, found in (
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "loop", "Too many levels of symbolic links"),
+    ):
+        with pytest.raises(SystemExit) as exit_, told_plainly():
+            path.open()
+        assert exit_.value.code == 1
+        where, *parts = capsys.readouterr().err.splitlines()
+        assert where == f"error: {path}"
+        assert parts[0] == f"  found   {found}"
+        assert [part.split()[0] for part in parts] == ["found", "wanted", "do"]
+
+
+@pytest.mark.parametrize("number", ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"])
+def test_so_is_what_root_never_meets(capsys, number):
+    with pytest.raises(SystemExit) as exit_, told_plainly():
+        raise OSError(getattr(errno, number), "the reason", "runs/0001/netG.pt")
+    assert exit_.value.code == 1
+    assert capsys.readouterr().err.startswith("error: runs/0001/netG.pt\n  found   the reason\n")
+
+
+def test_what_standard_output_cannot_encode_is_escaped():
+    script = "from pipeline.errors import told_plainly\nwith told_plainly(): print('178×218 µ')"
+    ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-c", script]
+    ended = subprocess.run(words, env=ascii_only, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (0, "178\\xd7218 \\xb5\n"), ended.stderr
 
 
 def test_told_plainly_says_nothing_of_what_an_interrupt_broke():

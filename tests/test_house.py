@@ -98,7 +98,7 @@ def test_what_contributors_are_told_exists(page):
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))
     asked = {word for line in re.findall(r"`make ([\w -]+)`", text) for word in line.split()}
     assert {"test"} < asked
-    assert asked <= targets | {"docs"}
+    assert asked <= targets
 
 
 def test_versions_of_formats_are_those_in_the_table():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +134,28 @@ def test_altered_shards_are_found_by_their_bytes(spare_set):
     assert spare_set.altered() == []
     replace_in("shard-000001.tar", b"JFIF", b"JFIX")(spare_set.folder)
     assert ShardSet.open(spare_set.folder).altered() == [spare_set.tars[1]]
+
+
+@pytest.mark.parametrize(
+    ("named", "remedy"),
+    [
+        ("my set/manifest.json", "name the folder that it is in, my set"),
+        ("my set/shard-000000.tar", "name the folder that it is in, my set"),
+        ("faces.zip", "pack it: python tools/make_shards.py faces.zip --out shards"),
+        ("some faces", "pack them: python tools/make_shards.py 'some faces' --out shards"),
+        (".", "name the set in it, my set"),
+        ("new set", "pack your images first: python tools/make_shards.py celeba/ --out 'new set'"),
+    ],
+)
+def test_what_is_no_set_leads_to_the_one_or_to_packing_it(
+    tmp_path, monkeypatch, spare_set, named, remedy
+):
+    shutil.copytree(spare_set.folder, tmp_path / "my set")
+    (tmp_path / "some faces").mkdir()
+    (tmp_path / "some faces/000001.jpg").write_bytes(b"a face")
+    (tmp_path / "faces.zip").write_bytes(b"PK")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        ShardSet.open(Path(named))
+    assert error.value.where == str(Path(named))
+    assert error.value.remedy.endswith(remedy)

@@ -97,6 +97,14 @@ def test_a_spike_does_not_flatten_the_rest(tmp_path):
     assert heights[1] == pytest.approx(heights[0], abs=30)
 
 
+def test_a_loss_below_zero_is_in_the_picture(tmp_path):
+    # Binary cross-entropy has none; a loss of one's own may
+    picture = drawn([[1.0, -3.0]] * STEPS, tmp_path / "a.png")
+    d, g = coloured(picture, blue=True), coloured(picture, blue=False)
+    assert len(g) > 500
+    assert g.mean() > d.mean() + 50
+
+
 # With words
 
 

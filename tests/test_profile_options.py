@@ -93,3 +93,12 @@ def test_an_error_is_told_without_a_traceback(tmp_path):
     ended = run_command(sys.executable, *words, cwd=tmp_path)
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: nowhere\n  found   no such folder\n")
+
+
+def test_noise_is_no_set_to_measure_a_loader_with(tmp_path):
+    ended = run_command(
+        *(sys.executable, "-m", "dcgan.profile", "loader", "--shards", "synthetic"), cwd=tmp_path
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: --shards synthetic\n  found   noise")
+    assert "dcgan-profile step" in ended.stderr

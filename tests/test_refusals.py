@@ -42,7 +42,7 @@ PACK = "python tools/make_shards.py celeba/ --out"
 
 REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ({"shards": "nowhere"}, ["nowhere\n", "no such folder", f"{PACK} nowhere"]),
-    ({"shards": "text.pt"}, ["text.pt\n", "a file", PACK]),
+    ({"shards": "text.pt"}, ["text.pt\n", "a file", "make_shards.py text.pt --out shards"]),
     ({"shards": "empty"}, ["empty\n", "not a shard set", f"{PACK} empty"]),
     ({"shards": "unfinished"}, ["unfinished\n", "shards but no", f"{PACK} unfinished"]),
     ({"shards": "altered"}, ["altered/shard-000001.tar\n", "bytes", f"{PACK} altered"]),

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dcgan.report import write_page
+from dcgan.report import report, write_page
 from dcgan.report_compare import MOST_RUNS
 from dcgan.report_page import LIMIT
 from pipeline.errors import UserError
@@ -21,8 +21,9 @@ def test_the_command_writes_where_it_is_told(tmp_path):
     both = run_command(*command, "faces", "other", cwd=tmp_path)
     assert (both.returncode, both.stdout) == (0, "report   comparison.html\n")
     assert "2 runs compared" in (tmp_path / "comparison.html").read_text()
+    (other.path / "mine.html").write_text("mine")
     before = contents(other.path)
-    wrong = run_command(*command, "other", "nowhere", "--out", "other/config.json", cwd=tmp_path)
+    wrong = run_command(*command, "other", "nowhere", "--out", "other/mine.html", cwd=tmp_path)
     assert wrong.returncode == 1
     assert "Traceback" not in wrong.stderr
     assert wrong.stderr.startswith("error: nowhere\n  found   no such folder")
@@ -44,3 +45,13 @@ def test_what_cannot_be_reported_is_refused(tmp_path):
             write_page(paths, out)
         assert_four_parts(caught.value, said)
     assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("name", ["page.pdf", "config.json", "page"])
+def test_a_page_is_not_written_under_the_name_of_something_else(tmp_path, name):
+    run = write_run(tmp_path / "faces")
+    before = contents(tmp_path)
+    with pytest.raises(UserError) as error:
+        report([run.path], tmp_path / name)
+    assert_four_parts(error.value, f"--out {tmp_path / name}\n", ".html")
+    assert contents(tmp_path) == before

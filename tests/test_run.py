@@ -87,3 +87,31 @@ def test_names_sort_by_the_images_seen(tmp_path):
     assert run.fakes(64).relative_to(tmp_path).as_posix() == "samples/fakes-000000064.png"
     assert run.generator_at(64).relative_to(tmp_path).as_posix() == "nets/netG-000000064.pt"
     assert run.discriminator_at(64).relative_to(tmp_path).as_posix() == "nets/netD-000000064.pt"
+
+
+def test_what_is_no_run_leads_to_the_one_that_is_meant(tmp_path):
+    for number in ("0001", "0002"):
+        (tmp_path / "runs" / number).mkdir(parents=True)
+        (tmp_path / "runs" / number / "config.json").write_text("{}")
+    for path, found, remedy in (
+        (tmp_path / "nowhere", "no such folder", "check the path"),
+        (tmp_path, "no config.json in it", "check the path"),
+        (tmp_path / "runs", "no config.json in it", str(tmp_path / "runs/0002")),
+        (tmp_path / "runs/0001/config.json", "no such folder", "check the path"),
+    ):
+        with pytest.raises(UserError) as error:
+            RunFolder.open(path)
+        assert (error.value.where, error.value.found) == (str(path), found)
+        assert error.value.remedy.endswith(remedy)
+
+
+def test_a_run_without_a_checkpoint_has_no_net_yet(tmp_path):
+    run = RunFolder(tmp_path)
+    for raw in (False, True):
+        with pytest.raises(UserError) as error:
+            run.generator_to_sample(raw)
+        assert_four_parts(error.value, f"{tmp_path}\n", "no netG.pt", "first checkpoint")
+    run.generator_average.touch()
+    assert run.generator_to_sample() == run.generator_average
+    run.generator.touch()
+    assert run.generator_to_sample(raw=True) == run.generator

@@ -67,12 +67,12 @@ def test_what_is_no_net(run):
 def test_a_run_that_has_not_ended_offers_its_latest_net(run):
     run.generator.unlink()
     run.generator_average.unlink()
-    assert "wait" in refusal("no netG.pt", net=run.path).remedy
+    assert refusal("no netG.pt", net=run.path).remedy.startswith("wait")
     run.nets.mkdir()
     for nimg in (128, 2560):
         save_weights(trained(SIDE, 4), run.generator_at(nimg))
     error = refusal("no netG.pt", net=run.path)
-    assert error.remedy.endswith(str(run.generator_at(2560)))
+    assert error.remedy.endswith(f"dcgan-sample {run.generator_at(2560)}")
     load_generator(run.generator_at(2560))
 
 

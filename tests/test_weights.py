@@ -100,6 +100,18 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path):
     assert mark.exists(), "the planted code was harmless: this test proved nothing"
 
 
+def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "netG.pt")
+
+    path = tmp_path / "netG.pt"
+    torch.save(Generator(32, ngf=2).state_dict(), path)
+    monkeypatch.setattr(torch, "load", refuse)  # root may read everything
+    error = refusal(Generator(32, ngf=2), path)
+    assert error.found == "Permission denied"
+    assert "ls -ld" in error.remedy
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
@@ -27,16 +28,21 @@ app = typer.Typer(add_completion=False)
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(
+    context_settings=SETTINGS,
+    epilog="For example: python tools/check_shards.py shards/ --sheet sheet.png.",
+)
 def check_shards(
-    shards: Annotated[Path, typer.Argument(help="Folder of a shard set.")],
+    shards: Annotated[Path, typer.Argument(help="Folder made by tools/make_shards.py.")],
     decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
     sheet: Annotated[
         Path | None, typer.Option(help="Save a contact sheet of 64 samples here, as PNG.")
     ] = None,
     extract: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Save this sample in the current folder, and end."),
+        typer.Option(
+            metavar="KEY", help="Save this sample, as 00000007, in the current folder, and end."
+        ),
     ] = None,
     version: VersionOption = False,
 ) -> None:
@@ -44,6 +50,11 @@ def check_shards(
 
     Exits with status 1, and names the shard and the sample, if a single bit has changed.
     """
+    if extract is not None and (sheet is not None or decode):
+        other = "--decode" if sheet is None else "--sheet"
+        raise UserError("--extract", f"{other} beside it", "only one of the two", "leave one out")
+    if sheet is not None:
+        _require_picture(sheet)
     shard_set = ShardSet.open(shards)
     if extract is not None:
         key, data = find(shard_set, extract)
@@ -79,6 +90,16 @@ def check_shards(
             findings.faults[:MAX_FAULTS_SHOWN],
         )
     console.print("all is as it was packed")
+
+
+def _require_picture(sheet: Path) -> None:
+    """Refuse now what could not be written after the whole set was read."""
+    where = f"--sheet {sheet}"
+    if sheet.suffix.lower() != ".png":
+        raise UserError(where, "no name of a PNG", "a file whose name ends in .png", "rename it")
+    if not sheet.parent.is_dir():
+        found, remedy = f"no folder {sheet.parent}", "make it"
+        raise UserError(where, found, "a file in a folder that exists", remedy)
 
 
 @contextmanager

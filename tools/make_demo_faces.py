@@ -18,6 +18,7 @@ from typing import Annotated
 
 import typer
 
+from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.demo_faces import MARK, Face, encode
 from pipeline.errors import UserError, told_plainly
@@ -84,7 +85,11 @@ def _is_ours(path: Path) -> bool:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(
+    context_settings=SETTINGS,
+    epilog="For example: python tools/make_demo_faces.py faces --count 4000."
+    " Then: python tools/make_shards.py faces.",
+)
 def make_demo_faces(
     out: Annotated[Path, typer.Argument(help="The folder to make: OUT/img_align_celeba/….")],
     count: Annotated[int, typer.Option(min=1, max=999_999, help="Faces to draw.")] = 4000,

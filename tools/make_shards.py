@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,10 +21,11 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.archives import Member
 from pipeline.celeba import select
-from pipeline.errors import plain, told_plainly
+from pipeline.errors import UserError, plain, told_plainly
 from pipeline.estimate import SAMPLE, Estimate, benchmark, estimate
 from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, describe, pack
 from pipeline.sources import Source, in_classes, open_source
@@ -40,16 +42,25 @@ CHOICE, STORE, CHECK, OUTPUT = "Which images", "What is stored", "What is checke
 Store = Literal["original", "jpeg", "raw"]
 
 
-@app.command()
+@app.command(
+    context_settings=SETTINGS,
+    epilog="For example: python tools/make_shards.py celeba/ --store raw --size 64"
+    " --out shards-raw. Then: dcgan-train --shards shards-raw.",
+)
 def make_shards(
     source: Annotated[
         Path, typer.Argument(help="A folder of images, at any depth, or a zip or tar of them.")
     ],
     out: Annotated[
-        Path, typer.Option(help="Where the shard set goes.", rich_help_panel=OUTPUT)
+        Path, typer.Option(help="Folder to make the shard set in.", rich_help_panel=OUTPUT)
     ] = Path("shards"),
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the global shuffle.", rich_help_panel=OUTPUT)
+        int,
+        typer.Option(
+            min=0,
+            help="Number that the shuffle of all images is drawn from.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = 0,
     per_shard: Annotated[
         int, typer.Option(min=1, help="Images in one shard.", rich_help_panel=OUTPUT)
@@ -64,7 +75,9 @@ def make_shards(
     ] = False,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes.", show_default="one a core", rich_help_panel=OUTPUT),
+        typer.Option(
+            min=1, help="Processes that pack.", show_default="one a core", rich_help_panel=OUTPUT
+        ),
     ] = None,
     limit: Annotated[
         int | None,
@@ -72,16 +85,20 @@ def make_shards(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="Take these sub-folders: a,b.", metavar="A,B", rich_help_panel=CHOICE),
+        typer.Option(
+            help="Take these sub-folders only, as in cats,dogs.",
+            metavar="A,B",
+            rich_help_panel=CHOICE,
+        ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="CelebA's train, valid or test.", rich_help_panel=CHOICE),
+        typer.Option(help="Take a part of CelebA: train, valid or test.", rich_help_panel=CHOICE),
     ] = None,
     where: Annotated[
         str | None,
         typer.Option(
-            help="CelebA's attributes: Smiling=1,Male=-1.",
+            help="Take by CelebA's attributes, as in Smiling=1,Male=-1.",
             metavar="NAME=±1,…",
             rich_help_panel=CHOICE,
         ),
@@ -89,14 +106,16 @@ def make_shards(
     store: Annotated[
         Store,
         typer.Option(
-            help="The file's bytes; small JPEGs; or pixels, for the fastest path.",
+            help="The files' own bytes, small JPEGs, or pixels for the fastest path.",
             rich_help_panel=STORE,
         ),
     ] = "original",
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side in pixels, for jpeg and raw.", show_default="64", rich_help_panel=STORE
+            help="Side in pixels, 8 to 4,096, for jpeg and raw.",
+            show_default="64",
+            rich_help_panel=STORE,
         ),
     ] = None,
     crop: Annotated[
@@ -108,7 +127,10 @@ def make_shards(
         ),
     ] = None,
     quality: Annotated[
-        int | None, typer.Option(help="Of jpeg.", show_default="95", rich_help_panel=STORE)
+        int | None,
+        typer.Option(
+            help="JPEG's, 1 to 100, for --store jpeg.", show_default="95", rich_help_panel=STORE
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option(help="Decode every image once, strictly.", rich_help_panel=CHECK)
@@ -120,7 +142,10 @@ def make_shards(
     max_rejects: Annotated[
         float,
         typer.Option(
-            min=0, max=1, help="End if more than this share is bad.", rich_help_panel=CHECK
+            min=0,
+            max=1,
+            help="End if more than this share is bad; 0.01 is 1%.",
+            rich_help_panel=CHECK,
         ),
     ] = MAX_REJECTS,
     only_estimate: Annotated[
@@ -143,6 +168,10 @@ def make_shards(
     The set depends on the source and the options alone, byte for byte, whatever the number of
     workers. Stopped at any moment, the same command goes on where it was.
     """
+    if only_estimate and only_benchmark:
+        raise UserError(
+            "--estimate", "--benchmark beside it", "only one of the two", "leave one out"
+        )
     recipe = make_recipe(store, size, crop, quality, checked=check)
     images = open_source(source)
     members = _choose(images, classes, split, where)[:limit]
@@ -217,7 +246,7 @@ def _summarise(packed: Packed, out: Path, seconds: float) -> None:
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")
     console.print(f"time    {seconds:.1f} s, {packed.written / seconds:,.0f} img/s")
-    console.print(f"next    dcgan-train --shards {out}")
+    console.print(f"next    dcgan-train --shards {shlex.quote(str(out))}")
 
 
 def _table(rows: list[Estimate]) -> Table:

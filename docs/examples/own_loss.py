@@ -1,0 +1,53 @@
+"""Own loss: the hinge loss in place of the binary cross-entropy, in an otherwise usual run.
+
+Lim and Ye, "Geometric GAN", 2017 (arXiv:1705.02894), section 3; as in Miyato et al., "Spectral
+Normalization for Generative Adversarial Networks", ICLR 2018 (arXiv:1802.05957), equations 16, 17.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import torch
+import torch.nn.functional as F
+
+from dcgan.config import TrainConfig
+from dcgan.log import Log
+from dcgan.signals import StopRequest
+from dcgan.trainer import Trainer
+from pipeline.errors import told_plainly
+
+
+def discriminator_hinge(logits_x: torch.Tensor, logits_gz: torch.Tensor) -> torch.Tensor:
+    """D's, of its outputs (B,) for real and for generated images: 0 where it is right by 1."""
+    return F.relu(1 - logits_x).mean() + F.relu(1 + logits_gz).mean()
+
+
+def generator_hinge(logits_gz: torch.Tensor) -> torch.Tensor:
+    """G's, which may be below 0."""
+    return -logits_gz.mean()
+
+
+CONFIG = TrainConfig(
+    shards="synthetic",  # or the folder of a set
+    run="own-loss",
+    batch_size=16,
+    image_size=32,
+    ngf=16,
+    ndf=16,
+    max_steps=30,
+    log_every=10,
+)
+
+
+def main() -> None:
+    with closing(Log()) as log, StopRequest() as stop:  # Ctrl-C: a checkpoint, and the end
+        trainer = Trainer(CONFIG, log)
+        trainer.step.update.loss_d = discriminator_hinge
+        trainer.step.update.loss_g = generator_hinge
+        trainer.run_until(stop)
+
+
+if __name__ == "__main__":
+    with told_plainly():
+        main()

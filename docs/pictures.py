@@ -1,0 +1,80 @@
+"""Makes the pictures of the README from a run on the drawn faces: `make pictures`.
+
+How a net learns, as a strip of grids, and a part of the run's report as Chromium shows it. Both
+are WebP, for a repository keeps every version of a picture.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dcgan.pictures import COLUMNS, INK, PADDING, PAPER, open_picture
+from dcgan.run import RunFolder
+
+CELLS = 4
+"""Of a grid's eight rows and columns: larger faces say more than more of them."""
+
+ABOVE, GAP = 36, 14
+"""Pixels above the grids, for their headings, and between them."""
+
+WIDTH, HEIGHT = 1100, 1450
+"""Pixels of the report that are shown."""
+
+
+def save_strip(run: RunFolder, out: Path) -> None:
+    """Put the same latents, untrained to trained, beside real images."""
+    config = json.loads(run.config.read_text())
+    grids = run.grids()
+    chosen = [grids[len(grids) // 5 - 1], grids[len(grids) // 2 - 1], grids[-1]]
+    panels = [("untrained", run.fakes_init)]
+    panels += [(f"{nimg // config['batch_size']:,} steps", path) for nimg, path in chosen]
+    panels += [("learned from", run.reals)]
+    grids_shown = [_corner(path) for _, path in panels]
+    width = sum(grid.width + GAP for grid in grids_shown) - GAP
+    strip = Image.new("RGB", (width, ABOVE + grids_shown[0].height), PAPER)
+    draw, font, left = ImageDraw.Draw(strip), ImageFont.load_default(size=20), 0
+    for (heading, _), grid in zip(panels, grids_shown, strict=True):
+        draw.text((left + PADDING, ABOVE - 12), heading, INK, font, anchor="ls")
+        strip.paste(grid, (left, ABOVE))
+        left += grid.width + GAP
+    strip.save(out, quality=88, method=6)
+
+
+def _corner(grid: Path) -> Image.Image:
+    """The first cells of a grid."""
+    picture = open_picture(grid)
+    side = (picture.width - PADDING) // COLUMNS * CELLS + PADDING
+    return picture.crop((0, 0, side, side))
+
+
+def save_page(page: Path, section: str, out: Path) -> None:
+    """Show a page in Chromium, from the section of that id on."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        tab.goto(f"{page.absolute().as_uri()}#{section}")
+        tab.wait_for_load_state("networkidle")
+        shot = tab.screenshot()
+        browser.close()
+    Image.open(io.BytesIO(shot)).convert("RGB").save(out, quality=85, method=6)
+
+
+def main() -> None:
+    """Read the run named first, write into the folder named second."""
+    run, folder = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
+    save_strip(run, folder / "progress.webp")
+    save_page(run.report, "samples", folder / "report.webp")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The repository's Markdown pages, taken apart: their blocks, commands, headings and links."""
+
+import functools
+import importlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from PIL import Image
+from typer.main import get_command
+
+from tests.running import ROOT
+
+BIN = Path(sys.executable).parent
+
+GUIDES = ("quickstart", "packing", "loader", "step", "training", "sampling")
+"""Pages of docs/ whose blocks run."""
+
+TINY = {"dcgan-train": "--batch-size 8 --max-steps 2"}
+"""What makes a command of a page take seconds."""
+TINY["torchrun"] = f"{TINY['dcgan-train']} --device cpu"
+
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+KEYWORDS = ("while", "do", "if", "then")
+FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Every Markdown file that git knows or would."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [ROOT / name for name in sorted(set(listed.stdout.splitlines()))]
+
+
+def name_of(page: Path) -> str:
+    """A page as a test's report names it."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def guide(name: str) -> Path:
+    """A page of docs/."""
+    return ROOT / f"docs/{name}.md"
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The text of a page's fenced blocks in these languages."""
+    found = FENCED.findall(page.read_text())
+    return [text for language, text in found if language in languages]
+
+
+def lines(page: Path, *languages: str) -> list[str]:
+    """The command lines in those blocks."""
+    text = "".join(blocks(page, *languages)).replace("\\\n", " ")
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return FENCED.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind `#`: the headings as GitHub writes them (and MyST, after it)."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> list[str]:
+    """The targets of a page's links and pictures but those on the web."""
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]
+
+
+def simple_commands(line: str) -> Iterator[list[str]]:
+    """The commands that a shell line is made of, each as its words."""
+    words = shlex.shlex(line, posix=True, punctuation_chars=True)
+    words.whitespace_split = True
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if set(word) <= set(";&|()"):
+            if command:
+                yield command
+            command = []
+        elif command or word not in KEYWORDS:
+            command.append(word)
+
+
+@functools.cache
+def program(name: str) -> Any:
+    """A command of ours as typer builds it: `dcgan-train`, or `tools/make_shards.py`."""
+    if name.startswith("dcgan-"):
+        assert name in SCRIPTS, f"no command {name}"
+        app = importlib.import_module(SCRIPTS[name].partition(":")[0]).app
+    else:
+        spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        app = module.app
+    assert isinstance(app, typer.Typer)
+    return get_command(app)
+
+
+EVERYWHERE = {"--help", "--version", "--install-completion", "--show-completion"}
+"""Options that every command has."""
+
+
+def options(name: str) -> set[str]:
+    """All options of a command and its sub-commands but those that every one has.
+
+    Of a pair, such as `--check` and `--no-check`, the one that changes the default.
+    """
+    command = program(name)
+    parts = [command, *getattr(command, "commands", {}).values()]
+    named = {named_as(each) for part in parts for each in part.params}
+    return {option for option in named if option.startswith("--")} - EVERYWHERE
+
+
+def named_as(parameter: Any) -> str:
+    """An option as pages name it."""
+    names = parameter.secondary_opts if parameter.default is True else parameter.opts
+    return str(names[-1])
+
+
+def parse(name: str, words: list[str]) -> None:
+    """Have a command's own parser read its arguments; raises what it raises."""
+    command = program(name)
+    if hasattr(command, "commands"):
+        assert words, f"{name} without a sub-command"
+        command, words = command.commands[words[0]], words[1:]
+    # Done at once, for completion to the shell of whoever runs the tests; other tests have them
+    if not EVERYWHERE & set(words):
+        command.make_context(name, list(words))
+
+
+def make_celeba_zip(path: Path, count: int = 16) -> None:
+    """An archive like CelebA's, of plain pictures."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(count):
+            picture = io.BytesIO()
+            Image.new("RGB", (178, 218), (16 * number, 128, 99)).save(picture, "JPEG")
+            archive.writestr(f"img_align_celeba/{number + 1:06d}.jpg", picture.getvalue())
+
+
+def shell(command: str, folder: Path) -> str:
+    """What a command of a page prints, run as a user would."""
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",  # several wait for each other wherever the machine is busy
+    }
+    done = subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,65 @@
+"""What the command lines have in common: -h, and an answer to the ancestors' options."""
+
+import sys
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+from dcgan import doctor, evaluate, profile, report, sample, train
+from dcgan.commandline import FORMER
+from pipeline.errors import UserError
+from tests.running import assert_four_parts
+from tools import check_shards, make_demo_faces, make_shards
+
+PROGRAMS = (train, profile, doctor, sample, evaluate, report)
+TOOLS = (make_shards, check_shards, make_demo_faces)
+
+MEASURED = ("loader", "stages", "compare", "sweep", "train", "step")
+COMMANDS: list[tuple[ModuleType, tuple[str, ...]]] = [
+    *((program, ()) for program in (*PROGRAMS, *TOOLS)),
+    *((profile, (command,)) for command in MEASURED),
+]
+
+
+@pytest.mark.parametrize(("program", "words"), COMMANDS)
+def test_h_is_help_and_help_ends_in_an_example(monkeypatch, program, words):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = CliRunner().invoke(program.app, [*words, "-h"]).stdout
+    assert shown == CliRunner().invoke(program.app, [*words, "--help"]).stdout
+    assert "Usage: " in shown
+    if not words:  # an example to go on with
+        last = shown.rstrip().rpartition("\n\n")[2]
+        assert "dcgan-" in last or "python tools/" in last
+
+
+def test_all_of_dcgan_profile_is_asked():
+    assert len(profile.app.registered_commands) == len(MEASURED)
+
+
+OPTIONS = {name for param in train.train.__annotations__ for name in [param.replace("_", "-")]}
+
+
+@pytest.mark.parametrize("former", FORMER)
+@pytest.mark.parametrize("form", [["{}", "3"], ["{}=3"], ["--shards", "synthetic", "{}"]])
+def test_an_option_of_the_ancestors_is_answered_with_ours(monkeypatch, capsys, former, form):
+    monkeypatch.setattr(sys, "argv", ["dcgan-train", *(word.format(former) for word in form)])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {former}\n")
+    ours = FORMER[former].split(":")[0].split()[0]
+    assert f"  wanted  {ours}" in err
+    if ours.startswith("--") and former != "--classes":
+        assert ours.removeprefix("--") in OPTIONS
+
+
+def test_the_ancestors_options_that_are_ours_too_are_taken():
+    assert not {f"--{name}" for name in OPTIONS} & set(FORMER)
+
+
+def test_make_shards_estimates_or_compares(tmp_path):
+    with pytest.raises(UserError) as error:
+        make_shards.make_shards(tmp_path, only_estimate=True, only_benchmark=True)
+    assert_four_parts(error.value, "--estimate", "--benchmark")
