@@ -59,7 +59,7 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     workers: int | None = None
-    """Threads that decode; None for one a core, at most eight."""
+    """Threads that decode; None for one a core, at most 8, or 4 for a GPU."""
     cache: str = "auto"
     """Where the decoded set is kept from the second epoch on: device, host, auto or off."""
     data_timeout: float = DATA_TIMEOUT

@@ -71,7 +71,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that decode images.", show_default="one a core, up to 8"),
+        typer.Option(help="Threads that decode images.", show_default="one a core, up to 8; 4 for a GPU"),
     ] = None,
     version: VersionOption = False,
 ) -> None:

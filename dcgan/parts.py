@@ -90,7 +90,7 @@ class Parts:
             config,
             run=str(self.run.path),
             device=str(picked),
-            workers=config.workers or default_workers(),
+            workers=config.workers or default_workers(self.device),
             precision=self.precision.name,
             step=self.mode.name,
             ranks=self._ranks.count,

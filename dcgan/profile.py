@@ -45,7 +45,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         help="Threads of ours, processes of others.",
-        show_default="one a core, up to 8",
+        show_default="one a core, up to 8; 4 for a GPU",
         rich_help_panel=DATA,
     ),
 ]

@@ -46,7 +46,7 @@ class Bench:
         self.shards = first_shards(ShardSet.open(options.shards), options.images)
         self.shards.require_size(options.image_size)
         steps_per_epoch(len(self.shards), options.batch_size)
-        self.workers = options.workers or default_workers()
+        self.workers = options.workers or default_workers(self.device)
         self.conditions = Conditions(
             options.batch_size, options.image_size, self.device, self.workers, options.seed
         )

@@ -25,7 +25,7 @@ class Options:
     images: int
     """Whole shards are taken until they hold so many."""
     workers: int | None
-    """Threads of ours, processes of others; None for one a core, at most eight."""
+    """Threads of ours, processes of others; None for one a core, at most 8, or 4 for a GPU."""
     batch_size: int
     image_size: int
     """Side, in pixels."""

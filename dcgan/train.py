@@ -148,7 +148,7 @@ def train(
         int | None,
         typer.Option(
             help="Threads that decode images.",
-            show_default="one a core, up to 8",
+            show_default="one a core, up to 8; 4 for a GPU",
             rich_help_panel=DATA,
         ),
     ] = None,

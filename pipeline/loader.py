@@ -35,7 +35,7 @@ class Loader(Batches):
         rank: of this process among all; ranks see disjoint images.
         num_ranks: number of processes.
         channels: 3 (RGB) or 1 (luma).
-        workers: decoding threads; None for one a core, at most eight.
+        workers: decoding threads; None for one a core, at most 8, or 4 for a GPU.
         data_timeout: seconds to wait for a batch.
         decoder: for the set's samples; None for the best that this machine can run.
 
@@ -126,7 +126,7 @@ def open_decoder(
     """
     if shards.manifest.recipe.store == "raw":
         return RawDecoder(shards, image_size, channels, device)
-    workers = workers or default_workers()
+    workers = workers or default_workers(device)
     obstacle = _why_not_dali(device)
     if obstacle:
         from pipeline.fallback import ThreadDecoder

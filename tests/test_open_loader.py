@@ -210,7 +210,10 @@ def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numb
 # Threads
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(None, 1), (1, 1), (2, 2), (64, 8)])
-def test_default_workers_are_one_a_core_at_most_eight(monkeypatch, cores, workers):
+@pytest.mark.parametrize(
+    ("cores", "device", "workers"),
+    [(None, "cpu", 1), (1, "cpu", 1), (2, "cuda", 2), (64, "cpu", 8), (64, "cuda:1", 4)],
+)
+def test_default_workers_are_one_a_core_up_to_a_limit(monkeypatch, cores, device, workers):
     monkeypatch.setattr("os.cpu_count", lambda: cores)
-    assert default_workers() == workers
+    assert default_workers(torch.device(device)) == workers
