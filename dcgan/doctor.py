@@ -15,7 +15,7 @@ from dcgan.commandline import SETTINGS
 from dcgan.doctor_findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
-from pipeline.files import write_whole
+from pipeline.files import write_whole, writing
 
 app = typer.Typer()
 
@@ -159,13 +159,8 @@ def _publish(json: str, text: str) -> None:
     if json == "-":
         sys.stdout.write(text)
         return
-    try:
+    with writing(f"--json {json}"):
         write_whole(Path(json), text.encode())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"--json {json}", reason, "a place for a new file", "choose another"
-        ) from None
 
 
 def _progress(line: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ from rich.table import Table
 from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, plain, told_plainly
+from pipeline.files import writing
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +71,9 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that decode images.", show_default="one a core, up to 8; 4 for a GPU"),
+        typer.Option(
+            help="Threads that decode images.", show_default="one a core, up to 8; 4 for a GPU"
+        ),
     ] = None,
     version: VersionOption = False,
 ) -> None:
@@ -127,18 +129,18 @@ class _Setting:
     ) -> None:
         self._net = net
         size, channels = net.options["--image-size"], net.options["--channels"]
-        self._open = (shards, size, channels, device, workers)
+        self._set = (shards, size, channels, device, workers)
 
     def reals(self, n: int) -> Reals:
         from dcgan.metrics import Reals
 
-        return Reals(*self._open, 2 * n)
+        return Reals(*self._set, 2 * n)
 
     def swd(self, n: int) -> Swd:
         from dcgan.metrics import Judge
 
         _progress("sliced Wasserstein distance")
-        return Judge(*self._open, n).judge(self._net)
+        return Judge(self.reals(n), n).judge(self._net)
 
     def neighbours(self, n: int, picture: Path) -> list[Measured]:
         from dcgan import neighbours
@@ -177,17 +179,9 @@ class _Seen:
             append_line(self._run.metrics, measured.record(self.nimg, self._net))
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            path,
-            f"cannot be written ({error.strerror or error})",
-            "a run folder that can be written, and room in it",
-            "make room, then give the same command again",
-        ) from None
+def _writing(path: Path) -> AbstractContextManager[None]:
+    wanted = "a run folder that can be written, and room in it"
+    return writing(path, wanted, "make room, then give the same command again")
 
 
 def print_facts(facts: dict[str, str]) -> None:

@@ -116,6 +116,7 @@ class Reals:
         wanted: how many will be asked for; noise is made to that number.
 
     Attributes:
+        image_size, device: as given.
         total: images there are to read.
         recipe: what was done to them, for people.
         fingerprint: of the set.
@@ -130,9 +131,10 @@ class Reals:
         image_size: int,
         channels: int,
         device: torch.device,
-        workers: int | None,
-        wanted: int,
+        workers: int | None = None,
+        wanted: int = 2 * N,
     ) -> None:
+        self.image_size, self.device = image_size, device
         self._options = (image_size, channels, device, 0, workers)
         self._shards, self._batch = shards, max(1, -(-wanted // BATCHES))
         shape = f"{image_size}×{image_size}×{channels}"
@@ -212,35 +214,19 @@ class Judge:
     (12 KB each at 64×64×3); a measurement takes another 150 KB an image for as long as it lasts.
 
     Args:
-        shards: folder of a shard set, or `synthetic`.
-        image_size: side of the images, in pixels.
-        channels: 3 or 1.
-        device: where images are decoded and, if it is CUDA, distances computed.
-        workers: decoding threads; None for the loader's default.
+        reals: the set's; distances are computed on its device if that is CUDA.
         n: images a side; half of the set where that is less.
-
-    Raises:
-        UserError: no usable set of at least two images.
     """
 
-    def __init__(
-        self,
-        shards: str,
-        image_size: int,
-        channels: int,
-        device: torch.device,
-        workers: int | None = None,
-        n: int = N,
-    ) -> None:
-        reals = Reals(shards, image_size, channels, device, workers, 2 * n)
+    def __init__(self, reals: Reals, n: int = N) -> None:
         self.n = reals.at_most(n)
         self.source = Provenance(reals.recipe, reals.fingerprint, swd.TOLD)
         # Apple's MPS has no float64, in which the sums are taken
-        self._device = device if device.type == "cuda" else torch.device("cpu")
+        self._device = reals.device if reals.device.type == "cuda" else torch.device("cpu")
         key = {"metric": "swd", "how": swd.TOLD, "reals": reals.recipe, "n": self.n}
         arrays = kept(key | {"shards": reals.fingerprint}, lambda: self._reference(reals))
         self._reals = torch.from_numpy(arrays["images"])
-        sides = swd.scales(image_size)
+        sides = swd.scales(reals.image_size)
         self._floor = dict(zip(sides, arrays["floor"].tolist(), strict=True))
 
     def _reference(self, reals: Reals) -> Arrays:

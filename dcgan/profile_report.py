@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from pipeline.errors import UserError
-from pipeline.files import replacing, write_whole
+from pipeline.files import replacing, write_whole, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,10 +75,12 @@ def publish(report: Report, json_file: Path | None, plot_file: Path | None) -> N
         console.print(conclusion)
     if json_file is not None:
         text = json.dumps(as_json(report), indent=1, allow_nan=False)
-        _write(json_file, lambda: write_whole(json_file, text.encode() + b"\n"))
+        with writing(json_file):
+            write_whole(json_file, text.encode() + b"\n")
         console.print(f"json     {json_file}")
     if plot_file is not None:
-        _write(plot_file, lambda: plot(report, plot_file))
+        with writing(plot_file):
+            plot(report, plot_file)
         console.print(f"plot     {plot_file}")
 
 
@@ -159,12 +160,3 @@ def _drawn(table: Table) -> RichTable:
     for row in table.rows:
         drawn.add_row(*row)
     return drawn
-
-
-def _write(path: Path, write: Any) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise UserError(
-            path, error.strerror or str(error), "a place for a new file", "choose another"
-        ) from None

@@ -12,7 +12,7 @@ from dcgan.commandline import SETTINGS
 from dcgan.run import RunFolder
 from dcgan.version import VersionOption, version
 from pipeline.errors import UserError, told_plainly
-from pipeline.files import write_whole
+from pipeline.files import write_whole, writing
 
 app = typer.Typer()
 
@@ -75,13 +75,9 @@ def write_page(runs: list[Path], out: Path) -> None:
     records = read_runs(runs)
     one = len(records) == 1
     page = run_page(records[0], version()) if one else comparison_page(records, version())
-    try:
+    with writing(out, remedy="choose another --out"):
         # A name or a value may hold half a character, which UTF-8 cannot say
         write_whole(out, page.encode(errors="replace"))
-    except OSError as error:
-        raise UserError(
-            out, error.strerror or str(error), "a place for a new file", "choose another --out"
-        ) from None
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, write_whole
+from pipeline.files import PARTIAL, locked, write_whole, writing
 
 NUMBERED = Path("runs")
 """Where runs go that were given no name."""
@@ -148,16 +148,9 @@ class RunFolder:
         Raises:
             UserError: it cannot be made.
         """
-        try:
+        with writing(f"--run {self.path}", "a folder that can be made"):
             for folder in (self.samples, self.nets, self.checkpoints):
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--run {self.path}",
-                str(error.strerror),
-                "a folder that can be made",
-                "choose another",
-            ) from None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -166,22 +159,14 @@ class RunFolder:
         Raises:
             UserError: another process has it.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"--run {self.path}",
-                "a run that another process is training",
-                "a run that nobody trains at the moment",
-                "wait for its end, or choose another --run",
-            ) from None
-        try:
+        refusal = UserError(
+            f"--run {self.path}",
+            "a run that another process is training",
+            "a run that nobody trains at the moment",
+            "wait for its end, or choose another --run",
+        )
+        with locked(self.path / LOCK, refusal):
             yield
-        finally:
-            lock.release()
 
     def options(self) -> dict[str, Any]:
         """What `config.json` says.

@@ -191,16 +191,11 @@ class Watch:
 
     def _judged_by(self) -> Judge:
         if self._judge is None:
-            from dcgan.metrics import Judge
+            from dcgan.metrics import Judge, Reals
 
-            config = self._config
-            self._judge = Judge(
-                config.shards,
-                config.image_size,
-                config.channels,
-                torch.device(config.device),
-                config.workers,
-            )
+            config, device = self._config, torch.device(self._config.device)
+            sizes = config.image_size, config.channels
+            self._judge = Judge(Reals(config.shards, *sizes, device, config.workers))
         return self._judge
 
     def _plot(self) -> None:

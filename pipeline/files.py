@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and folders that one process has to itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
 
 PARTIAL = ".partial"
 """What an unfinished file's name ends in."""
@@ -32,3 +35,44 @@ def write_whole(path: Path, data: bytes) -> None:
     """Write a small file at once, or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+@contextmanager
+def writing(
+    where: Any, wanted: str = "a place for a new file", remedy: str = "choose another"
+) -> Iterator[None]:
+    """Tell of what cannot be written as people read it.
+
+    Args:
+        where: the option or file; see `UserError`.
+        wanted: instead.
+        remedy: what to do.
+
+    Raises:
+        UserError: something inside cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(where, error.strerror or str(error), wanted, remedy) from None
+
+
+@contextmanager
+def locked(path: Path, refusal: UserError) -> Iterator[None]:
+    """Hold a lock file, which is made; a process that is killed lets go of it too.
+
+    Raises:
+        UserError: the refusal, where another process holds it.
+        OSError: it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise refusal from None
+    try:
+        yield
+    finally:
+        lock.release()

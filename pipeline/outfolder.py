@@ -6,11 +6,12 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from pipeline import files
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL
+from pipeline.files import PARTIAL, writing
 from pipeline.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -50,32 +51,26 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         UserError: another process has it, or it cannot be made.
     """
-    from filelock import FileLock, Timeout
-
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
-    lock = FileLock(out / LOCK)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"--out {out}",
-            "a folder that another process is packing into",
-            "a folder that nobody packs into at the moment",
-            "wait for its end, or choose another --out",
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"--out {out}", str(error.strerror), "a folder that can be written", "choose another"
-        ) from None
-    try:
-        yield
-    finally:
+    refusal = UserError(
+        f"--out {out}",
+        "a folder that another process is packing into",
+        "a folder that nobody packs into at the moment",
+        "wait for its end, or choose another --out",
+    )
+    with ExitStack() as held:
+        with writing(f"--out {out}", "a folder that can be written"):
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(files.locked(out / LOCK, refusal))
         # While it is held: filelock, from 3.21 on, sees whether what it has locked still has a name
-        with suppress(OSError):
-            (out / LOCK).unlink(missing_ok=True)
-        lock.release()
+        held.callback(_forget, out / LOCK)
+        yield
+
+
+def _forget(lock: Path) -> None:
+    with suppress(OSError):
+        lock.unlink(missing_ok=True)
 
 
 def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
@@ -114,12 +109,8 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
     replacing_set = NEW in held or (MANIFEST in held and overwrite)
     target = out / NEW if replacing_set else out
     _require_same_plan(target, plan, overwrite)
-    try:
+    with writing(f"--out {out}", "a folder that can be written"):
         target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--out {out}", str(error.strerror), "a folder that can be written", "choose another"
-        ) from None
     return target
 
 

@@ -18,7 +18,7 @@ HOMES = {
     "webdataset": {"pipeline.contenders"},
     "torchvision": {"pipeline.contenders", "dcgan.neighbours", "dcgan.pictures"},
     "simplejpeg": {"pipeline.checking", "pipeline.storing"},
-    "filelock": {"pipeline.outfolder", "dcgan.run"},
+    "filelock": {"pipeline.files"},
     "matplotlib": {"dcgan.pictures", "dcgan.profile_report"},
     "plotly": {"dcgan.report_page"},
     "jinja2": {"dcgan.report_page"},

@@ -59,7 +59,7 @@ def a_net(seed: int = 0) -> Generator:
 
 
 def a_judge(shards: str | Path, n: int = 2048) -> Judge:
-    return Judge(str(shards), 32, 3, CPU, 1, n)
+    return Judge(Reals(str(shards), 32, 3, CPU, 1, 2 * n), n)
 
 
 def evaluate(cwd: Path, *words: object):

@@ -192,8 +192,8 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
     judged: list[object] = []
 
     class Judge:
-        def __init__(self, *arguments):
-            assert arguments[:3] == ("synthetic", 32, 3)
+        def __init__(self, reals):
+            assert (reals.fingerprint, reals.image_size) == ("synthetic", 32)
 
         def judge(self, net):
             nimg = list(values)[len(judged)]

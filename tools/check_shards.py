@@ -16,7 +16,7 @@ from rich.progress import track
 from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
-from pipeline.files import write_whole
+from pipeline.files import write_whole, writing
 from pipeline.manifest import ShardSet
 from pipeline.packing import describe
 from pipeline.sheet import save_sheet
@@ -59,7 +59,7 @@ def check_shards(
     if extract is not None:
         key, data = find(shard_set, extract)
         path = Path(f"{key}.{shard_set.manifest.recipe.extension}")
-        with _saving(path):
+        with writing(path):
             write_whole(path, data)
         console.print(f"saved   {path}, {len(data):,} bytes")
         return
@@ -78,7 +78,7 @@ def check_shards(
         mixed = mixing(shard_set)
         console.print(f"mixing  {'too few images to tell' if mixed is None else mixed.told()}")
     if sheet is not None and not findings.faults:
-        with _saving(sheet), _drawable(shards):
+        with writing(sheet), _drawable(shards):
             save_sheet(shard_set, sheet)
         console.print(f"sheet   {sheet}")
     if findings.faults:
@@ -113,16 +113,6 @@ def _drawable(shards: Path) -> Iterator[None]:
             f"a sample that cannot be drawn ({error})",
             "images",
             "see which with --decode, and pack the set again",
-        ) from None
-
-
-@contextmanager
-def _saving(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            path, error.strerror or str(error), "a place for a new file", "choose another"
         ) from None
 
 
