@@ -11,8 +11,8 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.commandline import SETTINGS
-from dcgan.doctor_findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole, writing
@@ -73,11 +73,11 @@ def _plan(
     shards: Path | None, verify: bool, device: str
 ) -> tuple[tuple[list[Check], list[Check]], dict[str, Any]]:
     """What is to be looked at, and what the machine is; loads torch, if there is one."""
-    from dcgan import doctor_checks
-    from dcgan.doctor_probes import why_no_torch
+    from dcgan.checks import machine
+    from dcgan.checks.probes import why_no_torch
 
     if (obstacle := why_no_torch()) is not None:
-        return (doctor_checks.without_torch(obstacle, verify), []), {}
+        return (machine.without_torch(obstacle, verify), []), {}
     from dcgan.environment import describe_environment, pick_device
 
     chosen = pick_device(device)
@@ -85,10 +85,10 @@ def _plan(
     del environment["command"]  # it begins with the path of somebody's Python
     proofs = []
     if verify:
-        from dcgan import doctor_verify
+        from dcgan.checks import verify as proving
 
-        proofs = doctor_verify.checks(chosen, _progress)
-    return (doctor_checks.checks(chosen, shards), proofs), environment
+        proofs = proving.checks(chosen, _progress)
+    return (machine.checks(chosen, shards), proofs), environment
 
 
 def _told(headings: dict[str, list[Check]], keep: Sequence[str], out: TextIO) -> Iterator[Finding]:

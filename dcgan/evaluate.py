@@ -19,8 +19,8 @@ from pipeline.files import writing
 if TYPE_CHECKING:
     import torch
 
-    from dcgan.fidelity import Inception
-    from dcgan.metrics import Measured, Provenance, Reals, Swd
+    from dcgan.judging.fidelity import Inception
+    from dcgan.judging.metrics import Measured, Provenance, Reals, Swd
     from dcgan.models import Generator
     from dcgan.run import RunFolder
 
@@ -97,7 +97,7 @@ def evaluate(
     net = load_generator(path).to(chosen)
     inception = None
     if fid or weights is not None:
-        from dcgan.fidelity import Inception
+        from dcgan.judging.fidelity import Inception
 
         inception = Inception(weights, chosen)  # before minutes are spent on the rest
     setting = _Setting(shards, net, chosen, workers)
@@ -132,18 +132,18 @@ class _Setting:
         self._set = (shards, size, channels, device, workers)
 
     def reals(self, n: int) -> Reals:
-        from dcgan.metrics import Reals
+        from dcgan.judging.metrics import Reals
 
         return Reals(*self._set, 2 * n)
 
     def swd(self, n: int) -> Swd:
-        from dcgan.metrics import Judge
+        from dcgan.judging.metrics import Judge
 
         _progress("sliced Wasserstein distance")
         return Judge(self.reals(n), n).judge(self._net)
 
     def neighbours(self, n: int, picture: Path) -> list[Measured]:
-        from dcgan import neighbours
+        from dcgan.judging import neighbours
 
         _progress("nearest real neighbours")
         found = neighbours.find(self._net, self.reals(n))
@@ -154,7 +154,7 @@ class _Setting:
         return [] if found.measured is None else [found.measured]
 
     def fidelity(self, inception: Inception, n: int) -> list[Measured]:
-        from dcgan import fidelity
+        from dcgan.judging import fidelity
 
         _progress("FID and KID: each image goes through Inception at 299×299")
         return fidelity.measure(self._net, self.reals(n), inception, n)

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from dcgan.commandline import SETTINGS
-from dcgan.profile_options import Options, StepOptions
-from dcgan.profile_report import publish
+from dcgan.profiling.options import Options, StepOptions
+from dcgan.profiling.report import publish
 from dcgan.version import VersionOption
 from pipeline.errors import told_plainly
 
@@ -96,9 +96,11 @@ def loader(
         shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
     )
     with _stoppable():
-        from dcgan import profile_loader  # torch and all that: only once there is work for it
+        from dcgan.profiling.loader import (
+            profile,  # torch and all that: only once there is work for it
+        )
 
-        publish(profile_loader.profile(options), json, plot)
+        publish(profile(options), json, plot)
 
 
 @app.command()
@@ -120,9 +122,9 @@ def stages(
         shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
     )
     with _stoppable():
-        from dcgan import profile_stages
+        from dcgan.profiling.stages import profile
 
-        publish(profile_stages.profile(options), json, plot)
+        publish(profile(options), json, plot)
 
 
 @app.command()
@@ -144,9 +146,9 @@ def compare(
         shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
     )
     with _stoppable():
-        from dcgan import profile_compare
+        from dcgan.profiling.compare import profile
 
-        publish(profile_compare.profile(options), json, plot)
+        publish(profile(options), json, plot)
 
 
 @app.command()
@@ -168,9 +170,9 @@ def sweep(
         shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
     )
     with _stoppable():
-        from dcgan import profile_sweep
+        from dcgan.profiling.sweep import profile
 
-        publish(profile_sweep.profile(options), json, plot)
+        publish(profile(options), json, plot)
 
 
 @app.command()
@@ -194,9 +196,9 @@ def train(
         shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
     )
     with _stoppable():
-        from dcgan import profile_train
+        from dcgan.profiling.train import profile
 
-        publish(profile_train.profile(options, ngf, ndf), json, plot)
+        publish(profile(options, ngf, ndf), json, plot)
 
 
 @app.command()
@@ -239,9 +241,9 @@ def step(
         plot,
     )
     with _stoppable():
-        from dcgan import profile_step
+        from dcgan.profiling.step import profile
 
-        publish(profile_step.profile(options), json, plot)
+        publish(profile(options), json, plot)
 
 
 @contextmanager

@@ -61,9 +61,9 @@ def write_page(runs: list[Path], out: Path) -> None:
     Raises:
         UserError: a folder is no run, is given twice, or the page cannot be written.
     """
-    from dcgan.report_compare import MOST_RUNS, comparison_page
-    from dcgan.report_page import run_page
-    from dcgan.report_read import read_runs
+    from dcgan.reporting.compare import MOST_RUNS, comparison_page
+    from dcgan.reporting.page import run_page
+    from dcgan.reporting.read import read_runs
 
     if len(runs) > MOST_RUNS:
         raise UserError(

@@ -24,7 +24,7 @@ from dcgan.tracking import Tracking
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from dcgan.metrics import Judge
+    from dcgan.judging.metrics import Judge
 
 MAX_ROLLBACKS = 3
 """Then a run stops: the trouble is not in the random numbers."""
@@ -191,7 +191,7 @@ class Watch:
 
     def _judged_by(self) -> Judge:
         if self._judge is None:
-            from dcgan.metrics import Judge, Reals
+            from dcgan.judging.metrics import Judge, Reals
 
             config, device = self._config, torch.device(self._config.device)
             sizes = config.image_size, config.channels

@@ -15,8 +15,8 @@ MAX_WORKERS = 8
 """More decoding threads than this were never needed to feed small images; `--workers` overrules."""
 
 MAX_WORKERS_OF_A_GPU = 4
-"""Threads that feed a GPU's decoder get in each other's way: on 16 cores beside an H100, 2, 4, 6 and
-8 of them gave 10,454, 22,035, 20,923 and 16,709 faces of 178×218 a second, in batches of 128."""
+"""Threads that feed a GPU's decoder get in each other's way: beside an H100, on 16 cores, 2, 4, 6
+and 8 gave 10,454, 22,035, 20,923 and 16,709 faces of 178×218 a second, in batches of 128."""
 
 
 class Batches(ABC):

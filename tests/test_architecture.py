@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -14,16 +15,16 @@ LINT_IMPORTS = (
 )
 
 HOMES = {
-    "nvidia": {"pipeline.dali", "pipeline.graph", "pipeline.contenders"},
-    "webdataset": {"pipeline.contenders"},
-    "torchvision": {"pipeline.contenders", "dcgan.neighbours", "dcgan.pictures"},
+    "nvidia": {"pipeline.dali", "pipeline.graph", "dcgan.profiling.contenders"},
+    "webdataset": {"dcgan.profiling.contenders"},
+    "torchvision": {"dcgan.profiling.contenders", "dcgan.judging.neighbours", "dcgan.pictures"},
     "simplejpeg": {"pipeline.checking", "pipeline.storing"},
     "filelock": {"pipeline.files"},
-    "matplotlib": {"dcgan.pictures", "dcgan.profile_report"},
-    "plotly": {"dcgan.report_page"},
-    "jinja2": {"dcgan.report_page"},
+    "matplotlib": {"dcgan.pictures", "dcgan.profiling.report"},
+    "plotly": {"dcgan.reporting.page"},
+    "jinja2": {"dcgan.reporting.page"},
     "tensorboard": {"dcgan.tracking"},
-    "torch_fidelity": {"dcgan.fidelity"},
+    "torch_fidelity": {"dcgan.judging.fidelity"},
 }
 """By library, the modules that import it: another implementation of what it does goes there too."""
 
@@ -31,8 +32,8 @@ SPEAKERS = {
     "pipeline.errors": "the one message of a failed command",
     "dcgan.log": "training",
     "dcgan.version": "--version",
-    "dcgan.profile_bench": "progress of a measurement",
-    "dcgan.profile_report": "its tables",
+    "dcgan.profiling.bench": "progress of a measurement",
+    "dcgan.profiling.report": "its tables",
     **dict.fromkeys(
         ("dcgan.doctor", "dcgan.evaluate", "dcgan.profile", "dcgan.report", "dcgan.sample"),
         "a command line",
@@ -60,8 +61,9 @@ def contracts(folder):
 def modules():
     """(dotted name, syntax tree) of all that the product is made of."""
     for folder in ("pipeline", "dcgan", "tools"):
-        for path in sorted((ROOT / folder).glob("*.py")):
-            yield f"{folder}.{path.stem}", ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            name = path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree):
@@ -101,6 +103,8 @@ def test_imports_point_one_way():
         ("pipeline/loader.py", "from pipeline.packing import pack", "nothing of what packs"),
         ("dcgan/step.py", "from dcgan.trainer import Trainer", "layers of dcgan"),
         ("dcgan/sample.py", "from dcgan.evaluate import LEAST", "layers of dcgan"),
+        ("dcgan/checks/data.py", "import dcgan.profiling.step", "layers of dcgan"),
+        ("dcgan/profiling/measuring.py", "import dcgan.profiling.step", "circles"),
         ("dcgan/models.py", "from pipeline.batches import Batches", "batches from anything"),
         ("pipeline/sources.py", "from pipeline.shard import write_shard", "circles"),
         ("pipeline/newcomer.py", "", "layers of pipeline"),
@@ -133,7 +137,12 @@ def test_only_those_speak_whose_part_it_is():
 
 def test_tools_are_scripts_and_the_rest_are_packages():
     assert not (ROOT / "tools" / "__init__.py").exists()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    installed = set(settings["tool"]["setuptools"]["packages"]) - {"dcgan_tools"}
+    found = set()
     for package in ("pipeline", "dcgan"):
         assert (ROOT / package / "py.typed").is_file()
-        deeper = (ROOT / package).glob("*/**/*.py")
-        assert not list(deeper), "contracts and setuptools name one level"
+        folders = {path.parent for path in (ROOT / package).rglob("*.py")}
+        found |= {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders}
+        assert all((folder / "__init__.py").is_file() for folder in folders)
+    assert found == installed

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from pipeline.contenders import (
+from dcgan.profiling.contenders import (
     Conditions,
     cached,
     ours,
@@ -16,12 +16,12 @@ from pipeline.contenders import (
     torchvision_folder,
     webdataset_shards,
 )
+from dcgan.profiling.cumulative import cumulative
+from dcgan.profiling.variants import first_shards, pack_as, write_images
 from pipeline.errors import UserError
 from pipeline.manifest import Recipe, ShardSet
 from pipeline.pixels import to_uint8
 from pipeline.reader import Reader
-from pipeline.stages import cumulative
-from pipeline.variants import first_shards, pack_as, write_images
 from tests.needs import require, within
 from tests.packing_runs import serially
 from tests.pictures import CELEBA, encode, names_in, pack_pictures, smooth

@@ -46,7 +46,7 @@ def test_each_sentence_names_its_tests_or_says_that_there_is_none(row):
 
 def test_the_doctors_checks_are_named_as_it_names_them():
     told = [name for _, _, behind in rows() for name in VERIFIED.findall(behind)]
-    source = (ROOT / "dcgan/doctor_verify.py").read_text()
+    source = (ROOT / "dcgan/checks/verify.py").read_text()
     assert len(told) >= 4
     for name in told:
         assert f'"{name}": lambda' in source, name

@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 
-from dcgan import doctor_checks, doctor_probes
-from dcgan.doctor_findings import Check, Verdict, examine
-from dcgan.doctor_shards import one_batch, shard_set
+from dcgan.checks import machine as machine_checks
+from dcgan.checks import probes
+from dcgan.checks.findings import Check, Verdict, examine
+from dcgan.checks.shards import one_batch, shard_set
 from pipeline.manifest import MANIFEST
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def machine(monkeypatch):
 
     def fake(**changes):
         for name, value in (HEALTHY | changes).items():
-            monkeypatch.setattr(doctor_checks, name, lambda value=value: value)
+            monkeypatch.setattr(machine_checks, name, lambda value=value: value)
 
     return fake
 
@@ -72,7 +73,7 @@ LINES = [
 @pytest.mark.parametrize(("check", "changes", "verdict", "said"), LINES)
 def test_what_a_line_says_of_a_machine(machine, check, changes, verdict, said):
     machine(**changes)
-    finding = getattr(doctor_checks, check)()
+    finding = getattr(machine_checks, check)()
     assert (finding.verdict, said in finding.found) == (verdict, True), finding
     assert bool(finding.remedy) == (verdict in (WARNING, FAIL))
 
@@ -80,7 +81,7 @@ def test_what_a_line_says_of_a_machine(machine, check, changes, verdict, said):
 def test_a_card_that_is_hidden_is_no_fault(machine, monkeypatch):
     machine(cuda_available=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert doctor_checks.driver().verdict is UNKNOWN
+    assert machine_checks.driver().verdict is UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_card_that_is_hidden_is_no_fault(machine, monkeypatch):
 def test_the_libraries_that_dali_loads(machine, monkeypatch, changes, verdict, said):
     machine(**changes)
     monkeypatch.setattr(importlib, "import_module", lambda name: None)
-    finding = doctor_checks.libraries()
+    finding = machine_checks.libraries()
     assert (finding.verdict, said in finding.found) == (verdict, True), finding
 
 
@@ -105,7 +106,7 @@ def test_a_dali_that_does_not_load_is_a_fault(machine, monkeypatch):
 
     machine()
     monkeypatch.setattr(importlib, "import_module", refuse)
-    finding = doctor_checks.libraries()
+    finding = machine_checks.libraries()
     assert finding.verdict is FAIL
     assert finding.found.endswith("cannot open shared object file")
 
@@ -116,35 +117,35 @@ def test_a_dali_that_does_not_load_is_a_fault(machine, monkeypatch):
 def test_room_on_the_disk(monkeypatch, gib, verdict):
     usage = shutil.disk_usage(".")._replace(free=int(gib * 2**30))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert doctor_checks.disk().verdict is verdict
+    assert machine_checks.disk().verdict is verdict
 
 
 @pytest.mark.parametrize(("gib", "verdict"), [(8, OK), (2, WARNING), (1.4, FAIL)])
 def test_room_in_memory(monkeypatch, gib, verdict):
     monkeypatch.setattr("pipeline.memory.free_memory", lambda device: int(gib * 2**30))
-    (finding,) = doctor_checks.memory(CPU)
+    (finding,) = machine_checks.memory(CPU)
     assert finding.verdict is verdict
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert doctor_checks.disk().verdict is FAIL
+    assert machine_checks.disk().verdict is FAIL
 
 
 @pytest.mark.parametrize(("flags", "verdict"), [({"amx_bf16"}, OK), ({"avx2"}, WARNING)])
 def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
     monkeypatch.setattr("dcgan.precision._cpu_flags", lambda: flags)
-    assert doctor_checks.bfloat16(CPU).verdict is verdict
+    assert machine_checks.bfloat16(CPU).verdict is verdict
 
 
 def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
-    bounds = doctor_probes.lower_bounds()
+    bounds = probes.lower_bounds()
     assert {"torch", "typer", "nvidia-dali-cuda120"} <= set(bounds)
     assert not {"pytest", "ruff"} & set(bounds)
-    assert doctor_checks.packages().verdict is OK
+    assert machine_checks.packages().verdict is OK
     versions = dict.fromkeys(bounds, "999") | {"torch": "2.8.1+cu128", "pillow": None}
-    monkeypatch.setattr(doctor_checks, "installed", versions.get)
-    finding = doctor_checks.packages()
+    monkeypatch.setattr(machine_checks, "installed", versions.get)
+    finding = machine_checks.packages()
     assert finding.verdict is FAIL
     assert f"torch 2.8.1+cu128 (wanted {bounds['torch']})" in finding.found
     assert "pillow is missing" in finding.found
@@ -155,7 +156,7 @@ def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
     ("newer", "older"), [("2.14.1+cu130", "2.9"), ("2.10", "2.9.1"), ("1.0.2", "1.0.1"), ("2", "1")]
 )
 def test_versions_are_compared_as_numbers(newer, older):
-    assert doctor_probes.numbers(newer) > doctor_probes.numbers(older)
+    assert probes.numbers(newer) > probes.numbers(older)
 
 
 # A shard set

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from dcgan import doctor, doctor_checks, doctor_probes, doctor_verify
+from dcgan import doctor
+from dcgan.checks import machine, probes, verify
+from dcgan.checks.findings import Check, Verdict, examine, fail, not_checked, ok, without_paths
 from dcgan.doctor import as_json, summary, table
-from dcgan.doctor_findings import Check, Verdict, examine, fail, not_checked, ok, without_paths
 from pipeline.errors import UserError
 from tests.running import run_command
 from tests.test_start import HEAVY, start
@@ -68,8 +69,8 @@ def test_paths_of_this_machine_are_shortened_but_for_the_users_own(monkeypatch, 
 
 def run(monkeypatch, capsys, *words, checks=()):
     monkeypatch.setattr(sys, "argv", ["dcgan-doctor", *words])
-    monkeypatch.setattr(doctor_checks, "checks", lambda device, shards: list(checks))
-    monkeypatch.setattr(doctor_verify, "checks", lambda device, say: [Check("deep", lambda: BAD)])
+    monkeypatch.setattr(machine, "checks", lambda device, shards: list(checks))
+    monkeypatch.setattr(verify, "checks", lambda device, say: [Check("deep", lambda: BAD)])
     with pytest.raises(SystemExit) as end:
         doctor.main()
     return end.value.code, *capsys.readouterr()
@@ -129,7 +130,7 @@ def test_wrong_options_are_refused_in_four_parts(monkeypatch, capsys, tmp_path, 
 
 
 def test_where_torch_does_not_load_the_rest_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(doctor_probes, "why_no_torch", lambda: "OSError: libcudart.so.13: none")
+    monkeypatch.setattr(probes, "why_no_torch", lambda: "OSError: libcudart.so.13: none")
     code, out, _ = run(monkeypatch, capsys, "--verify")
     assert code == 1
     assert "libcudart.so.13: none" in out

@@ -7,8 +7,9 @@ import time
 import pytest
 import torch
 
-from dcgan import doctor_data, doctor_verify, speed
-from dcgan.doctor_data import (
+from dcgan import speed
+from dcgan.checks import data, verify
+from dcgan.checks.data import (
     by_dali,
     cache_is_stream,
     compare_pixels,
@@ -17,9 +18,9 @@ from dcgan.doctor_data import (
     loader_resumes,
     open_loader,
 )
-from dcgan.doctor_findings import Finding, Verdict, examine
-from dcgan.doctor_pictures import BATCH, PICTURES, work_set
-from dcgan.doctor_verify import capture_beside, same_steps, small_step, why_no_compiler
+from dcgan.checks.findings import Finding, Verdict, examine
+from dcgan.checks.pictures import BATCH, PICTURES, work_set
+from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
 from pipeline.batches import Batches
 from pipeline.cache import ResidentCache
 from pipeline.fallback import ThreadDecoder
@@ -44,8 +45,8 @@ def drawn():
 
 @pytest.fixture(autouse=True)
 def packed_once(drawn, monkeypatch):
-    monkeypatch.setattr(doctor_data, "work_set", lambda: contextlib.nullcontext(drawn))
-    monkeypatch.setattr(doctor_verify, "keep_compiled_code", lambda: None)  # sets a variable
+    monkeypatch.setattr(data, "work_set", lambda: contextlib.nullcontext(drawn))
+    monkeypatch.setattr(verify, "keep_compiled_code", lambda: None)  # sets a variable
     torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
 
 
@@ -206,13 +207,13 @@ def test_a_mode_that_cannot_be_had_is_a_fault_with_its_reason(monkeypatch):
 def test_without_a_compiler_nothing_is_claimed(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "no C++ compiler" in str(why_no_compiler(CPU))
-    finding = doctor_verify.compiled_is_eager(CPU, quiet)
+    finding = verify.compiled_is_eager(CPU, quiet)
     assert isinstance(finding, Finding)
     assert finding.verdict is UNKNOWN
 
 
 def test_what_needs_cuda_is_not_checked_without_it():
-    checks = {check.name: check for check in doctor_verify.checks(CPU, quiet)}
+    checks = {check.name: check for check in verify.checks(CPU, quiet)}
     findings = list(examine([checks[name] for name in ON_CUDA]))
     assert [finding.name for finding in findings] == ON_CUDA
     assert {finding.verdict for finding in findings} == {UNKNOWN}
@@ -225,7 +226,7 @@ def test_what_needs_cuda_is_not_checked_without_it():
 @pytest.mark.slow
 def test_compiled_is_eager_on_this_machine():
     said: list[str] = []
-    looked = doctor_verify.compiled_is_eager(CPU, said.append)
+    looked = verify.compiled_is_eager(CPU, said.append)
     assert not isinstance(looked, Finding), looked
     findings = list(looked)
     assert [finding.verdict for finding in findings] == [OK, OK, OK], findings
@@ -252,7 +253,7 @@ def test_captures_beside_a_loader(drawn, monkeypatch, busy, failures, idle, besi
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
     monkeypatch.setattr(speed, "capture", capture)
-    monkeypatch.setattr(doctor_verify, "SETTLING", 0.0)
+    monkeypatch.setattr(verify, "SETTLING", 0.0)
     with contextlib.closing(open_loader(drawn, CPU)) as loader:
         finding = capture_beside("capture", loader, CPU, quiet, busy)
     assert finding.verdict is (beside if busy else idle), finding
@@ -266,7 +267,7 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
     monkeypatch.setattr(speed, "capture", lambda body, random, unchanged: body)
-    monkeypatch.setattr(doctor_verify, "SETTLING", 0.0)
+    monkeypatch.setattr(verify, "SETTLING", 0.0)
     monkeypatch.setattr(Batches, "fill", broken)
     loader = open_loader(drawn, CPU)
     with contextlib.closing(loader), pytest.raises(RuntimeError, match="gone"):
@@ -276,7 +277,7 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # Inductor's own
 def test_everything_on_a_gpu():
-    findings = list(examine(doctor_verify.checks(torch.device("cuda"), quiet)))
+    findings = list(examine(verify.checks(torch.device("cuda"), quiet)))
     assert not [finding for finding in findings if finding.verdict is not OK]
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import metrics, neighbours, swd
 from dcgan.evaluate import main
 from dcgan.generate import generate, latents
-from dcgan.kept import cache_folder
-from dcgan.metrics import Judge, Reals, fake_blocks
+from dcgan.judging import metrics, neighbours, swd
+from dcgan.judging.kept import cache_folder
+from dcgan.judging.metrics import Judge, Reals, fake_blocks
 from dcgan.models import Generator, init_weights, load_generator
 from dcgan.run import RunFolder
 from pipeline.errors import UserError

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan.doctor_verify import why_no_compiler
+from dcgan.checks.verify import why_no_compiler
 from dcgan.run import RunFolder
 from dcgan.step import AdversarialStep
 from dcgan.train import app

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as extractor
 
-from dcgan import fidelity
 from dcgan.evaluate import print_rest
-from dcgan.fidelity import Inception
-from dcgan.kept import cache_folder
-from dcgan.metrics import Reals
+from dcgan.judging import fidelity
+from dcgan.judging.fidelity import Inception
+from dcgan.judging.kept import cache_folder
+from dcgan.judging.metrics import Reals
 from dcgan.models import Generator, init_weights
 from pipeline.errors import UserError
 from tests.running import assert_four_parts

@@ -13,10 +13,11 @@ import torch
 from typer import Typer
 from typer.main import get_command
 
-from dcgan import train, tutorial_step
+from dcgan import train
 from dcgan.generate import generate, latents
 from dcgan.models import Discriminator, load_generator, load_weights
 from dcgan.presets import PRESETS
+from dcgan.profiling import tutorial_step
 from dcgan.run import RunFolder
 from dcgan.step import AdversarialStep
 from pipeline.pixels import to_uint8

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcgan.checkpoint import Checkpoints
-from dcgan.kept import kept
+from dcgan.judging.kept import kept
 from dcgan.models import Generator, load_generator
 from dcgan.records import Plan, Records
-from dcgan.report_page import run_page
-from dcgan.report_read import read_run
+from dcgan.reporting.page import run_page
+from dcgan.reporting.read import read_run
 from dcgan.run import RunFolder, read_lines
 from dcgan.saved import require_fitting, require_whole
 from dcgan.state_file import read_state, refuse_swollen

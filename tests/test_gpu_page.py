@@ -9,7 +9,7 @@ from tests.test_determinism_page import NAMED, functions
 
 PAGE = ROOT / "docs/gpu.md"
 VERIFIED = re.compile(r"`dcgan-doctor --verify`: (.+?)(?=$|, `)")
-DOCTOR = (ROOT / "dcgan/doctor_verify.py").read_text()
+DOCTOR = (ROOT / "dcgan/checks/verify.py").read_text()
 
 
 def claims() -> list[list[str]]:

@@ -7,7 +7,8 @@ import tomllib
 import pytest
 import yaml
 
-from dcgan import kept, resume
+from dcgan import resume
+from dcgan.judging import kept
 from pipeline import index, manifest
 from tests.running import ROOT
 

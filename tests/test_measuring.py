@@ -9,9 +9,17 @@ from itertools import count
 import pytest
 import torch
 
-from pipeline import measuring
+from dcgan.profiling import measuring
+from dcgan.profiling.measuring import (
+    Contender,
+    CpuClock,
+    Spread,
+    measure,
+    ratios,
+    take_round,
+    warm_up,
+)
 from pipeline.feeder import Feeder
-from pipeline.measuring import Contender, CpuClock, Spread, measure, ratios, take_round, warm_up
 from tests.needs import within
 
 CPU = torch.device("cpu")

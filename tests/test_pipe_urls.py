@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcgan import doctor, doctor_checks, evaluate, profile, train
-from dcgan.doctor_findings import Check, Finding
-from dcgan.doctor_shards import one_batch, shard_set
-from pipeline.contenders import Conditions, webdataset_shards
+from dcgan import doctor, evaluate, profile, train
+from dcgan.checks import machine
+from dcgan.checks.findings import Check, Finding
+from dcgan.checks.shards import one_batch, shard_set
+from dcgan.profiling.contenders import Conditions, webdataset_shards
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST, ShardSet
 from tests.needs import take
@@ -65,7 +66,7 @@ def test_no_command_takes_a_url(work, monkeypatch, capsys, main, words):
 
 def test_the_doctor_takes_no_url(monkeypatch, capsys):
     looks = [Check("shard set", lambda: shard_set(Path(URL)))]
-    monkeypatch.setattr(doctor_checks, "checks", lambda device, shards: looks)
+    monkeypatch.setattr(machine, "checks", lambda device, shards: looks)
     assert f"{URL}: a URL" in told(monkeypatch, capsys, doctor.main, "--shards", URL)
     batch = one_batch(Path(URL), torch.device("cpu"))
     assert isinstance(batch, Finding)

@@ -36,8 +36,8 @@ FACES = {f"{number:02d}.jpg": encode(smooth(*CELEBA, number)) for number in rang
 def patched():
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr("pipeline.packing.write_shards", serially)
-        patches.setattr("pipeline.measuring.AHEAD_FACTOR", 2)
-        patches.setattr("pipeline.measuring.POLL_SECONDS", 0.01)
+        patches.setattr("dcgan.profiling.measuring.AHEAD_FACTOR", 2)
+        patches.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
         yield patches
 
 

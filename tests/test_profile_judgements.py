@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from dcgan.profile_stages import _costs
-from dcgan.profile_sweep import Factor, Setting, Swept, _best
-from dcgan.profile_train import Training
-from pipeline.measuring import Contender, Round, Spread
+from dcgan.profiling.measuring import Contender, Round, Spread
+from dcgan.profiling.stages import _costs
+from dcgan.profiling.sweep import Factor, Setting, Swept, _best
+from dcgan.profiling.train import Training
 
 
 def test_a_slow_loader_is_seen_in_the_data_wait():

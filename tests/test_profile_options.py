@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, publish
+from dcgan.profiling.options import Options
+from dcgan.profiling.report import Bars, Report, publish
 from pipeline.errors import UserError
 from tests.running import ROOT, assert_four_parts, run_command
 

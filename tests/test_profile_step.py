@@ -9,16 +9,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcgan import patches, profile_counts, profile_entrants
+from dcgan import patches
 from dcgan.building import build_nets
 from dcgan.config import TrainConfig
 from dcgan.profile import app
-from dcgan.profile_counts import count_calls, count_flops, matrix_rate
-from dcgan.profile_entrants import Entrant, UnavailableError
-from dcgan.profile_step import Turn, Work, _conclusions, _faster, _thriftier, _turn
-from dcgan.tutorial_step import tutorial_nets, tutorial_step
+from dcgan.profiling import counts, entrants
+from dcgan.profiling.counts import count_calls, count_flops, matrix_rate
+from dcgan.profiling.entrants import Entrant, UnavailableError
+from dcgan.profiling.measuring import CpuClock
+from dcgan.profiling.step import Turn, Work, _conclusions, _faster, _thriftier, _turn
+from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
 from pipeline.errors import UserError
-from pipeline.measuring import CpuClock
 from tests import steps
 from tests.reference import tutorial as reference
 from tests.running import assert_four_parts, flags
@@ -115,7 +116,7 @@ def test_calls_are_counted():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_matrix_rate_is_that_of_the_product(monkeypatch, precision):
-    monkeypatch.setattr(profile_counts, "SIDE", 64)
+    monkeypatch.setattr(counts, "SIDE", 64)
     assert 1e6 < matrix_rate(precision, CPU) < 1e16
 
 
@@ -151,12 +152,12 @@ def test_each_step_has_its_own_work():
 
 def test_the_nets_stand_still_so_that_steps_are_alike():
     config = TrainConfig(
-        "synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=profile_entrants.LR
+        "synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=entrants.LR
     )
-    pixels = profile_entrants._pixels(config, CPU)
+    pixels = entrants._pixels(config, CPU)
     builds = [
-        profile_entrants._tutorial(config, pixels, CPU),
-        profile_entrants._ours(config, "fp32", "eager", pixels, CPU),
+        entrants._tutorial(config, pixels, CPU),
+        entrants._ours(config, "fp32", "eager", pixels, CPU),
     ]
     for build in builds:
         step: Any = build()[1]
@@ -172,8 +173,8 @@ def ran(alone, tmp_path_factory):
     place = tmp_path_factory.mktemp("step")
     files = {"json": place / "found.json", "plot": place / "found.png"}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("pipeline.measuring.POLL_SECONDS", 0.01)
-        patched.setattr(profile_counts, "SIDE", 64)
+        patched.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
+        patched.setattr(counts, "SIDE", 64)
         words = flags(**(TINY | files))
         result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -215,12 +216,12 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", fail)
     config = TrainConfig("synthetic", batch_size=4, image_size=32, nz=NZ, ngf=WIDTH, ndf=WIDTH)
-    build = profile_entrants._ours(config, "fp32", "compiled", [], CPU)
+    build = entrants._ours(config, "fp32", "compiled", [], CPU)
     with pytest.raises(UnavailableError, match="no compiler"):
         build()
-    profile_entrants._require("compiled", CPU, compiled=True)
+    entrants._require("compiled", CPU, compiled=True)
     for mode in ("compiled", "graph"):
-        profile_entrants._require(mode, torch.device("cuda"), compiled=False)
+        entrants._require(mode, torch.device("cuda"), compiled=False)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_what_cannot_be_measured_is_refused(change, said):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(profile_counts, "SIDE", 64)
+    monkeypatch.setattr(counts, "SIDE", 64)
     words = flags(**(TINY | {"compiled": True, "json": tmp_path / "found.json"}))
     result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -63,7 +63,7 @@ def test_figures_are_those_of_the_performance_page():
 
 def test_the_map_has_every_module_once():
     folders = ("pipeline", "dcgan", "tools")
-    modules = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
+    modules = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     named = re.findall(r"\]\(\.\./([\w/]+\.py)\)", (ROOT / "docs/map.md").read_text())
     assert sorted(named) == sorted(
         path.relative_to(ROOT).as_posix() for path in modules if path.stem != "__init__"

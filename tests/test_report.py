@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan import report_page
 from dcgan.report import write_page
-from dcgan.report_charts import losses, numbers, running_mean, thin
-from dcgan.report_compare import differing
-from dcgan.report_images import MOST_GRIDS, pack_pictures, spread
-from dcgan.report_page import LIMIT, run_page
-from dcgan.report_read import read_run, read_runs
-from dcgan.report_words import MOST_ROWS, duration, number, plain
+from dcgan.reporting import page as report_page
+from dcgan.reporting.charts import losses, numbers, running_mean, thin
+from dcgan.reporting.compare import differing
+from dcgan.reporting.images import MOST_GRIDS, pack_pictures, spread
+from dcgan.reporting.page import LIMIT, run_page
+from dcgan.reporting.read import read_run, read_runs
+from dcgan.reporting.words import MOST_ROWS, duration, number, plain
 from pipeline.errors import UserError
 from tests.report_runs import (
     BATCH,

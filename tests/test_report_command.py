@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from dcgan.report import report, write_page
-from dcgan.report_compare import MOST_RUNS
-from dcgan.report_page import LIMIT
+from dcgan.reporting.compare import MOST_RUNS
+from dcgan.reporting.page import LIMIT
 from pipeline.errors import UserError
 from tests.report_runs import save_plain, write_run
 from tests.running import assert_four_parts, contents, run_command

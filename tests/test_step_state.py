@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from dcgan.doctor_findings import Verdict
-from dcgan.doctor_verify import step_resumes
+from dcgan.checks.findings import Verdict
+from dcgan.checks.verify import step_resumes
 from dcgan.speed import WholeStep
 from tests.steps import pixel_batch, states, whole_step
 

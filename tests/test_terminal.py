@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.doctor_findings import first_line
+from dcgan.checks.findings import first_line
 from dcgan.evaluate import print_facts
 from dcgan.log import Log
 from pipeline.errors import UserError, plain

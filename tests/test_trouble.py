@@ -10,7 +10,7 @@ import torch
 
 from dcgan import session
 from dcgan.health import SATURATED_STEPS
-from dcgan.metrics import Judge
+from dcgan.judging.metrics import Judge
 from dcgan.run import RunFolder, read_lines
 from dcgan.step import AdversarialStep
 from dcgan.watch import RollBack
@@ -208,7 +208,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
 
             return SimpleNamespace(record=record)
 
-    monkeypatch.setattr("dcgan.metrics.Judge", Judge)
+    monkeypatch.setattr("dcgan.judging.metrics.Judge", Judge)
     trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
     run = trainer.run
     assert all(net is trainer.parts.net_to_sample() for net in judged)
@@ -231,7 +231,9 @@ def test_nets_that_are_no_numbers_are_not_judged(tmp_path, poison):
 
 def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch):
     """Nor is it taken off twice."""
-    monkeypatch.setattr("dcgan.metrics.Judge", lambda *options: SimpleNamespace(judge=slow_judge))
+    monkeypatch.setattr(
+        "dcgan.judging.metrics.Judge", lambda *options: SimpleNamespace(judge=slow_judge)
+    )
     options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
     trainer = new_trainer(tiny(tmp_path / "run", **options))
     save = trainer.parts.checkpoints.save
@@ -254,7 +256,7 @@ def slow_judge(net):
 
 def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dcgan.metrics.Judge", functools.partial(Judge, n=64))
+    monkeypatch.setattr("dcgan.judging.metrics.Judge", functools.partial(Judge, n=64))
     runs = [
         train_here(tiny(tmp_path / name, max_steps=4, **options)).run
         for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))

@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(built):
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     ours = {name for name in tracked() if name.startswith(("pipeline/", "dcgan/", "tools/"))}
     assert names == {name.replace("tools/", "dcgan_tools/") for name in ours}
-    assert {"pipeline/py.typed", "dcgan/py.typed", "dcgan/report_assets/run.html"} <= names
+    assert {"pipeline/py.typed", "dcgan/py.typed", "dcgan/reporting/assets/run.html"} <= names
 
 
 def test_the_source_archive_is_the_checkout(built):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from dcgan.doctor_findings import Finding, fail, not_checked, ok
-from dcgan.doctor_pictures import BATCH, SIZE, work_set
+from dcgan.checks.findings import Finding, fail, not_checked, ok
+from dcgan.checks.pictures import BATCH, SIZE, work_set
 from pipeline.batches import Batches
 from pipeline.cache import ResidentCache
 from pipeline.loader import Loader

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
-from dcgan.metrics import Measured, Provenance, Reals, fake_blocks
+from dcgan.judging.metrics import Measured, Provenance, Reals, fake_blocks
 from dcgan.models import Generator
 from pipeline.files import replacing
 

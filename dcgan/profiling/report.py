@@ -16,7 +16,7 @@ from pipeline.files import replacing, write_whole, writing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pipeline.measuring import Round, Spread
+    from dcgan.profiling.measuring import Round, Spread
 
 LEAST_COLUMNS = 160
 """Of the terminal, for tables: figures are not to be broken where a screen has 80."""

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan.doctor_findings import Finding, not_checked, ok
+from dcgan.checks.findings import Finding, not_checked, ok
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import torch
 from dcgan.building import build_nets, build_step
 from dcgan.config import TrainConfig
 from dcgan.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
-from dcgan.profile_bench import say
-from dcgan.profile_counts import Act, count_calls
-from dcgan.profile_options import StepOptions
+from dcgan.profiling.bench import say
+from dcgan.profiling.counts import Act, count_calls
+from dcgan.profiling.measuring import synchronise
+from dcgan.profiling.options import StepOptions
+from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
 from dcgan.speed import keep_compiled_code
 from dcgan.stats import StepRows
-from dcgan.tutorial_step import tutorial_nets, tutorial_step
-from pipeline.measuring import synchronise
 from pipeline.pixels import to_signed
 from pipeline.synthetic import BATCHES, SyntheticLoader
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcgan import swd
 from dcgan.generate import generate_each, latents
-from dcgan.kept import Arrays, kept
+from dcgan.judging import swd
+from dcgan.judging.kept import Arrays, kept
 from dcgan.models import Generator
 from pipeline.errors import UserError
 from pipeline.loader import Loader

@@ -17,8 +17,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 import torch
 
 from dcgan.building import build_nets, build_step
-from dcgan.config import TrainConfig
-from dcgan.doctor_data import (
+from dcgan.checks.data import (
     by_dali,
     cache_is_stream,
     fill_is_next,
@@ -26,8 +25,9 @@ from dcgan.doctor_data import (
     loader_resumes,
     open_loader,
 )
-from dcgan.doctor_findings import Check, Finding, fail, not_checked, ok, warning
-from dcgan.doctor_pictures import BATCH, SIZE, work_set
+from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
+from dcgan.checks.pictures import BATCH, SIZE, work_set
+from dcgan.config import TrainConfig
 from dcgan.speed import WholeStep, keep_compiled_code
 from dcgan.stats import StepRows
 from pipeline.batches import Batches

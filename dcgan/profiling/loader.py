@@ -7,14 +7,14 @@ from contextlib import ExitStack
 
 import psutil
 
-from dcgan.profile_bench import Bench
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, Table, rounds_as_json, span
-from pipeline.contenders import open_ours
+from dcgan.profiling.bench import Bench
+from dcgan.profiling.contenders import open_ours
+from dcgan.profiling.cumulative import copy_ms
+from dcgan.profiling.measuring import Contender, Spread, synchronise
+from dcgan.profiling.options import Options
+from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span
 from pipeline.fallback import BATCHES_AHEAD
 from pipeline.manifest import ShardSet
-from pipeline.measuring import Contender, Spread, synchronise
-from pipeline.stages import copy_ms
 from pipeline.stream import READY
 
 COPIES = 50

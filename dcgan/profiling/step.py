@@ -12,12 +12,12 @@ import torch
 
 from dcgan.environment import describe_environment, pick_device
 from dcgan.precision import set_matrix_format
-from dcgan.profile_bench import machine, progress
-from dcgan.profile_counts import SIDE, SIDES, count_flops, matrix_rate
-from dcgan.profile_entrants import ROWS, TUTORIAL, Entrant, make_entrants
-from dcgan.profile_options import StepOptions
-from dcgan.profile_report import Bars, Report, Table, span, times
-from pipeline.measuring import CpuClock, Spread, ratios, synchronise
+from dcgan.profiling.bench import machine, progress
+from dcgan.profiling.counts import SIDE, SIDES, count_flops, matrix_rate
+from dcgan.profiling.entrants import ROWS, TUTORIAL, Entrant, make_entrants
+from dcgan.profiling.measuring import CpuClock, Spread, ratios, synchronise
+from dcgan.profiling.options import StepOptions
+from dcgan.profiling.report import Bars, Report, Table, span, times
 
 LEAST_STEPS = 3
 """In a turn."""

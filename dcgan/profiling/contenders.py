@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from dcgan.profiling.measuring import Contender
 from pipeline.cache import ResidentCache
 from pipeline.decoders import Decoder
 from pipeline.errors import UserError
 from pipeline.fallback import BATCHES_AHEAD
 from pipeline.loader import Loader
 from pipeline.manifest import Recipe, ShardSet
-from pipeline.measuring import Contender
 from pipeline.opening import place_cache
 from pipeline.order import permutation
 from pipeline.pixels import MEAN, STD

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcgan.report_read import Alarm, Curve, Metric, RunRecord
-from dcgan.report_words import label
+from dcgan.reporting.read import Alarm, Curve, Metric, RunRecord
+from dcgan.reporting.words import label
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]

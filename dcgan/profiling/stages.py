@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from dcgan.profile_bench import Bench, say, temporary_folder
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, Table, rounds_as_json, span, times
-from pipeline.contenders import cached, ours
-from pipeline.measuring import Contender, Round, Spread, ratios
-from pipeline.stages import cumulative
-from pipeline.variants import pack_as, write_images
+from dcgan.profiling.bench import Bench, say, temporary_folder
+from dcgan.profiling.contenders import cached, ours
+from dcgan.profiling.cumulative import cumulative
+from dcgan.profiling.measuring import Contender, Round, Spread, ratios
+from dcgan.profiling.options import Options
+from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
+from dcgan.profiling.variants import pack_as, write_images
 
 AS_IT_IS = "as it is"
 

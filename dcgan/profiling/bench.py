@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dcgan.environment import describe_environment, pick_device
-from dcgan.profile_options import Options
+from dcgan.profiling.contenders import Conditions
+from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
+from dcgan.profiling.options import Options
+from dcgan.profiling.variants import first_shards
 from pipeline.batches import default_workers
-from pipeline.contenders import Conditions
 from pipeline.manifest import ShardSet
-from pipeline.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
 from pipeline.schedule import steps_per_epoch
-from pipeline.variants import first_shards
 
 SHOWN_PACKAGES = (
     "torch",

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from dcgan.kept import Arrays, kept
-from dcgan.metrics import Measured, Provenance, Reals, fake_blocks
+from dcgan.judging.kept import Arrays, kept
+from dcgan.judging.metrics import Measured, Provenance, Reals, fake_blocks
 from dcgan.models import Generator
 from pipeline.errors import UserError
 from pipeline.manifest import file_digest

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan import doctor_shards
-from dcgan.doctor_findings import Check, Finding, fail, first_line, not_checked, ok, warning
-from dcgan.doctor_probes import (
+from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked, ok, warning
+from dcgan.checks.probes import (
     DALI,
     architectures,
     cuda_available,
@@ -29,6 +28,7 @@ from dcgan.doctor_probes import (
     nvidia_cards,
     torch_cuda,
 )
+from dcgan.checks.shards import one_batch, shard_set
 
 if TYPE_CHECKING:
     import torch
@@ -61,8 +61,8 @@ def checks(device: torch.device, shards: Path | None) -> list[Check]:
         Check("bfloat16", lambda: bfloat16(device)),
         Check("memory", lambda: memory(device)),
         Check("disk", disk),
-        Check("shard set", lambda: doctor_shards.shard_set(shards)),
-        Check("one batch", lambda: doctor_shards.one_batch(shards, device)),
+        Check("shard set", lambda: shard_set(shards)),
+        Check("one batch", lambda: one_batch(shards, device)),
     ]
 
 

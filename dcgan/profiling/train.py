@@ -14,13 +14,9 @@ import torch
 from dcgan.building import build_nets, build_step
 from dcgan.config import TrainConfig
 from dcgan.precision import choose_precision
-from dcgan.profile_bench import Bench, progress
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, Table, rounds_as_json, short, span
-from dcgan.speed import choose_step, keep_compiled_code
-from dcgan.stats import Clock, Pace, StepRows
-from pipeline.contenders import cached, ours
-from pipeline.measuring import (
+from dcgan.profiling.bench import Bench, progress
+from dcgan.profiling.contenders import cached, ours
+from dcgan.profiling.measuring import (
     Contender,
     CpuClock,
     Round,
@@ -30,6 +26,10 @@ from pipeline.measuring import (
     take_round,
     warm_up,
 )
+from dcgan.profiling.options import Options
+from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
+from dcgan.speed import choose_step, keep_compiled_code
+from dcgan.stats import Clock, Pace, StepRows
 from pipeline.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from dcgan.profile_bench import Bench, say, temporary_folder
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, Table, rounds_as_json, short, span
-from pipeline.contenders import (
+from dcgan.profiling.bench import Bench, say, temporary_folder
+from dcgan.profiling.contenders import (
     cached,
     ours,
     plain_dali,
     torchvision_folder,
     webdataset_shards,
 )
+from dcgan.profiling.measuring import Contender, Round, Spread, ratios
+from dcgan.profiling.options import Options
+from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
+from dcgan.profiling.variants import pack_as, write_images
 from pipeline.fallback import ThreadDecoder
 from pipeline.loader import open_decoder
-from pipeline.measuring import Contender, Round, Spread, ratios
-from pipeline.variants import pack_as, write_images
 
 TUTORIAL = "ImageFolder, DataLoader"
 WEBDATASET = "webdataset, torchvision"

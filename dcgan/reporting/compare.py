@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dcgan import report_charts as charts
-from dcgan.report_images import Packed
-from dcgan.report_page import (
+from dcgan.reporting import charts
+from dcgan.reporting.images import Packed
+from dcgan.reporting.page import (
     METRIC_NAMES,
     best_of,
     metric_row,
@@ -16,8 +16,8 @@ from dcgan.report_page import (
     render,
     within_limit,
 )
-from dcgan.report_read import Metric, RunRecord
-from dcgan.report_words import ABSENT, MOST_ROWS, count, duration, number, plain, short
+from dcgan.reporting.read import Metric, RunRecord
+from dcgan.reporting.words import ABSENT, MOST_ROWS, count, duration, number, plain, short
 
 MOST_RUNS = len(charts.COLOURS) * len(charts.DASHES)
 """Whose curves can still be told apart."""

@@ -15,10 +15,10 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from dcgan import report_charts as charts
-from dcgan.report_images import MOST_GRIDS, Packed, Picture, pack_pictures, spread
-from dcgan.report_read import Metric, RunRecord
-from dcgan.report_words import MOST_ROWS, count, duration, flat, number, short
+from dcgan.reporting import charts
+from dcgan.reporting.images import MOST_GRIDS, Packed, Picture, pack_pictures, spread
+from dcgan.reporting.read import Metric, RunRecord
+from dcgan.reporting.words import MOST_ROWS, count, duration, flat, number, short
 
 LIMIT = 15_000_000
 """Bytes of a page, at most."""
@@ -99,13 +99,13 @@ def render(template: str, version: str, values: Mapping[str, Any]) -> str:
     """Fill a template; whatever comes from files is escaped.
 
     Args:
-        template: a file in `report_assets`.
+        template: a file in `assets`.
         version: of this program.
         values: for the template; `figures` are charts by name.
     """
-    assets = resources.files("dcgan") / "report_assets"
+    assets = resources.files("dcgan.reporting") / "assets"
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dcgan", "report_assets"),
+        loader=jinja2.PackageLoader("dcgan.reporting", "assets"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

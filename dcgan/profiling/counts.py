@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan.precision import set_matrix_format
-from pipeline.measuring import synchronise
+from dcgan.profiling.measuring import synchronise
 
 SIDES = {"cuda": 8192}
 """Of the square matrices whose product is timed, by type of device: large enough to fill it."""

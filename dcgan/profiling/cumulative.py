@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from pipeline.contenders import Conditions, ours
+from dcgan.profiling.contenders import Conditions, ours
+from dcgan.profiling.measuring import Contender
 from pipeline.decoders import RawDecoder
 from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
 from pipeline.feeder import DATA_TIMEOUT, Feeder
 from pipeline.loader import open_decoder
 from pipeline.manifest import ShardSet
-from pipeline.measuring import Contender
 from pipeline.reader import Encoded, Reader
 from pipeline.schedule import Schedule
 from pipeline.stream import CLOSING_PATIENCE, READY

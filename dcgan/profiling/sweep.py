@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from dcgan.profile_bench import Bench
-from dcgan.profile_options import Options
-from dcgan.profile_report import Bars, Report, Table, rounds_as_json, span, times
+from dcgan.profiling.bench import Bench
+from dcgan.profiling.contenders import Conditions, ours
+from dcgan.profiling.measuring import Contender, Spread, ratios
+from dcgan.profiling.options import Options
+from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
 from pipeline.batches import MAX_WORKERS
-from pipeline.contenders import Conditions, ours
 from pipeline.decoders import RawDecoder
 from pipeline.fallback import ThreadDecoder
 from pipeline.loader import open_decoder
 from pipeline.manifest import ShardSet
-from pipeline.measuring import Contender, Spread, ratios
 
 AGAIN = "the default again"
 """A twin of the default: how far its rate strays from the default's is the noise."""

@@ -1,0 +1,1 @@
+"""What `dcgan-doctor` looks at."""

@@ -1,0 +1,1 @@
+"""What `dcgan-profile` measures, how, and beside what."""
