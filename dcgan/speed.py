@@ -144,6 +144,7 @@ class WholeStep:
         update = self.update
         parts = update.generate, update.judge, update.loss_d, update.loss_g
         began = time.perf_counter()
+        say("compiling the step: up to a minute, unless it was compiled here before")
         try:
             update.generate, update.judge, update.loss_d, update.loss_g = (
                 torch.compile(part, fullgraph=True, dynamic=False) for part in parts

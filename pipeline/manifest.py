@@ -175,11 +175,6 @@ class ShardSet:
         """Of the manifest, and so of all tars' digests: tells this set from every other."""
         return digest(self.manifest.model_dump_json().encode())[:16]
 
-    def altered(self) -> list[Path]:
-        """Those tars whose bytes are not as they were written; reads the whole set."""
-        recorded = zip(self.tars, self.manifest.shards, strict=True)
-        return [tar for tar, shard in recorded if file_digest(tar) != shard.tar_sha256]
-
 
 def pack_command(folder: Path) -> str:
     """What makes a set in this folder, or makes it anew, for an error's remedy."""

@@ -130,12 +130,6 @@ def test_a_set_can_be_moved(spare_set, tmp_path):
     assert ShardSet.open(moved).manifest == spare_set.manifest
 
 
-def test_altered_shards_are_found_by_their_bytes(spare_set):
-    assert spare_set.altered() == []
-    replace_in("shard-000001.tar", b"JFIF", b"JFIX")(spare_set.folder)
-    assert ShardSet.open(spare_set.folder).altered() == [spare_set.tars[1]]
-
-
 @pytest.mark.parametrize(
     ("named", "remedy"),
     [

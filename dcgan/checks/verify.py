@@ -78,7 +78,6 @@ def compiled_is_eager(device: torch.device, say: Say) -> Finding | Iterator[Find
     """Twenty steps of the compiled step against the eager one's."""
     if obstacle := why_no_compiler(device):
         return not_checked("compiled = eager", obstacle)
-    say("compiling two small nets: about a minute, unless they were compiled here before")
     return same_steps("compiled", device, say)
 
 

@@ -27,9 +27,6 @@ publishes the same file as weights-inception-2015-12-05-6726825d.pth."""
 LAYER = "2048"
 """Of Inception: its last pooling (Heusel et al.)."""
 
-MOST = 50_000
-"""Images a side: the number that published FIDs are taken with."""
-
 IMAGES_AT_ONCE = 32
 """Through Inception, which enlarges each to 299×299."""
 
