@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from typer.core import TyperCommand
@@ -31,6 +32,12 @@ FORMER = {
 }
 """Options of pytorch/examples/dcgan/main.py, now or once, that are called otherwise here: what is
 wanted instead and, unless it is to be put in the place of the other, what to do."""
+
+
+def tell_progress(line: str) -> None:
+    """Say what a command is at, beside its output."""
+    sys.stderr.write(f"… {line}\n")
+    sys.stderr.flush()
 
 
 class FormerOptions(TyperCommand):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
-from dcgan.commandline import SETTINGS
+from dcgan.commandline import SETTINGS, tell_progress
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole, writing
@@ -87,7 +87,7 @@ def _plan(
     if verify:
         from dcgan.checks import verify as proving
 
-        proofs = proving.checks(chosen, _progress)
+        proofs = proving.checks(chosen, tell_progress)
     return (machine.checks(chosen, shards), proofs), environment
 
 
@@ -161,11 +161,6 @@ def _publish(json: str, text: str) -> None:
         return
     with writing(f"--json {json}"):
         write_whole(Path(json), text.encode())
-
-
-def _progress(line: str) -> None:
-    sys.stderr.write(f"… {line}\n")
-    sys.stderr.flush()
 
 
 def main() -> None:

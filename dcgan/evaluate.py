@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dcgan.commandline import SETTINGS
+from dcgan.commandline import SETTINGS, tell_progress
 from dcgan.version import VersionOption
 from pipeline.errors import UserError, plain, told_plainly
 from pipeline.files import writing
@@ -139,24 +138,24 @@ class _Setting:
     def swd(self, n: int) -> Swd:
         from dcgan.judging.metrics import Judge
 
-        _progress("sliced Wasserstein distance")
+        tell_progress("sliced Wasserstein distance")
         return Judge(self.reals(n), n).judge(self._net)
 
     def neighbours(self, n: int, picture: Path) -> list[Measured]:
         from dcgan.judging import neighbours
 
-        _progress("nearest real neighbours")
+        tell_progress("nearest real neighbours")
         found = neighbours.find(self._net, self.reals(n))
         with _writing(picture):
             found.save(picture)
         if found.measured is None:
-            _progress("most real images occur twice: the distance to them has no measure")
+            tell_progress("most real images occur twice: the distance to them has no measure")
         return [] if found.measured is None else [found.measured]
 
     def fidelity(self, inception: Inception, n: int) -> list[Measured]:
         from dcgan.judging import fidelity
 
-        _progress("FID and KID: each image goes through Inception at 299×299")
+        tell_progress("FID and KID: each image goes through Inception at 299×299")
         return fidelity.measure(self._net, self.reals(n), inception, n)
 
 
@@ -264,11 +263,6 @@ def _shards_of(run: RunFolder) -> str:
         "the set that the run was trained on",
         "name a shard set: --shards FOLDER",
     )
-
-
-def _progress(line: str) -> None:
-    sys.stderr.write(f"… {line}\n")
-    sys.stderr.flush()
 
 
 def main() -> None:

@@ -31,6 +31,7 @@ HOMES = {
 SPEAKERS = {
     "pipeline.errors": "the one message of a failed command",
     "dcgan.log": "training",
+    "dcgan.commandline": "what a command is at",
     "dcgan.version": "--version",
     "dcgan.profiling.bench": "progress of a measurement",
     "dcgan.profiling.report": "its tables",
