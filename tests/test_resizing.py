@@ -37,7 +37,8 @@ def assert_near(made: torch.Tensor, expected: np.ndarray) -> None:
     error = np.abs(made.numpy() - expected)
     assert error.max() <= 2
     assert (error > 1).mean() <= 0.006  # one value of the smallest square
-    assert error.mean() <= 0.3
+    # A level in a quarter of the values; by chance in more of the few that a small square has
+    assert error.mean() <= 0.3 + 0.7 / np.sqrt(error.size)
 
 
 @given(SIDES, SIDES, SIZES, CHANNELS, st.integers(0, 99))
