@@ -96,9 +96,8 @@ def loader(
         shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
     )
     with _stoppable():
-        from dcgan.profiling.loader import (
-            profile,  # torch and all that: only once there is work for it
-        )
+        # torch and all that: only once there is work for it
+        from dcgan.profiling.loader import profile
 
         publish(profile(options), json, plot)
 
