@@ -12,15 +12,16 @@ VERIFIED = re.compile(r"`dcgan-doctor --verify`: (.+?)(?=$|, `)")
 DOCTOR = (ROOT / "dcgan/checks/verify.py").read_text()
 
 
-def claims() -> list[list[str]]:
+def claims() -> list[tuple[str, ...]]:
     """What is claimed, the proof without a GPU, that with one, and what was seen."""
-    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
-    return [row for row in rows if len(row) == 4 and row[0] != "claim"]
+    form = r"^\*\*(.+)\.\*\*\n\n- without a GPU: (.+)\n- with one: (.+)\n- seen: (.+)$"
+    return re.findall(form, PAGE.read_text(), re.MULTILINE)
 
 
 def test_the_page_has_its_claims():
     assert len(claims()) > 15
     assert len({claim for claim, *_ in claims()}) == len(claims())
+    assert PAGE.read_text().count("- seen: ") == len(claims())
 
 
 @pytest.mark.parametrize("row", claims(), ids=lambda row: row[0][:40])
