@@ -191,6 +191,7 @@ def compare_over_20_steps(mode_step, eager, rows):
 # Dynamo asks every tensor for its gradient, and hides the warning by means that "error" precedes
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_is_eager_and_compiles_once():
+    torch._dynamo.reset()  # of what earlier tests of this process compiled
     counters = torch._dynamo.utils.counters["stats"]
     counters.clear()
     step, eager = whole_step(), whole_step()
