@@ -36,15 +36,9 @@ FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def pages() -> list[Path]:
-    """Every Markdown file that git knows or would."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [ROOT / name for name in sorted(set(listed.stdout.splitlines()))]
+    """Every Markdown file of the project; in a source archive, too, where git knows none."""
+    found = [*ROOT.glob("*.md"), *(ROOT / "shards").glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    return sorted(page for page in found if "_build" not in page.parts)
 
 
 def name_of(page: Path) -> str:
