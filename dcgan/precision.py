@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -50,9 +52,8 @@ def set_matrix_format(precision: str, device: torch.device) -> None:
     docs.pytorch.org/docs/stable/notes/cuda.html, "TensorFloat-32 (TF32) on Ampere (and later)".
     """
     if device.type == "cuda":
-        form = "tf32" if precision == "tf32" else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = form
-        torch.backends.cudnn.conv.fp32_precision = form  # type: ignore[attr-defined]
+        for backend in _matrix_backends():
+            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
 
 
 def choose_kernels() -> None:
@@ -62,6 +63,33 @@ def choose_kernels() -> None:
     H100 in bf16 (docs.pytorch.org/docs/stable/backends.html, `torch.backends.cudnn.benchmark`).
     """
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+
+
+@contextmanager
+def alike_in_every_process(device: torch.device) -> Iterator[None]:
+    """Multiply in whole float32, and by kernels that neither trials nor training have chosen.
+
+    So that whoever draws an image draws the same one: training, `dcgan-sample`, `dcgan-evaluate`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn, backends = torch.backends.cudnn, _matrix_backends()
+    trials, fixed = cudnn.benchmark, cudnn.deterministic
+    forms = [backend.fp32_precision for backend in backends]
+    cudnn.benchmark, cudnn.deterministic = False, True  # a transposed one may add in any order else
+    set_matrix_format("fp32", device)
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = trials, fixed
+        for backend, form in zip(backends, forms, strict=True):
+            backend.fp32_precision = form
+
+
+def _matrix_backends() -> tuple[Any, Any]:
+    """What multiplies matrices, and what convolves."""
+    return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -17,7 +17,6 @@ from dcgan.animation import save_walk
 from dcgan.generate import generate_each, latents
 from dcgan.models import Generator, load_generator
 from dcgan.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
-from dcgan.precision import set_matrix_format
 from dcgan.run import RunFolder
 from dcgan.seeds import count, told
 from dcgan.version import PACKAGE, version
@@ -76,8 +75,6 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     texts["Net"] = _printable(path.name)
     with path.open("rb") as file:
         texts["Net SHA-256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    set_matrix_format("fp32", device)
-    torch.backends.cudnn.deterministic = True  # a transposed convolution may add in any order there
     return Source(generator.to(device), texts)
 
 

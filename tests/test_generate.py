@@ -1,12 +1,14 @@
 """From seeds to images: one seed, one image, whatever is drawn with it."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from dcgan.generate import BATCH, FIXED_SEEDS, generate, generate_each, latents
 from dcgan.models import Generator, init_weights
+from dcgan.precision import choose_kernels, set_matrix_format
 from pipeline.pixels import to_uint8
 
 NZ = 100
@@ -128,3 +130,31 @@ def test_images_are_drawn_in_float32_from_a_net_of_another_type():
     rounded = copy.deepcopy(halved).float()
     assert torch.equal(generate(halved, noise), generate(rounded, noise))
     assert next(halved.parameters()).dtype == torch.bfloat16
+
+
+def test_images_are_drawn_alike_in_every_process(monkeypatch):
+    entered: list[str] = []
+
+    @contextmanager
+    def noted(device):
+        entered.append(device.type)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr("dcgan.generate.alike_in_every_process", noted)
+    images = generate_each(trained(ngf=4), latents(range(BATCH + 1), NZ))
+    next(images)
+    assert entered == ["cpu", "left"]  # not for as long as somebody takes the images
+    assert len([*images]) == BATCH
+    assert entered == ["cpu", "left"] * 2
+
+
+@pytest.mark.gpu
+def test_what_training_has_chosen_changes_no_image():
+    device = torch.device("cuda")
+    net, noise = trained().to(device), latents(range(20), NZ)
+    set_matrix_format("fp32", device)
+    expected = generate(net, noise)
+    set_matrix_format("tf32", device)
+    choose_kernels()
+    assert torch.equal(generate(net, noise), expected)

@@ -1,5 +1,6 @@
 """What `--precision auto` takes; what bf16 costs in accuracy is in test_bf16.py."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,46 @@ def test_torch_is_told_how_to_multiply_on_cuda(name, form):
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.fp32_precision = value
+
+
+@pytest.fixture
+def cudnn():
+    """Torch's settings for CUDA, put back afterwards."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    forms = [backend.fp32_precision for backend in backends]
+    yield lambda: (
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+        *(backend.fp32_precision for backend in backends),
+    )
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before
+    for backend, form in zip(backends, forms, strict=True):
+        backend.fp32_precision = form
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_kernels_are_tried_unless_each_run_must_take_the_same(cudnn, deterministic):
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = deterministic
+    precision.choose_kernels()
+    assert cudnn()[0] is not deterministic
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_images_are_drawn_alike_whatever_training_has_chosen(cudnn, failing):
+    precision.set_matrix_format("tf32", CUDA)
+    precision.choose_kernels()
+    before = cudnn()
+    assert before == (True, False, "tf32", "tf32")
+    with suppress(ValueError), precision.alike_in_every_process(CUDA):
+        assert cudnn() == (False, True, "ieee", "ieee")
+        if failing:
+            raise ValueError
+    assert cudnn() == before
+    with precision.alike_in_every_process(CPU):
+        assert cudnn() == before
 
 
 def test_flags_are_those_of_the_kernels_list(monkeypatch):
