@@ -274,7 +274,7 @@ def batchnorm_error(state: State, change: Change = sound) -> float:
         found.append(ratio.max().item())
 
     with change(step, state):
-        for layer in (*step.generator.main, *step.discriminator.main):
+        for layer in (*step.generator.modules(), *step.discriminator.modules()):
             if isinstance(layer, nn.BatchNorm2d):
                 layer.register_forward_hook(compare)
         step(to_signed(state.pixels, torch.bfloat16), state.noise)
