@@ -3,6 +3,8 @@
 import importlib
 import os
 import shutil
+import tomllib
+from importlib import metadata
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dcgan.checks import probes
 from dcgan.checks.findings import Check, Verdict, examine
 from dcgan.checks.shards import one_batch, shard_set
 from pipeline.manifest import MANIFEST
+from tests.running import ROOT
 
 CPU = torch.device("cpu")
 OK, WARNING, FAIL, UNKNOWN = Verdict.OK, Verdict.WARNING, Verdict.FAIL, Verdict.NOT_CHECKED
@@ -150,6 +153,32 @@ def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
     assert f"torch 2.8.1+cu128 (wanted {bounds['torch']})" in finding.found
     assert "pillow is missing" in finding.found
     assert finding.found.count("wanted") == 2
+
+
+@pytest.fixture
+def not_installed(monkeypatch):
+    """As in a checkout that was never installed: it has no metadata, its dependencies have theirs."""
+
+    def requires(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_a_checkout_that_is_not_installed_has_its_own_bounds():
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = probes.lower_bounds()
+    assert len(bounds) > 10
+    assert f"torch>={bounds['torch']}" in found
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_files_that_are_neither_a_checkout_nor_installed_have_no_bounds(monkeypatch, tmp_path):
+    monkeypatch.setattr("dcgan.__file__", str(tmp_path / "dcgan" / "__init__.py"))
+    finding = machine_checks.packages()
+    assert finding.verdict is UNKNOWN
+    assert "neither pyproject.toml nor an installed" in finding.found
 
 
 @pytest.mark.parametrize(
