@@ -141,6 +141,22 @@ def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
     assert machine_checks.bfloat16(CPU).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("limits", "threads", "verdict", "said"),
+    [
+        ({"machine": 8, "affinity": 8}, "", OK, "8 of 8 cores"),
+        ({"machine": 8, "affinity": 2, "cgroup quota": 2}, "2", OK, "2 of 8 cores (affinity, c"),
+        ({"machine": 8, "affinity": 2}, "8", WARNING, "OMP_NUM_THREADS=8"),
+    ],
+)  # fmt: skip
+def test_the_cores_that_may_be_used(monkeypatch, limits, threads, verdict, said):
+    monkeypatch.setattr(machine_checks, "core_limits", lambda: limits)
+    monkeypatch.setattr(machine_checks, "usable_cores", lambda: min(limits.values()))
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    finding = machine_checks.cores()
+    assert (finding.verdict, said in finding.found) == (verdict, True), finding
+
+
 def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
     bounds = probes.lower_bounds()
     assert {"torch", "typer", "nvidia-dali-cuda120"} <= set(bounds)
@@ -157,7 +173,7 @@ def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
 
 @pytest.fixture
 def not_installed(monkeypatch):
-    """As in a checkout that was never installed: it has no metadata, its dependencies have theirs."""
+    """As in a checkout that was never installed: there is no metadata of it."""
 
     def requires(package):
         raise metadata.PackageNotFoundError(package)

@@ -20,6 +20,7 @@ import typer
 
 from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
+from pipeline.cores import usable_cores
 from pipeline.demo_faces import MARK, Face, encode
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL, write_whole
@@ -117,7 +118,7 @@ def make_demo_faces(
             return
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(
-            min(workers or os.cpu_count() or 1, len(chunks)),
+            min(workers or usable_cores(), len(chunks)),
             mp_context=get_context("spawn"),  # the same on every system
             initializer=_start_worker,
         ) as pool:

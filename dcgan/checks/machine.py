@@ -29,6 +29,7 @@ from dcgan.checks.probes import (
     torch_cuda,
 )
 from dcgan.checks.shards import one_batch, shard_set
+from pipeline.cores import core_limits, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +59,7 @@ def checks(device: torch.device, shards: Path | None) -> list[Check]:
         Check("DALI", dali),
         Check("DALI beside torch", pairing),
         Check("DALI's libraries", libraries),
+        Check("CPU", cores),
         Check("bfloat16", lambda: bfloat16(device)),
         Check("memory", lambda: memory(device)),
         Check("disk", disk),
@@ -73,6 +75,7 @@ def without_torch(obstacle: str, verify: bool) -> list[Check]:
     found = [
         Check("torch", lambda: fail("torch", obstacle, wanted, remedy)),
         Check("Python and packages", packages),
+        Check("CPU", cores),
         Check("disk", disk),
     ]
     rest = ["NVIDIA driver", "GPU", "DALI", "bfloat16", "memory", *(["--verify"] if verify else [])]
@@ -219,6 +222,19 @@ def libraries() -> Finding:
     if nvidia_cards():
         return warning(name, found, wanted, "install NVIDIA's driver, or go on without the card")
     return ok(name, "nvidia.dali.fn loads; no GPU for libcuda", wanted)
+
+
+def cores() -> Finding:
+    """The cores that workers and torch's threads are counted by, and what holds them back."""
+    limits, usable, asked = core_limits(), usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
+    holding = [name for name, number in limits.items() if number == usable < limits["machine"]]
+    found = f"{usable} of {limits['machine']} cores"
+    if holding:
+        found += f" ({', '.join(holding)})"
+    if asked.isdecimal() and int(asked) > usable:
+        wanted = "at most a thread for each core"
+        return warning("CPU", f"{found}, and OMP_NUM_THREADS={asked}", wanted, "unset it")
+    return ok("CPU", found)
 
 
 def bfloat16(device: torch.device) -> Finding:
