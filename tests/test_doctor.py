@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import sys
 import tomllib
 from importlib import metadata
 
@@ -128,6 +129,33 @@ def test_room_in_memory(monkeypatch, gib, verdict):
     monkeypatch.setattr("pipeline.memory.free_memory", lambda device: int(gib * 2**30))
     (finding,) = machine_checks.memory(CPU)
     assert finding.verdict is verdict
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+@pytest.mark.parametrize(
+    ("mib", "cards", "verdict", "said"),
+    [
+        (64, 1, OK, "64 MiB free"),
+        (0, 0, WARNING, ": 0 MiB free"),
+        (64, 2, WARNING, ": 64 MiB free"),
+        (1024, 2, OK, "1,024 MiB free"),
+        (None, 0, WARNING, ": absent"),
+    ],
+)
+def test_shared_memory(monkeypatch, machine, tmp_path, mib, cards, verdict, said):
+    machine(gpus=[H100] * cards, cuda_available=cards > 0)
+    monkeypatch.setattr("pipeline.memory.SHARED", tmp_path if mib is not None else tmp_path / "no")
+    usage = shutil.disk_usage(".")._replace(free=(mib or 0) << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    finding = machine_checks.shared_memory()
+    assert finding.verdict is verdict
+    assert finding.found.endswith(said)
+
+
+def test_shared_memory_that_cannot_be_written(monkeypatch, machine):
+    machine()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot be written" in machine_checks.shared_memory().found
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch):
