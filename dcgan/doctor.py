@@ -14,6 +14,7 @@ import typer
 from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.commandline import SETTINGS, tell_progress
 from dcgan.version import VersionOption
+from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole, writing
 
@@ -49,7 +50,7 @@ def doctor(
     out = sys.stderr if json == "-" else sys.stdout
     # Of standard output nothing may be anything but the report
     checks, environment = _plan(shards, verify, device)
-    keep = [str(shards)] if shards is not None else []
+    keep = ["/dev/shm", *([str(shards)] if shards is not None else [])]  # noqa: S108, a word
     headings = {"The machine": checks[0], **({"The device": checks[1]} if verify else {})}
     findings = list(_told(headings, keep, out))
     out.write(f"\n{summary(findings)}\n")
@@ -80,6 +81,7 @@ def _plan(
         return (machine.without_torch(obstacle, verify), []), {}
     from dcgan.environment import describe_environment, pick_device
 
+    limit_torch_threads()
     chosen = pick_device(device)
     environment = describe_environment(chosen)
     del environment["command"]  # it begins with the path of somebody's Python

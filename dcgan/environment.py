@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from dcgan.distributed import Ranks
+from pipeline.cores import usable_cores
 from pipeline.errors import UserError
 
 PACKAGES = (
@@ -87,7 +87,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+        "cpus": usable_cores(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
         "cuda": torch.version.cuda if cuda else None,

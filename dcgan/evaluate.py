@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dcgan.commandline import SETTINGS, tell_progress
 from dcgan.version import VersionOption
+from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, plain, told_plainly
 from pipeline.files import writing
 
@@ -91,6 +92,7 @@ def evaluate(
 
     folder = RunFolder.open(run)
     shards = shards or _shards_of(folder)
+    limit_torch_threads()
     chosen = pick_device(device)
     path = folder.generator_to_sample(raw_net)
     net = load_generator(path).to(chosen)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
+from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL
 
@@ -199,6 +200,7 @@ def _open(net: Path, raw_net: bool, device: str) -> Source:
     from dcgan.environment import pick_device
     from dcgan.sampling import open_source
 
+    limit_torch_threads()
     return open_source(net, raw_net, pick_device(device))
 
 

@@ -15,6 +15,7 @@ from dcgan.signals import StopRequest
 from dcgan.speed import keep_compiled_code
 from dcgan.trainer import Trainer
 from dcgan.watch import RollBack
+from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError
 
 TIME_IS_UP = 75
@@ -36,6 +37,7 @@ def train(config: TrainConfig) -> int:
     """
     began = time.monotonic()
     keep_compiled_code()
+    limit_torch_threads()
     with Ranks.joined() as ranks:
         try:
             with ranks.together():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
 import torch
 
+from pipeline.cores import usable_cores
 from pipeline.errors import UserError
 from pipeline.pixels import to_signed, to_signed_alone
 
@@ -126,4 +126,4 @@ class Batches(ABC):
 def default_workers(device: torch.device) -> int:
     """Decoding threads where nobody asks for a number."""
     most = MAX_WORKERS_OF_A_GPU if device.type == "cuda" else MAX_WORKERS
-    return min(os.cpu_count() or 1, most)
+    return min(usable_cores(), most)

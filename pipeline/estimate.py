@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from pipeline.manifest import Recipe
 from pipeline.order import permutation
 from pipeline.outfolder import TAR_OVERHEAD
 from pipeline.packing import Packing, pack
+from pipeline.processes import Workers
 from pipeline.sources import Source
 from pipeline.storing import make_recipe, store
 
@@ -127,10 +126,9 @@ def benchmark(source: Source, members: Sequence[Member], packing: Packing) -> It
     packing = replace(packing, per_shard=per_shard, overwrite=False)
     shares = [files[number :: packing.workers] for number in range(packing.workers)]
     rates: list[tuple[float, float]] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(packing.workers, context) as pool:
+    with Workers(packing.workers, _decode_all) as workers:
         for number in range(1, ROUNDS + 1):
-            seconds = max(pool.map(_decode_all, shares))
+            seconds = max(workers.run(shares))
             decode_rate = len(files) / seconds
             with tempfile.TemporaryDirectory() as folder:
                 packed = pack(source, members, Path(folder) / "set", packing)
@@ -145,8 +143,8 @@ def benchmark(source: Source, members: Sequence[Member], packing: Packing) -> It
     )
 
 
-def _decode_all(files: list[bytes]) -> float:
+def _decode_all(files: list[bytes]) -> Generator[float, None, None]:
     started = time.perf_counter()
     for data in files:
         decode(data)
-    return time.perf_counter() - started
+    yield time.perf_counter() - started

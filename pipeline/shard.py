@@ -8,16 +8,14 @@ and `rejects.csv`, and last `shard-000000.json`: with it the shard is finished.
 from __future__ import annotations
 
 import csv
-import ctypes
 import hashlib
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -34,17 +32,13 @@ PROGRESS = ".packing"
 """Sub-folder of an unfinished set: what is needed to go on with it."""
 
 REPORT_EVERY = 32
-"""Images between a worker's reports, and between its looks at the stop signal."""
+"""Images between a worker's reports, at which it may be stopped."""
 
 MAX_RECORD_BYTES = 1 << 16
 """A record has one row, and a count for each kind of fault."""
 
 Entry = tuple[int, Member]
 """A sample's key and where it comes from."""
-
-
-class StoppedError(Exception):
-    """The parent asked its workers to stop."""
 
 
 class ShardRecord(BaseModel):
@@ -68,22 +62,11 @@ class ShardRecord(BaseModel):
         return self
 
 
-@dataclass
-class Shared:
-    """What workers and their parent have in common.
+class Progress(NamedTuple):
+    """Images of a shard since the last report."""
 
-    The parent takes no lock here: a worker that was killed may hold it for ever.
-    """
-
-    done: Synchronized[int]
-    rejected: Synchronized[int]
-    stop: ctypes.c_bool
-    ready: ctypes.c_bool
-    """At least one worker is."""
-
-    def counts(self) -> tuple[int, int]:
-        """Images done and rejected."""
-        return self.done.get_obj().value, self.rejected.get_obj().value
+    done: int
+    rejected: int
 
 
 @dataclass(frozen=True)
@@ -149,20 +132,19 @@ def _either(first: Path, second: Path, name: str) -> Path:
     return first / name if (first / name).exists() else second / name
 
 
-def write_shard(work: Work, shared: Shared, number: int, entries: list[Entry]) -> None:
-    """Write one shard and its record.
+def write_shard(work: Work, number: int, entries: list[Entry]) -> Generator[Progress, None, None]:
+    """Write one shard and its record; closed before its end, it leaves nothing half-written.
 
     Raises:
         UserError: `strict`, and an image was rejected.
         OSError: the disk is full, or the source is gone.
-        StoppedError: the parent asked for it.
     """
     name, tally = names(number), _Tally()
     shard = None
     with replacing(work.out / f"{name}.tar") as partial:
         with partial.open("wb") as file:
             tar = TarWriter(file)
-            _fill(tar, work, shared, name, entries, tally)
+            yield from _fill(tar, work, name, entries, tally)
             tar.finish()
         if tally.samples:
             index = tar.index_bytes()
@@ -180,8 +162,8 @@ def write_shard(work: Work, shared: Shared, number: int, entries: list[Entry]) -
 
 
 def _fill(
-    tar: TarWriter, work: Work, shared: Shared, name: str, entries: list[Entry], tally: _Tally
-) -> None:
+    tar: TarWriter, work: Work, name: str, entries: list[Entry], tally: _Tally
+) -> Generator[Progress, None, None]:
     extension = work.recipe.extension
     reported = rejected = 0
     for count, (key, member) in enumerate(entries, 1):
@@ -199,12 +181,7 @@ def _fill(
             tally.heights.add(stored.height)
             tally.converted += stored.converted
         if count % REPORT_EVERY == 0 or count == len(entries):
-            if shared.stop.value:
-                raise StoppedError
-            with shared.done.get_lock():
-                shared.done.value += count - reported
-            with shared.rejected.get_lock():
-                shared.rejected.value += len(tally.rejects) - rejected
+            yield Progress(count - reported, len(tally.rejects) - rejected)
             reported, rejected = count, len(tally.rejects)
 
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 
 from pipeline.errors import UserError
-from pipeline.shard import Entry, Shared, Work, write_shard
-
-POLL_SECONDS = 0.05
-"""Between two looks at the workers' counters."""
+from pipeline.processes import KilledError, Workers
+from pipeline.shard import Entry, Progress, Work, write_shard
 
 
 def write_shards(
@@ -32,107 +23,39 @@ def write_shards(
         work: what is the same for all of them.
         shards: each one's entries.
         workers: processes.
-        report: called many times a second with the images done and rejected; may raise.
+        report: called with the images done and rejected, at the start and with every news; may
+            raise.
 
     Returns:
         Seconds from the first worker's readiness to the end.
 
     Raises:
-        UserError: from a worker, or because one was killed.
+        UserError: from a worker, or because one was killed or cannot be started.
         OSError: from a worker.
     """
     if not shards:
         return 0.0
-    # spawn: the same on every system, and no lock is copied in mid-air
-    context = multiprocessing.get_context("spawn")
-    shared = Shared(
-        context.Value("q", 0),
-        context.Value("q", 0),
-        context.RawValue(ctypes.c_bool, False),
-        context.RawValue(ctypes.c_bool, False),
-    )
-    pool = ProcessPoolExecutor(
-        min(workers, len(shards)), context, initializer=_start, initargs=(work, shared)
-    )
-    with pool:
-        with _deaf_to_interrupts():  # the workers start here
-            futures = {pool.submit(_write, number, entries) for number, entries in shards.items()}
-        try:
-            started = _await_first(shared, futures)
-            _await_all(futures, lambda: report(*shared.counts()))
-            return time.perf_counter() - started
-        except BrokenProcessPool:
-            raise UserError(
-                f"--workers {workers}",
-                "a worker process was killed, probably for lack of memory"
-                if shared.ready.value
-                else "the worker processes ended before they were ready",
-                "workers that live",
-                "use fewer --workers; the same command goes on with the shards that are finished",
-            ) from None
-        finally:
-            shared.stop.value = True
-            with _deaf_to_interrupts():  # a second one would leave workers that are just starting
-                pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Have processes that start here not hear Ctrl-C from their first moment: the parent does.
-
-    A process inherits which signals are blocked. One that comes meanwhile reaches the parent after.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: there, it is from `_start` on
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    count, done, rejected = min(workers, len(shards)), 0, 0
+    report(done, rejected)
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with Workers(count, partial(_write, work), partial(_prepare, work)) as running:
+            for progress in running.run(shards.items()):
+                done += progress.done
+                rejected += progress.rejected
+                report(done, rejected)
+            assert running.ready is not None, "there were shards"
+            return time.perf_counter() - running.ready
+    except KilledError as error:
+        goes_on = f"{error.remedy}; the same command goes on with the shards that are finished"
+        raise UserError(error.where, error.found, error.wanted, goes_on) from None
 
 
-def _await_first(shared: Shared, futures: set[Future[None]]) -> float:
-    while not shared.ready.value:
-        if any(future.done() for future in futures):
-            break  # it failed before it was ready: `_await_all` says how
-        time.sleep(POLL_SECONDS)
-    return time.perf_counter()
-
-
-def _await_all(futures: set[Future[None]], report: Callable[[], None]) -> None:
-    pending = futures
-    while pending:
-        done, pending = wait(pending, timeout=POLL_SECONDS)
-        report()
-        for future in done:
-            future.result()  # raises what the worker raised, at once
-
-
-_worker: tuple[Work, Shared]
-"""What this process works on; set once, in workers only."""
-
-
-def _start(work: Work, shared: Shared) -> None:
-    global _worker  # noqa: PLW0603, a pool hands its initialiser's arguments to no task
-    _worker = work, shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _prepare(work: Work) -> None:
     if work.recipe.store != "original":
         import torch  # here, so that its two seconds are not the first image's
 
         torch.set_num_threads(1)  # the cores have a worker each; copying a crop would start more
-    shared.ready.value = True
 
 
-def _end_with_parent() -> None:
-    """Without this, a worker whose parent was killed would wait for its next shard for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "workers have a parent"
-    parent.join()
-    os._exit(1)
-
-
-def _write(number: int, entries: list[Entry]) -> None:
-    work, shared = _worker
-    write_shard(work, shared, number, entries)
+def _write(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
+    return write_shard(work, *shard)

@@ -1,23 +1,23 @@
 """Packing as tests run it: the command in a process that can be killed, or in this one."""
 
-import ctypes
-import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.manifest import ShardSet
 from pipeline.packing import Packed, Packing, pack
-from pipeline.shard import PROGRESS, Entry, Shared, Work, write_shard
+from pipeline.shard import PROGRESS, Entry, Work, write_shard
 from pipeline.sources import open_source
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -54,12 +54,11 @@ def serially(
     work: Work, shards: Mapping[int, list[Entry]], workers: int, report: Callable[[int, int], None]
 ) -> float:
     """`write_shards` without its processes."""
-    context = multiprocessing.get_context("spawn")
-    flags = [context.RawValue(ctypes.c_bool, False) for _ in range(2)]
-    shared = Shared(context.Value("q", 0), context.Value("q", 0), *flags)
+    done = rejected = 0
     for number, entries in shards.items():
-        write_shard(work, shared, number, entries)
-        report(*shared.counts())
+        for progress in write_shard(work, number, entries):
+            done, rejected = done + progress.done, rejected + progress.rejected
+            report(done, rejected)
     return 1.0
 
 
@@ -98,6 +97,32 @@ def run_tool(name: str, *arguments: object, cwd: Path | None = None, status: int
     assert "Traceback" not in printed, printed
     assert done.returncode == status, printed
     return printed
+
+
+def evaluated(expression: str) -> Generator[Any, None, None]:
+    """A task for workers; here, since what imports this module does not load torch."""
+    yield eval(expression)
+
+
+SHARED_MEMORY = {
+    "full": "mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero >/dev/shm/full",
+    "read-only": "mount -t tmpfs -o ro tmpfs /dev/shm",
+}
+"""Ways in which /dev/shm may be of no use, and how a shell brings each about."""
+
+
+def with_shared_memory(kind: str, words: Sequence[object]) -> subprocess.CompletedProcess[str]:
+    """Run a command where /dev/shm is so, for nobody else; skip where mounts are not allowed."""
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, SHARED_MEMORY[kind]]).returncode
+    ):
+        pytest.skip("cannot mount a file system of one's own")
+    script = f'{SHARED_MEMORY[kind]} && exec "$@"'
+    return subprocess.run(
+        [*unshare, script, "sh", *map(str, words)], capture_output=True, text=True, timeout=120
+    )
 
 
 @dataclass

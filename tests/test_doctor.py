@@ -3,6 +3,9 @@
 import importlib
 import os
 import shutil
+import sys
+import tomllib
+from importlib import metadata
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from dcgan.checks import probes
 from dcgan.checks.findings import Check, Verdict, examine
 from dcgan.checks.shards import one_batch, shard_set
 from pipeline.manifest import MANIFEST
+from tests.running import ROOT
 
 CPU = torch.device("cpu")
 OK, WARNING, FAIL, UNKNOWN = Verdict.OK, Verdict.WARNING, Verdict.FAIL, Verdict.NOT_CHECKED
@@ -127,6 +131,33 @@ def test_room_in_memory(monkeypatch, gib, verdict):
     assert finding.verdict is verdict
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+@pytest.mark.parametrize(
+    ("mib", "cards", "verdict", "said"),
+    [
+        (64, 1, OK, "64 MiB free"),
+        (0, 0, WARNING, ": 0 MiB free"),
+        (64, 2, WARNING, ": 64 MiB free"),
+        (1024, 2, OK, "1,024 MiB free"),
+        (None, 0, WARNING, ": absent"),
+    ],
+)
+def test_shared_memory(monkeypatch, machine, tmp_path, mib, cards, verdict, said):
+    machine(gpus=[H100] * cards, cuda_available=cards > 0)
+    monkeypatch.setattr("pipeline.memory.SHARED", tmp_path if mib is not None else tmp_path / "no")
+    usage = shutil.disk_usage(".")._replace(free=(mib or 0) << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    finding = machine_checks.shared_memory()
+    assert finding.verdict is verdict
+    assert finding.found.endswith(said)
+
+
+def test_shared_memory_that_cannot_be_written(monkeypatch, machine):
+    machine()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot be written" in machine_checks.shared_memory().found
+
+
 def test_a_folder_that_cannot_be_written(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert machine_checks.disk().verdict is FAIL
@@ -136,6 +167,22 @@ def test_a_folder_that_cannot_be_written(monkeypatch):
 def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
     monkeypatch.setattr("dcgan.precision._cpu_flags", lambda: flags)
     assert machine_checks.bfloat16(CPU).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("limits", "threads", "verdict", "said"),
+    [
+        ({"machine": 8, "affinity": 8}, "", OK, "8 of 8 cores"),
+        ({"machine": 8, "affinity": 2, "cgroup quota": 2}, "2", OK, "2 of 8 cores (affinity, c"),
+        ({"machine": 8, "affinity": 2}, "8", WARNING, "OMP_NUM_THREADS=8"),
+    ],
+)  # fmt: skip
+def test_the_cores_that_may_be_used(monkeypatch, limits, threads, verdict, said):
+    monkeypatch.setattr(machine_checks, "core_limits", lambda: limits)
+    monkeypatch.setattr(machine_checks, "usable_cores", lambda: min(limits.values()))
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    finding = machine_checks.cores()
+    assert (finding.verdict, said in finding.found) == (verdict, True), finding
 
 
 def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
@@ -150,6 +197,32 @@ def test_versions_are_held_against_the_projects_own_bounds(monkeypatch):
     assert f"torch 2.8.1+cu128 (wanted {bounds['torch']})" in finding.found
     assert "pillow is missing" in finding.found
     assert finding.found.count("wanted") == 2
+
+
+@pytest.fixture
+def not_installed(monkeypatch):
+    """As in a checkout that was never installed: there is no metadata of it."""
+
+    def requires(package):
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_a_checkout_that_is_not_installed_has_its_own_bounds():
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = probes.lower_bounds()
+    assert len(bounds) > 10
+    assert f"torch>={bounds['torch']}" in found
+
+
+@pytest.mark.usefixtures("not_installed")
+def test_files_that_are_neither_a_checkout_nor_installed_have_no_bounds(monkeypatch, tmp_path):
+    monkeypatch.setattr("dcgan.__file__", str(tmp_path / "dcgan" / "__init__.py"))
+    finding = machine_checks.packages()
+    assert finding.verdict is UNKNOWN
+    assert "neither pyproject.toml nor an installed" in finding.found
 
 
 @pytest.mark.parametrize(

@@ -212,8 +212,8 @@ def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numb
 
 @pytest.mark.parametrize(
     ("cores", "device", "workers"),
-    [(None, "cpu", 1), (1, "cpu", 1), (2, "cuda", 2), (64, "cpu", 8), (64, "cuda:1", 4)],
+    [(1, "cpu", 1), (2, "cuda", 2), (64, "cpu", 8), (64, "cuda:1", 4)],
 )
 def test_default_workers_are_one_a_core_up_to_a_limit(monkeypatch, cores, device, workers):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("pipeline.batches.usable_cores", lambda: cores)
     assert default_workers(torch.device(device)) == workers

@@ -146,6 +146,18 @@ def test_compare(run):
                 assert row[name]["median"] == 1
 
 
+def test_compare_goes_on_without_the_loaders_that_need_shared_memory(run, patched):
+    require("dali")
+    with patched.context() as patch:
+        patch.setattr("dcgan.profiling.compare.shared_memory_lack", lambda wanted: "none, alas")
+        ran = run("compare", rounds=1)
+    assert next(iter(ran.found["rounds"])) == "plain DALI chain"
+    (told,) = ran.found["left_out"]
+    assert "webdataset" in told
+    assert "none, alas" in told
+    assert told in ran.said
+
+
 def test_ratios_are_those_of_the_rounds(run):
     require("dali")
     found = run("compare").found

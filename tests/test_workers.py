@@ -1,7 +1,5 @@
 """Worker processes that are killed, stopped or orphaned, and sources that do not hold still."""
 
-import ctypes
-import multiprocessing
 import os
 import shutil
 import signal
@@ -9,17 +7,20 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.shard import Shared, Work, names, write_shard
+from pipeline.processes import Workers
+from pipeline.shard import Work, names, write_shard
 from pipeline.sources import open_source
 from pipeline.storing import make_recipe
-from pipeline.workers import _start
+from pipeline.workers import _prepare
 from tests.packing_runs import (
+    SHARED_MEMORY,
     TOOLS,
+    evaluated,
     finished_shards,
     in_process,
     needs_proc,
@@ -29,6 +30,7 @@ from tests.packing_runs import (
     state,
     tree,
     waited,
+    with_shared_memory,
 )
 from tests.pictures import encode, names_in, numbered, numbered_pictures, smooth, write_pictures
 
@@ -84,6 +86,16 @@ def test_a_killed_worker_is_told_plainly_and_the_same_command_goes_on(slow_to_pa
     assert names_in(out) == set_of(19)
 
 
+@pytest.mark.parametrize("kind", SHARED_MEMORY)
+def test_shared_memory_is_not_needed(tmp_path, kind):
+    pictures = write_pictures(tmp_path / "pictures", numbered_pictures(10))
+    pack_folder(pictures, tmp_path / "whole", per_shard=5, workers=2)
+    options = [pictures, "--out", tmp_path / "set", "--per-shard", 5, "--workers", 2]
+    done = with_shared_memory(kind, [sys.executable, TOOLS / "make_shards.py", *options])
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "set") == tree(tmp_path / "whole")
+
+
 def set_of(shards):
     files = [f"{names(number)}.{suffix}" for number in range(shards) for suffix in ("idx", "tar")]
     return sorted(["manifest.json", "samples.csv", *files])
@@ -129,13 +141,11 @@ TORCH = "getattr(__import__('sys').modules.get('torch'), 'get_num_threads', lamb
 )
 def test_workers_load_torch_only_to_resize_and_keep_to_one_core(tmp_path, store, threads):
     source = open_source(write_pictures(tmp_path / "pictures", numbered_pictures(1)))
-    context = multiprocessing.get_context("spawn")
-    flags = [context.RawValue(ctypes.c_bool, False) for _ in range(2)]
-    shared = Shared(context.Value("q", 0), context.Value("q", 0), *flags)
     work = Work(source, tmp_path, make_recipe(store, None, None, None, checked=True), strict=False)
-    with ProcessPoolExecutor(1, context, initializer=_start, initargs=(work, shared)) as pool:
-        assert pool.submit(eval, TORCH).result(60) == threads
-    assert shared.ready.value
+    with Workers(1, evaluated, partial(_prepare, work)) as workers:
+        assert workers.ready is None
+        assert list(workers.run([TORCH])) == [threads]
+        assert workers.ready is not None
 
 
 def zipped(pictures, path):
@@ -191,10 +201,10 @@ def test_a_source_that_changes_is_no_reject_and_put_back_it_is_gone_on_with(
     spare = tmp_path / "spare"
     (shutil.copytree if kind == "folder" else shutil.copy2)(source, spare)
 
-    def harm_before_the_third(work, shared, number, entries):
+    def harm_before_the_third(work, number, entries):
         if number == 2:
             harm(source)
-        write_shard(work, shared, number, entries)
+        return write_shard(work, number, entries)
 
     with monkeypatch.context() as patch:
         patch.setattr("tests.packing_runs.write_shard", harm_before_the_third)

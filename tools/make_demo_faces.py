@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
-import threading
 import time
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from collections.abc import Generator
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated
 
@@ -20,29 +16,19 @@ import typer
 
 from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
+from pipeline.cores import usable_cores
 from pipeline.demo_faces import MARK, Face, encode
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL, write_whole
+from pipeline.processes import Workers
 
 IMAGES, RECORD = "img_align_celeba", "demo-faces.json"
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and stops its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None, "workers are started by the pool"
-    parent.join()  # a killed one stops nobody: its workers would wait for tasks for ever
-    os._exit(1)
-
-
-def write_faces(folder: Path, seed: int, numbers: range) -> int:
+def write_faces(folder: Path, seed: int, numbers: range) -> Generator[int, None, None]:
     """Write these faces' files and count their bytes: one task of a worker."""
     files = {number: encode(Face(seed, number)) for number in numbers}
-    return sum((folder / f"{number:06d}.jpg").write_bytes(files[number]) for number in numbers)
+    yield sum((folder / f"{number:06d}.jpg").write_bytes(files[number]) for number in numbers)
 
 
 def claim(out: Path, record: str, count: int) -> bool:
@@ -116,16 +102,13 @@ def make_demo_faces(
             console.print(f"{folder} holds these {count:,} faces already; {following}")
             return
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(
-            min(workers or os.cpu_count() or 1, len(chunks)),
-            mp_context=get_context("spawn"),  # the same on every system
-            initializer=_start_worker,
-        ) as pool:
-            sizes = pool.map(partial(write_faces, folder, seed), chunks)
+        processes = min(workers or usable_cores(), len(chunks))
+        with Workers(processes, partial(write_faces, folder, seed)) as running:
+            sizes = running.run(chunks)
             bar = partial(track, console=console, transient=True, disable=not console.is_terminal)
             megabytes = sum(bar(sizes, "drawing", len(chunks))) / 1e6
         write_whole(out / RECORD, f"{record}\n".encode())
-    except (OSError, BrokenExecutor) as error:
+    except OSError as error:
         remedy = "put that right and run the same command again: it starts afresh"
         raise UserError(out, f"drawing failed: {error}", "a folder to write to", remedy) from error
     seconds = time.perf_counter() - started

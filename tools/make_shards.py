@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
 from pipeline.archives import Member
 from pipeline.celeba import select
+from pipeline.cores import usable_cores
 from pipeline.errors import UserError, plain, told_plainly
 from pipeline.estimate import SAMPLE, Estimate, benchmark, estimate
 from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, describe, pack
@@ -177,7 +177,7 @@ def make_shards(
     members = _choose(images, classes, split, where)[:limit]
     console.print(f"source  {plain(str(images.path))}: {len(members):,} images")
     packing = Packing(
-        recipe, seed, per_shard, strict, max_rejects, overwrite, workers or os.cpu_count() or 1
+        recipe, seed, per_shard, strict, max_rejects, overwrite, workers or usable_cores()
     )
     if only_estimate:
         table = _table(estimate(images, members, packing.recipe))

@@ -29,6 +29,7 @@ from dcgan.checks.probes import (
     torch_cuda,
 )
 from dcgan.checks.shards import one_batch, shard_set
+from pipeline.cores import core_limits, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,10 @@ GIB = 1 << 30
 LEAST_MEMORY, GOOD_MEMORY = 1.5 * GIB, 4 * GIB
 """Training on noise at the default options took 1.13 GiB of a CPU machine's memory in bfloat16;
 fp32, a cache and the compiler of `--step compiled` need more."""
+
+SHARED_BY_GPUS, SHARED_BY_PROCESSES = (256, "NCCL"), (48, "dcgan-profile compare alone")
+"""MiB, and who needs them: NCCL's guide asks for 1 GB, and Docker gives 64 MiB; the DataLoaders
+that are compared take 38 MB with one worker at the default options."""
 
 LEAST_DISK, GOOD_DISK = GIB // 2, 5 * GIB
 """A run of five epochs writes some 130 MB of nets; CelebA as raw 64×64 pixels is 2.5 GB, and its
@@ -58,8 +63,10 @@ def checks(device: torch.device, shards: Path | None) -> list[Check]:
         Check("DALI", dali),
         Check("DALI beside torch", pairing),
         Check("DALI's libraries", libraries),
+        Check("CPU", cores),
         Check("bfloat16", lambda: bfloat16(device)),
         Check("memory", lambda: memory(device)),
+        Check("shared memory", shared_memory),
         Check("disk", disk),
         Check("shard set", lambda: shard_set(shards)),
         Check("one batch", lambda: one_batch(shards, device)),
@@ -73,6 +80,7 @@ def without_torch(obstacle: str, verify: bool) -> list[Check]:
     found = [
         Check("torch", lambda: fail("torch", obstacle, wanted, remedy)),
         Check("Python and packages", packages),
+        Check("CPU", cores),
         Check("disk", disk),
     ]
     rest = ["NVIDIA driver", "GPU", "DALI", "bfloat16", "memory", *(["--verify"] if verify else [])]
@@ -221,6 +229,19 @@ def libraries() -> Finding:
     return ok(name, "nvidia.dali.fn loads; no GPU for libcuda", wanted)
 
 
+def cores() -> Finding:
+    """The cores that workers and torch's threads are counted by, and what holds them back."""
+    limits, usable, asked = core_limits(), usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
+    holding = [name for name, number in limits.items() if number == usable < limits["machine"]]
+    found = f"{usable} of {limits['machine']} cores"
+    if holding:
+        found += f" ({', '.join(holding)})"
+    if asked.isdecimal() and int(asked) > usable:
+        wanted = "at most a thread for each core"
+        return warning("CPU", f"{found}, and OMP_NUM_THREADS={asked}", wanted, "unset it")
+    return ok("CPU", found)
+
+
 def bfloat16(device: torch.device) -> Finding:
     """What `--precision auto` takes on this device, and why."""
     from dcgan.precision import choose_precision
@@ -247,6 +268,21 @@ def memory(device: torch.device) -> list[Finding]:
         _room(name, free_memory(place), LEAST_MEMORY, GOOD_MEMORY, remedy)
         for name, place in places.items()
     ]
+
+
+def shared_memory() -> Finding:
+    """What is left of /dev/shm, which several GPUs need (NCCL's guide, "Shared memory")."""
+    from pipeline.memory import MIB, free_shared_memory, shared_memory_lack
+
+    if sys.platform != "linux":
+        return not_checked("shared memory", f"no /dev/shm on {sys.platform}")
+    several = cuda_available() and len(gpus()) > 1
+    least, user = SHARED_BY_GPUS if several else SHARED_BY_PROCESSES
+    wanted = f"{least} MiB in /dev/shm, for {user}"
+    if lack := shared_memory_lack(least * MIB):
+        remedy = "in a container: docker run --shm-size 1g; else remove what fills it"
+        return warning("shared memory", lack, wanted, remedy)
+    return ok("shared memory", f"{free_shared_memory() / MIB:,.0f} MiB free", wanted)
 
 
 def disk() -> Finding:

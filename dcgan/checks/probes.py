@@ -10,6 +10,9 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import dcgan
+from dcgan.version import PACKAGE
+
 DALI = {"nvidia-dali-cuda110": 11, "nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
 """DALI's wheels, and the major version of CUDA that each is made for."""
 
@@ -35,11 +38,14 @@ def why_no_torch() -> str | None:
 
 def lower_bounds() -> dict[str, str]:
     """The oldest version of each dependency of this system's; of a checkout, the checkout's."""
-    project = Path(__file__).parents[1] / "pyproject.toml"
+    project = Path(dcgan.__file__).parents[1] / "pyproject.toml"
     if project.is_file():
         requirements = tomllib.loads(project.read_text())["project"]["dependencies"]
     else:
-        requirements = metadata.requires("dcgan-shards") or []
+        try:
+            requirements = metadata.requires(PACKAGE) or []
+        except metadata.PackageNotFoundError:
+            requirements = []
     bounds = {}
     for requirement in requirements:
         text, _, marker = requirement.partition(";")

@@ -18,6 +18,7 @@ from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, meas
 from dcgan.profiling.options import Options
 from dcgan.profiling.variants import first_shards
 from pipeline.batches import default_workers
+from pipeline.cores import limit_torch_threads
 from pipeline.manifest import ShardSet
 from pipeline.schedule import steps_per_epoch
 
@@ -42,6 +43,7 @@ class Bench:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        limit_torch_threads()
         self.device = pick_device(options.device)
         self.shards = first_shards(ShardSet.open(options.shards), options.images)
         self.shards.require_size(options.image_size)

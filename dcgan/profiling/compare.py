@@ -13,6 +13,7 @@ from dcgan.profiling.contenders import (
     cached,
     ours,
     plain_dali,
+    shared_by_dataloader,
     torchvision_folder,
     webdataset_shards,
 )
@@ -22,6 +23,7 @@ from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, s
 from dcgan.profiling.variants import pack_as, write_images
 from pipeline.fallback import ThreadDecoder
 from pipeline.loader import open_decoder
+from pipeline.memory import MIB, shared_memory_lack
 
 TUTORIAL = "ImageFolder, DataLoader"
 WEBDATASET = "webdataset, torchvision"
@@ -83,8 +85,15 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
             left_out.append("All loaders read the set's small JPEGs, not the originals.")
         say("writing the images as files, and packing them as raw pixels")
         images = write_images(shards, folder / "files")
-        yield torchvision_folder(TUTORIAL, images, shards.manifest.recipe, conditions)
-        yield webdataset_shards(WEBDATASET, shards, conditions)
+        wanted = 2 * shared_by_dataloader(conditions)
+        if lack := shared_memory_lack(wanted):
+            left_out.append(
+                "Left out: the tutorial's loader and webdataset, whose processes need"
+                f" {wanted / MIB:,.0f} MiB of shared memory ({lack})."
+            )
+        else:
+            yield torchvision_folder(TUTORIAL, images, shards.manifest.recipe, conditions)
+            yield webdataset_shards(WEBDATASET, shards, conditions)
         if obstacle := _why_not_dali(bench):
             left_out.append(f"Left out: the plain DALI chain ({obstacle}).")
         else:

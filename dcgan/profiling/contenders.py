@@ -166,6 +166,16 @@ def webdataset_shards(name: str, shards: ShardSet, conditions: Conditions) -> Co
     return _dataloader(name, loader, conditions, workers)
 
 
+def shared_by_dataloader(conditions: Conditions) -> int:
+    """Bytes of /dev/shm that one DataLoader's batches may take, each worker's and the one in use.
+
+    Where there are fewer, its workers die by SIGBUS, or it does not even start.
+    """
+    c = conditions
+    batches = DATALOADER_AHEAD * c.workers + 1
+    return batches * c.batch_size * 3 * c.image_size**2 * torch.float32.itemsize
+
+
 def plain_dali(name: str, shards: ShardSet, conditions: Conditions) -> Contender:
     """DALI by itself: its reader, and decode, resize and crop as its examples chain them."""
     from nvidia.dali import fn, types

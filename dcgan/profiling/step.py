@@ -18,6 +18,7 @@ from dcgan.profiling.entrants import ROWS, TUTORIAL, Entrant, make_entrants
 from dcgan.profiling.measuring import CpuClock, Spread, ratios, synchronise
 from dcgan.profiling.options import StepOptions
 from dcgan.profiling.report import Bars, Report, Table, span, times
+from pipeline.cores import limit_torch_threads
 
 LEAST_STEPS = 3
 """In a turn."""
@@ -44,6 +45,7 @@ Turns = Mapping[str, Sequence[Turn]]
 
 def profile(options: StepOptions) -> Report:
     """Measure every step that can be had here, in turn."""
+    limit_torch_threads()
     device = pick_device(options.device)
     entrants, left_out = make_entrants(options, device)
     by_name = {each.name: each for each in entrants}

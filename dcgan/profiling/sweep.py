@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from dcgan.profiling.measuring import Contender, Spread, ratios
 from dcgan.profiling.options import Options
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
 from pipeline.batches import MAX_WORKERS
+from pipeline.cores import usable_cores
 from pipeline.decoders import RawDecoder
 from pipeline.fallback import ThreadDecoder
 from pipeline.loader import open_decoder
@@ -133,7 +133,7 @@ def _plan(bench: Bench) -> tuple[Setting, list[Factor], list[str]]:
 
 
 def _worker_counts() -> tuple[int, ...]:
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     return tuple(sorted({1, 2, cores, cores + 1, min(2 * cores, 2 * MAX_WORKERS)}))
 
 

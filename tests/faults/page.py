@@ -1,10 +1,10 @@
 """The page on reliability."""
 
-import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from pipeline.cores import usable_cores
 from tests.faults.lab import LIMIT
 from tests.faults.rows import Row, summary, table
 
@@ -91,6 +91,6 @@ def page(rows: Sequence[Row], seed: int) -> str:
 
 def _machine() -> str:
     """Of which kind it is."""
-    cores = f"{os.cpu_count()} cores ({platform.machine()})"
+    cores = f"{usable_cores()} cores ({platform.machine()})"
     versions = f"Python {platform.python_version()}, torch {version('torch')}"
     return f"{platform.system()} with {cores}, {versions}"

@@ -1,0 +1,82 @@
+"""How many cores this process may use: what every command starts workers and threads by.
+
+`os.cpu_count` counts the machine's. `os.process_cpu_count` (Python 3.13) and psutil know the
+affinity, and no quota; those of joblib and dask look at one group only, and know no SLURM.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def usable_cores() -> int:
+    """The least of all limits, 1 or more."""
+    return min(core_limits().values())
+
+
+def core_limits() -> dict[str, int]:
+    """Each limit that there is here, by what sets it; the first is the machine's own number."""
+    limits = {"machine": os.cpu_count() or 1}
+    if hasattr(os, "sched_getaffinity"):
+        limits["affinity"] = len(os.sched_getaffinity(0))
+    if quotas := list(_quotas()):
+        # Down: the threads of a computation wait for each other, so that one too many, which the
+        # kernel stops until the next period, stops them all
+        limits["cgroup quota"] = max(1, int(min(quotas)))
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdecimal() and int(slurm) > 0:
+        limits["SLURM_CPUS_PER_TASK"] = int(slurm)
+    return limits
+
+
+def _quotas() -> Iterator[float]:
+    """Cores' worth of time that each group around this process may use, where it has a quota.
+
+    Version 2 has both numbers in `cpu.max`, version 1 one in a file each
+    (docs.kernel.org/admin-guide/cgroup-v2.html, "CPU Interface Files";
+    docs.kernel.org/scheduler/sched-bwc.html). A parent's quota holds for its children.
+    """
+    for folder in _groups():
+        for names in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
+            try:
+                quota, period = " ".join((folder / name).read_text() for name in names).split()
+                cores = int(quota) / int(period)  # the quota may be the word max
+            except (OSError, ValueError, ZeroDivisionError):
+                continue
+            if cores > 0:  # -1 is none
+                yield cores
+
+
+def _groups() -> Iterator[Path]:
+    """Folders of the groups that may bound this process's CPU time (man 7 cgroups).
+
+    In a container the path may be the host's: then only the mount's root, its own, is there.
+    """
+    try:
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = CGROUPS / "cpu" if controllers else CGROUPS
+        group = mount / path.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
+
+
+def limit_torch_threads() -> None:
+    """Have torch compute on no more threads than there are cores to use; OMP_NUM_THREADS overrules.
+
+    By itself it takes a thread for each core of the affinity, whatever the quota.
+    """
+    import torch
+
+    cores = usable_cores()
+    # Not unless there are too many: being told turns off MKL's own choice of fewer
+    if not os.environ.get("OMP_NUM_THREADS") and torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
