@@ -111,7 +111,7 @@ class WholeStep:
         real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
         self.statistics.copy_(self.update(real, self.noise))
         if self.average is not None:
-            self.average.update()
+            self.average.update(self.update.updates_of_g())
         self.rows.write(self.statistics)
 
     def _flipped(self) -> torch.Tensor:

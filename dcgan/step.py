@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -150,6 +150,11 @@ class AdversarialStep:
                 torch.sigmoid(logits).mean() for logits in (logits_x, logits_gz1, logits_gz2)
             )
             return torch.stack((loss_d, loss_g, d_x, d_gz1, d_gz2))
+
+    def updates_of_g(self) -> torch.Tensor:
+        """How often G was updated: Adam's own count, on the device, which a checkpoint restores."""
+        state = self.optimizer_g.state[next(self.generator.parameters())]
+        return cast(torch.Tensor, state["step"])
 
     def _run(self, net: Net, batch: torch.Tensor) -> torch.Tensor:
         """Run a net forward, in bfloat16 if that is asked for.

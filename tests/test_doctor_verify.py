@@ -155,9 +155,9 @@ def steps_beside(monkeypatch, change=lambda step: None) -> list[Finding]:
 
 def test_equal_steps_pass(monkeypatch):
     findings = steps_beside(monkeypatch)
-    assert [finding.verdict for finding in findings] == [OK, OK, OK]
+    assert [finding.verdict for finding in findings] == [OK, OK, OK, OK]
     assert [finding.name.split(", ")[1] for finding in findings] == [
-        "first step", "20 steps", "weights",
+        "first step", "20 steps", "weights", "average",
     ]  # fmt: skip
 
 
@@ -187,10 +187,20 @@ def test_a_step_that_differs_is_caught(monkeypatch, change):
 
 def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
     def forgotten(step):
-        monkeypatch.setattr(step.average, "update", lambda: None)
+        monkeypatch.setattr(step.average, "update", lambda updates: None)
 
-    first, twenty, weights = steps_beside(monkeypatch, forgotten)
+    first, twenty, weights, _ = steps_beside(monkeypatch, forgotten)
     assert [first.verdict, twenty.verdict, weights.verdict] == [OK, OK, FAIL]
+
+
+@pytest.mark.parametrize("captured", [1.0, 4.0])
+def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch, captured):
+    def repeated(step):
+        update = step.average.update
+        monkeypatch.setattr(step.average, "update", lambda updates: update(torch.tensor(captured)))
+
+    average = steps_beside(monkeypatch, repeated)[-1]
+    assert (average.name.split(", ")[1], average.verdict) == ("average", FAIL)
 
 
 def test_a_mode_that_cannot_be_had_is_a_fault_with_its_reason(monkeypatch):
@@ -229,7 +239,7 @@ def test_compiled_is_eager_on_this_machine():
     looked = verify.compiled_is_eager(CPU, said.append)
     assert not isinstance(looked, Finding), looked
     findings = list(looked)
-    assert [finding.verdict for finding in findings] == [OK, OK, OK], findings
+    assert [finding.verdict for finding in findings] == [OK, OK, OK, OK], findings
     assert "up to a minute" in said[0]
 
 

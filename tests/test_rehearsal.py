@@ -1,6 +1,7 @@
 """The capture, rehearsed on the CPU: replays of one recorded step do what eager steps do."""
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -158,6 +159,28 @@ def test_a_count_that_python_keeps_is_caught():
         return logits + 1e-3 * net.calls
 
     assert differ(replayed_and_eager(planted(count), planted(count)))
+
+
+def with_average_told(count: Callable[[torch.Tensor], float]) -> WholeStep:
+    """A step whose average hears from Python how many updates there were."""
+    step = whole_step()
+    assert step.average is not None
+    update = step.average.update
+    step.average.update = lambda updates: update(torch.tensor(count(updates)))  # type: ignore[method-assign]
+    return step
+
+
+def test_a_rate_of_the_average_that_python_computes_is_caught():
+    def counting() -> WholeStep:
+        counter = itertools.count(1.0)
+        return with_average_told(lambda updates: next(counter))
+
+    assert differ(replayed_and_eager(counting(), counting()))
+
+
+def test_a_rate_of_the_average_that_python_reads_is_refused():
+    with pytest.raises(AssertionError, match="reads a value on the host"):
+        record(with_average_told(torch.Tensor.item))
 
 
 def test_a_random_draw_that_does_not_advance_is_caught(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from dcgan.average import Average
 from dcgan.train import app
 from pipeline.errors import UserError
 from tests.running import (
@@ -71,6 +72,28 @@ def test_an_average_that_is_asked_for_later_begins_at_the_net(tmp_path):
         strict=True,
     )
     assert all(torch.equal(average, net) for average, net in pairs)
+
+
+def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
+    """It has no other checkpoints: how many steps it has done stands in Adam's state."""
+
+    def at_one_rate(average, updates):
+        with torch.no_grad():
+            pairs = zip(average.net.parameters(), average._followed.parameters(), strict=True)
+            for mean, weight in pairs:
+                mean.lerp_(weight, 1 - 0.5 ** (8 / 10_000))
+
+    with monkeypatch.context() as before:
+        before.setattr(Average, "update", at_one_rate)
+        run = train_here(tiny(tmp_path / "run", max_steps=40)).run
+    step = new_trainer(tiny(run.path, max_steps=41)).step
+    assert step.average is not None
+    expected = [mean.clone() for mean in step.average.net.parameters()]
+    step.run()
+    for mean, weight in zip(expected, step.update.generator.parameters(), strict=True):
+        mean.lerp_(weight.detach(), 1 - 0.5 ** (8 / (40 * 8 * 0.05)))
+    found = [*step.average.net.parameters()]
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"ngf": 8}, {"batch_size": 4}, {"image_size": 64}, {"nz": 9}])

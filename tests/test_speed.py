@@ -72,7 +72,14 @@ def test_an_image_and_its_mirror_image_train_alike_only_with_mirror():
 # The average
 
 
-def test_the_average_has_its_half_life_in_images():
+def share_of_the_net(updates: int, half_life: int) -> float:
+    """How far an update moves the average; stylegan2-ada-pytorch's `training_loop`, literally."""
+    cur_nimg = (updates - 1) * BATCH
+    ema_nimg = min(half_life, cur_nimg * 0.05)
+    return float(1 - 0.5 ** (BATCH / max(ema_nimg, 1e-8)))
+
+
+def test_warm_the_average_has_its_half_life_in_images():
     net, _ = nets(size=32)
     average = Average(net, images=BATCH, half_life=10 * BATCH)
     before = [weight.clone() for weight in average.net.parameters()]
@@ -82,7 +89,7 @@ def test_the_average_has_its_half_life_in_images():
         for statistics in net.buffers():
             statistics.add_(3)
     for _ in range(10):
-        average.update()
+        average.update(torch.tensor(1000.0))
     for old, mean in zip(before, average.net.parameters(), strict=True):
         torch.testing.assert_close(mean, old + 0.5, rtol=1e-5, atol=1e-5)
         assert not mean.requires_grad
@@ -90,15 +97,28 @@ def test_the_average_has_its_half_life_in_images():
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("updates", [1, 2, 3, 20, 250, 251, 252, 1_000_000])
+@pytest.mark.parametrize("half_life", [100, 10_000_000])
+def test_the_half_life_is_at_most_a_twentieth_of_the_images_seen(updates, half_life):
+    net = torch.nn.BatchNorm1d(1)
+    torch.nn.init.zeros_(net.weight)
+    average = Average(net, images=BATCH, half_life=half_life)
+    torch.nn.init.ones_(net.weight)
+    average.update(torch.tensor(float(updates)))
+    expected = share_of_the_net(updates, half_life)
+    assert average.net.get_parameter("weight").item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_step_averages_after_each_update():
-    step, (followed, _) = whole_step(ema_nimg=100), nets(size=32)
+    step, (followed, _) = whole_step(ema_nimg=2), nets(size=32)  # warm after five steps
     expected = [weight.clone() for weight in followed.parameters()]
-    for k in range(3):
+    assert step.average is not None
+    for k in range(8):
         step(pixel_batch(k))
         for mean, weight in zip(expected, step.update.generator.parameters(), strict=True):
-            mean.lerp_(weight.detach(), 1 - 0.5 ** (BATCH / 100))
-    assert step.average is not None
-    torch.testing.assert_close(list(step.average.net.parameters()), expected, atol=1e-7, rtol=1e-5)
+            mean.lerp_(weight.detach(), share_of_the_net(k + 1, 2))
+        found = list(step.average.net.parameters())
+        torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
     assert whole_step(ema_nimg=0).average is None
 
 
