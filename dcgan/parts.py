@@ -64,7 +64,10 @@ class Parts:
             self.past.check(self.config, say)
         if self.config.deterministic:
             compute_alike(0 if self.state is None else self.state["threads"])
-        self.generator, self.discriminator = build_nets(self.config, self.device)
+        first = self.config
+        if self.state is not None:  # which has the weights: files of first ones may be gone
+            first = replace(first, netG=None, netD=None)
+        self.generator, self.discriminator = build_nets(first, self.device)
         self.batches = self._open()
         self.plan = Plan(
             self.config.total_steps(self.batches.steps_per_epoch),

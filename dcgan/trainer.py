@@ -178,7 +178,8 @@ class Trainer:
         run.make()
         held.enter_context(run.locked())
         # Before all else: without it, what a killed process leaves is nobody's run
-        write_object(run.config, self.config.to_json())
+        known = {"shard_set": self.batches.identity["shard set"]}
+        write_object(run.config, self.config.to_json() | known)
         log.write_to(run.log)
         for line in self.parts.describe(self.steps_done):
             log(line)

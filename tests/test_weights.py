@@ -51,8 +51,13 @@ def compiled_in_part(net: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     "wrap",
-    [nn.DataParallel, torch.compile, lambda net: torch.compile(nn.DataParallel(net))]
-    + [compiled_in_part, lambda net: nn.DataParallel(compiled_in_part(net))],
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda net: torch.compile(nn.DataParallel(net)),
+        compiled_in_part,
+        lambda net: nn.DataParallel(compiled_in_part(net)),
+    ],
 )
 def test_weights_load_as_a_real_wrapper_wrote_them(tmp_path, wrap):
     theirs = TutorialDiscriminator(ndf=4).apply(weights_init)
