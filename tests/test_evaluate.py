@@ -4,14 +4,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from shutil import copytree, rmtree
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dcgan.evaluate import evaluate as judge_run
 from dcgan.evaluate import main
 from dcgan.generate import generate, latents
 from dcgan.judging import metrics, neighbours, swd
@@ -299,21 +297,3 @@ def test_a_set_that_has_moved_is_asked_for(run, tmp_path):
     told = evaluate(tmp_path, moved)
     assert (told.returncode, "Traceback" in told.stderr) == (1, False)
     assert "--shards FOLDER" in told.stderr
-
-
-def test_another_set_in_the_place_of_the_runs_is_refused(run, tmp_path):
-    options = json.loads(run.config.read_text())
-    folder = copytree(options["shards"], tmp_path / "set")
-    moved = RunFolder(copytree(run.path, tmp_path / "run"))
-    moved.config.write_text(json.dumps(options | {"shards": str(folder)}))
-    judge_run(moved.path, n=16, device="cpu")
-    lines = moved.metrics.read_text()
-    pictures = {f"{seed}.jpg": encode(smooth(40, 40, seed)) for seed in range(32)}
-    rmtree(folder)
-    pack_pictures(tmp_path / "other", pictures).folder.rename(folder)
-    with pytest.raises(UserError) as refusal:
-        judge_run(moved.path, n=16, device="cpu")
-    assert_four_parts(refusal.value, f"shards {folder}", f"--shards {folder}")
-    assert moved.metrics.read_text() == lines
-    judge_run(moved.path, shards=str(folder), n=16, device="cpu")
-    assert moved.metrics.read_text() > lines

@@ -9,6 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from dcgan.evaluate import evaluate
 from dcgan.models import Discriminator, Generator
 from dcgan.run import write_object
 from dcgan.state_file import save_weights
@@ -120,17 +121,18 @@ def test_a_set_may_be_named_otherwise_and_lie_elsewhere(
 ):
     monkeypatch.chdir(tmp_path)
     folder = copytree(numbered_set(43, 8).folder, tmp_path / "shards")
-    stopped_after(new_trainer(tiny("run", shards="shards", max_steps=9)), 7)
+    stopped_after(new_trainer(tiny(Path("run"), shards="shards", max_steps=9)), 7)
     capsys.readouterr()
     name = renamed(folder)
-    trainer = train_here(tiny("run", shards=name, max_steps=9))
+    trainer = train_here(tiny(Path("run"), shards=name, max_steps=9))
     assert "changed" not in capsys.readouterr().out
     assert json.loads(trainer.run.config.read_text())["shards"] == name
-    whole = train_here(tiny("whole", shards=name, max_steps=9)).run
+    whole = train_here(tiny(Path("whole"), shards=name, max_steps=9)).run
     assert trainer.run.generator.read_bytes() == whole.generator.read_bytes()
 
 
-def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, capsys):
+def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = copytree(numbered_set(43, 8).folder, tmp_path / "shards")
     config = tiny(tmp_path / "run", shards=str(folder), max_steps=9)
     stopped_after(new_trainer(config), 7)
@@ -143,6 +145,11 @@ def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, capsys
     assert_four_parts(refusal.value, f"--run {tmp_path / 'run'}", "--shards", "--allow-change")
     assert other.fingerprint in refusal.value.found
     assert contents(tmp_path / "run") == before
+    with pytest.raises(UserError) as refusal:
+        evaluate(tmp_path / "run", n=16, device="cpu")
+    assert_four_parts(refusal.value, other.fingerprint, f"--shards {folder}")
+    evaluate(tmp_path / "run", shards=str(folder), n=16, device="cpu")
+    assert other.fingerprint in (tmp_path / "run/metrics.jsonl").read_text()
     assert new_trainer(replace(config, allow_change=True)).batches.epoch == 2
 
 
@@ -155,7 +162,7 @@ def begun_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, net in (("g.pt", Generator(32, 8, 4)), ("d.pt", Discriminator(32, 4))):
         save_weights(net, Path(name))
-    run = train_here(tiny("run", max_steps=2, netG="g.pt", netD="d.pt")).run
+    run = train_here(tiny(Path("run"), max_steps=2, netG="g.pt", netD="d.pt")).run
     Path("g.pt").unlink()
     Path("d.pt").unlink()
     return run
@@ -166,7 +173,7 @@ def begun_with(tmp_path, monkeypatch):
 )
 def test_first_weights_are_not_needed_any_more(begun_with, tmp_path, given):
     given = {name: path.replace("$PWD", str(tmp_path)) for name, path in given.items()}
-    trainer = train_here(tiny("run", max_steps=4, **given))
+    trainer = train_here(tiny(Path("run"), max_steps=4, **given))
     assert trainer.steps_done == 4
     options = json.loads(begun_with.config.read_text())
     assert (options["netG"], options["netD"]) == ("g.pt", "d.pt")  # still what it began with
@@ -181,7 +188,7 @@ def test_other_first_weights_are_refused_where_nothing_would_read_them(
         save_weights(Generator(32, 8, 4), Path("other.pt"))
     before = contents(begun_with.path)
     with pytest.raises(UserError) as refusal:
-        new_trainer(tiny("run", max_steps=4, netG="other.pt", allow_change=allow_change))
+        new_trainer(tiny(Path("run"), max_steps=4, netG="other.pt", allow_change=allow_change))
     assert_four_parts(refusal.value, "--netG other.pt (was g.pt)", "leave --netG out")
     assert contents(begun_with.path) == before
 
@@ -190,14 +197,14 @@ def test_first_weights_are_read_again_where_there_is_no_checkpoint(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     given = Generator(32, 8, 4)
     save_weights(given, Path("g.pt"))
-    trainer = new_trainer(tiny("run", max_steps=2, netG="g.pt"))
+    trainer = new_trainer(tiny(Path("run"), max_steps=2, netG="g.pt"))
     trainer.run.make()  # as a process leaves it that was killed before its first checkpoint
     write_object(trainer.run.config, trainer.config.to_json())
-    again = new_trainer(tiny("run", max_steps=2)).parts.generator.state_dict()
+    again = new_trainer(tiny(Path("run"), max_steps=2)).parts.generator.state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in given.state_dict().items())
     Path("g.pt").unlink()
     with pytest.raises(UserError, match=r"--netG g\.pt"):
-        new_trainer(tiny("run", max_steps=2))
+        new_trainer(tiny(Path("run"), max_steps=2))
 
 
 def test_what_auto_came_to_is_kept(tmp_path):
