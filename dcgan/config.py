@@ -109,6 +109,9 @@ class TrainConfig:
     )
     """May differ when a run goes on: they change nothing of what a step computes."""
 
+    BY_CONTENT: ClassVar[frozenset[str]] = frozenset({"shards"})
+    """May be spelled otherwise then: `go_on` looks at what they lead to."""
+
     FIXED: ClassVar[frozenset[str]] = frozenset(
         {"batch_size", "image_size", "channels", "nz", "ngf", "ndf"}
     )
@@ -130,7 +133,7 @@ class TrainConfig:
         return min(limits, default=DEFAULT_EPOCHS * steps_per_epoch)
 
     def differences(self, saved: dict[str, Any]) -> dict[str, str]:
-        """Compare with the options of a run that goes on, but for those that are free to differ.
+        """Compare with the options of a run that goes on, as far as they count by their words.
 
         Args:
             saved: as `to_json` gave them, perhaps in another version.
@@ -141,7 +144,7 @@ class TrainConfig:
         return {
             name: f"{_flag(name)} {_said(value)} (was {_said(saved[name])})"
             for name, value in self.to_json().items()
-            if name in saved and name not in self.FREE and saved[name] != value
+            if name in saved and name not in self.FREE | self.BY_CONTENT and saved[name] != value
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -256,15 +256,23 @@ _NAMES = {
 
 
 def _shards_of(run: RunFolder) -> str:
-    found = run.options().get("shards")
-    if found == "synthetic" or (isinstance(found, str) and Path(found).is_dir()):
-        return found
-    raise UserError(
-        run.config,
-        f"shards {found}, which is no folder here",
-        "the set that the run was trained on",
-        "name a shard set: --shards FOLDER",
-    )
+    from pipeline.manifest import ShardSet
+    from pipeline.opening import SYNTHETIC
+
+    options = run.options()
+    name, known = options.get("shards"), options.get("shard_set")
+    if name == SYNTHETIC:
+        return SYNTHETIC
+    wanted, found = "the set that the run was trained on", "which is no folder here"
+    remedy = "name a shard set: --shards FOLDER"
+    if isinstance(name, str) and Path(name).is_dir():
+        fingerprint = ShardSet.open(Path(name)).fingerprint
+        if known in (None, fingerprint):  # None: of a run from before it was written down
+            return name
+        found = f"which is set {fingerprint} by now"
+        wanted += f", {known}"
+        remedy += f"; this one, if you mean it: --shards {name}"
+    raise UserError(run.config, f"shards {name}, {found}", wanted, remedy)
 
 
 def main() -> None:

@@ -173,8 +173,8 @@ def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) ->
 
     Args:
         net: takes the weights in place, on its own device and in its own type.
-        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; the
-            `module.` that DataParallel puts before each name is dropped. Never runs code from it.
+        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; see
+            `read_state`. Never runs code from it.
         flag: the option that named the file, for the error.
 
     Raises:
@@ -188,7 +188,7 @@ def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) ->
     net.load_state_dict(state)
 
 
-def load_generator(path: Path) -> Generator:
+def load_generator(path: str | Path) -> Generator:
     """Build the generator whose weights a file holds; their shapes tell its options.
 
     Args:
@@ -200,21 +200,13 @@ def load_generator(path: Path) -> Generator:
     Raises:
         UserError: for a missing file, and one that holds anything else.
     """
-    state = read_state(path, str(path))
+    state = read_state(Path(path), str(path))
     net = _origin(state)
     wanted = f"the weights of a Generator of {', '.join(map(str, SIZES))} pixels, grey or RGB"
     if not isinstance(net, Generator):
         found = "the weights of a Discriminator" if net else "tensors of another net"
         remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
         raise UserError(path, found, wanted, remedy)
-    for name, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise UserError(
-                path,
-                f"numbers in {name} that are not finite: its training diverged",
-                "weights that draw pictures",
-                "name an earlier net of that run, from its folder nets/",
-            )
     net.to_empty(device="cpu").load_state_dict(state)
     return net.eval()
 

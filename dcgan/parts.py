@@ -64,7 +64,10 @@ class Parts:
             self.past.check(self.config, say)
         if self.config.deterministic:
             compute_alike(0 if self.state is None else self.state["threads"])
-        self.generator, self.discriminator = build_nets(self.config, self.device)
+        first = self.config
+        if self.state is not None:  # which has the weights: files of first ones may be gone
+            first = replace(first, netG=None, netD=None)
+        self.generator, self.discriminator = build_nets(first, self.device)
         self.batches = self._open()
         self.plan = Plan(
             self.config.total_steps(self.batches.steps_per_epoch),
@@ -180,14 +183,17 @@ class Parts:
         assert isinstance(average.net, Generator)
         return average.net
 
+    def options(self) -> dict[str, Any]:
+        """What `config.json` says: all options as resolved, and the set that `shards` led to."""
+        return self.config.to_json() | {"shard_set": self.batches.identity["shard set"]}
+
     def describe(self, steps: int) -> Iterator[str]:
         """Lines for people, after so many steps."""
-        options = self.config.to_json()
         yield f"run      {self.run.path}"
         if self.past is not None:
             yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
         yield f"seed     {self.config.seed}"
-        yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
+        yield "options  " + ", ".join(f"{name} {value}" for name, value in self.options().items())
         if self._ranks.count > 1:
             images = self.batches.batch_size
             yield f"ranks    {self._ranks.count} processes, {images} images of each batch"

@@ -21,6 +21,9 @@ STATE = 2
 AUTO = ("device", "precision", "step")
 """Resolved once, by the run's first process; a later one takes what stands in its options."""
 
+NETS = ("netG", "netD")
+"""Files that are read before a run's first step, and need not be there or be named after that."""
+
 
 @dataclass(frozen=True)
 class Past:
@@ -39,7 +42,10 @@ class Past:
         return str(self.options.get("device")).partition(":")[0]
 
     def settled(self, config: TrainConfig) -> TrainConfig:
-        """Put what each `auto` came to the first time; a device that is gone is chosen anew."""
+        """Put what each `auto` came to the first time, and where the first weights came from.
+
+        A device that is gone is chosen anew.
+        """
         kept = {name: self.options[name] for name in AUTO if name in self.options}
         asked = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
         if "device" in asked:
@@ -47,6 +53,10 @@ class Past:
                 pick_device(str(asked["device"]))
             except UserError:
                 del asked["device"]
+        for name in NETS:
+            before, now = self.options.get(name), getattr(config, name)
+            if isinstance(before, str) and (now is None or _same_place(now, before)):
+                asked[name] = before
         return replace(config, **asked)
 
     def check(self, config: TrainConfig, say: Callable[[str], object]) -> None:
@@ -64,6 +74,14 @@ class Past:
                 f"a run that began with other options: {', '.join(never)}",
                 "the same nets and batches as in its checkpoints",
                 "give the old values, or begin a new run with another --run",
+            )
+        if self.state is not None and (nets := [name for name in NETS if name in differing]):
+            flags = " and ".join(f"--{name}" for name in nets)
+            raise UserError(
+                f"--run {config.run}",
+                f"a run with weights of its own, and {', '.join(differing[net] for net in nets)}",
+                "first weights for a new run, or none",
+                f"leave {flags} out to go on, or begin a new run with another --run",
             )
         if differing and not config.allow_change:
             raise UserError(
@@ -87,6 +105,10 @@ class Past:
             " of each batch for BatchNorm",
             f"go on with {'dcgan-train' if before == 1 else many}, or begin a new run",
         )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).absolute() == Path(other).absolute()
 
 
 def look_back(run: RunFolder, checkpoints: Checkpoints) -> Past | None:
@@ -144,8 +166,14 @@ def go_on(
         batches.load_state_dict(saved)
     except UserError as error:
         if not anew:
-            raise
-        say(f"changed  {error.where}: {error.wanted} (was {error.found}); a new epoch begins")
+            raise UserError(
+                f"--run {folder.parent}",
+                f"a run that began with {error.found}, and now it is {error.wanted}",
+                "the same images in the same order",
+                "give --shards the set that the run began with, wherever it lies by now, or"
+                " --allow-change to begin a new epoch with this one",
+            ) from None
+        say(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
         batches.load_state_dict(
             {"epoch": saved["epoch"] + 1, "batch": 0, "identity": batches.identity}
         )

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from pipeline.errors import UserError
 from pipeline.files import replacing
+
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile add to the names of tensors, around a net or a part of it."""
+
+WANTED = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
 
 
 def refuse_swollen(path: Path) -> None:
@@ -49,28 +53,28 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
-    """Read a state dict, without the `module.` that DataParallel puts before each name.
+    """Read a state dict, under the names that the net itself gives to its tensors.
 
     Args:
-        path: as `torch.save(net.state_dict(), path)` writes it.
+        path: as `torch.save(net.state_dict(), path)` writes it, also of a net that was wrapped by
+            DataParallel or torch.compile, or saved before torch 0.4.1.
         where: the file as the user named it, for the error.
 
     Returns:
-        Tensors on the CPU.
+        Tensors on the CPU, finite in float32.
 
     Raises:
         UserError: for a missing file, or one that holds anything else.
     """
-    wanted = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
     if not path.is_file():
         raise UserError(
-            where, "a folder" if path.is_dir() else "no such file", wanted, "check the path"
+            where, "a folder" if path.is_dir() else "no such file", WANTED, "check the path"
         )
     try:
         with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
             warnings.simplefilter("ignore")
             refuse_swollen(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise UserError(
             where, str(error.strerror), "a file that this user may read", "see ls -ld, or copy it"
@@ -79,30 +83,46 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
         raise UserError(
             where,
             f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})",
-            wanted,
+            WANTED,
             "name a netG.pth or netD.pth; if it holds a whole pickled net that you trust, load that"
             " in Python and save its state_dict()",
         ) from error
-    if not isinstance(state, dict):
-        raise UserError(where, f"a {type(state).__name__}", wanted, "save net.state_dict() instead")
-    state = dict(dict.items(state))  # without methods and `_metadata` of the file's own choice
-    for name, value in state.items():
-        if isinstance(value, torch.Tensor) and not is_plain(value):
-            raise UserError(
-                where,
-                f"a tensor {name!r:.80} that holds less than it claims",
-                wanted,
-                "save it anew",
-            )
-        if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
-            raise UserError(
-                where,
-                f"a dict in which {name!r} is a {type(value).__name__}",
-                wanted,
-                "save the net's state_dict() alone, not a checkpoint around it",
-            )
-    consume_prefix_in_state_dict_if_present(state, "module.")
+    if not isinstance(found, dict):
+        raise UserError(where, f"a {type(found).__name__}", WANTED, "save net.state_dict() instead")
+    state = {}
+    for name, value in dict.items(found):  # not by methods of the file's own choice
+        _require_tensor(name, value, where)
+        state[".".join(part for part in name.split(".") if part not in WRAPPERS)] = value
+    for name in [*state]:  # BatchNorm did not count its batches before torch 0.4.1
+        layer, _, part = name.rpartition(".")
+        if part == "running_var":
+            state.setdefault(f"{layer}.num_batches_tracked", torch.tensor(0))
     return state
+
+
+def _require_tensor(name: object, value: object, where: str) -> None:
+    """Refuse an entry of a file's dict that a net cannot take, or that would spoil it."""
+    if isinstance(value, torch.Tensor) and not is_plain(value):
+        raise UserError(
+            where,
+            f"a tensor {name!r:.80} that holds less than it claims",
+            WANTED,
+            "save it anew",
+        )
+    if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
+        raise UserError(
+            where,
+            f"a dict in which {name!r} is a {type(value).__name__}",
+            WANTED,
+            "save the net's state_dict() alone, not a checkpoint around it",
+        )
+    if not value.float().isfinite().all():
+        raise UserError(
+            where,
+            f"numbers in {name:.80} that are not finite: its training diverged",
+            "finite weights",
+            "name a net that was saved earlier; a run keeps some in its folder nets/",
+        )
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

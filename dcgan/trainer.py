@@ -178,7 +178,7 @@ class Trainer:
         run.make()
         held.enter_context(run.locked())
         # Before all else: without it, what a killed process leaves is nobody's run
-        write_object(run.config, self.config.to_json())
+        write_object(run.config, self.parts.options())
         log.write_to(run.log)
         for line in self.parts.describe(self.steps_done):
             log(line)

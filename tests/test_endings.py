@@ -217,10 +217,10 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
 
 
 def test_nets_of_nan_do_not_stop_the_files(tmp_path):
-    poisoned = Discriminator(32, ndf=4)
+    overflowing = Discriminator(32, ndf=4)
     with torch.no_grad():
-        next(poisoned.parameters()).fill_(float("nan"))
-    torch.save(poisoned.state_dict(), tmp_path / "netD.pt")
+        next(overflowing.parameters()).fill_(3e38)  # finite, and what it gives is not
+    torch.save(overflowing.state_dict(), tmp_path / "netD.pt")
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=2, netD=str(tmp_path / "netD.pt")))
     with pytest.raises(UserError, match="non-finite"):
         run_to_end(trainer)

@@ -3,11 +3,15 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.markdown import BIN, TINY, blocks, lines, make_celeba_zip, shell
+from dcgan.models import Generator
+from dcgan.state_file import save_weights
+from tests.markdown import BIN, TINY, blocks, guide, lines, make_celeba_zip, name_of, shell
 from tests.running import ROOT
 
 README = ROOT / "README.md"
@@ -39,6 +43,22 @@ def test_blocks_run_in_order_in_one_folder(tmp_path):
         shell(f"{sys.executable} - <<'EOF'\n{block}\nEOF", tmp_path)
     with Image.open(tmp_path / "face.png") as face:
         assert face.size == (64, 64)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("page", [README, guide("sampling")], ids=name_of)
+def test_the_snippet_draws_grey_and_colour(tmp_path, monkeypatch, page, channels):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/0001").mkdir(parents=True)
+    net = Generator(32, nz=7, ngf=2, channels=channels)
+    save_weights(net, Path("runs/0001/netG_ema.pt"))
+    (block,) = blocks(page, "python")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["images"].shape == (16, 32, 32, channels)
+    with Image.open("face.png") as face:
+        assert (face.mode, face.size) == ("L" if channels == 1 else "RGB", (32, 32))
+        assert list(face.tobytes()) == names["images"][0].flatten().tolist()
 
 
 def _form(line):

@@ -254,6 +254,16 @@ def test_options_that_differ_are_those_whose_values_do(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("sets", [("a1", "a1"), ("a1", "b2"), ("a1", None)])
+def test_a_set_is_compared_by_its_fingerprint(tmp_path, sets):
+    for name, spelled, fingerprint in zip("xy", ("faces", "faces/"), sets, strict=True):
+        known = {} if fingerprint is None else {"shard_set": fingerprint}
+        write_run(tmp_path / name, config={"shards": spelled, **known})
+    rows = differing(read_runs([tmp_path / "x", tmp_path / "y"]))
+    both = ["shards", "shard_set"]
+    assert [name for name, *_ in rows] == ([] if len({*sets}) == 1 else both)
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
     paths = [write_run(tmp_path / where / "0001").path for where in ("a", "b")]
     assert [record.name for record in read_runs(paths)] == [str(path) for path in paths]

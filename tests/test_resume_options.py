@@ -1,12 +1,19 @@
 """Which options may differ when a run goes on, and what stands in the way of going on."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree, rmtree
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from dcgan.average import Average
+from dcgan.evaluate import evaluate
+from dcgan.models import Discriminator, Generator
+from dcgan.run import write_object
+from dcgan.state_file import save_weights
 from dcgan.train import app
 from pipeline.errors import UserError
 from tests.running import (
@@ -113,6 +120,114 @@ def test_another_set_is_refused_and_begins_a_new_epoch_if_allowed(tmp_path, numb
     trainer = new_trainer(tiny(tmp_path / "run", shards=other, max_steps=9, allow_change=True))
     assert (trainer.batches.epoch, trainer.batches.batch) == (2, 0)
     assert "a new epoch begins" in capsys.readouterr().out
+
+
+def linked(folder):
+    """The same set, under a name of another kind."""
+    folder.with_name("link").symlink_to(folder)
+    return "link"
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda folder: "shards/",
+        lambda folder: "./shards",
+        lambda folder: str(folder.resolve()),
+        lambda folder: str(folder.rename(folder.with_name("moved"))),
+        linked,
+    ],
+    ids=["slash", "dot", "absolute", "moved", "link"],
+)
+def test_a_set_may_be_named_otherwise_and_lie_elsewhere(
+    tmp_path, monkeypatch, numbered_set, capsys, renamed
+):
+    monkeypatch.chdir(tmp_path)
+    folder = copytree(numbered_set(43, 8).folder, tmp_path / "shards")
+    stopped_after(new_trainer(tiny(Path("run"), shards="shards", max_steps=9)), 7)
+    capsys.readouterr()
+    name = renamed(folder)
+    trainer = train_here(tiny(Path("run"), shards=name, max_steps=9))
+    assert "changed" not in capsys.readouterr().out
+    assert json.loads(trainer.run.config.read_text())["shards"] == name
+    whole = train_here(tiny(Path("whole"), shards=name, max_steps=9)).run
+    assert trainer.run.generator.read_bytes() == whole.generator.read_bytes()
+
+
+def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = copytree(numbered_set(43, 8).folder, tmp_path / "shards")
+    config = tiny(tmp_path / "run", shards=str(folder), max_steps=9)
+    stopped_after(new_trainer(config), 7)
+    before = contents(tmp_path / "run")
+    rmtree(folder)
+    other = numbered_set(51, 8)
+    copytree(other.folder, folder)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(config)
+    assert_four_parts(refusal.value, f"--run {tmp_path / 'run'}", "--shards", "--allow-change")
+    assert other.fingerprint in refusal.value.found
+    assert contents(tmp_path / "run") == before
+    with pytest.raises(UserError) as refusal:
+        evaluate(tmp_path / "run", n=16, device="cpu")
+    assert_four_parts(refusal.value, other.fingerprint, f"--shards {folder}")
+    evaluate(tmp_path / "run", shards=str(folder), n=16, device="cpu")
+    assert other.fingerprint in (tmp_path / "run/metrics.jsonl").read_text()
+    assert new_trainer(replace(config, allow_change=True)).batches.epoch == 2
+
+
+# Files of first weights
+
+
+@pytest.fixture
+def begun_with(tmp_path, monkeypatch):
+    """A run of two steps in a working folder, from weights in files that are gone by now."""
+    monkeypatch.chdir(tmp_path)
+    for name, net in (("g.pt", Generator(32, 8, 4)), ("d.pt", Discriminator(32, 4))):
+        save_weights(net, Path(name))
+    run = train_here(tiny(Path("run"), max_steps=2, netG="g.pt", netD="d.pt")).run
+    Path("g.pt").unlink()
+    Path("d.pt").unlink()
+    return run
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"netG": "g.pt", "netD": "d.pt"}, {"netG": "./g.pt"}, {"netD": "$PWD/d.pt"}]
+)
+def test_first_weights_are_not_needed_any_more(begun_with, tmp_path, given):
+    given = {name: path.replace("$PWD", str(tmp_path)) for name, path in given.items()}
+    trainer = train_here(tiny(Path("run"), max_steps=4, **given))
+    assert trainer.steps_done == 4
+    options = json.loads(begun_with.config.read_text())
+    assert (options["netG"], options["netD"]) == ("g.pt", "d.pt")  # still what it began with
+
+
+@pytest.mark.parametrize("allow_change", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_other_first_weights_are_refused_where_nothing_would_read_them(
+    begun_with, there, allow_change
+):
+    if there:
+        save_weights(Generator(32, 8, 4), Path("other.pt"))
+    before = contents(begun_with.path)
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(Path("run"), max_steps=4, netG="other.pt", allow_change=allow_change))
+    assert_four_parts(refusal.value, "--netG other.pt (was g.pt)", "leave --netG out")
+    assert contents(begun_with.path) == before
+
+
+def test_first_weights_are_read_again_where_there_is_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = Generator(32, 8, 4)
+    save_weights(given, Path("g.pt"))
+    trainer = new_trainer(tiny(Path("run"), max_steps=2, netG="g.pt"))
+    trainer.run.make()  # as a process leaves it that was killed before its first checkpoint
+    write_object(trainer.run.config, trainer.config.to_json())
+    again = new_trainer(tiny(Path("run"), max_steps=2)).parts.generator.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in given.state_dict().items())
+    Path("g.pt").unlink()
+    with pytest.raises(UserError, match=r"--netG g\.pt"):
+        new_trainer(tiny(Path("run"), max_steps=2))
 
 
 def test_what_auto_came_to_is_kept(tmp_path):

@@ -137,6 +137,7 @@ def test_config_says_what_was_asked_for(real):
         *("run", "channels", "max_steps", "mirror", "ema_nimg", "netG", "netD", "dry_run"),
         *("cache", "data_timeout", "lr_d", "lr_g", "label_smoothing", "max_time", "allow_change"),
         *("checkpoint_every", "keep", "evaluate_every", "on_trouble", "ranks", "deterministic"),
+        "shard_set",
     }
 
 

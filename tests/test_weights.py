@@ -16,8 +16,8 @@ from tests.running import assert_four_parts
 from tests.test_models import seeded, shapes
 
 
-def saved(path: Path, net: nn.Module, *, prefix: str = "") -> Path:
-    torch.save({prefix + name: tensor for name, tensor in net.state_dict().items()}, path)
+def saved(path: Path, net: nn.Module) -> Path:
+    torch.save(net.state_dict(), path)
     return path
 
 
@@ -31,22 +31,54 @@ def refusal(net: Generator | Discriminator, path: Path, flag: str = "--netG") ->
     return error.value
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_load_with_and_without_dataparallels_prefix(tmp_path, prefix):
-    theirs = TutorialGenerator(nz=6, ngf=4).apply(weights_init)
+PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_weights_of_pytorch_examples_load(tmp_path, prefix, old):
+    theirs = TutorialGenerator(nz=6, ngf=4, nc=1).apply(weights_init)
     theirs(torch.randn(2, 6, 1, 1, generator=seeded()))  # so that the running statistics move
-    ours = Generator(nz=6, ngf=4)
-    load_weights(ours, saved(tmp_path / "netG.pth", theirs, prefix=prefix), "--netG")
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(ours.state_dict()[name], tensor), name
+    expected = dict(theirs.state_dict())
+    counts = [name for name in expected if name.endswith("num_batches_tracked")]
+    assert len(counts) == 4
+    path = tmp_path / "netG.pth"
+    file = {prefix + name: t for name, t in expected.items() if not old or name not in counts}
+    torch.save(file, path, _use_new_zipfile_serialization=not old)  # before torch 0.4.1: no zip
+    if old:
+        expected |= dict.fromkeys(counts, torch.tensor(0))
+    ours, found = Generator(nz=6, ngf=4, channels=1), load_generator(path)
+    load_weights(ours, path, "--netG")
+    assert found.options == ours.options
+    for net in (ours, found):
+        for name, tensor in net.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
 
 
-def test_weights_load_as_a_real_dataparallel_wrote_them(tmp_path):
+def compiled_in_part(net: TutorialDiscriminator) -> nn.Module:
+    net.main = torch.compile(net.main)  # type: ignore[assignment]
+    return net
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda net: torch.compile(nn.DataParallel(net)),
+        compiled_in_part,
+        lambda net: nn.DataParallel(compiled_in_part(net)),
+    ],
+)
+def test_weights_load_as_a_real_wrapper_wrote_them(tmp_path, wrap):
     theirs = TutorialDiscriminator(ndf=4).apply(weights_init)
-    torch.save(nn.DataParallel(theirs).state_dict(), tmp_path / "netD.pth")
+    expected = dict(theirs.state_dict())
+    wrapped = wrap(theirs).state_dict()
+    assert not wrapped.keys() & expected.keys()
+    torch.save(wrapped, tmp_path / "netD.pth")
     ours = Discriminator(ndf=4)
     load_weights(ours, str(tmp_path / "netD.pth"), "--netD")
-    for name, tensor in theirs.state_dict().items():
+    for name, tensor in expected.items():
         assert torch.equal(ours.state_dict()[name], tensor), name
 
 
@@ -222,15 +254,6 @@ def test_a_generator_is_built_as_its_file_was(tmp_path, size, channels):
         assert torch.equal(found.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_generator_of_pytorch_examples(tmp_path, prefix):
-    theirs = TutorialGenerator(nz=6, ngf=4, nc=1).apply(weights_init)
-    found = load_generator(saved(tmp_path / "netG.pth", theirs, prefix=prefix))
-    assert list(found.options.values()) == [64, 1, 6, 4]
-    for name, tensor in theirs.state_dict().items():
-        assert torch.equal(found.state_dict()[name], tensor), name
-
-
 def test_halved_weights_come_back_as_float32(tmp_path):
     net = Generator(32, nz=6, ngf=2)
     found = load_generator(saved(tmp_path / "netG.pt", copy.deepcopy(net).half()))
@@ -256,10 +279,19 @@ def test_what_is_no_generator(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e39])
 @pytest.mark.parametrize("name", ["main.3.weight", "main.1.running_var"])
-def test_a_generator_that_diverged_is_named_as_such(tmp_path, name):
+def test_a_net_that_diverged_is_named_as_such(tmp_path, name, value):
+    net = Generator(32, nz=6, ngf=2).double()  # in which 1e39 is finite
+    net.state_dict()[name].view(-1)[1] = value
+    path = saved(tmp_path / "netG.pt", net)
+    for error in (not_a_generator(path), refusal(Generator(32, nz=6, ngf=2), path)):
+        assert name in error.found
+        assert "diverged" in error.found
+
+
+def test_weights_of_eight_bits_load(tmp_path):
     net = Generator(32, nz=6, ngf=2)
-    net.state_dict()[name].view(-1)[1] = torch.nan
-    error = not_a_generator(saved(tmp_path / "netG.pt", net))
-    assert name in error.found
-    assert "diverged" in error.found
+    state = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in net.state_dict().items()}
+    torch.save(state, tmp_path / "netG.pt")
+    assert load_generator(tmp_path / "netG.pt").options == net.options

@@ -86,6 +86,8 @@ def differing(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """Options in which the runs differ, with each run's value; the run folder itself aside."""
     options = [record.config for record in records]
     names = dict.fromkeys(name for option in options for name in option if name != "run")
+    if len({str(each.get("shard_set")) for each in options}) == 1 and "shard_set" in names:
+        names.pop("shards", None)  # one set, however it is spelled
     rows = []
     for name in names:
         cells = [_cut(plain(each[name])) if name in each else ABSENT for each in options]

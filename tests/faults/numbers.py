@@ -1,5 +1,7 @@
-"""Nets that hold NaN."""
+"""Nets that hold NaN, or that lead to it."""
 
+import hashlib
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,22 +10,43 @@ import torch
 
 from tests.faults.cases import Case
 from tests.faults.lab import Lab
-from tests.faults.runs import Training, sealed, small_set, whole
+from tests.faults.runs import STEPS, Training, half_done, sealed, small_set, whole
 
 
-def _poisoned(lab: Lab, net: str, part: str) -> Path:
-    """One number of a trained net made NaN."""
+def _refuse_a_file(lab: Lab, net: str) -> str:
+    """One number of a trained net made NaN: training does not begin with that."""
     state = torch.load(whole(lab).path / f"net{net}.pt", weights_only=True)
-    weights = lab.random.choice([value for name, value in state.items() if name.endswith(part)])
-    weights[tuple(lab.random.randrange(side) for side in weights.shape)] = torch.nan
-    path = lab.folder / f"nan{net}.pt"
+    _spoil(state, lab)
+    path = lab.folder / "nan.pt"
+    torch.save(state, path)
+    lab.faults += 1
+    training = Training(lab, small_set(lab), **{f"net{net}": path})
+    ended = training.go()
+    ended.refused(f"--net{net} {path}", "not finite")
+    if training.run.path.exists():
+        ended.fail("a run that has begun")
+    return "clear error before training"
+
+
+def _spoil(state: dict[str, torch.Tensor], lab: Lab, part: str = "") -> None:
+    """Make one number NaN."""
+    floats = [t for name, t in state.items() if name.endswith(part) and t.is_floating_point()]
+    tensor = lab.random.choice(floats)
+    tensor[tuple(lab.random.randrange(side) for side in tensor.shape)] = torch.nan
+
+
+def _overflowing(lab: Lab, net: str) -> Path:
+    """A trained net whose first layer multiplies by all that float32 can hold."""
+    state = torch.load(whole(lab).path / f"net{net}.pt", weights_only=True)
+    state["main.0.weight"].fill_(3e38)
+    path = lab.folder / f"overflowing{net}.pt"
     torch.save(state, path)
     return path
 
 
-def _begin_with_nan(lab: Lab, net: str, part: str, action: str) -> str:
+def _begin_to_overflow(lab: Lab, net: str, action: str) -> str:
     """Found at a tick or checkpoint; going back does not help, and is not tried for ever."""
-    options = {f"net{net}": _poisoned(lab, net, part)}
+    options = {f"net{net}": _overflowing(lab, net)}
     lab.faults += 1
     training = Training(lab, small_set(lab), on_trouble=action, **options)
     ended = training.go()
@@ -37,7 +60,7 @@ def _begin_with_nan(lab: Lab, net: str, part: str, action: str) -> str:
 
 def _notice_in_statistics(lab: Lab) -> str:
     """Between two checkpoints, each of which would look at the nets, the next tick finds it."""
-    net = _poisoned(lab, "D", "weight")
+    net = _overflowing(lab, "D")
     lab.faults += 1
     seldom: dict[str, Any] = {"checkpoint_every": 1000, "on_trouble": "stop"}
     ended = Training(lab, small_set(lab), netD=net, **seldom).go()
@@ -45,19 +68,35 @@ def _notice_in_statistics(lab: Lab) -> str:
     return "clear error at the next tick"
 
 
+def _go_on_with_nan(lab: Lab) -> str:
+    """In what no step of training reads: losses stay finite, and the next checkpoint finds it."""
+    training = half_done(lab)
+    path = max(training.run.checkpoints.glob("*.pt"))
+    state = torch.load(path, weights_only=True)
+    _spoil(state["step"]["discriminator"], lab, "running_mean")
+    torch.save(state, path)
+    data = path.read_bytes()
+    seal = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(seal))
+    lab.faults += 1
+    before = sealed(training.run)
+    ended = training.go()
+    ended.refused("non-finite")
+    if sealed(training.run) != before or max(before) >= STEPS:
+        ended.fail("a checkpoint of nets that hold NaN")
+    return "clear error"
+
+
 CASES = (
-    Case("NaN in a weight of netD, long before a checkpoint", _notice_in_statistics, 1),
+    *(Case(f"NaN in the file of --net{net}", partial(_refuse_a_file, net=net), 1) for net in "GD"),
+    Case("netD that overflows, long before a checkpoint", _notice_in_statistics, 1),
     *(
         Case(
-            f"NaN in a {part} of net{net}, --on-trouble {action}",
-            partial(_begin_with_nan, net=net, part=part, action=action),
+            f"net{net} that overflows, --on-trouble {action}",
+            partial(_begin_to_overflow, net=net, action=action),
             1,
         )
-        for net, part, action in (
-            ("D", "weight", "rollback"),
-            ("G", "weight", "stop"),
-            # Read by no step of training: the losses stay finite
-            ("D", "running_mean", "warn"),
-        )
+        for net, action in (("D", "rollback"), ("G", "stop"))
     ),
+    Case("NaN in a running_mean of a checkpoint's netD", _go_on_with_nan, 1),
 )
