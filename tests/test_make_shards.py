@@ -131,7 +131,7 @@ def test_bad_images_are_listed_and_counted_by_kind(tmp_path):
     ]
     header, *rows = rows_of(tmp_path / "shards" / "rejects.csv")
     assert header == ["source", "reason", "bytes"]
-    reasons = ["damaged JPEG (Premature end of JPEG file)", "not an image"]
+    reasons = ["damaged JPEG (Premature end of JPEG file)", "not an image (a web page)"]
     assert sorted(rows) == [
         [name, reasons[data == b"<html>"], str(len(data))] for name, data in sorted(BAD.items())
     ]
