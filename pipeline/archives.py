@@ -19,7 +19,9 @@ from typing import BinaryIO, NamedTuple
 from pipeline.errors import UserError
 from pipeline.tars import headers
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")) | {
+    *(".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+}
 CELEBA_ZIP_BYTES = 1_443_490_838
 """Of `img_align_celeba.zip` as its authors publish it."""
 

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from pipeline import png, tiff
+from pipeline.formats import FORMATS, unsupported
 from pipeline.jpeg import Header, read_header, read_sides
+from pipeline.metadata import without_metadata
 
 MAX_PIXELS = 1 << 26
 """67 megapixels: beyond any camera's face crop; larger headers are refused before decoding."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Pillow's names. All that it knows would include EPS, for which it runs Ghostscript."""
-
 EXIF_ORIENTATION = 0x0112
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""From what an orientation says to the upright image (Exif 2.3, 4.6.4)."""
+
+CODESTREAM, CODESTREAM_END = b"\xff\x4f\xff\x51", b"\xff\xd9"
+"""Of JPEG 2000, whose compressed data hold no such bytes (ITU-T T.800, annex A). Of a file that is
+cut off behind the marker of a tile, Pillow makes an image that is black from there on."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -73,46 +90,86 @@ def is_ordinary(header: Header, data: bytes) -> bool:
         and read_sides(data) == (header.width, header.height)
         and (coloured or header.components == 1)
         and header.exif_blocks <= 1
-        and not (header.exif_blocks and _orientation(data) != 1)
+        and not (header.exif_blocks and _is_turned(data))
     )
 
 
-def _orientation(data: bytes) -> int:
+def _is_turned(data: bytes) -> bool:
+    """Whether some decoder may rotate a JPEG: it has an orientation, or unreadable metadata."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exif = Image.open(io.BytesIO(data), formats=("JPEG",)).getexif()
-            return int(exif.get(EXIF_ORIENTATION, 1))
-    except Exception as error:  # Pillow's parsers raise nearly every type on damaged input
-        raise _rejected(error) from error
+            return _orientation(Image.open(io.BytesIO(data), formats=("JPEG",))) != 1
+    except Exception:  # Pillow's parsers raise nearly every type on damaged input
+        return True
+
+
+def _orientation(image: Image.Image) -> int:
+    """What Exif says of it; 0 where it is unreadable, which rotates nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except Exception:  # Pillow's parsers raise nearly every type on damaged input
+        return 0
 
 
 def _decode_by_pillow(data: bytes) -> Pixels:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Pillow only warns of some kinds of damage
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            require_bounded(image.width, image.height)
-            image.load()
-            return _upright_and_opaque(image)
+        return _read(data)
     except RejectedError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged input
-        raise _rejected(error) from error
+        plain, exif = without_metadata(data)
+        if plain != data:
+            with suppress(Exception):
+                return _read(plain, exif)
+        raise _rejected(error, data) from error
+
+
+def _read(data: bytes, exif: bytes = b"") -> Pixels:
+    with warnings.catch_warnings():
+        # Pillow only warns of damaged tags, which in a TIFF describe the pixels
+        warnings.simplefilter("error" if data.startswith(tiff.PREFIXES) else "ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        if data.startswith(tiff.BIG_ENDIAN_BIGTIFF):
+            raise RejectedError("unsupported pixels (big-endian BigTIFF)")
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        require_bounded(image.width, image.height)
+        _require_what_pillow_does_not(image, data)
+        image.load()
+        if exif:
+            image.info["exif"] = exif
+        return _upright_and_opaque(image)
+
+
+def _require_what_pillow_does_not(image: Image.Image, data: bytes) -> None:
+    """Refuse an opened image of which Pillow would make a wrong picture without a word."""
+    if isinstance(image, TiffImageFile) and (found := tiff.fault(image)):
+        raise RejectedError(f"unsupported pixels ({found})")
+    if image.format == "JPEG2000" and data.find(CODESTREAM_END, data.find(CODESTREAM)) < 0:
+        raise RejectedError("damaged image (a JPEG 2000 that is cut off)")
+    if image.format == "PNG":
+        if not png.are_pixels_whole(data):
+            raise RejectedError("damaged image (wrong checksum of pixels)")
+        if not png.scale_transparent_grey(image, data):
+            raise RejectedError("unsupported pixels (16-bit RGB PNG with a transparent colour)")
 
 
 def _upright_and_opaque(image: Image.Image) -> Pixels:
-    image = ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
     if image.mode.startswith("I;16"):
-        image = image.point(lambda level: level / 256).convert("L")  # convert() alone would clip
-    if image.mode in ("I", "F"):  # whose range no file tells
-        raise RejectedError(f"unsupported pixels (32-bit, mode {image.mode})")
+        levels = tiff.levels(image) if isinstance(image, TiffImageFile) else np.asarray(image)
+        clear = levels == image.info.get("transparency")
+        image = Image.fromarray(np.where(clear, 255, levels >> 8).astype(np.uint8))
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         image = Image.alpha_composite(white, rgba)
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    pixels = np.asarray(image)
+    pixels = np.asarray(image if turn is None else image.transpose(turn))
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
@@ -150,10 +207,20 @@ def require_stored(data: bytes, largest: tuple[int, int]) -> None:
         raise RejectedError(f"too large ({width}×{height}, over the set's largest, {most})")
 
 
-def _rejected(error: Exception) -> RejectedError:
-    if isinstance(error, UnidentifiedImageError):
-        return RejectedError("not an image")
+def _rejected(error: Exception, data: bytes) -> RejectedError:
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return RejectedError(f"too large (over {MAX_PIXELS:,} pixels)")  # Pillow's own limit
+    if data.startswith(tiff.PREFIXES):
+        # a KeyError is a compression that Pillow does not know
+        unknown = isinstance(error, (UnidentifiedImageError, KeyError))
+        if unknown and (found := tiff.unsupported(data)) is not None:
+            return RejectedError(f"unsupported pixels ({found})")
+        if unknown:
+            return RejectedError("damaged image (a TIFF whose tags are unreadable)")
+    elif isinstance(error, UnidentifiedImageError):
+        header = read_header(data)
+        if header is not None and header.precision != 8:
+            return RejectedError(f"unsupported pixels ({header.precision}-bit JPEG)")
+        return RejectedError(unsupported(data))
     detail = " ".join(f"{type(error).__name__}: {error}".split())
     return RejectedError(f"damaged image ({detail[:200]})")

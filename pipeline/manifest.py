@@ -101,7 +101,7 @@ class Manifest(_Record):
     """Of all stored images together, without the tar's headers."""
     largest_image: Size
     smallest_image: Size
-    """Each side apart: where it equals `largest_image`, all images have one size."""
+    """Each side apart: no image need have either size."""
     shards: Annotated[tuple[Shard, ...], Field(min_length=1, fail_fast=True)]
 
     @model_validator(mode="after")
@@ -113,6 +113,16 @@ class Manifest(_Record):
         if self.recipe.store == "raw" and self.recipe.size is None:
             raise ValueError("raw pixels without a size")
         return self
+
+    def sizes(self) -> str:
+        """The one size of all images, or the range of each side: the extremes need not meet."""
+        if self.smallest_image == self.largest_image:
+            return "×".join(map(str, self.largest_image)) + " pixels"
+        extremes = zip(("width", "height"), self.smallest_image, self.largest_image, strict=True)
+        return " and ".join(
+            f"{side} {least:,}" if least == most else f"{side}s {least:,}–{most:,}"
+            for side, least, most in extremes
+        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_its_options_choose_and_cut(tmp_path):
     assert [shard.samples for shard in manifest.shards] == [3, 3, 1]
     lines = done.stdout.splitlines()
     assert lines[0] == f"source  {tmp_path / 'in'}: 7 images"
-    assert "7 images of 10×218 to 178×300 pixels: 6 untouched, 1 converted" in lines[1]
+    assert "7 images of widths 10–178 and heights 218–300: 6 untouched, 1 converted" in lines[1]
     assert lines[-1] == f"next    dcgan-train --shards '{out}'"  # to paste
     rows = (out / "samples.csv").read_text().splitlines()[1:]
     chosen = ["dogs/0.jpg", "dogs/1.jpg", "dogs/2.jpg", "dogs/3.jpg", "dogs/3.png"]
@@ -131,7 +131,7 @@ def test_bad_images_are_listed_and_counted_by_kind(tmp_path):
     ]
     header, *rows = rows_of(tmp_path / "shards" / "rejects.csv")
     assert header == ["source", "reason", "bytes"]
-    reasons = ["damaged JPEG (Premature end of JPEG file)", "not an image"]
+    reasons = ["damaged JPEG (Premature end of JPEG file)", "not an image (a web page)"]
     assert sorted(rows) == [
         [name, reasons[data == b"<html>"], str(len(data))] for name, data in sorted(BAD.items())
     ]

@@ -125,6 +125,21 @@ def test_a_whole_set_opens_with_its_counts(spare_set):
     assert spare_set.manifest.largest_image == spare_set.manifest.smallest_image == (32, 32)
 
 
+@pytest.mark.parametrize(
+    ("smallest", "largest", "told"),
+    [
+        ((178, 218), (178, 218), "178×218 pixels"),
+        ((1, 1), (20000, 20000), "widths 1–20,000 and heights 1–20,000"),
+        ((64, 9), (64, 90), "width 64 and heights 9–90"),
+    ],
+)
+def test_sizes_are_told_of_each_side_where_no_image_need_have_both(
+    spare_set, smallest, largest, told
+):
+    sizes = {"smallest_image": smallest, "largest_image": largest}
+    assert spare_set.manifest.model_copy(update=sizes).sizes() == told
+
+
 def test_a_set_can_be_moved(spare_set, tmp_path):
     moved = spare_set.folder.rename(tmp_path / "elsewhere")
     assert ShardSet.open(moved).manifest == spare_set.manifest

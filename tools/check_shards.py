@@ -129,11 +129,8 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
     for (width, height), count in findings.sizes.most_common(5):
         console.print(f"size    {width}×{height}: {count:,} ({count / manifest.samples:.1%})")
     if len(findings.sizes) > 5:
-        (least_w, least_h), (most_w, most_h) = manifest.smallest_image, manifest.largest_image
         others = len(findings.sizes) - 5
-        console.print(
-            f"        {others} other sizes; {least_w}–{most_w} × {least_h}–{most_h} in all"
-        )
+        console.print(f"        {others} other sizes; in all {manifest.sizes()}")
     if findings.rejects:
         console.print(f"reject  {describe(findings.rejects)}: see rejects.csv")
 

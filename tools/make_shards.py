@@ -232,10 +232,7 @@ def _progress() -> Progress:
 
 def _summarise(packed: Packed, out: Path, seconds: float) -> None:
     manifest = packed.manifest
-    size = "×".join(map(str, manifest.largest_image))
-    if manifest.smallest_image != manifest.largest_image:
-        size = "×".join(map(str, manifest.smallest_image)) + f" to {size}"
-    kept = f"packed  {manifest.samples:,} images of {size} pixels"
+    kept = f"packed  {manifest.samples:,} images of {manifest.sizes()}"
     if manifest.recipe.store == "original":
         untouched = manifest.samples - packed.converted
         kept += f": {untouched:,} untouched, {packed.converted:,} converted to JPEG"

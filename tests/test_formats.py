@@ -1,0 +1,100 @@
+"""Formats beside the ordinary ones: taken where they decode, called by their name where not."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.archives import IMAGE_SUFFIXES
+from pipeline.checking import RejectedError, decode
+from tests.pictures import encode, smooth
+
+PICTURE = smooth(48, 40)
+AVIF = encode(PICTURE, "AVIF")
+JP2 = encode(PICTURE, "JPEG2000")
+
+
+def box(brand: bytes, *compatible: bytes) -> bytes:
+    """The beginning of a file of ISO/IEC 14496-12."""
+    body = b"ftyp" + brand + bytes(4) + b"".join(compatible)
+    return (len(body) + 4).to_bytes(4, "big") + body + bytes(99)
+
+
+UNSUPPORTED = {
+    "HEIC": [box(b"heic", b"mif1"), box(b"mif1", b"mif1", b"heic"), box(b"msf1", b"hevc")],
+    "Canon raw (CR3)": [box(b"crx ", b"crx ", b"isom")],
+    "Photoshop (PSD)": [b"8BPS\0\1" + bytes(99)],
+    "JPEG XL": [b"\xff\x0a" + bytes(99), b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99)],
+    "JPEG XR": [b"II\xbc\x01" + bytes(99)],
+    "SVG": [b"<svg>", b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg>", b"\xef\xbb\xbf <SVG>"],
+    "Netpbm": [b"P6\n48 40\n255\n" + bytes(99)],
+    "DDS": [b"DDS |" + bytes(99)],
+    "OpenEXR": [b"v/1\x01" + bytes(99)],
+    "ICO": [encode(Image.fromarray(PICTURE), "ICO")],
+}
+
+NO_IMAGES = {
+    "an empty file": [b""],
+    "only zeros": [bytes(4096)],
+    "a web page": [b"\n <!DOCTYPE HTML><title>404</title>", b"<html>"],
+    "an XML document": [b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"],
+    "a JSON document": [b'{"message": "Not Found"}'],
+    "a PDF": [b"%PDF-1.7\n"],
+    "a zip": [b"PK\x03\x04" + bytes(99)],
+    "a gzip file": [b"\x1f\x8b\x08" + bytes(99)],
+    "a video": [box(b"isom", b"avc1"), box(b"qt  "), b"RIFF\0\0\0\0AVI LIST", b"\x1aE\xdf\xa3"],
+    "a NumPy array": [b"\x93NUMPY\x01\0"],
+    "a Git LFS pointer: git lfs pull fetches the file itself": [
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    ],
+}
+
+
+def reason(data: bytes) -> str:
+    with pytest.raises(RejectedError) as error:
+        decode(data)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_image_that_cannot_be_decoded_is_called_by_its_format(name):
+    for data in UNSUPPORTED[name]:
+        assert reason(data) == f"unsupported {name} (convert it to PNG or JPEG)"
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_no_image_is_called_what_it_is(name):
+    for data in NO_IMAGES[name]:
+        assert reason(data) == f"not an image ({name})"
+
+
+def test_what_nobody_knows_is_not_an_image():
+    assert reason(b"img_align_celeba\n" * 99) == "not an image"
+
+
+def test_a_format_that_pillow_was_built_without_is_named(monkeypatch):
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    assert reason(AVIF) == "unsupported AVIF (convert it to PNG or JPEG)"
+
+
+@pytest.mark.parametrize("whole", [AVIF, JP2, encode(PICTURE, "JPEG2000", no_jp2=True)])
+def test_no_cut_anywhere_passes(whole):
+    for length in range(0, len(whole), max(1, len(whole) // 300)):
+        reason(whole[:length])
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 1), (16, 9)])
+def test_a_jpeg_2000_may_not_be_cut_before_or_between_its_tiles(side, count):
+    whole = encode(PICTURE, "JPEG2000", tile_size=(side, side))
+    assert np.array_equal(decode(whole).pixels, PICTURE)
+    tiles = [place for place in range(len(whole)) if whole.startswith(b"\xff\x90\0\x0a", place)]
+    assert len(tiles) == count
+    for place in tiles:
+        reason(whole[:place])
+        reason(whole[: place + 2])
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
+def test_names_of_what_decodes_are_taken_for_images(kind):
+    Image.init()
+    names = {suffix for suffix, owner in Image.EXTENSION.items() if owner == kind}
+    assert names - {".avifs"} <= IMAGE_SUFFIXES  # which are animated
