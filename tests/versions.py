@@ -128,7 +128,7 @@ def _unlike(before: Path, here: Path) -> Iterator[tuple[str, str]]:
         elif entry not in one and here.name != "config.json":  # which may have new options
             yield f"#{entry}", "only here"
         elif entry in one and not _same(one[entry], other[entry]):
-            yield f"#{entry}", f"{_told(one[entry])} before, {_told(other[entry])} here"
+            yield f"#{entry}", _apart(one[entry], other[entry])
 
 
 def _entries(path: Path) -> dict[str, Any] | None:
@@ -164,7 +164,11 @@ def _same(one: Any, other: Any) -> bool:
     return type(one) is type(other) and repr(one) == repr(other)
 
 
-def _told(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return f"{value!r:.60}"
+def _apart(one: Any, other: Any) -> str:
+    tensors = [each for each in (one, other) if isinstance(each, torch.Tensor)]
+    if len(tensors) < 2:
+        return f"{one!r:.60} before, {other!r:.60} here"
+    shapes = [f"{str(each.dtype).removeprefix('torch.')} {tuple(each.shape)}" for each in tensors]
+    if shapes[0] != shapes[1]:
+        return f"{shapes[0]} before, {shapes[1]} here"
+    return f"{shapes[0]}, up to {(one.double() - other.double()).abs().max():.3g} apart"
