@@ -1,4 +1,4 @@
-"""Images in a zip or an uncompressed tar, read where they lie: nothing is extracted.
+"""Images in a zip or a tar, read where they lie: nothing is extracted.
 
 A source lists its members once; a member carries what is needed to read it, so that worker
 processes open the file and nothing else: reading a large archive's directory again in each of them
@@ -9,24 +9,33 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from pipeline.downloads import is_archive, not_an_archive
 from pipeline.errors import UserError
-from pipeline.tars import headers
+from pipeline.tars import headers, unpack
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")) | {
-    *(".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
-}
-CELEBA_ZIP_BYTES = 1_443_490_838
-"""Of `img_align_celeba.zip` as its authors publish it."""
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo"}
+    | {".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
+    | {".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"}
+)
 
-COMPRESSED_TARS = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
-"""First bytes of a compressed file, and the program that unpacks it."""
+LITTER = frozenset(
+    {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "lost+found"}  # NAS
+    | {"$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+    | {"__macosx", "network trash folder"}
+    | {"thmbnl"}  # a camera's thumbnails
+)
+"""Files and folders, in lower case, that systems leave among the user's; so is what begins with a
+dot: macOS's `._` files, `.thumbnails`, `.Trash-1000`."""
 
 ZIP_LOCAL_HEADER = 30
 """Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
@@ -58,16 +67,116 @@ class DamagedError(ValueError):
     """A member that its archive cannot give back as it was; the message says how."""
 
 
-class _ArchiveSource:
+class Listing(NamedTuple):
+    """What a source holds."""
+
+    members: list[Member]
+    """Its images, sorted by name."""
+    left_out: Counter[str]
+    """How many of its other files, by suffix or by what they are."""
+    links: Counter[str]
+    """How many, by what became of them."""
+    archives: list[str]
+    """Names of what was left out and is an archive itself, sorted."""
+
+
+class Sieve:
+    """Tells images from other files by name, relative to the source, and counts the others."""
+
+    def __init__(self) -> None:
+        self.left_out: Counter[str] = Counter()
+        self.links: Counter[str] = Counter()
+        self.archives: list[str] = []
+        self._litter: set[str] = set()
+
+    def is_litter(self, name: str) -> bool:
+        """Whether it is, or lies in, what a system left; of a folder of litter, one is counted."""
+        parts = name.split("/")
+        for depth, part in enumerate(parts, 1):
+            if is_litter(part):
+                place = "/".join(parts[:depth])
+                if place not in self._litter:
+                    self._litter.add(place)
+                    self.left_out["hidden" if part.startswith(".") else part] += 1
+                return True
+        return False
+
+    def is_image(self, name: str) -> bool:
+        """Whether it ends as an image's name does."""
+        if has_image_suffix(name):
+            return True
+        self.left_out[_suffix(name) or "without a suffix"] += 1
+        if is_archive(name):
+            self.archives.append(name)
+        return False
+
+    def listing(self, members: Iterable[Member]) -> Listing:
+        """What has been found, in its order."""
+        return Listing(sorted(members), self.left_out, self.links, sorted(self.archives))
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file or folder of this name is a system's rather than the user's."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in LITTER
+
+
+class ImageFiles:
+    """Image files of a folder or archive, which are listed once."""
+
+    path: Path
+    _listing: Listing | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listing": None}
+
+    def listing(self) -> Listing:
+        """What is there: images, and what else.
+
+        Raises:
+            UserError: it cannot be listed whole.
+        """
+        if self._listing is None:
+            self._listing = self._list()
+        return self._listing
+
+    def members(self) -> list[Member]:
+        """All images, sorted by name."""
+        return self.listing().members
+
+    def read(self, member: Member) -> bytes:
+        """One image file's bytes.
+
+        Raises:
+            DamagedError: the archive is damaged there.
+            OSError: the file cannot be read.
+        """
+        raise NotImplementedError
+
+    def _list(self) -> Listing:
+        raise NotImplementedError
+
+
+class _ArchiveSource(ImageFiles):
     """What zip and tar share: one file, opened once in each process."""
 
-    def __init__(self, path: Path) -> None:
-        self._file: BinaryIO | None = None
-        self.path = path
-        self._listed = _version(path.stat())
+    _file: BinaryIO | None = None
 
-    def __getstate__(self) -> dict[str, object]:
-        return self.__dict__ | {"_file": None}
+    def __init__(self, path: Path, contents: Path | None = None) -> None:
+        self.path = path
+        self._contents = contents or path
+        self._listed = _version(self._contents.stat())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_file": None}
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -75,7 +184,7 @@ class _ArchiveSource:
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if self._file is None:
-            self._file = self.path.open("rb")
+            self._file = self._contents.open("rb")
         if _version(os.fstat(self._file.fileno())) != self._listed:
             raise changed(self.path)
         end, _ = self._listed
@@ -102,21 +211,19 @@ def changed(path: Path) -> OSError:
 class ZipSource(_ArchiveSource):
     """Images in a zip, read where they lie: nothing is extracted, no name becomes a path."""
 
-    def members(self) -> list[Member]:
+    def _list(self) -> Listing:
+        found, sieve = [], Sieve()
         try:
             with zipfile.ZipFile(self.path) as archive:
-                return sorted(
-                    Member(
-                        info.filename,
-                        info.file_size,
-                        info.header_offset,
-                        info.compress_size,
-                        self._is_deflated(info),
-                        info.CRC,
-                    )
-                    for info in _consumed(archive)
-                    if not info.is_dir() and _is_wanted(info.filename)
-                )
+                for info in _consumed(archive):
+                    # APPNOTE 4.4.17 wants slashes; PowerShell 5 writes backslashes all the same
+                    name = info.filename.replace("\\", "/")
+                    if name.endswith("/") or sieve.is_litter(name):
+                        continue
+                    if stat.S_ISLNK(info.external_attr >> 16):
+                        sieve.links["left out"] += 1
+                    elif sieve.is_image(name):
+                        found.append(self._member(info, name))
         except UserError:
             raise
         except OSError as error:
@@ -125,8 +232,9 @@ class ZipSource(_ArchiveSource):
             raise not_an_archive(self.path) from None
         except Exception:  # zipfile lets nearly every type through
             raise not_an_archive(self.path) from None
+        return sieve.listing(found)
 
-    def _is_deflated(self, info: zipfile.ZipInfo) -> bool:
+    def _member(self, info: zipfile.ZipInfo, name: str) -> Member:
         encrypted = info.flag_bits & 1
         if encrypted or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise UserError(
@@ -135,7 +243,9 @@ class ZipSource(_ArchiveSource):
                 "a zip that is not encrypted, stored or deflated as usual",
                 "extract it with another tool and pack the folder",
             )
-        return info.compress_type == zipfile.ZIP_DEFLATED
+        deflated = info.compress_type == zipfile.ZIP_DEFLATED
+        size, packed = info.file_size, info.compress_size
+        return Member(name, size, info.header_offset, packed, deflated, info.CRC)
 
     def read(self, member: Member) -> bytes:
         require_bounded(member)
@@ -159,23 +269,52 @@ def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 
 
 class TarSource(_ArchiveSource):
-    """Images in an uncompressed tar, read where they lie; links and devices in it are ignored."""
+    """Images in a tar, read where they lie; links and devices in it are left out."""
 
-    def members(self) -> list[Member]:
+    def _list(self) -> Listing:
+        # Of equal names the last one counts, as when a tar is extracted
+        latest: dict[str, Member] = {}
+        sieve = Sieve()
         try:
-            # Of equal names the last one counts, as when a tar is extracted
-            latest = {
-                member.name.removeprefix("./"): (member.size, member.offset_data)
-                for member in headers(self.path)
-                if member.isreg() and not member.issparse() and _is_wanted(member.name)
-            }
+            for entry in headers(self._contents):
+                name = entry.name.removeprefix("./")
+                if entry.isdir() or sieve.is_litter(name):
+                    continue
+                if entry.issym() or entry.islnk():
+                    sieve.links["left out"] += 1
+                elif not entry.isreg() or entry.issparse():
+                    sieve.left_out["special"] += 1
+                elif sieve.is_image(name):
+                    latest[name] = Member(name, entry.size, entry.offset_data)
         except tarfile.TarError:
             raise not_an_archive(self.path) from None
-        return sorted(Member(name, size, offset) for name, (size, offset) in latest.items())
+        return sieve.listing(latest.values())
 
     def read(self, member: Member) -> bytes:
         require_bounded(member)
         return self._bytes(member.offset, member.size)
+
+
+class CompressedTarSource(TarSource):
+    """Images in a tar in gzip, bzip2 or xz, which is decompressed once.
+
+    It goes into a file that has no name, so that nothing of it stays, not even of a process that is
+    killed. Workers open it through their parent, which holds it.
+    """
+
+    _unpacked: BinaryIO | None = None
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self._unpacked = unpack(path, scratch)
+        super().__init__(path, Path(f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_unpacked": None}
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._unpacked is not None:
+            self._unpacked.close()
 
 
 def require_bounded(member: Member) -> None:
@@ -191,52 +330,3 @@ def _inflate(data: bytes, size: int) -> bytes:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     except zlib.error as error:
         raise DamagedError(f"it cannot be decompressed ({error})") from None
-
-
-def _is_wanted(name: str) -> bool:
-    return is_image(name) and not any(is_clutter(part) for part in PurePosixPath(name).parts)
-
-
-def is_image(name: str) -> bool:
-    """Whether a name ends as an image's does, and is not hidden."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not is_clutter(path.name)
-
-
-def is_clutter(name: str) -> bool:
-    """Whether a file or folder of this name is the system's rather than the user's."""
-    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
-
-
-def not_an_archive(path: Path) -> UserError:
-    """Say what a file is instead of an archive.
-
-    The usual reason is a download that brought a web page.
-    """
-    with path.open("rb") as file:
-        head = file.read(512)
-    size = path.stat().st_size
-    where, wanted = f"SOURCE {path}", "a folder of images, or a zip or tar of them"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return UserError(
-            where,
-            f"a web page of {size:,} bytes, saved under the name of the archive",
-            f"the archive itself (CelebA's zip has {CELEBA_ZIP_BYTES:,} bytes)",
-            "the download quota was exceeded: download it again tomorrow, or from a mirror",
-        )
-    for magic, program in COMPRESSED_TARS.items():
-        if head.startswith(magic):
-            return UserError(
-                where,
-                "a compressed archive, which can only be read from its beginning",
-                "an uncompressed tar, a zip, or a folder",
-                f"decompress it once: {program} --keep {path}",
-            )
-    if head.startswith(b"PK"):
-        found, remedy = f"a zip of {size:,} bytes, cut off or damaged", "download it again"
-    elif head[257:262] == b"ustar":
-        found, remedy = f"a tar of {size:,} bytes, cut off or damaged", "copy or download it again"
-    else:
-        found = f"{size:,} bytes of something else"
-        remedy = "name the folder or the archive that holds the images"
-    return UserError(where, found, wanted, remedy)

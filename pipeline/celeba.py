@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.archives import Member
+from pipeline.downloads import PAGE_BYTES, web_page
 from pipeline.errors import UserError
 
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
@@ -31,7 +32,8 @@ def select(
     """Keep the images of a split, and those whose attributes are as asked.
 
     Args:
-        members: of the source; the lists know them by the last part of their names.
+        members: of the source; the lists know them by the last part of their names, whatever its
+            suffix.
         source: the archive or folder; the lists lie beside it, or in it.
         split: train, valid or test; None for all.
         where: for example "Smiling=1,Male=-1": all must hold. None for no condition.
@@ -58,7 +60,10 @@ def select(
 def _keep(
     members: list[Member], rows: Rows, matches: Callable[[dict[str, str]], bool], flag: str
 ) -> list[Member]:
-    found = [rows.get(PurePosixPath(member.name).name) for member in members]
+    # CelebA's PNG edition has the numbers of the list, which says .jpg
+    stems = {PurePosixPath(name).stem: row for name, row in rows.items()}
+    paths = [PurePosixPath(member.name) for member in members]
+    found = [rows.get(path.name) or stems.get(path.stem) for path in paths]
     missing = [member.name for member, row in zip(members, found, strict=True) if row is None]
     if missing:
         raise UserError(
@@ -117,14 +122,20 @@ def _read(source: Path, stem: str, flag: str) -> Rows:
             "put the list there; it is published next to the images",
         )
     try:
-        if path.stat().st_size > MAX_LIST_BYTES:
+        size = path.stat().st_size
+        if size > MAX_LIST_BYTES:
             raise ValueError(f"over {MAX_LIST_BYTES:,} bytes")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        data = path.read_bytes()
+        if page := web_page(data[:PAGE_BYTES], size):
+            raise UserError(path, page[0], "the list as published", page[1])
+        lines = data.decode("utf-8-sig").splitlines()
         rows = _from_csv(lines) if path.suffix == ".csv" else _from_txt(lines)
         if not rows:
             raise ValueError("no rows")
         if stem == PARTITION and "partition" not in next(iter(rows.values())):
             raise ValueError("no column named partition")
+    except UserError:
+        raise
     except (ValueError, StopIteration, csv.Error) as error:
         raise UserError(
             path, f"not CelebA's format ({error})", "the list as published", "download it again"
@@ -135,7 +146,7 @@ def _read(source: Path, stem: str, flag: str) -> Rows:
 def _from_csv(lines: list[str]) -> Rows:
     table = csv.reader(lines)
     columns = next(table)[1:]
-    return {row[0]: dict(zip(columns, row[1:], strict=True)) for row in table if row}
+    return dict(_row(columns, row) for row in table if row)
 
 
 def _from_txt(lines: list[str]) -> Rows:
@@ -144,4 +155,11 @@ def _from_txt(lines: list[str]) -> Rows:
     columns = ["partition"]
     if len(rows) > 1 and len(rows[0]) == 1:
         columns, rows = rows[1], rows[2:]
-    return {row[0]: dict(zip(columns, row[1:], strict=True)) for row in rows}
+    return dict(_row(columns, row) for row in rows)
+
+
+def _row(columns: list[str], row: list[str]) -> tuple[str, dict[str, str]]:
+    name, *values = row
+    if len(values) != len(columns):
+        raise ValueError(f"{len(values)} values for {name:.40}, where {len(columns)} are wanted")
+    return name, dict(zip(columns, values, strict=True))

@@ -7,7 +7,8 @@ import io
 import re
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,9 +18,22 @@ changes of the writing direction (Unicode Standard Annex 9, section 2), and halv
 which stand for bytes of file names that are not UTF-8."""
 
 
+KINDS_SHOWN = 8
+"""Of what is counted by kind: a line of them can be read."""
+
+
 def plain(text: str) -> str:
     """Show text from a file as characters only: those that would act are escaped as Python does."""
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts by kind, the most frequent first; kinds may come from a file."""
+    ordered = sorted((+Counter(counts)).items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{count:,} {plain(kind)}" for kind, count in ordered[:KINDS_SHOWN]]
+    if rest := sum(count for _, count in ordered[KINDS_SHOWN:]):
+        told.append(f"{rest:,} of other kinds")
+    return ", ".join(told)
 
 
 class UserError(ValueError):

@@ -7,6 +7,7 @@ with the shards that were finished.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -14,9 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from pipeline.archives import Member
-from pipeline.errors import UserError, plain
+from pipeline.checking import RejectedError
+from pipeline.errors import UserError, counted
 from pipeline.files import replacing, write_whole
 from pipeline.manifest import (
     MANIFEST,
@@ -30,6 +35,8 @@ from pipeline.manifest import (
 from pipeline.order import permutation
 from pipeline.outfolder import PLAN, claim, locked, require_space, swap_in
 from pipeline.shard import (
+    DIGEST,
+    DIGESTS,
     PROGRESS,
     Entry,
     ShardRecord,
@@ -46,6 +53,23 @@ PER_SHARD = 4096
 MAX_REJECTS = 0.01
 """Share of the images that may be rejected before packing is an error."""
 
+REJECTS_SHOWN = 5
+"""Of too many: more are in the table that the message names."""
+
+
+class Copies(NamedTuple):
+    """Packed images whose source is byte for byte that of another, with a name before theirs."""
+
+    number: int
+    first: str
+    """The name of the first; empty where there is none."""
+    original: str
+    """Of which."""
+
+
+class _TooManyRejectsError(Exception):
+    """More than `max_rejects` allows: ends the workers, who then leave their rejects to be told."""
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -56,6 +80,8 @@ class Packed:
     """Images under `original` that had to be encoded anew; the others went in untouched."""
     rejected: dict[str, int]
     """How many, by kind."""
+    copies: Copies | None
+    """None where a shard is from a version that did not look for them."""
     written: int
     """Images that this run went through; the others were in shards that were finished before."""
     resumed: int
@@ -121,13 +147,17 @@ def pack(
 
             def report(done: int, rejected: int) -> None:
                 progress(done, written)
-                _require_few_rejects(rejected, len(members), packing.max_rejects, target)
+                if rejected > packing.max_rejects * len(members):
+                    raise _TooManyRejectsError
 
             work = Work(source, target, packing.recipe, packing.strict)
             seconds = write_shards(work, left, packing.workers, report)
             records = [_record(target, out, number) for number in range(len(dealt))]
             manifest = _gather(target, records, len(members), packing)
+            copies = _copies(target, records, members)
             swap_in(target, out, manifest)
+    except _TooManyRejectsError:
+        raise _too_many_rejects(target, len(members), packing.max_rejects) from None
     except OSError as error:
         place = error.filename or out
         raise UserError(
@@ -140,6 +170,7 @@ def pack(
         manifest,
         converted=sum(record.converted for record in records),
         rejected=_count(records),
+        copies=copies,
         written=written,
         resumed=len(dealt) - len(left),
         seconds=seconds,
@@ -176,12 +207,13 @@ def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[s
 def _gather(target: Path, records: list[ShardRecord], images: int, packing: Packing) -> Manifest:
     """Join the shards' records; write the tables, then the manifest."""
     rejected = _count(records)
-    _require_few_rejects(sum(rejected.values()), images, packing.max_rejects, target)
+    if sum(rejected.values()) > packing.max_rejects * images:
+        raise _TooManyRejectsError
     kept = [record for record in records if record.shard is not None]
     if not kept:
         raise UserError(
             target,
-            f"every image was rejected: {describe(rejected)}",
+            f"every image was rejected: {counted(rejected)}",
             "images that decode",
             f"see {target / PROGRESS}/*.rejects.csv for each one",
         )
@@ -228,18 +260,38 @@ def _join(target: Path, kind: str, name: str, header: str, shards: int) -> None:
                 shutil.copyfileobj(rows, table)
 
 
-def describe(rejected: dict[str, int]) -> str:
-    """Counts by kind, the most frequent first; kinds may come from a file."""
-    ordered = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {plain(kind)}" for kind, count in ordered)
+def _copies(target: Path, records: list[ShardRecord], members: Sequence[Member]) -> Copies | None:
+    """Find equal sources by the digests that the shards' jobs left."""
+    parts = []
+    for number, record in enumerate(records):
+        if record.shard is None:
+            continue
+        path = target / PROGRESS / f"{names(number)}.{DIGESTS}"
+        part = np.fromfile(path, DIGEST) if path.exists() else np.empty(0, DIGEST)
+        if len(part) != record.shard.samples:
+            return None
+        parts.append(part)
+    every = np.concatenate(parts)
+    every = every[np.lexsort((every["key"], every["sha256"]))]
+    again = np.flatnonzero(every["sha256"][1:] == every["sha256"][:-1]) + 1
+    if not len(again):
+        return Copies(0, "", "")
+    first = again[every["key"][again].argmin()]
+    copy, original = (members[every["key"][place]].name for place in (first, first - 1))
+    return Copies(len(again), copy, original)
 
 
-def _require_few_rejects(rejected: int, images: int, share: float, target: Path) -> None:
-    if rejected > share * images:
-        raise UserError(
-            f"--max-rejects {share}",
-            f"{rejected:,} of {images:,} images are rejected already",
-            f"at most {int(share * images):,}",
-            f"see the first with --strict, those of finished shards in {target / PROGRESS}"
-            "/*.rejects.csv, or allow more; the same command goes on with what is finished",
-        )
+def _too_many_rejects(target: Path, images: int, share: float) -> UserError:
+    rows = []
+    for path in sorted((target / PROGRESS).glob(f"*.{REJECTS}")):
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as table:
+            rows += [(name, reason) for name, reason, _ in csv.reader(table)]
+    kinds = Counter(RejectedError(reason).kind for _, reason in rows)
+    return UserError(
+        f"--max-rejects {share}",
+        f"{len(rows):,} of {images:,} images are rejected already: {counted(kinds)}",
+        f"at most {int(share * images):,}",
+        f"see all so far in {target / PROGRESS}/*.{REJECTS}, and repair or remove them, or allow"
+        " more; the same command goes on with what is finished",
+        listed=[f"{name}: {reason}" for name, reason in sorted(rows)[:REJECTS_SHOWN]],
+    )

@@ -2,7 +2,8 @@
 
 A shard's files, in the order in which they come to be:
 `shard-000000.tar` and `.idx` in the set's folder, then in `.packing/` its rows for `samples.csv`
-and `rejects.csv`, and last `shard-000000.json`: with it the shard is finished.
+and `rejects.csv`, the digests of its sources, and last `shard-000000.json`: with it the shard is
+finished.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.archives import DamagedError, Member
@@ -26,13 +28,18 @@ from pipeline.files import replacing, write_whole
 from pipeline.index import VERSION
 from pipeline.manifest import Count, Recipe, Shard, Size, digest, file_digest
 from pipeline.sources import Source
-from pipeline.storing import Stored, store
+from pipeline.storing import store
 
 PROGRESS = ".packing"
 """Sub-folder of an unfinished set: what is needed to go on with it."""
 
 REPORT_EVERY = 32
 """Images between a worker's reports, at which it may be stopped."""
+
+DIGESTS = "digests"
+"""Suffix of the file with each sample's key and the SHA-256 of its source's bytes."""
+
+DIGEST = np.dtype([("key", "<u8"), ("sha256", "S32")])
 
 MAX_RECORD_BYTES = 1 << 16
 """A record has one row, and a count for each kind of fault."""
@@ -84,6 +91,7 @@ class _Tally:
     """What a shard's images add up to while it is being written."""
 
     samples: list[tuple[str, str, str, str]] = field(default_factory=list)
+    digests: list[tuple[int, bytes]] = field(default_factory=list)
     rejects: list[tuple[str, str, int]] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)
     widths: set[int] = field(default_factory=set)
@@ -168,7 +176,8 @@ def _fill(
     reported = rejected = 0
     for count, (key, member) in enumerate(entries, 1):
         try:
-            stored = _take(work, member)
+            data = _read(work, member)
+            stored = store(data, work.recipe)
         except RejectedError as reject:
             _reject(work, member, reject, tally)
         else:
@@ -176,21 +185,25 @@ def _fill(
             tally.samples.append(
                 (f"{key:08d}", name, member.name, f"{zlib.crc32(stored.data):08x}")
             )
+            tally.digests.append((key, hashlib.sha256(data).digest()))
             tally.image_bytes += len(stored.data)
             tally.widths.add(stored.width)
             tally.heights.add(stored.height)
             tally.converted += stored.converted
         if count % REPORT_EVERY == 0 or count == len(entries):
-            yield Progress(count - reported, len(tally.rejects) - rejected)
+            try:
+                yield Progress(count - reported, len(tally.rejects) - rejected)
+            except GeneratorExit:
+                _write_rejects(work.out / PROGRESS, name, tally)  # to be told why it was stopped
+                raise
             reported, rejected = count, len(tally.rejects)
 
 
-def _take(work: Work, member: Member) -> Stored:
+def _read(work: Work, member: Member) -> bytes:
     try:
-        data = work.source.read(member)
+        return work.source.read(member)
     except DamagedError as error:
         raise RejectedError(f"unreadable ({error})") from None
-    return store(data, work.recipe)
 
 
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
@@ -207,7 +220,8 @@ def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) ->
 
 def _write_record(folder: Path, name: str, shard: Shard | None, tally: _Tally) -> None:
     _write_csv(folder / f"{name}.samples.csv", tally.samples)
-    _write_csv(folder / f"{name}.rejects.csv", tally.rejects)
+    _write_rejects(folder, name, tally)
+    write_whole(folder / f"{name}.{DIGESTS}", np.array(tally.digests, DIGEST).tobytes())
     seen = bool(tally.widths)
     record = ShardRecord(
         shard=shard,
@@ -218,6 +232,10 @@ def _write_record(folder: Path, name: str, shard: Shard | None, tally: _Tally) -
         rejected=dict(tally.kinds),
     )
     write_whole(folder / f"{name}.json", record.model_dump_json().encode())
+
+
+def _write_rejects(folder: Path, name: str, tally: _Tally) -> None:
+    _write_csv(folder / f"{name}.rejects.csv", tally.rejects)
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import stat
-import zipfile
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from pipeline.archives import (
     IMAGE_SUFFIXES,
     NOT_REGULAR,
+    CompressedTarSource,
     DamagedError,
+    ImageFiles,
+    Listing,
     Member,
+    Sieve,
     TarSource,
     ZipSource,
     changed,
-    is_clutter,
-    is_image,
-    not_an_archive,
+    has_image_suffix,
     require_bounded,
 )
-from pipeline.errors import UserError
-from pipeline.tars import headers
-
-ARCHIVE_SUFFIXES = (".zip", ".tar")
+from pipeline.downloads import not_an_archive, pack_command, unpacked_folder
+from pipeline.errors import UserError, counted
+from pipeline.tars import is_compressed_tar, is_tar
 
 
 class Source(Protocol):
@@ -47,33 +51,46 @@ class Source(Protocol):
         """
 
 
-class FolderSource:
-    """Images anywhere below a folder, except in hidden folders and `__MACOSX`."""
+class FolderSource(ImageFiles):
+    """Images anywhere below a folder, except in what systems leave there; links are followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def members(self) -> list[Member]:
-        found = []
-        seen = set()
-        for folder, subfolders, files in os.walk(self.path, followlinks=True):
-            real = os.path.realpath(folder)
+    def _list(self) -> Listing:
+        found: list[Member] = []
+        sieve, seen = Sieve(), set()
+        pending = [("", False)]  # folders, relative, and whether a link led there
+        while pending:
+            folder, linked = pending.pop()
+            real = os.path.realpath(self.path / folder)
             if real in seen:  # a link back up: without this, the walk would not end
-                subfolders.clear()
+                sieve.links[f"to a folder that is in already ({folder})"] += 1
                 continue
             seen.add(real)
-            subfolders[:] = sorted(name for name in subfolders if not is_clutter(name))
-            base = Path(folder).relative_to(self.path)
-            found += [self._member(base / name) for name in files if is_image(name)]
-        return sorted(found)
+            sieve.links["followed"] += linked
+            subfolders = []
+            for entry in self._entries(folder):
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if sieve.is_litter(name):
+                    continue
+                status = _status(entry)
+                if status is None and not has_image_suffix(name):
+                    sieve.links[f"to nothing ({name})"] += 1
+                elif status is not None and stat.S_ISDIR(status.st_mode):
+                    subfolders.append((name, entry.is_symlink()))
+                elif sieve.is_image(name):
+                    regular = status is not None and stat.S_ISREG(status.st_mode)
+                    found.append(
+                        Member(name, status.st_size if status and regular else NOT_REGULAR)
+                    )
+                    sieve.links["followed"] += entry.is_symlink()
+            pending += sorted(subfolders, reverse=True)
+        return sieve.listing(found)
 
-    def _member(self, path: Path) -> Member:
-        try:
-            status = (self.path / path).stat()
-            regular = stat.S_ISREG(status.st_mode)
-        except OSError:  # a link that leads nowhere
-            regular = False
-        return Member(path.as_posix(), status.st_size if regular else NOT_REGULAR)
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        with _listed(self.path / folder), os.scandir(self.path / folder) as entries:
+            return list(entries)
 
     def read(self, member: Member) -> bytes:
         if member.size == NOT_REGULAR:  # a pipe would block, a device never end
@@ -85,13 +102,45 @@ class FolderSource:
         return data
 
 
-def open_source(path: Path) -> Source:
+@contextmanager
+def _listed(path: Path | str) -> Iterator[None]:
+    """Have whatever cannot be looked at named: passed over, its images would be missing."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            error.filename or path,
+            f"{error.strerror or error}: what is there cannot be listed",
+            "a source that can be read whole",
+            "see whose it is with ls -ld, or move it out of the source",
+        ) from None
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Of what a link leads to; None where that is nothing."""
+    with _listed(entry.path):
+        try:
+            return entry.stat()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            return None
+
+
+def open_source(path: Path, scratch: Path | None = None) -> ImageFiles:
     """Find the images in what the user named.
 
-    A folder that holds no image but an archive (`celeba/img_align_celeba.zip`) stands for it.
+    A folder that holds no image but an archive of them (`celeba/img_align_celeba.zip`) stands for
+    it.
+
+    Args:
+        path: a folder, a zip, or a tar, compressed or not.
+        scratch: a folder on whose disk a compressed tar may be unpacked for as long as it is read;
+            the system's for temporary files by default.
 
     Raises:
-        UserError: nothing there, not an archive, or no images in it.
+        UserError: nothing there, not an archive, no images in it, or images in two places of which
+            either may be meant.
     """
     if not path.exists():
         raise UserError(
@@ -100,31 +149,87 @@ def open_source(path: Path) -> Source:
             "a folder of images, or a zip or tar of them",
             "check the spelling; CelebA's zip is named img_align_celeba.zip",
         )
-    source = FolderSource(path) if path.is_dir() else _open_archive(path)
-    if source.members():
+    scratch = scratch or Path(tempfile.gettempdir())
+    if not path.is_dir():
+        source = _open_archive(path, scratch)
+        if not source.members():
+            raise _without_images(source)
         return source
-    if path.is_dir():
-        archives = sorted(
-            entry
-            for entry in path.iterdir()
-            if entry.suffix.lower() in ARCHIVE_SUFFIXES and not is_clutter(entry.name)
+    folder = FolderSource(path)
+    archives = [path / name for name in folder.listing().archives if "/" not in name]
+    if not folder.members():
+        return _with_images(folder, archives, scratch)
+    for archive in archives:
+        _require_smaller(archive, folder, scratch)
+    return folder
+
+
+def _require_smaller(archive: Path, folder: FolderSource, scratch: Path) -> None:
+    """Refuse a folder's images where an archive beside them has more: a stray one is no set."""
+    images = folder.members()
+    try:
+        inside = len(_open_archive(archive, scratch).members())
+    except UserError:
+        if archive.stat().st_size > sum(image.size for image in images):
+            raise
+        return
+    if inside > len(images):
+        raise UserError(
+            f"SOURCE {folder.path}",
+            f"{len(images):,} images, the first {images[0].name},"
+            f" and beside them {archive.name} with {inside:,}",
+            "one source",
+            f"name the archive: {pack_command(archive)}; for the images beside it, move it away",
         )
-        if len(archives) == 1:
-            return open_source(archives[0])
-        if len(archives) > 1:
-            listed = ", ".join(archive.name for archive in archives[:5])
+
+
+def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> ImageFiles:
+    """The one of a folder's archives that has images.
+
+    Raises:
+        UserError: none has, or several; of a file that is no archive, what it is.
+    """
+    found: list[ImageFiles] = []
+    faults: dict[Path, UserError] = {}
+    for archive in archives:
+        try:
+            source = _open_archive(archive, scratch)
+            found += [source] if source.members() else []
+        except UserError as error:
+            faults[archive] = error
+        if len(found) > 1:
             raise UserError(
-                f"SOURCE {path}",
-                f"no images, but {len(archives)} archives ({listed})",
+                f"SOURCE {folder.path}",
+                f"no images, but several archives with some: {found[0].path.name},"
+                f" {found[1].path.name}" + (", …" if archive != archives[-1] else ""),
                 "one source",
-                f"name the archive to pack: python tools/make_shards.py {archives[0]}",
+                f"name the archive to pack: {pack_command(found[0].path)}",
             )
-    raise UserError(
-        f"SOURCE {path}",
-        f"no images; {_glimpse(path)}",
-        "files that end in " + ", ".join(sorted(IMAGE_SUFFIXES)),
-        "name the folder that holds the images, or the archive as it was downloaded",
-    )
+    for archive, fault in faults.items():  # the images may be in it, and a stray one in the other
+        if not found or archive.stat().st_size > found[0].path.stat().st_size:
+            raise fault
+    if not found:
+        raise _without_images(folder)
+    return found[0]
+
+
+def _without_images(source: ImageFiles) -> UserError:
+    """Say what stands there instead, and how to come to the images where it is archives again."""
+    path, (_, left_out, _, archives) = source.path, source.listing()
+    where, wanted = f"SOURCE {path}", "files that end in " + ", ".join(sorted(IMAGE_SUFFIXES))
+    if archives and path.is_dir():
+        remedy = f"name the archive: {pack_command(path / archives[0])}"
+        return UserError(where, f"no images, but {archives[0]}", wanted, remedy)
+    if archives:
+        folder = unpacked_folder(path)
+        zipped = isinstance(source, ZipSource)
+        program = "unzip {0} -d {1}" if zipped else "mkdir {1} && tar -xf {0} -C {1}"
+        command = program.format(shlex.quote(str(path)), shlex.quote(str(folder)))
+        remedy = f"unpack the outer one: {command} && {pack_command(folder / archives[0])}"
+        return UserError(where, f"no images, but an archive again: {archives[0]}", wanted, remedy)
+    found = f"it holds {counted(left_out)}" if left_out else "it is empty"
+    remedy = "name the folder that holds the images, or the archive as it was downloaded"
+    return UserError(where, f"no images; {found}", wanted, remedy)
 
 
 def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) -> list[Member]:
@@ -148,7 +253,7 @@ def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) ->
     return [member for member, parts in zip(members, folders, strict=True) if parts & chosen]
 
 
-def _open_archive(path: Path) -> Source:
+def _open_archive(path: Path, scratch: Path) -> ImageFiles:
     """By contents, not by name: browsers and mirrors rename."""
     if not path.is_file():  # a pipe would block
         raise UserError(
@@ -161,21 +266,8 @@ def _open_archive(path: Path) -> Source:
         head = file.read(512)
     if head.startswith(b"PK"):
         return ZipSource(path)
-    if head[257:262] == b"ustar":
+    if is_tar(head):
         return TarSource(path)
+    if is_compressed_tar(path):
+        return CompressedTarSource(path, scratch)
     raise not_an_archive(path)
-
-
-def _glimpse(path: Path) -> str:
-    """What stands there instead, for an error message."""
-    if path.is_dir():
-        entries = sorted(entry.name for entry in path.iterdir())
-    elif zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.namelist()
-    else:
-        entries = [member.name for member in headers(path)]
-    if not entries:
-        return "it is empty"
-    listed = ", ".join(entries[:5]) + (", …" if len(entries) > 5 else "")
-    return f"it holds {len(entries)} entries: {listed}"

@@ -1,4 +1,4 @@
-"""The headers of anybody's tar: no file can make reading it endless, or take the memory.
+"""Anybody's tar: no file can make reading its headers endless, or take the memory.
 
 Python's `tarfile` trusts the sizes that it reads. On such of its versions as are still in use, a
 negative one makes it go round in circles (CVE-2025-8194), a header of digits takes the square of
@@ -7,18 +7,107 @@ its length in time (CVE-2024-6232), and a claimed size is set aside before a byt
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import re
+import shutil
 import tarfile
-from collections.abc import Iterator
-from io import FileIO
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from io import BufferedIOBase, FileIO
 from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import UserError
 
 MAX_HEADER_BYTES = 1 << 20
 """Of an extended header: names, owners, attributes of a file."""
 
 _LONG_NUMBER = re.compile(rb"\d{64}")
 """In an extended header; its lengths and sizes have at most 20 digits."""
+
+COMPRESSIONS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+"""First bytes of a compressed file, and what reads it."""
+
+CHUNK_BYTES = 1 << 20
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins so is a tar: one of 1979 has no sign of it but its checksum."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def is_compressed_tar(path: Path) -> bool:
+    """Whether a file is a tar in gzip, bzip2 or xz."""
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    for magic, opened in COMPRESSIONS.items():
+        if head.startswith(magic):
+            try:
+                with opened(path) as tar:
+                    return is_tar(tar.read(tarfile.BLOCKSIZE))
+            except (EOFError, OSError, lzma.LZMAError, zlib.error):
+                return False
+    return False
+
+
+def unpack(path: Path, folder: Path) -> BinaryIO:
+    """Decompress a tar into a file without a name, which goes with its last user in any case.
+
+    Args:
+        path: of a file for which `is_compressed_tar` holds.
+        folder: on whose disk the file takes room.
+
+    Raises:
+        UserError: it is cut off or damaged, or larger than the room there.
+    """
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    opened = next(opened for magic, opened in COMPRESSIONS.items() if head.startswith(magic))
+    room = shutil.disk_usage(folder).free * 9 // 10  # others write there too
+    with ExitStack() as held:
+        unpacked = held.enter_context(tempfile.TemporaryFile(dir=folder))
+        try:
+            with opened(path) as tar:
+                while data := tar.read(CHUNK_BYTES):
+                    if unpacked.tell() + len(data) > room:
+                        raise _no_room(path, folder, room)
+                    unpacked.write(data)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise UserError(
+                f"SOURCE {path}",
+                f"a compressed tar of {path.stat().st_size:,} bytes, cut off or damaged",
+                "a tar that can be decompressed to its end",
+                "copy or download it again",
+            ) from None
+        unpacked.flush()
+        held.pop_all()
+    return unpacked
+
+
+def _no_room(path: Path, folder: Path, room: int) -> UserError:
+    return UserError(
+        f"SOURCE {path}",
+        f"a compressed tar that unpacks to more than {room / 1e9:.2f} GB",
+        f"room to unpack it in {folder}, for as long as it is read",
+        "free some space, or choose an --out on another disk",
+    )
 
 
 def headers(tar: Path) -> Iterator[tarfile.TarInfo]:

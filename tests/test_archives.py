@@ -1,16 +1,22 @@
 """Zips and tars, read where they lie; what is damaged in them, and what no reader should trust."""
 
+import gzip
 import os
+import shutil
+import stat
 import subprocess
 import tarfile
 import tracemalloc
 import zipfile
+from collections import namedtuple
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
 from pipeline.archives import MAX_FILE_BYTES, DamagedError, Member, TarSource, ZipSource
 from pipeline.errors import UserError
-from pipeline.sources import open_source
+from pipeline.sources import in_classes, open_source
 from tests.archives import PACKERS, changed, tar_of, zip_of
 from tests.needs import require
 from tests.pictures import encode, smooth, write_pictures
@@ -61,13 +67,78 @@ def test_what_the_tar_program_makes_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("program", PACKERS)
-def test_a_compressed_tar_is_refused_with_the_remedy(tmp_path, program):
-    path = written(tmp_path, PACKERS[program](FORMATS["tar-pax"]), "celeba.tar.gz")
-    with pytest.raises(UserError) as error:
-        open_source(path)
-    assert "compressed" in error.value.found
-    assert error.value.wanted == "an uncompressed tar, a zip, or a folder"
-    assert f"{program} --keep {path}" in error.value.remedy
+def test_a_compressed_tar_is_read_like_any_and_leaves_nothing(tmp_path, program):
+    data = PACKERS[program](FORMATS["tar-pax"])
+    path = written(tmp_path, data, "celeba.tar")  # by contents, not by name
+    source = open_source(path, scratch=tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["celeba.tar"]
+    members = source.members()
+    assert source.path == path
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert list(pool.map(source.read, members)) == [PICTURES[m.name] for m in members]
+    assert {member.name: source.read(member) for member in members} == PICTURES
+
+
+@pytest.mark.parametrize("program", PACKERS)
+def test_no_cut_of_a_compressed_tar_passes(tmp_path, program):
+    whole = PACKERS[program](FORMATS["tar-pax"])
+    for length in (4, 20, len(whole) // 2, len(whole) - 1):
+        with pytest.raises(UserError, match=r"damaged|else"):
+            open_source(written(tmp_path, whole[:length]), scratch=tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["archive"]
+
+
+def test_a_compressed_tar_takes_no_more_than_the_disk_has(tmp_path, monkeypatch):
+    path = written(tmp_path, gzip.compress(tar_of({"a.jpg": bytes(30_000_000)})))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 20_000_000))
+    with pytest.raises(UserError, match=r"unpacks to more than 0\.02 GB"):
+        open_source(path, scratch=tmp_path)
+
+
+def test_compressed_without_a_tar_in_it_is_told(tmp_path):
+    with pytest.raises(UserError, match="a compressed file of"):
+        open_source(written(tmp_path, gzip.compress(b"000001.jpg 1\n" * 99)))
+
+
+def v7(data):
+    """A tar whose first header is as it was before POSIX: no magic, no version, no names."""
+    head = bytearray(data[:512])
+    head[257:500] = bytes(243)
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + data[512:]
+
+
+def test_a_tar_of_1979_is_read(tmp_path):
+    files = {"a.jpg": LAST}
+    data = v7(tar_of(files, form=tarfile.USTAR_FORMAT))
+    assert b"ustar" not in data
+    assert everything(written(tmp_path, data)) == files
+    assert everything(written(tmp_path, gzip.compress(data))) == files
+
+
+def test_backslashes_in_a_zip_part_folders(tmp_path):
+    files = {"pets\\cats\\1.jpg": LAST, "pets\\dogs\\2.jpg": LAST, "pets\\@eaDir\\1.jpg": LAST}
+    path = written(tmp_path, zip_of(files | {"pets\\cats\\": b"", "__MACOSX\\3.jpg": LAST}))
+    members = open_source(path).members()
+    assert [member.name for member in members] == ["pets/cats/1.jpg", "pets/dogs/2.jpg"]
+    assert in_classes(members, ["cats"], path) == members[:1]
+    assert open_source(path).listing().left_out == {"@eaDir": 1, "__MACOSX": 1}
+
+
+def test_links_in_archives_are_left_out_and_counted(tmp_path):
+    linked = zipfile.ZipInfo("a.jpg")
+    linked.create_system, linked.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "links.zip", "w") as archive:
+        archive.writestr("b.jpg", LAST)
+        archive.writestr(linked, "b.jpg")
+    others = [special("a.jpg", tarfile.SYMTYPE, "b.jpg"), special("c", tarfile.LNKTYPE, "b.jpg")]
+    tar = written(tmp_path, tar_of({"b.jpg": LAST}, [*others, special("d.jpg", tarfile.FIFOTYPE)]))
+    for path, links, left_out in [(tmp_path / "links.zip", 1, {}), (tar, 2, {"special": 1})]:
+        assert everything(path) == {"b.jpg": LAST}
+        listing = open_source(path).listing()
+        assert (listing.links, listing.left_out) == ({"left out": links}, left_out)
 
 
 # What only tars have

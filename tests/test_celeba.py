@@ -143,6 +143,13 @@ def test_a_missing_list_is_named_with_the_places_that_were_searched(tmp_path, sp
     assert str(images.parent) in error.value.wanted
 
 
+def test_the_png_edition_is_matched_by_number(celeba):
+    pngs = [Member(f"img_align_celeba_png/{Path(name).stem}.png", 1) for name in IMAGES]
+    assert chosen(celeba, "train", "Smiling=1", members=pngs) == [1, 3]
+    with pytest.raises(UserError, match=r"does not name, the first 1\.png"):  # CelebA-HQ's numbers
+        chosen(celeba, "train", members=[Member("1.png", 1)])
+
+
 def test_images_that_a_list_does_not_name_are_an_error(celeba):
     strangers = [Member("a/cat.jpg", 1), Member("a/dog.jpg", 1)]
     with pytest.raises(UserError) as error:
@@ -170,6 +177,24 @@ def test_a_damaged_list_is_named(tmp_path, name):
         chosen(tmp_path / "a.zip", "train")
     assert error.value.where == str(path)
     assert error.value.wanted == "the list as published"
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv"])
+def test_a_list_that_is_a_web_page_is_told_as_one(tmp_path, suffix):
+    path = tmp_path / f"{ATTRIBUTES}.{suffix}"
+    page = DAMAGED["web-page.txt"]
+    path.write_text(page)
+    with pytest.raises(UserError) as error:
+        chosen(tmp_path / "a.zip", where="Smiling=1")
+    assert error.value.where == str(path)
+    assert error.value.found == f"a web page of {len(page)} bytes"
+    assert "tomorrow" in error.value.remedy
+
+
+def test_a_row_that_is_too_long_is_named(tmp_path):
+    (tmp_path / f"{PARTITION}.csv").write_text("image_id,partition\n000001.jpg,0,1\n")
+    with pytest.raises(UserError, match=r"2 values for 000001\.jpg, where 1 are wanted"):
+        chosen(tmp_path / "a.zip", "train")
 
 
 def test_a_damaged_attribute_list_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The packing command as people run it: what it prints, how it ends, and never a traceback."""
 
+import gzip
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tests.pictures import contents, encode, names_in, rows_of, smooth, write_pi
 
 SCRIPT = Path(__file__).parent.parent / "tools" / "make_shards.py"
 JPEG = encode(smooth(178, 218))
-FACES = {f"img_align_celeba/{number:06d}.jpg": JPEG for number in range(1, 13)}
+FACES = {f"img_align_celeba/{number:06d}.jpg": JPEG + bytes([number]) for number in range(1, 13)}
 
 
 def command(*arguments):
@@ -73,7 +74,7 @@ def test_its_options_choose_and_cut(tmp_path):
 
 def four_parts(stderr):
     """The error's four parts, or a failure where they are not all there."""
-    where, *parts = stderr.splitlines()
+    where, *parts = [line for line in stderr.splitlines() if not line.startswith(" " * 10)]
     assert where.startswith("error: ")
     assert [part[:10] for part in parts] == ["  found   ", "  wanted  ", "  do      "]
     assert all(part[10:] for part in parts)
@@ -145,7 +146,12 @@ def test_too_many_bad_images_are_an_error_and_the_same_command_goes_on(tmp_path)
     assert done.returncode == 1
     where, found, wanted, remedy = four_parts(done.stderr)
     assert where == "--max-rejects 0.01"
-    assert re.fullmatch(r"[123] of 12 images are rejected already", found)
+    counts = re.fullmatch(r"([123]) of 12 images are rejected already: (.*)", found)
+    assert counts is not None
+    assert sum(map(int, re.findall(r"\d+", counts[2]))) == int(counts[1])
+    assert re.search(
+        r"^ {10}img_align_celeba/00000\d\.jpg: (damaged|not)", done.stderr, re.MULTILINE
+    )
     assert wanted == "at most 0"
     assert "shards/.packing/*.rejects.csv" in remedy
     kept = list((tmp_path / "shards" / ".packing").glob("shard-*.json"))
@@ -196,6 +202,21 @@ def test_splits_and_attributes_choose_before_limit(tmp_path):
     assert four_parts(done.stderr)[:2] == ["--split dev", "an unknown split"]
 
 
+def test_what_is_not_packed_or_not_new_is_told_in_a_line_each(tmp_path):
+    others = {"@eaDir/1.jpg": JPEG, "list.txt": b"", "b.heic": b"", "c.heic": b"", "a.jpg": JPEG}
+    write_pictures(tmp_path / "in", FACES | others | {"d/a.jpg": JPEG, "e.jfif": JPEG})
+    (tmp_path / "in" / "linked.jpg").symlink_to("a.jpg")
+    done = make_shards("in", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "source  in: 16 images",
+        "others  left out: 2 .heic, 1 .txt, 1 @eaDir",
+        "links   1 followed",
+    ]
+    assert lines[4] == "copies  3 images are copies of others: d/a.jpg of a.jpg"
+
+
 STORES = {
     "jpeg": (["--store", "jpeg", "--crop", 108, "--size", 32, "--quality", 80], (32, 32)),
     "jpeg-whole": (["--store", "jpeg", "--crop", "none", "--size", 32], (32, 39)),
@@ -222,10 +243,11 @@ def test_contradicting_options_are_told_before_the_source_is_read(tmp_path):
     assert names_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 def test_archives_are_packed_with_any_number_of_workers(tmp_path, kind):
     files = FACES | {"odd.png": encode(smooth(30, 20), "PNG")} | dict([*BAD.items()][:1])
-    (tmp_path / "a").write_bytes(zip_of(files) if kind == "zip" else tar_of(files))
+    data = zip_of(files) if kind == "zip" else tar_of(files)
+    (tmp_path / "a").write_bytes(gzip.compress(data) if kind == "tar.gz" else data)
     for workers in (1, 2, 5):
         options = ["--per-shard", 3, "--max-rejects", 0.1, "--out", f"{workers}"]
         done = make_shards("a", *options, "--workers", workers, cwd=tmp_path)

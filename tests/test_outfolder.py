@@ -1,6 +1,7 @@
 """Whose the output folder is, and what is refused before anything in it is touched."""
 
 import collections
+import gzip
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from pipeline.manifest import MANIFEST, Recipe, ShardSet, file_digest
 from pipeline.opening import open_loader
 from pipeline.outfolder import NEW, PLAN
 from pipeline.shard import PROGRESS
+from tests.archives import tar_of
 from tests.packing_runs import in_process, pack_folder, run_tool, state, tree
 from tests.pictures import names_in, numbered_pictures, write_pictures
 
@@ -112,6 +114,17 @@ def test_an_unfinished_set_is_gone_on_with_only_by_its_own_plan(pictures, unfini
     assert pack_folder(pictures, unfinished, per_shard=4, max_rejects=1.0, workers=5).resumed == 3
 
 
+def test_an_unfinished_set_of_a_compressed_tar_is_gone_on_with(tmp_path, monkeypatch):
+    path = tmp_path / "faces.tar.gz"
+    path.write_bytes(gzip.compress(tar_of(numbered_pictures(9))))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.packing._gather", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pack_folder(path, tmp_path / "set", per_shard=4)
+    assert pack_folder(path, tmp_path / "set", per_shard=4).resumed == 3
+    assert names_in(tmp_path) == ["faces.tar.gz", "set"]
+
+
 def test_overwrite_starts_an_unfinished_set_anew(pictures, unfinished, tmp_path):
     done = pack_folder(pictures, unfinished, per_shard=2, seed=2, overwrite=True)
     assert (done.resumed, done.written) == (0, 9)
@@ -172,7 +185,7 @@ def test_a_folder_that_may_not_be_written_or_listed(pictures, tmp_path, monkeypa
     (tmp_path / "set").mkdir()
     monkeypatch.setattr(Path, call, refuse_writing)
     with pytest.raises(UserError) as caught:
-        pack_folder(pictures, tmp_path / "set")  # lists its source by os.walk: not patched
+        pack_folder(pictures, tmp_path / "set")  # lists its source by os.scandir: not patched
     assert caught.value.found == "Permission denied"
     assert str(tmp_path / "set") in caught.value.where
 

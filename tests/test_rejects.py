@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
 from pipeline.order import permutation
 from pipeline.packing import Packing, pack
+from pipeline.shard import PROGRESS, Work, write_shard
 from pipeline.sources import open_source
 from tests.odd_files import ODD, Converted, Rejected, Untouched
 from tests.packing_runs import in_process, without_workers
@@ -155,12 +156,26 @@ def test_the_share_of_rejects_is_of_all_images(tmp_path, bad, share, passes):
     with pytest.raises(UserError) as error:
         pack(source, source.members(), tmp_path / "out", options)
     assert error.value.where == f"--max-rejects {share}"
-    assert f"of {20 + bad} images" in error.value.found
+    found = f"{bad} of {20 + bad} images are rejected already: {bad} damaged JPEG"
+    assert error.value.found == found
+    reason = "damaged JPEG (Premature end of JPEG file)"
+    assert error.value.listed == tuple(f"x{number:03d}.jpg: {reason}" for number in range(bad))
     assert "the same command goes on" in error.value.remedy
     with pytest.raises(UserError, match="an unfinished set"):
         ShardSet.open(tmp_path / "out")
     allowed = pack(source, source.members(), tmp_path / "out", Packing(per_shard=4, max_rejects=1))
     assert allowed.manifest.rejected == bad  # another share does not make it another set
+
+
+def test_a_shard_that_is_stopped_leaves_its_rejects_to_be_told(tmp_path):
+    source = with_bad(tmp_path / "in", bad=3)
+    (tmp_path / PROGRESS).mkdir()
+    work = Work(source, tmp_path, Recipe(), strict=False)
+    writing = write_shard(work, 0, list(enumerate(source.members())))
+    next(writing)
+    writing.close()
+    assert names_in(tmp_path / PROGRESS) == ["shard-000000.rejects.csv"]
+    assert len(rows_of(tmp_path / PROGRESS / "shard-000000.rejects.csv")) == 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,5 +1,6 @@
 """Folders: which images are found in them, and what is said where none are."""
 
+import gzip
 import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import archives
-from pipeline.archives import CELEBA_ZIP_BYTES, DamagedError, Member
+from pipeline.archives import DamagedError, Member
+from pipeline.downloads import CELEBA_ZIP_BYTES
 from pipeline.errors import UserError
 from pipeline.sources import FolderSource, in_classes, open_source
 from tests.archives import tar_of, zip_of
@@ -26,7 +28,7 @@ CLUTTER = {
     "README.md": b"faces",
 }
 CELEBA = {f"img_align_celeba/{number:06d}.jpg": JPEG for number in (3, 1, 2)}
-SUFFIXES = ("jpg", "jpeg", "PNG", "webp", "BMP", "Gif", "tif", "tiff")
+SUFFIXES = ("jpg", "jpeg", "PNG", "webp", "BMP", "Gif", "tif", "tiff", "JFIF", "jpe", "apng", "dib")
 LAYOUTS = {
     # files below the named folder → names found
     "flat": ({"b.jpg": JPEG, "a.JPG": JPEG, "c.jpeg": JPEG, "d.png": JPEG}, None),
@@ -37,6 +39,11 @@ LAYOUTS = {
     "celeba-zip-only": ({"img_align_celeba.zip": zip_of(CELEBA)}, CELEBA),
     "tar-only": ({"faces.tar": tar_of(CELEBA)}, CELEBA),
     "zip-beside-its-images": (CELEBA | {"img_align_celeba.zip": zip_of({"x.jpg": JPEG})}, CELEBA),
+    "annotations-and-images": (
+        {"Anno.zip": zip_of({"list.txt": b"1"}), "img.zip": zip_of(CELEBA), "z.7z": b"7z"},
+        CELEBA,
+    ),
+    "compressed-tar-only": ({"faces.tar.gz": gzip.compress(tar_of(CELEBA))}, CELEBA),
     "zip-and-its-resource-fork": ({"a.zip": zip_of(CELEBA), "._a.zip": b"fork"}, CELEBA),
 }
 
@@ -68,10 +75,15 @@ FAULTS = {
     "imageless": (
         {"a.txt": b"", "b.csv": b""},
         ".",
-        "no images; it holds 2 entries: a.txt, b.csv",
+        "no images; it holds 1 .csv, 1 .txt",
         "name the folder",
     ),
-    "only-clutter": (CLUTTER, ".", "no images; it holds 6 entries", "name the folder"),
+    "only-clutter": (
+        CLUTTER,
+        ".",
+        "no images; it holds 2 __MACOSX, 2 hidden, 1 .md, 1 .txt",
+        "name the folder",
+    ),
     "web-page": ({"a.zip": HTML}, "a.zip", f"a web page of {len(HTML)} bytes", "quota"),
     "web-page-in-folder": ({"a.zip": HTML}, ".", "a web page of", "quota"),
     "web-page-as-tar": ({"a.tar": HTML}, "a.tar", "a web page of", "quota"),
@@ -83,20 +95,44 @@ FAULTS = {
     "tar-of-texts": (
         {"a.tar": tar_of({"a.txt": b"text", "b.txt": b"text"})},
         "a.tar",
-        "no images; it holds 2 entries: a.txt, b.txt",
+        "no images; it holds 2 .txt",
         "name the folder",
     ),
     "zip-of-texts": (
         {"a.zip": zip_of(dict.fromkeys("abcdefg", b""))},
         "a.zip",
-        "no images; it holds 7 entries: a, b, c, d, e, …",
+        "no images; it holds 7 without a suffix",
         "name the folder",
     ),
     "two-archives": (
         {"a.zip": WHOLE, "b.tar": tar_of(CELEBA)},
         ".",
-        "no images, but 2 archives (a.zip, b.tar)",
+        "no images, but several archives with some: a.zip, b.tar",
         "name the archive to pack: python tools/make_shards.py",
+    ),
+    "stray-picture": (
+        {"preview.jpg": JPEG, "faces.zip": WHOLE},
+        ".",
+        "1 images, the first preview.jpg, and beside them faces.zip with 3",
+        "name the archive: python tools/make_shards.py",
+    ),
+    "stray-picture-beside-half-a-zip": (
+        {"preview.png": b"x" * 99, "faces.zip": WHOLE[:-30]},
+        ".",
+        "cut off or damaged",
+        "download it again",
+    ),
+    "stray-picture-in-the-other-zip": (
+        {"Anno.zip": zip_of({"preview.png": b"x" * 99}), "img.zip": WHOLE[:-30]},
+        ".",
+        "cut off or damaged",
+        "download it again",
+    ),
+    "archive-in-a-sub-folder": (
+        {"Anno/list.txt": b"1", "Img/faces.zip": WHOLE},
+        ".",
+        "no images, but Img/faces.zip",
+        "name the archive: python tools/make_shards.py",
     ),
 }
 

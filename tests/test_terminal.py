@@ -11,9 +11,8 @@ import pytest
 from dcgan.checks.findings import first_line
 from dcgan.evaluate import print_facts
 from dcgan.log import Log
-from pipeline.errors import UserError, plain
+from pipeline.errors import UserError, counted, plain
 from pipeline.manifest import REJECTS, ShardSet
-from pipeline.packing import describe
 from tests.packing_runs import in_process
 from tests.pictures import numbered, numbered_pictures, write_pictures
 from tests.test_check_shards import check
@@ -68,7 +67,7 @@ def test_a_run_says_and_logs_its_lines_only(tmp_path, capsys):
 def test_other_places_that_print_names(capsys):
     print_facts({"reals": EVIL})
     assert capsys.readouterr().out == f"reals    {SHOWN}\n"
-    assert describe({EVIL: 3}) == f"3 {SHOWN}"
+    assert counted({EVIL: 3}) == f"3 {SHOWN}"
     assert first_line(OSError(EVIL.replace("\r\n", ""))) == "OSError: " + SHOWN.replace(r"\r\n", "")
 
 

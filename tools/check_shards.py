@@ -15,10 +15,9 @@ from rich.progress import track
 
 from dcgan.commandline import SETTINGS
 from dcgan.version import VersionOption
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, counted, told_plainly
 from pipeline.files import write_whole, writing
 from pipeline.manifest import ShardSet
-from pipeline.packing import describe
 from pipeline.sheet import save_sheet
 from pipeline.verifying import Findings, find, mixing, verify
 
@@ -132,7 +131,7 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
         others = len(findings.sizes) - 5
         console.print(f"        {others} other sizes; in all {manifest.sizes()}")
     if findings.rejects:
-        console.print(f"reject  {describe(findings.rejects)}: see rejects.csv")
+        console.print(f"reject  {counted(findings.rejects)}: see rejects.csv")
 
 
 def _count(faults: int) -> str:

@@ -25,9 +25,9 @@ from dcgan.version import VersionOption
 from pipeline.archives import Member
 from pipeline.celeba import select
 from pipeline.cores import usable_cores
-from pipeline.errors import UserError, plain, told_plainly
+from pipeline.errors import UserError, counted, plain, told_plainly
 from pipeline.estimate import SAMPLE, Estimate, benchmark, estimate
-from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, describe, pack
+from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.sources import Source, in_classes, open_source
 from pipeline.storing import make_recipe
 
@@ -173,9 +173,17 @@ def make_shards(
             "--estimate", "--benchmark beside it", "only one of the two", "leave one out"
         )
     recipe = make_recipe(store, size, crop, quality, checked=check)
-    images = open_source(source)
+    place = out.absolute()
+    scratch = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    with console.status("reading the source"):
+        images = open_source(source, scratch)
     members = _choose(images, classes, split, where)[:limit]
     console.print(f"source  {plain(str(images.path))}: {len(members):,} images")
+    _, left_out, links, _ = images.listing()
+    if left_out:
+        console.print(f"others  left out: {counted(left_out)}")
+    if told := counted(links):
+        console.print(f"links   {told}")
     packing = Packing(
         recipe, seed, per_shard, strict, max_rejects, overwrite, workers or usable_cores()
     )
@@ -238,7 +246,13 @@ def _summarise(packed: Packed, out: Path, seconds: float) -> None:
         kept += f": {untouched:,} untouched, {packed.converted:,} converted to JPEG"
     console.print(kept)
     if packed.rejected:
-        console.print(f"reject  {describe(packed.rejected)}: see {out / 'rejects.csv'}")
+        console.print(f"reject  {counted(packed.rejected)}: see {out / 'rejects.csv'}")
+    if packed.copies is None:
+        console.print("copies  not counted: an earlier version packed some of the shards")
+    elif packed.copies.number:
+        number, first, original = packed.copies
+        told = "images are copies of others" if number > 1 else "image is a copy of another"
+        console.print(f"copies  {number:,} {told}: {plain(first)} of {plain(original)}")
     total = sum(shard.bytes for shard in manifest.shards)
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")

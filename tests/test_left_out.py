@@ -1,0 +1,116 @@
+"""What of a source is not taken: nothing goes missing without a word."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.archives import IMAGE_SUFFIXES
+from pipeline.errors import UserError
+from pipeline.formats import FORMATS
+from pipeline.sources import open_source
+from tests.archives import tar_of, zip_of
+from tests.needs import within
+from tests.pictures import encode, smooth, write_pictures
+
+JPEG = encode(smooth(20, 24))
+
+
+def test_every_suffix_of_the_formats_that_are_decoded_is_an_images():
+    Image.init()
+    suffixes = {end for end, form in Image.registered_extensions().items() if form in FORMATS}
+    assert len(suffixes) > len(FORMATS)
+    assert suffixes <= IMAGE_SUFFIXES
+
+
+def test_what_is_passed_over_is_counted_by_suffix(tmp_path):
+    names = ["a.HEIC", "b.heic", "c/list.txt", "c/README", "d.jpg", "e.jpg?width=200"]
+    write_pictures(tmp_path, dict.fromkeys(names, JPEG))
+    listing = open_source(tmp_path).listing()
+    assert [member.name for member in listing.members] == ["d.jpg"]
+    expected = {".heic": 2, ".txt": 1, "without a suffix": 1, ".jpg?width=200": 1}
+    assert listing.left_out == expected
+
+
+LITTER = ["@eaDir/1.jpg/SYNOPHOTO_THUMB_XL.jpg", "@eaDir/2.jpg", "a/@eaDir/3.jpg", "#recycle/4.jpg"]
+LITTER += ["$RECYCLE.BIN/S-1-5/5.jpg", "$Recycle.Bin/6.jpg", "System Volume Information/7.jpg"]
+LITTER += [".thumbnails/8.jpg", "a/._9.jpg", ".Trash-1000/files/10.jpg", "lost+found/11.jpg"]
+LITTER += ["Thumbs.db", "a/Thumbs.db", "desktop.ini", "PRIVATE/M4ROOT/THMBNL/12.JPG"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_what_systems_leave_among_images_is_left_out_and_counted(tmp_path, kind):
+    files = dict.fromkeys(LITTER, JPEG) | {"a/recycled/1.jpg": JPEG, "thumbnails/2.jpg": JPEG}
+    path = tmp_path / "in"
+    if kind == "folder":
+        write_pictures(path, files)
+    else:
+        path.write_bytes(zip_of(files) if kind == "zip" else tar_of(files))
+    listing = open_source(path).listing()
+    assert [member.name for member in listing.members] == ["a/recycled/1.jpg", "thumbnails/2.jpg"]
+    once = ["#recycle", "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "lost+found"]
+    counts = dict.fromkeys([*once, "desktop.ini", "THMBNL"], 1)
+    assert listing.left_out == counts | {"hidden": 3, "@eaDir": 2, "Thumbs.db": 2}
+
+
+def refusing(monkeypatch, name, number):
+    """Have the system refuse to list folders of this name."""
+    scandir = os.scandir
+
+    def listed(path):
+        if Path(path).name == name:
+            raise OSError(number, os.strerror(number), os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", listed)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_sub_folder_that_cannot_be_listed_is_an_error_that_names_it(
+    tmp_path, monkeypatch, number
+):
+    write_pictures(tmp_path, {"a.jpg": JPEG, "b/c/d.jpg": JPEG, "lost+found/e.jpg": JPEG})
+    with monkeypatch.context() as patch:
+        refusing(patch, "c", number)
+        with pytest.raises(UserError, match="cannot be listed") as error:
+            open_source(tmp_path)
+    assert error.value.where == str(tmp_path / "b" / "c")
+    assert os.strerror(number) in error.value.found
+    refusing(monkeypatch, "lost+found", number)  # nobody's images
+    assert len(open_source(tmp_path).members()) == 2
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444], ids=["not-listed", "not-entered"])
+def test_a_folder_of_somebody_else_is_an_error_that_names_it(mode):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = write_pictures(Path(name), {"a.jpg": JPEG, "b/c.jpg": JPEG})
+        folder.chmod(0o755)
+        (folder / "b").chmod(mode)
+        root = os.geteuid() == 0
+        try:
+            if root:
+                os.seteuid(65534)
+            with pytest.raises(UserError, match="Permission denied: what is there") as error:
+                open_source(folder)
+        finally:
+            if root:
+                os.seteuid(0)
+            (folder / "b").chmod(0o755)
+        assert error.value.where.startswith(str(folder / "b"))
+
+
+def test_links_to_folders_are_followed_and_circles_noticed(tmp_path):
+    write_pictures(tmp_path, {"in/a/1.jpg": JPEG, "elsewhere/2.jpg": JPEG, "3.jpg": JPEG})
+    (tmp_path / "in" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "c.jpg").symlink_to(tmp_path / "3.jpg")
+    (tmp_path / "in" / "a" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "itself").symlink_to("itself")
+    (tmp_path / "in" / "share").symlink_to("/mnt/not-there")
+    listing = within(5, lambda: open_source(tmp_path / "in").listing())
+    assert [member.name for member in listing.members] == ["a/1.jpg", "b/2.jpg", "c.jpg"]
+    others = {"to a folder that is in already (a/back)", "to nothing (itself)"}
+    assert listing.links == dict.fromkeys(others | {"to nothing (share)"}, 1) | {"followed": 2}
+    assert not listing.left_out
