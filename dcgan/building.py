@@ -7,9 +7,9 @@ import hashlib
 import torch
 
 from dcgan.average import Average
-from dcgan.config import TrainConfig
 from dcgan.distributed import ALONE, Ranks
 from dcgan.models import Discriminator, Generator, init_weights, load_weights
+from dcgan.options import TrainConfig
 from dcgan.precision import choose_kernels, set_matrix_format
 from dcgan.speed import WholeStep
 from dcgan.stats import StepRows

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
 import typer
 
 from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
-from dcgan.commandline import SETTINGS, tell_progress
-from dcgan.version import VersionOption
+from dcgan.cli import SETTINGS, command, tell_progress
+from dcgan.options import DoctorOptions, require_place
 from pipeline.cores import limit_torch_threads
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import told_plainly
 from pipeline.files import write_whole, writing
 
 app = typer.Typer()
@@ -27,29 +27,15 @@ MARGIN = "  "
     context_settings=SETTINGS,
     epilog="For a bug report: dcgan-doctor --shards shards/ --verify --json report.json.",
 )
-def doctor(
-    shards: Annotated[
-        Path | None, typer.Option(help="Also open this shard set and read a batch of it.")
-    ] = None,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify", help="Also prove on the device that fast modes and loaders give the same."
-        ),
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    json: Annotated[
-        str | None,
-        typer.Option(help="Write the report to this file, or to standard output for '-'."),
-    ] = None,
-    version: VersionOption = False,
-) -> None:
+@command
+def doctor(options: DoctorOptions) -> None:
     """Look over this machine, and say in plain words what is wrong and what puts it right."""
+    shards, verify, json = options.shards, options.verify, options.json_file
     if json not in (None, "-"):
-        _require_place(Path(str(json)))
+        require_place("--json", Path(str(json)))
     out = sys.stderr if json == "-" else sys.stdout
     # Of standard output nothing may be anything but the report
-    checks, environment = _plan(shards, verify, device)
+    checks, environment = _plan(shards, verify, options.device)
     keep = ["/dev/shm", *([str(shards)] if shards is not None else [])]  # noqa: S108, a word
     headings = {"The machine": checks[0], **({"The device": checks[1]} if verify else {})}
     findings = list(_told(headings, keep, out))
@@ -60,14 +46,6 @@ def doctor(
         text = json_format.dumps(report, indent=1, ensure_ascii=json == "-")
         _publish(json, text + "\n")
     raise typer.Exit(1 if _failed(findings) else 0)
-
-
-def _require_place(path: Path) -> None:
-    wanted = "a file in a folder that exists"
-    if not path.parent.is_dir():
-        raise UserError(f"--json {path}", f"no folder {path.parent}", wanted, "make it")
-    if path.is_dir():
-        raise UserError(f"--json {path}", "a folder", wanted, f"for example {path / 'report.json'}")
 
 
 def _plan(

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dcgan.building import build_nets, build_step
 from dcgan.checkpoint import Checkpoints
-from dcgan.config import TrainConfig
 from dcgan.determinism import compute_alike
 from dcgan.distributed import ALONE, Ranks
 from dcgan.environment import own_device, pick_device
 from dcgan.gradients import SharedGradients
 from dcgan.models import Generator, count_parameters
+from dcgan.options import TrainConfig
 from dcgan.precision import choose_precision
 from dcgan.records import Plan
 from dcgan.resume import go_on, look_back
@@ -66,7 +65,7 @@ class Parts:
             compute_alike(0 if self.state is None else self.state["threads"])
         first = self.config
         if self.state is not None:  # which has the weights: files of first ones may be gone
-            first = replace(first, netG=None, netD=None)
+            first = first.replace(netG=None, netD=None)
         self.generator, self.discriminator = build_nets(first, self.device)
         self.batches = self._open()
         self.plan = Plan(
@@ -89,8 +88,7 @@ class Parts:
         self.device = own_device(picked, self._ranks)
         self.precision = choose_precision(config.precision, self.device)
         self.mode = choose_step(config.step, self.device)
-        return replace(
-            config,
+        return config.replace(
             run=str(self.run.path),
             device=str(picked),
             workers=config.workers or default_workers(self.device),

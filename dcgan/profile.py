@@ -5,16 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from dcgan.commandline import SETTINGS
-from dcgan.profiling.options import Options, StepOptions
-from dcgan.profiling.report import publish
-from dcgan.version import VersionOption
+from dcgan.cli import SETTINGS, VersionOption, command
+from dcgan.options import MeasuringLoader, MeasuringSet, MeasuringStep, MeasuringTraining
 from pipeline.errors import told_plainly
+
+# Each command imports its module when it runs: torch loads only once there is work for it
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,54 +21,6 @@ app = typer.Typer(
     " bounds. Options stand behind the command: dcgan-profile train --help has them.",
 )
 
-DATA, NETS, MEASURING, OUTPUT = "The data", "The nets", "The measuring", "The output"
-
-Shards = Annotated[
-    Path, typer.Option(help="Folder made by tools/make_shards.py.", rich_help_panel=DATA)
-]
-Images = Annotated[
-    int,
-    typer.Option(
-        help="Images to measure with: whole shards, until they hold so many.", rich_help_panel=DATA
-    ),
-]
-BatchSize = Annotated[int, typer.Option(help="Images in a batch.", rich_help_panel=DATA)]
-ImageSize = Annotated[int, typer.Option(help="Side in pixels, 8 to 4,096.", rich_help_panel=DATA)]
-NetsSize = Annotated[
-    int, typer.Option(help="Side in pixels: 32, 64, 128 or 256.", rich_help_panel=DATA)
-]
-Ngf = Annotated[int, typer.Option(help="Width of the generator.", rich_help_panel=NETS)]
-Ndf = Annotated[int, typer.Option(help="Width of the discriminator.", rich_help_panel=NETS)]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        help="Threads of ours, processes of others.",
-        show_default="one a core, up to 8; 4 for a GPU",
-        rich_help_panel=DATA,
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Of the order of images.", rich_help_panel=DATA)]
-Rounds = Annotated[
-    int, typer.Option(help="Turns that each contender has.", rich_help_panel=MEASURING)
-]
-Seconds = Annotated[
-    float, typer.Option(help="Seconds that a turn takes, at least.", rich_help_panel=MEASURING)
-]
-Device = Annotated[
-    str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=MEASURING)
-]
-Json = Annotated[
-    Path | None,
-    typer.Option(help="Write every round's numbers to this file.", rich_help_panel=OUTPUT),
-]
-Plot = Annotated[
-    Path | None, typer.Option(help="Draw the result to this PNG.", rich_help_panel=OUTPUT)
-]
-
-IMAGES = 8192
-"""Two shards of the default size: more than the page cache needs to be warm, and written out and
-packed anew in seconds."""
-
 
 @app.callback()
 def profile(version: VersionOption = False) -> None:
@@ -78,171 +28,69 @@ def profile(version: VersionOption = False) -> None:
 
 
 @app.command()
-def loader(
-    shards: Shards,
-    images: Images = IMAGES,
-    batch_size: BatchSize = 128,
-    image_size: ImageSize = 64,
-    workers: Workers = None,
-    seed: Seed = 0,
-    rounds: Rounds = 5,
-    seconds: Seconds = 2.0,
-    device: Device = "auto",
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
+@command
+def loader(options: MeasuringLoader) -> None:
     """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
-    options = Options(
-        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
-    )
     with _stoppable():
-        # torch and all that: only once there is work for it
         from dcgan.profiling.loader import profile
+        from dcgan.profiling.report import publish
 
-        publish(profile(options), json, plot)
+        publish(profile(options), options.json_file, options.plot_file)
 
 
 @app.command()
-def stages(
-    shards: Shards,
-    images: Images = IMAGES,
-    batch_size: BatchSize = 128,
-    image_size: ImageSize = 64,
-    workers: Workers = None,
-    seed: Seed = 0,
-    rounds: Rounds = 5,
-    seconds: Seconds = 1.0,
-    device: Device = "auto",
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
+@command
+def stages(options: MeasuringSet) -> None:
     """Read, decode, resize, normalise, copy: which one bounds, and what would remove it."""
-    options = Options(
-        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
-    )
     with _stoppable():
+        from dcgan.profiling.report import publish
         from dcgan.profiling.stages import profile
 
-        publish(profile(options), json, plot)
+        publish(profile(options), options.json_file, options.plot_file)
 
 
 @app.command()
-def compare(
-    shards: Shards,
-    images: Images = IMAGES,
-    batch_size: BatchSize = 128,
-    image_size: ImageSize = 64,
-    workers: Workers = None,
-    seed: Seed = 0,
-    rounds: Rounds = 5,
-    seconds: Seconds = 1.0,
-    device: Device = "auto",
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
+@command
+def compare(options: MeasuringSet) -> None:
     """The same images through the tutorial's loader, webdataset, plain DALI, and ours."""
-    options = Options(
-        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
-    )
     with _stoppable():
         from dcgan.profiling.compare import profile
+        from dcgan.profiling.report import publish
 
-        publish(profile(options), json, plot)
+        publish(profile(options), options.json_file, options.plot_file)
 
 
 @app.command()
-def sweep(
-    shards: Shards,
-    images: Images = IMAGES,
-    batch_size: BatchSize = 128,
-    image_size: ImageSize = 64,
-    workers: Workers = None,
-    seed: Seed = 0,
-    rounds: Rounds = 5,
-    seconds: Seconds = 1.0,
-    device: Device = "auto",
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
+@command
+def sweep(options: MeasuringSet) -> None:
     """Threads, prefetch depth, batch size, decoder share: what suits this machine."""
-    options = Options(
-        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
-    )
     with _stoppable():
+        from dcgan.profiling.report import publish
         from dcgan.profiling.sweep import profile
 
-        publish(profile(options), json, plot)
+        publish(profile(options), options.json_file, options.plot_file)
 
 
 @app.command()
-def train(
-    shards: Shards,
-    images: Images = IMAGES,
-    batch_size: BatchSize = 128,
-    image_size: NetsSize = 64,
-    ngf: Ngf = 64,
-    ndf: Ndf = 64,
-    workers: Workers = None,
-    seed: Seed = 0,
-    rounds: Rounds = 5,
-    seconds: Seconds = 4.0,
-    device: Device = "auto",
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
+@command
+def train(options: MeasuringTraining) -> None:
     """The step with free data, the loader alone, and both together: which is the bottleneck."""
-    options = Options(
-        shards, rounds, seconds, images, workers, batch_size, image_size, device, seed, json, plot
-    )
     with _stoppable():
+        from dcgan.profiling.report import publish
         from dcgan.profiling.train import profile
 
-        publish(profile(options, ngf, ndf), json, plot)
+        publish(profile(options), options.json_file, options.plot_file)
 
 
 @app.command()
-def step(
-    batch_size: BatchSize = 128,
-    image_size: NetsSize = 64,
-    channels: Annotated[
-        int, typer.Option(help="3 for colour, 1 for grey.", rich_help_panel=DATA)
-    ] = 3,
-    nz: Annotated[int, typer.Option(help="Length of a latent.", rich_help_panel=NETS)] = 100,
-    ngf: Ngf = 64,
-    ndf: Ndf = 64,
-    rounds: Rounds = 5,
-    seconds: Seconds = 2.0,
-    device: Device = "auto",
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compiled",
-            help="Measure compiled code without CUDA too, where that takes minutes.",
-            rich_help_panel=MEASURING,
-        ),
-    ] = False,
-    json: Json = None,
-    plot: Plot = None,
-) -> None:
+@command
+def step(options: MeasuringStep) -> None:
     """The step alone, on noise: the tutorial's, and ours eager, compiled and as a graph."""
-    options = StepOptions(
-        batch_size,
-        image_size,
-        channels,
-        nz,
-        ngf,
-        ndf,
-        rounds,
-        seconds,
-        device,
-        compiled,
-        json,
-        plot,
-    )
     with _stoppable():
+        from dcgan.profiling.report import publish
         from dcgan.profiling.step import profile
 
-        publish(profile(options), json, plot)
+        publish(profile(options), options.json_file, options.plot_file)
 
 
 @contextmanager

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from dcgan.commandline import SETTINGS
+from dcgan.cli import SETTINGS, command, version
+from dcgan.options import ReportOptions, require_place
 from dcgan.run import RunFolder
-from dcgan.version import VersionOption, version
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole, writing
 
@@ -24,29 +23,17 @@ COMPARISON = Path("comparison.html")
     context_settings=SETTINGS,
     epilog="For example: dcgan-report runs/0001, or dcgan-report runs/* --out comparison.html.",
 )
-def report(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared.")
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Name of the page; by default report.html in the run, or ./comparison.html."
-        ),
-    ] = None,
-    version: VersionOption = False,
-) -> None:
+@command
+def report(options: ReportOptions) -> None:
     """Write what a run did as one HTML page, which needs no network and no other file."""
-    usual = RunFolder(runs[0]).report if len(runs) == 1 else COMPARISON
-    page = usual if out is None else out
+    runs, out = options.runs, options.out
+    page = out or (RunFolder(runs[0]).report if len(runs) == 1 else COMPARISON)
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise UserError(
             f"--out {out}", "no name of a page", "a file whose name ends in .html", "rename it"
         )
-    if page.is_dir() or not page.parent.is_dir():
-        found = "a folder" if page.is_dir() else f"no folder {page.parent}"
-        if out is not None:
-            raise UserError(f"--out {out}", found, "a file in a folder that exists", "correct it")
+    if out is not None:
+        require_place("--out", out)
     write_page(runs, page)
     sys.stdout.write(f"report   {page}\n")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dcgan.checkpoint import Checkpoints
-from dcgan.config import TrainConfig
 from dcgan.environment import pick_device
+from dcgan.options import TrainConfig
 from dcgan.run import RunFolder, read_lines
 from dcgan.saved import require_whole, require_within
 from pipeline.batches import Batches
@@ -57,7 +57,7 @@ class Past:
             before, now = self.options.get(name), getattr(config, name)
             if isinstance(before, str) and (now is None or _same_place(now, before)):
                 asked[name] = before
-        return replace(config, **asked)
+        return config.replace(**asked)
 
     def check(self, config: TrainConfig, say: Callable[[str], object]) -> None:
         """Compare the options, which must be settled, with those that the run began with.
@@ -67,7 +67,7 @@ class Past:
         """
         self._require_ranks(config)
         differing = config.differences(self.options)
-        never = [told for name, told in differing.items() if name in TrainConfig.FIXED]
+        never = [told for name, told in differing.items() if config.on_resume(name) == "fixed"]
         if never:
             raise UserError(
                 f"--run {config.run}",

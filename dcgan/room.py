@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dcgan.config import TrainConfig
+from dcgan.options import TrainConfig
 from dcgan.speed import WholeStep
 from pipeline.errors import UserError
 

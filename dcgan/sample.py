@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dcgan.commandline import SETTINGS
-from dcgan.version import VersionOption
+from dcgan.cli import SETTINGS, command
+from dcgan.options import SampleOptions, require_place
 from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL
@@ -34,79 +34,34 @@ MAX_FRAMES = 3600
     epilog="For example: dcgan-sample runs/0001 --seeds 0-99 --each faces/, or"
     " dcgan-sample runs/0001 --interpolate 12:34 --out walk.gif.",
 )
-def sample(
-    net: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RUN|netG.pt",
-            help="A run folder, or the weights of a generator, of pytorch/examples too.",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option(help="Which images, as in 0-999 or 3,7,10-12.", show_default=DEFAULT_SEEDS),
-    ] = None,
-    grid: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write all into this PNG.", show_default=f"{DEFAULT_GRID}, unless --each is given"
-        ),
-    ] = None,
-    each: Annotated[
-        Path | None,
-        typer.Option(help="Write one PNG a seed into this folder.", show_default=False),
-    ] = None,
-    interpolate: Annotated[
-        str | None,
-        typer.Option(help="Walk from seed to seed instead, as in 12:34 or 12:34:56."),
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Images in the whole walk.", show_default=str(DEFAULT_FRAMES))
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The walk's file, .gif or .webp.", show_default=False)
-    ] = None,
-    raw_net: Annotated[
-        bool,
-        typer.Option("--raw-net", help="Take the net as trained, not its moving average."),
-    ] = False,
-    cell: Annotated[
-        str | None,
-        typer.Option(
-            help="Only say which seed stands in this cell of a training grid: row,column from 0."
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    version: VersionOption = False,
-) -> None:
+@command
+def sample(options: SampleOptions) -> None:
     """Draw images from a trained generator: image i depends on seed i alone."""
-    pictures: dict[str, object] = {"--seeds": seeds, "--grid": grid, "--each": each}
-    walking: dict[str, object] = {"--interpolate": interpolate, "--frames": frames, "--out": out}
     from dcgan.seeds import parse_seeds, parse_stops, seed_in
 
-    if cell is not None:
-        _refuse_beside(f"--cell {cell}", pictures | walking)
-        console.print(f"seed {seed_in(cell)}")
+    asked = {options.flag(name): value for name, value in options if value is not None}
+    pictures, walking = ("--seeds", "--grid", "--each"), ("--interpolate", "--frames", "--out")
+    if options.cell is not None:
+        _refuse_beside(f"--cell {options.cell}", asked, pictures + walking)
+        console.print(f"seed {seed_in(options.cell)}")
         return
-    if net is None:
+    if options.net is None:
         raise UserError(
             "RUN|netG.pt", "nothing", "a run folder or a generator's weights", "dcgan-sample RUN"
         )
-    if interpolate is not None:
-        _refuse_beside(f"--interpolate {interpolate}", pictures)
-        stops, count = parse_stops(interpolate), _frames(frames, interpolate)
-        target = _animation(out)
-        source = _open(net, raw_net, device)
-        _save_walk(source, stops, count, target)
-    else:
-        _refuse_without_interpolate(walking)
-        ranges = parse_seeds(DEFAULT_SEEDS if seeds is None else seeds)
-        if each is not None and each.exists() and not each.is_dir():
-            raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
-        grid = _grid(grid, each)
-        source = _open(net, raw_net, device)
-        _save_pictures(source, ranges, grid, each)
+    if options.interpolate is not None:
+        _refuse_beside(f"--interpolate {options.interpolate}", asked, pictures)
+        stops = parse_stops(options.interpolate)
+        count, target = _frames(options.frames, options.interpolate), _animation(options.out)
+        _save_walk(_open(options), stops, count, target)
+        return
+    _refuse_without_interpolate(asked, walking)
+    ranges = parse_seeds(options.seeds or DEFAULT_SEEDS)
+    each = options.each
+    if each is not None and each.exists() and not each.is_dir():
+        raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
+    grid = _grid(options.grid, each)
+    _save_pictures(_open(options), ranges, grid, each)
 
 
 def _frames(frames: int | None, interpolate: str) -> int:
@@ -136,7 +91,7 @@ def _animation(out: Path | None) -> Path:
             f"a file whose name ends in {' or '.join(FORMATS)}",
             "for example --out walk.gif",
         )
-    _check_folder("--out", out)
+    require_place("--out", out)
     return out
 
 
@@ -157,7 +112,7 @@ def _grid(grid: Path | None, each: Path | None) -> Path | None:
         raise UserError(
             f"--grid {grid}", "no name of a PNG", "a file whose name ends in .png", "rename it"
         )
-    _check_folder("--grid", grid)
+    require_place("--grid", grid)
     return grid
 
 
@@ -167,41 +122,30 @@ def _is_ours(path: Path) -> bool:
     return is_ours(path)
 
 
-def _check_folder(flag: str, path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UserError(
-            f"{flag} {path}",
-            f"no folder {path.parent}",
-            "a file in a folder that exists",
-            "make it",
-        )
-    if path.is_dir():
-        raise UserError(f"{flag} {path}", "a folder", "a place for a file", "choose another name")
-
-
-def _refuse_beside(flag: str, others: dict[str, object]) -> None:
-    for other, value in others.items():
-        if value is not None:
+def _refuse_beside(flag: str, asked: dict[str, object], others: Iterable[str]) -> None:
+    for other in others:
+        if other in asked:
             raise UserError(flag, f"{other} beside it", "only one of the two", f"leave {other} out")
 
 
-def _refuse_without_interpolate(walking: dict[str, object]) -> None:
-    for flag, value in walking.items():
-        if value is not None:
+def _refuse_without_interpolate(asked: dict[str, object], walking: Iterable[str]) -> None:
+    for flag in walking:
+        if flag in asked:
             raise UserError(
-                f"{flag} {value}",
+                f"{flag} {asked[flag]}",
                 "no --interpolate",
                 "a walk for it",
                 "add --interpolate 12:34; a grid is written with --grid",
             )
 
 
-def _open(net: Path, raw_net: bool, device: str) -> Source:
+def _open(options: SampleOptions) -> Source:
     from dcgan.environment import pick_device
     from dcgan.sampling import open_source
 
+    assert options.net is not None
     limit_torch_threads()
-    return open_source(net, raw_net, pick_device(device))
+    return open_source(options.net, options.raw_net, pick_device(options.device))
 
 
 def _save_pictures(

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from dcgan.animation import save_walk
+from dcgan.cli import PACKAGE, version
 from dcgan.generate import generate_each, latents
 from dcgan.models import Generator, load_generator
 from dcgan.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
 from dcgan.run import RunFolder
 from dcgan.seeds import count, told
-from dcgan.version import PACKAGE, version
 from dcgan.walk import walk
 from pipeline.errors import UserError
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 
-from dcgan.config import TrainConfig
 from dcgan.distributed import Ranks
 from dcgan.log import Log
+from dcgan.options import TrainConfig
 from dcgan.room import shortage_named
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
@@ -83,4 +82,4 @@ def _named(config: TrainConfig) -> TrainConfig:
             "a folder that a restarted run finds again",
             "give --run, for example --run runs/mine",
         )
-    return replace(config, run=str(RunFolder.at(config.run).path))
+    return config.replace(run=str(RunFolder.at(config.run).path))

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from dcgan.config import TrainConfig
 from dcgan.distributed import ALONE, Ranks
 from dcgan.environment import describe_environment
 from dcgan.log import Log
+from dcgan.options import TrainConfig
 from dcgan.parts import Parts
 from dcgan.records import Records
 from dcgan.resume import STATE

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import torch
 
 from dcgan.animation import save_progress
-from dcgan.config import TrainConfig
 from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.health import Alarm, Health, broken_nets, spread
 from dcgan.log import Log
 from dcgan.models import Generator
+from dcgan.options import TrainConfig
 from dcgan.pictures import save_grid, save_losses, save_reals_vs_fakes
 from dcgan.records import Records
 from dcgan.run import RunFolder, append_line, read_lines

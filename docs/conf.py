@@ -29,7 +29,6 @@ autodoc_default_options = {
     "special-members": "__call__, __next__",
 }
 autodoc_inherit_docstrings = False  # torch's own are in another form
-autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 napoleon_use_rtype = False  # what stands before a colon under Returns is no type either
 python_maximum_signature_line_length = 88

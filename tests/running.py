@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from dcgan.config import TrainConfig
 from dcgan.log import Log
+from dcgan.options import TrainConfig
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from dcgan.trainer import Trainer

@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from dcgan import doctor, evaluate, profile, report, sample, train
-from dcgan.commandline import FORMER
+from dcgan.cli import FORMER
+from dcgan.options import TrainConfig
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
 from tools import check_shards, make_demo_faces, make_shards
@@ -37,7 +38,7 @@ def test_all_of_dcgan_profile_is_asked():
     assert len(profile.app.registered_commands) == len(MEASURED)
 
 
-OPTIONS = {name for param in train.train.__annotations__ for name in [param.replace("_", "-")]}
+OPTIONS = {name.replace("_", "-") for name in TrainConfig.model_fields}
 
 
 @pytest.mark.parametrize("former", FORMER)

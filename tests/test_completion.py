@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.config import CACHES, PRECISIONS, STEPS, TROUBLE
-from dcgan.presets import PRESETS
+from dcgan.options import PRESETS, TrainConfig, choices
 from tests.needs import require
 from tests.running import environment
 from tests.test_start import COMMANDS
 
 BIN = Path(sys.executable).parent
 NAMES = sorted("dcgan-" + module.removeprefix("dcgan.") for module in COMMANDS)
+
+
+def values(option):
+    return set(choices(TrainConfig.model_fields[option].annotation))
 
 
 def run(words, **variables):
@@ -62,10 +65,10 @@ def test_zsh_and_fish_are_given_theirs():
         ("dcgan-train --max-", {"--max-steps", "--max-time"}),
         ("dcgan-train --shards shards --preset ", set(PRESETS)),
         ("dcgan-train --step c", {"compiled"}),
-        ("dcgan-train --step ", set(STEPS)),
-        ("dcgan-train --precision ", set(PRECISIONS)),
-        ("dcgan-train --cache ", set(CACHES)),
-        ("dcgan-train --on-trouble ", set(TROUBLE)),
+        ("dcgan-train --step ", values("step")),
+        ("dcgan-train --precision ", values("precision")),
+        ("dcgan-train --cache ", values("cache")),
+        ("dcgan-train --on-trouble ", values("on_trouble")),
         ("dcgan-profile s", {"stages", "step", "sweep"}),
         ("dcgan-profile step --comp", {"--compiled"}),
         ("dcgan-evaluate --fid", {"--fid", "--fid-n"}),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dcgan.config import DEFAULT_EPOCHS, TrainConfig
+from dcgan.options import DEFAULT_EPOCHS, TrainConfig
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
 

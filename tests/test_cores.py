@@ -127,11 +127,11 @@ def test_torch_keeps_to_the_cores_unless_the_user_says_otherwise(monkeypatch):
 
 def evaluate_here(folder, nowhere):
     (folder / "config.json").write_text(json.dumps({"shards": "synthetic"}))
-    evaluate.evaluate(folder, n=16, fid_n=16, device=nowhere)
+    evaluate.evaluate(run=folder, n=16, fid_n=16, device=nowhere)
 
 
 def profile_loader(folder, nowhere):
-    profile.loader(folder, device=nowhere)
+    profile.loader(shards=folder, device=nowhere)
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -139,7 +139,7 @@ def profile_loader(folder, nowhere):
     "command",
     [
         lambda folder, nowhere: session.train(tiny(folder / "run", device=nowhere)),
-        lambda folder, nowhere: sample.sample(folder, device=nowhere),
+        lambda folder, nowhere: sample.sample(net=folder, device=nowhere),
         lambda folder, nowhere: doctor.doctor(device=nowhere),
         lambda folder, nowhere: profile.step(device=nowhere),
         profile_loader,

@@ -12,7 +12,7 @@ import torch
 from torch.distributed.run import get_args_parser
 
 from dcgan.models import Generator
-from dcgan.presets import PRESETS
+from dcgan.options import PRESETS
 from pipeline.packing import Packing, pack
 from pipeline.sources import open_source
 from tests.markdown import (

@@ -118,7 +118,7 @@ def test_the_report_for_programs(monkeypatch, capsys, tmp_path, place):
     [
         (["--device", "gpu"], "--device gpu"),
         (["--json", "nowhere/x.json"], "no folder nowhere"),
-        (["--json", "."], "for example report.json"),
+        (["--json", "."], "a folder"),
     ],
 )
 def test_wrong_options_are_refused_in_four_parts(monkeypatch, capsys, tmp_path, words, said):

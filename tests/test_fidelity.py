@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as extractor
 
-from dcgan.evaluate import print_rest
 from dcgan.judging import fidelity
+from dcgan.judging.evaluation import print_rest
 from dcgan.judging.fidelity import Inception
 from dcgan.judging.kept import cache_folder
 from dcgan.judging.metrics import Reals

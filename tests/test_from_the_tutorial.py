@@ -16,7 +16,7 @@ from typer.main import get_command
 from dcgan import train
 from dcgan.generate import generate, latents
 from dcgan.models import Discriminator, load_generator, load_weights
-from dcgan.presets import PRESETS
+from dcgan.options import PRESETS
 from dcgan.profiling import tutorial_step
 from dcgan.run import RunFolder
 from dcgan.step import AdversarialStep

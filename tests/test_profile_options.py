@@ -3,11 +3,10 @@
 import json
 import sys
 import tomllib
-from typing import Any
 
 import pytest
 
-from dcgan.profiling.options import Options
+from dcgan.options import MeasuringSet
 from dcgan.profiling.report import Bars, Report, publish
 from pipeline.errors import UserError
 from tests.running import ROOT, assert_four_parts, run_command
@@ -16,20 +15,7 @@ COMMANDS = ("loader", "stages", "compare", "sweep", "train", "step")
 
 
 def options(**changes):
-    standard: dict[str, Any] = {
-        "shards": ROOT,
-        "rounds": 5,
-        "seconds": 1.0,
-        "images": 8192,
-        "workers": None,
-        "batch_size": 128,
-        "image_size": 64,
-        "device": "auto",
-        "seed": 0,
-        "json": None,
-        "plot": None,
-    }
-    return Options(**(standard | changes))
+    return MeasuringSet(**({"shards": ROOT} | changes))
 
 
 @pytest.mark.parametrize(
@@ -43,16 +29,16 @@ def options(**changes):
         ("batch_size", 0),
         ("image_size", 7),
         ("seed", -1),
-        ("json", ROOT),
-        ("json", ROOT / "nowhere" / "found.json"),
-        ("plot", ROOT / "found.svg"),
+        ("json_file", ROOT),
+        ("json_file", ROOT / "nowhere" / "found.json"),
+        ("plot_file", ROOT / "found.svg"),
     ],
 )
 def test_options_that_cannot_be_are_refused(field, value):
     assert options().rounds == 5
     with pytest.raises(UserError) as refused:
         options(**{field: value})
-    assert_four_parts(refused.value, f"--{field.replace('_', '-')} {value}")
+    assert_four_parts(refused.value, MeasuringSet.flag(field), str(value))
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dcgan import patches
 from dcgan.building import build_nets
-from dcgan.config import TrainConfig
+from dcgan.options import TrainConfig
 from dcgan.profile import app
 from dcgan.profiling import counts, entrants
 from dcgan.profiling.counts import count_calls, count_flops, matrix_rate
@@ -77,7 +77,9 @@ def test_the_tutorials_step_is_the_references_to_the_bit():
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_its_nets_take_our_weights_at_every_size(size, channels):
-    config = TrainConfig("synthetic", image_size=size, channels=channels, nz=NZ, ngf=2, ndf=3)
+    config = TrainConfig(
+        shards="synthetic", image_size=size, channels=channels, nz=NZ, ngf=2, ndf=3
+    )
     generator, discriminator = build_nets(config, CPU)
     net_g, net_d = tutorial_nets(size, NZ, 2, 3, channels)
     net_g.load_state_dict(generator.main.state_dict())
@@ -152,7 +154,7 @@ def test_each_step_has_its_own_work():
 
 def test_the_nets_stand_still_so_that_steps_are_alike():
     config = TrainConfig(
-        "synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=entrants.LR
+        shards="synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=entrants.LR
     )
     pixels = entrants._pixels(config, CPU)
     builds = [
@@ -215,7 +217,9 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", fail)
-    config = TrainConfig("synthetic", batch_size=4, image_size=32, nz=NZ, ngf=WIDTH, ndf=WIDTH)
+    config = TrainConfig(
+        shards="synthetic", batch_size=4, image_size=32, nz=NZ, ngf=WIDTH, ndf=WIDTH
+    )
     build = entrants._ours(config, "fp32", "compiled", [], CPU)
     with pytest.raises(UnavailableError, match="no compiler"):
         build()

@@ -52,6 +52,6 @@ def test_a_page_is_not_written_under_the_name_of_something_else(tmp_path, name):
     run = write_run(tmp_path / "faces")
     before = contents(tmp_path)
     with pytest.raises(UserError) as error:
-        report([run.path], tmp_path / name)
+        report(runs=[run.path], out=tmp_path / name)
     assert_four_parts(error.value, f"--out {tmp_path / name}\n", ".html")
     assert contents(tmp_path) == before

@@ -1,7 +1,6 @@
 """Which options may differ when a run goes on, and what stands in the way of going on."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -169,11 +168,11 @@ def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, monkey
     assert other.fingerprint in refusal.value.found
     assert contents(tmp_path / "run") == before
     with pytest.raises(UserError) as refusal:
-        evaluate(tmp_path / "run", n=16, device="cpu")
+        evaluate(run=tmp_path / "run", n=16, device="cpu")
     assert_four_parts(refusal.value, other.fingerprint, f"--shards {folder}")
-    evaluate(tmp_path / "run", shards=str(folder), n=16, device="cpu")
+    evaluate(run=tmp_path / "run", shards=str(folder), n=16, device="cpu")
     assert other.fingerprint in (tmp_path / "run/metrics.jsonl").read_text()
-    assert new_trainer(replace(config, allow_change=True)).batches.epoch == 2
+    assert new_trainer(config.replace(allow_change=True)).batches.epoch == 2
 
 
 # Files of first weights

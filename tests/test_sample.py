@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from dcgan import sampling
+from dcgan.cli import version
 from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
 from dcgan.pictures import save_image
 from dcgan.sample import sample
 from dcgan.state_file import save_weights
-from dcgan.version import version
 from pipeline.pixels import to_uint8
 from tests.pictures import names_in
 from tests.reference.tutorial import TutorialGenerator
@@ -45,7 +45,7 @@ def run(whole_run):
 
 def test_a_seed_gives_the_same_file_in_any_company(whole_run, run):
     for folder, seeds in (("all", "0-40"), ("one", "7"), ("few", "39,7,3-5"), ("end", "30-40")):
-        sample(run.path, seeds=seeds, each=Path(folder), device="cpu")
+        sample(net=run.path, seeds=seeds, each=Path(folder), device="cpu")
     together = {path.name: path.read_bytes() for path in Path("all").iterdir()}
     assert sorted(together) == [f"seed{seed:06d}.png" for seed in range(41)]
     assert len({hashlib.sha256(data).digest() for data in together.values()}) == 41
@@ -77,14 +77,14 @@ def test_files_come_one_by_one(run, monkeypatch):
 
     monkeypatch.setattr(sampling, "latents", watched_latents)
     monkeypatch.setattr(sampling, "save_image", watched_save)
-    sample(run.path, seeds="0-99", each=Path("each"), device="cpu")
+    sample(net=run.path, seeds="0-99", each=Path("each"), device="cpu")
     assert taken == len(saved) == len(names_in(Path("each"))) == 100
     assert most_ahead <= BATCH + 1
     assert most_held <= BATCH + 1
 
 
 def test_the_default_is_the_grid_of_training(whole_run, run, capsys):
-    sample(run.path, device="cpu")
+    sample(net=run.path, device="cpu")
     assert capsys.readouterr().out == "64 images in samples.png, row by row\n"
     expected = generate(whole_run[2], latents(FIXED_SEEDS, NZ)).numpy()
     assert np.array_equal(cells(Path("samples.png"), SIDE), expected)
@@ -93,7 +93,7 @@ def test_the_default_is_the_grid_of_training(whole_run, run, capsys):
 
 
 def test_grid_and_files_at_once(run):
-    sample(run.path, seeds="5,3,90-92", grid=Path("g.PNG"), each=Path("a/b"), device="cpu")
+    sample(net=run.path, seeds="5,3,90-92", grid=Path("g.PNG"), each=Path("a/b"), device="cpu")
     in_grid = cells(Path("g.PNG"), SIDE)
     for place, seed in enumerate([5, 3, 90, 91, 92]):
         assert np.array_equal(in_grid[place], pixels(Path(f"a/b/seed{seed:06d}.png")))
@@ -104,7 +104,7 @@ def test_grid_and_files_at_once(run):
     ("seeds", "across", "down"), [("0-4", 5, 1), ("0-63", 8, 8), ("0-64", 9, 8), ("1-100", 10, 10)]
 )
 def test_grids_are_eight_across_and_large_ones_square(run, seeds, across, down):
-    sample(run.path, seeds=seeds, grid=Path("g.png"), device="cpu")
+    sample(net=run.path, seeds=seeds, grid=Path("g.png"), device="cpu")
     with Image.open("g.png") as grid:
         assert grid.size == (across * (SIDE + 2) + 2, down * (SIDE + 2) + 2)
 
@@ -114,7 +114,7 @@ def test_grids_are_eight_across_and_large_ones_square(run, seeds, across, down):
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_moving_average_is_drawn_unless_the_raw_net_is_asked_for(whole_run, run, raw):
-    sample(run.path, seeds="0-3", grid=Path("g.png"), raw_net=raw, device="cpu")
+    sample(net=run.path, seeds="0-3", grid=Path("g.png"), raw_net=raw, device="cpu")
     of_raw, of_average = (generate(net, latents(range(4), NZ)).numpy() for net in whole_run[1:])
     assert not np.array_equal(of_raw, of_average)
     assert np.array_equal(cells(Path("g.png"), SIDE), of_raw if raw else of_average)
@@ -122,7 +122,7 @@ def test_the_moving_average_is_drawn_unless_the_raw_net_is_asked_for(whole_run, 
 
 def test_a_run_without_average_has_its_raw_net(whole_run, run):
     run.generator_average.unlink()
-    sample(run.path, seeds="0-3", grid=Path("g.png"), device="cpu")
+    sample(net=run.path, seeds="0-3", grid=Path("g.png"), device="cpu")
     assert np.array_equal(
         cells(Path("g.png"), SIDE), generate(whole_run[1], latents(range(4), NZ)).numpy()
     )
@@ -134,7 +134,7 @@ def test_a_net_of_pytorch_examples_draws_what_it_draws_there(run, prefix):
     theirs.load_state_dict(trained(64, 8).state_dict())
     state = {prefix + name: tensor for name, tensor in theirs.state_dict().items()}
     torch.save(state, "netG_epoch_3.pth")
-    sample(Path("netG_epoch_3.pth"), seeds="0-9", each=Path("each"), device="cpu")
+    sample(net=Path("netG_epoch_3.pth"), seeds="0-9", each=Path("each"), device="cpu")
     with torch.no_grad():
         expected = to_uint8(theirs.eval()(latents(range(10), NZ))).numpy().astype(int)
     assert expected.std() > 30
@@ -148,7 +148,7 @@ def test_a_net_of_pytorch_examples_draws_what_it_draws_there(run, prefix):
 def test_size_and_channels_are_those_of_the_file(run, size, channels):
     net = trained(size, 2, channels)
     save_weights(net, Path("net.pt"))
-    sample(Path("net.pt"), seeds="2", each=Path("each"), device="cpu")
+    sample(net=Path("net.pt"), seeds="2", each=Path("each"), device="cpu")
     found = pixels(Path("each/seed000002.png")).reshape(size, size, channels)
     assert np.array_equal(found, generate(net, latents([2], NZ))[0].numpy())
 
@@ -157,7 +157,7 @@ def test_size_and_channels_are_those_of_the_file(run, size, channels):
 
 
 def test_pictures_say_where_they_come_from(run):
-    sample(run.path, seeds="3-5,9", grid=Path("g.png"), each=Path("each"), device="cpu")
+    sample(net=run.path, seeds="3-5,9", grid=Path("g.png"), each=Path("each"), device="cpu")
     common = {
         "Software": f"dcgan-shards {version()}",
         "Run": "0007",
@@ -171,7 +171,7 @@ def test_pictures_say_where_they_come_from(run):
 
 def test_a_picture_of_a_file_names_no_run(run):
     shutil.copy(run.generator, "my net.pt")
-    sample(Path("my net.pt"), seeds="1", each=Path("each"), device="cpu")
+    sample(net=Path("my net.pt"), seeds="1", each=Path("each"), device="cpu")
     with Image.open("each/seed000001.png") as picture:
         assert picture.info["Net"] == "my net.pt"
         assert "Run" not in picture.info
@@ -181,7 +181,7 @@ def test_a_picture_of_a_file_names_no_run(run):
 
 
 def test_a_walk_ends_at_the_seeds_own_images(whole_run, run):
-    sample(run.path, interpolate="12:34:56", frames=9, out=Path("walk.webp"), device="cpu")
+    sample(net=run.path, interpolate="12:34:56", frames=9, out=Path("walk.webp"), device="cpu")
     expected = generate(whole_run[2], latents([12, 34, 56], NZ)).numpy()
     found, _ = frames_of(Path("walk.webp"))
     assert len(found) == 9
@@ -193,7 +193,7 @@ def test_a_walk_ends_at_the_seeds_own_images(whole_run, run):
 
 
 def test_sixty_frames_unless_told(run, capsys):
-    sample(run.path, interpolate="1:2", out=Path("walk.gif"), device="cpu")
+    sample(net=run.path, interpolate="1:2", out=Path("walk.gif"), device="cpu")
     assert capsys.readouterr().out == "60 frames in walk.gif\n"
     frames, shown = frames_of(Path("walk.gif"))
     assert frames.shape[1:] == (SIDE, SIDE, 3)

@@ -91,15 +91,15 @@ def test_the_default_grid_replaces_samples_and_nothing_else(run):
     Image.new("RGB", (8, 8)).save("samples.png")
     refusal("--grid", net=run.path)
     Path("samples.png").unlink()
-    sample(run.path, seeds="1", device="cpu")
+    sample(net=run.path, seeds="1", device="cpu")
     first = Path("samples.png").read_bytes()
-    sample(run.path, seeds="2", device="cpu")
+    sample(net=run.path, seeds="2", device="cpu")
     assert Path("samples.png").read_bytes() != first
 
 
 def test_a_named_grid_is_replaced(run):
     Path("g.png").write_bytes(b"old")
-    sample(run.path, seeds="1", grid=Path("g.png"), device="cpu")
+    sample(net=run.path, seeds="1", grid=Path("g.png"), device="cpu")
     assert pixels(Path("g.png")).shape == (SIDE, SIDE, 3)
 
 
@@ -114,7 +114,7 @@ def test_what_breaks_off_leaves_whole_files_only(run, monkeypatch):
 
     monkeypatch.setattr(sampling, "save_image", break_off)
     with pytest.raises(UserError) as error:
-        sample(run.path, seeds="0-40", grid=Path("g.png"), each=Path("each"), device="cpu")
+        sample(net=run.path, seeds="0-40", grid=Path("g.png"), each=Path("each"), device="cpu")
     assert_four_parts(error.value, "each", "No space left")
     assert Path("g.png").read_bytes() == b"old"
     assert names_in(Path("each")) == [f"seed{seed:06d}.png" for seed in range(20)]

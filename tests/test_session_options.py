@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from dcgan import session
-from dcgan.config import TrainConfig
-from dcgan.presets import PRESETS
+from dcgan.options import PRESETS, TrainConfig
 from dcgan.step import AdversarialStep, discriminator_loss
 from dcgan.train import app
 from pipeline.errors import UserError

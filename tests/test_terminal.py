@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dcgan.checks.findings import first_line
-from dcgan.evaluate import print_facts
+from dcgan.judging.evaluation import print_facts
 from dcgan.log import Log
 from pipeline.errors import UserError, counted, plain
 from pipeline.manifest import REJECTS, ShardSet

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dcgan import stats
-from dcgan.config import TrainConfig
 from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.models import Discriminator, Generator, init_weights
+from dcgan.options import TrainConfig
 from dcgan.run import RunFolder
 from dcgan.state_file import save_weights
 from dcgan.step import AdversarialStep

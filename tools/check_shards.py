@@ -13,8 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from dcgan.commandline import SETTINGS
-from dcgan.version import VersionOption
+from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import UserError, counted, told_plainly
 from pipeline.files import write_whole, writing
 from pipeline.manifest import ShardSet

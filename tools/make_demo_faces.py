@@ -14,8 +14,7 @@ from typing import Annotated
 
 import typer
 
-from dcgan.commandline import SETTINGS
-from dcgan.version import VersionOption
+from dcgan.cli import SETTINGS, VersionOption
 from pipeline.cores import usable_cores
 from pipeline.demo_faces import MARK, Face, encode
 from pipeline.errors import UserError, told_plainly

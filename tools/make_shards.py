@@ -20,8 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from dcgan.commandline import SETTINGS
-from dcgan.version import VersionOption
+from dcgan.cli import SETTINGS, VersionOption
 from pipeline.archives import Member
 from pipeline.celeba import select
 from pipeline.cores import usable_cores

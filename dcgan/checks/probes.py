@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import dcgan
-from dcgan.version import PACKAGE
+from dcgan.cli import PACKAGE
 
 DALI = {"nvidia-dali-cuda110": 11, "nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
 """DALI's wheels, and the major version of CUDA that each is made for."""

@@ -28,7 +28,7 @@ from dcgan.checks.data import (
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.checks.pictures import BATCH, SIZE, work_set
-from dcgan.config import TrainConfig
+from dcgan.options import TrainConfig
 from dcgan.speed import WholeStep, keep_compiled_code
 from dcgan.stats import StepRows
 from pipeline.batches import Batches

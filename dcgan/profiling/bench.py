@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dcgan.environment import describe_environment, pick_device
+from dcgan.options import MeasuringSet
 from dcgan.profiling.contenders import Conditions
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
-from dcgan.profiling.options import Options
 from dcgan.profiling.variants import first_shards
 from pipeline.batches import default_workers
 from pipeline.cores import limit_torch_threads
@@ -41,7 +41,7 @@ class Bench:
         UserError: no usable set, one too small for a batch, or no such device.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: MeasuringSet) -> None:
         self.options = options
         limit_torch_threads()
         self.device = pick_device(options.device)

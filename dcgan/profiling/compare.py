@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import Bench, say, temporary_folder
 from dcgan.profiling.contenders import (
     cached,
@@ -18,7 +19,6 @@ from dcgan.profiling.contenders import (
     webdataset_shards,
 )
 from dcgan.profiling.measuring import Contender, Round, Spread, ratios
-from dcgan.profiling.options import Options
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
 from dcgan.profiling.variants import pack_as, write_images
 from pipeline.fallback import ThreadDecoder
@@ -34,7 +34,7 @@ Ratios = dict[str, dict[str, Spread]]
 """By contender and yardstick."""
 
 
-def profile(options: Options) -> Report:
+def profile(options: MeasuringSet) -> Report:
     """Measure all loaders that the set and the machine allow."""
     bench = Bench(options)
     left_out: list[str] = []

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle
 
 import torch
 
 from dcgan.building import build_nets, build_step
-from dcgan.config import TrainConfig
+from dcgan.options import MeasuringStep, TrainConfig
 from dcgan.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.profiling.bench import say
 from dcgan.profiling.counts import Act, count_calls
 from dcgan.profiling.measuring import synchronise
-from dcgan.profiling.options import StepOptions
 from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
 from dcgan.speed import keep_compiled_code
 from dcgan.stats import StepRows
@@ -59,7 +58,7 @@ class Entrant:
     """ATen calls of one step; None for compiled code, whose kernels are not ATen's."""
 
 
-def make_entrants(options: StepOptions, device: torch.device) -> tuple[list[Entrant], list[str]]:
+def make_entrants(options: MeasuringStep, device: torch.device) -> tuple[list[Entrant], list[str]]:
     """All that can be had here, ready; and a line about each that cannot."""
     config = TrainConfig(
         shards="synthetic",
@@ -144,7 +143,7 @@ def _ours(
 ) -> Build:
     def build() -> tuple[Act, Act]:
         rows = StepRows(ROWS, device)
-        resolved = replace(config, precision=precision)
+        resolved = config.replace(precision=precision)
         step = build_step(resolved, *build_nets(resolved, device), rows)
         said: list[str] = []
         if step.prepare(mode, said.append) != mode:

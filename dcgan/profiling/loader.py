@@ -7,11 +7,11 @@ from contextlib import ExitStack
 
 import psutil
 
+from dcgan.options import MeasuringLoader
 from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import open_ours
 from dcgan.profiling.cumulative import copy_ms
 from dcgan.profiling.measuring import Contender, Spread, synchronise
-from dcgan.profiling.options import Options
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span
 from pipeline.fallback import BATCHES_AHEAD
 from pipeline.manifest import ShardSet
@@ -21,7 +21,7 @@ COPIES = 50
 """Batches whose copy is timed on CUDA."""
 
 
-def profile(options: Options) -> Report:
+def profile(options: MeasuringLoader) -> Report:
     """Measure how soon the first batch comes, how fast the others do, and what they take."""
     bench = Bench(options)
     with ExitStack() as stack:

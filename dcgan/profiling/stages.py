@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
+from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import Bench, say, temporary_folder
 from dcgan.profiling.contenders import cached, ours
 from dcgan.profiling.cumulative import cumulative
 from dcgan.profiling.measuring import Contender, Round, Spread, ratios
-from dcgan.profiling.options import Options
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
 from dcgan.profiling.variants import pack_as, write_images
 
@@ -29,7 +29,7 @@ class Cost:
     share: float
 
 
-def profile(options: Options) -> Report:
+def profile(options: MeasuringSet) -> Report:
     """Measure the stages and the remedies in the same rounds."""
     bench = Bench(options)
     with temporary_folder() as folder, ExitStack() as stack:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from dcgan.environment import describe_environment, pick_device
+from dcgan.options import MeasuringStep
 from dcgan.precision import set_matrix_format
 from dcgan.profiling.bench import machine, progress
 from dcgan.profiling.counts import SIDE, SIDES, count_flops, matrix_rate
 from dcgan.profiling.entrants import ROWS, TUTORIAL, Entrant, make_entrants
 from dcgan.profiling.measuring import CpuClock, Spread, ratios, synchronise
-from dcgan.profiling.options import StepOptions
 from dcgan.profiling.report import Bars, Report, Table, span, times
 from pipeline.cores import limit_torch_threads
 
@@ -43,7 +43,7 @@ Turns = Mapping[str, Sequence[Turn]]
 """By the name of the entrant."""
 
 
-def profile(options: StepOptions) -> Report:
+def profile(options: MeasuringStep) -> Report:
     """Measure every step that can be had here, in turn."""
     limit_torch_threads()
     device = pick_device(options.device)
@@ -81,7 +81,7 @@ def profile(options: StepOptions) -> Report:
 
 
 def _measure(
-    entrants: Sequence[Entrant], options: StepOptions, device: torch.device
+    entrants: Sequence[Entrant], options: MeasuringStep, device: torch.device
 ) -> tuple[dict[str, list[Turn]], dict[str, list[float]]]:
     """Everybody's turns, and the matrix rate of each precision in each round, FLOP/s."""
     steps = {each.name: _steps_of(each, options.seconds, device) for each in entrants}
@@ -158,7 +158,7 @@ class Work:
         return self.tutorial if name == TUTORIAL else self.ours
 
 
-def _facts(options: StepOptions, work: Work, device: torch.device) -> dict[str, str]:
+def _facts(options: MeasuringStep, work: Work, device: torch.device) -> dict[str, str]:
     o, side = options, SIDES.get(device.type, SIDE)
     peaks = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in work.peaks.items())
     return {
@@ -193,7 +193,7 @@ def _times(entrants: Sequence[Entrant], turns: Turns, batch_size: int) -> Table:
     return table
 
 
-def _costs(entrants: Sequence[Entrant], turns: Turns, work: Work, options: StepOptions) -> Table:
+def _costs(entrants: Sequence[Entrant], turns: Turns, work: Work, options: MeasuringStep) -> Table:
     columns = ("step", "GFLOP/s", "of the peak", "ATen calls/step", "ready after", "peak memory")
     table = Table("", columns)
     for each in entrants:

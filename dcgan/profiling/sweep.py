@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import Conditions, ours
 from dcgan.profiling.measuring import Contender, Spread, ratios
-from dcgan.profiling.options import Options
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
 from pipeline.batches import MAX_WORKERS
 from pipeline.cores import usable_cores
@@ -64,7 +64,7 @@ class Swept:
         return self.gains[name].median - 1 > self.noise
 
 
-def profile(options: Options) -> Report:
+def profile(options: MeasuringSet) -> Report:
     """Change one factor at a time, then try the best of each together."""
     bench = Bench(options)
     default, factors, unswept = _plan(bench)

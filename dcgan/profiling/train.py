@@ -6,13 +6,13 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import cycle
 
 import torch
 
 from dcgan.building import build_nets, build_step
-from dcgan.config import TrainConfig
+from dcgan.options import MeasuringTraining, TrainConfig
 from dcgan.precision import choose_precision
 from dcgan.profiling.bench import Bench, progress
 from dcgan.profiling.contenders import cached, ours
@@ -26,7 +26,6 @@ from dcgan.profiling.measuring import (
     take_round,
     warm_up,
 )
-from dcgan.profiling.options import Options
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
 from dcgan.speed import choose_step, keep_compiled_code
 from dcgan.stats import Clock, Pace, StepRows
@@ -83,7 +82,7 @@ class Training:
 def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, str]:
     """The step of dcgan-train, ready to run, and what it is."""
     precision, mode = choose_precision(config.precision, device), choose_step(config.step, device)
-    config = replace(config, precision=precision.name)
+    config = config.replace(precision=precision.name)
     if mode.name != "eager":
         keep_compiled_code()
     step = build_step(config, *build_nets(config, device), StepRows(ROWS, device))
@@ -95,15 +94,15 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
     return update, f"{step.prepare(mode.name, lambda said: None)}, {precision.name}"
 
 
-def profile(options: Options, ngf: int, ndf: int) -> Report:
+def profile(options: MeasuringTraining) -> Report:
     """Measure the step on free data, each loader alone, and the step fed by each, in turn."""
     bench = Bench(options)
     config = TrainConfig(
         shards=str(options.shards),
         batch_size=options.batch_size,
         image_size=options.image_size,
-        ngf=ngf,
-        ndf=ndf,
+        ngf=options.ngf,
+        ndf=options.ndf,
         seed=options.seed,
     )
     update, how = training_step(config, bench.device)
@@ -119,7 +118,8 @@ def profile(options: Options, ngf: int, ndf: int) -> Report:
         alone, together, steps = _measure(bench, loaders, trainings)
     return Report(
         "train",
-        bench.facts() | {"step": f"{how}, ngf {ngf}, ndf {ndf}, {steps} steps in a round"},
+        bench.facts()
+        | {"step": f"{how}, ngf {config.ngf}, ndf {config.ndf}, {steps} steps in a round"},
         [_table(alone, together)],
         _conclusions(alone, together),
         [
@@ -132,8 +132,8 @@ def profile(options: Options, ngf: int, ndf: int) -> Report:
         ],
         bench.data()
         | {
-            "ngf": ngf,
-            "ndf": ndf,
+            "ngf": options.ngf,
+            "ndf": options.ndf,
             "steps_per_round": steps,
             "loaders_alone": rounds_as_json(alone),
             "together": {

@@ -11,8 +11,8 @@ from contextlib import closing
 import torch
 import torch.nn.functional as F
 
-from dcgan.config import TrainConfig
 from dcgan.log import Log
+from dcgan.options import TrainConfig
 from dcgan.signals import StopRequest
 from dcgan.trainer import Trainer
 from pipeline.errors import told_plainly

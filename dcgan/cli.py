@@ -1,0 +1,150 @@
+"""What every command line has in common: options made of a class, `--version`, progress."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from dcgan.options import Options, choices, option_of
+from pipeline.errors import UserError
+
+PACKAGE = "dcgan-shards"
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["--help", "-h"]}
+"""Of each command: argparse, and so pytorch/examples, answers to -h."""
+
+
+def version() -> str:
+    """Of the installed package; "unknown" where the code runs without one."""
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"{PACKAGE} {version()}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
+    ),
+]
+"""For a command's parameter `version: VersionOption = False`, which nothing else reads."""
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function of `options` the command line that the class of its options declares.
+
+    Its other parameters are typer's; `--version` is added.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    declared: type[Options] = hints["options"]
+
+    def run(version: bool = False, **values: Any) -> None:
+        own = {name: values.pop(name) for name in declared.model_fields if name in values}
+        function(declared(**own), **values)
+
+    others = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "options"
+    ]
+    asked = inspect.Parameter(
+        "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VersionOption
+    )
+    parameters = [*_parameters(declared), *others, asked]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__name__, run.__doc__, run.__module__ = (
+        function.__name__,
+        function.__doc__,
+        function.__module__,
+    )
+    return run
+
+
+def _parameters(declared: type[Options]) -> Iterator[inspect.Parameter]:
+    types = get_type_hints(declared)  # without bounds: the class checks them
+    for name, field in declared.model_fields.items():
+        option = option_of(field)
+        if option is None:
+            continue
+        words = choices(types[name])
+        kind = option.written or (str if words else types[name])
+        if option.argument is not None:
+            info = typer.Argument(metavar=option.argument, help=option.help, show_default=False)
+        else:
+            info = typer.Option(
+                option.flag or f"--{name.replace('_', '-')}",
+                help=option.help,
+                show_default=option.default or True,
+                rich_help_panel=option.panel,
+                autocompletion=_completing(words) if words else None,
+            )
+        default = inspect.Parameter.empty if field.is_required() else field.default
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=str(default) if kind is str and isinstance(default, int) else default,
+            annotation=Annotated[kind, info],
+        )
+
+
+def _completing(words: tuple[str, ...]) -> Callable[[], list[str]]:
+    return lambda: [*words]
+
+
+_PACK = "pack the images first, python tools/make_shards.py FOLDER --out shards"
+FORMER = {
+    "--batchSize": "--batch-size",
+    "--imageSize": "--image-size",
+    "--niter": "--epochs",
+    "--manualSeed": "--seed",
+    "--outf": "--run",
+    "--nc": "--channels",
+    "--dataroot": f"--shards: {_PACK}",
+    "--dataset": f"--shards: {_PACK}; for noise, --shards synthetic",
+    "--classes": "--classes of tools/make_shards.py: pack those sub-folders alone",
+    "--cuda": "--device: leave it out, and a GPU is taken where there is one",
+    "--accel": "--device: leave it out, and a GPU is taken where there is one",
+    "--mps": "--device: write --device mps",
+    "--ngpu": "one process a GPU: torchrun --nproc-per-node 2 -m -- dcgan.train …;"
+    " for none, --device cpu",
+}
+"""Options of pytorch/examples/dcgan/main.py, now or once, that are called otherwise here: what is
+wanted instead and, unless it is to be put in the place of the other, what to do."""
+
+
+def tell_progress(line: str) -> None:
+    """Say what a command is at, beside its output."""
+    sys.stderr.write(f"… {line}\n")
+    sys.stderr.flush()
+
+
+class FormerOptions(TyperCommand):
+    """A command that tells those who come from pytorch/examples what their options are called."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line.
+
+        Raises:
+            UserError: an ancestor's option is on it.
+        """
+        for word in args:
+            name = word.partition("=")[0]
+            if name in FORMER:
+                ours, _, remedy = FORMER[name].partition(": ")
+                remedy = remedy or f"write {ours} in its place"
+                raise UserError(name, "an option of pytorch/examples", ours, remedy)
+        return super().parse_args(ctx, args)
