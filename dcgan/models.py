@@ -1,4 +1,4 @@
-"""The two nets of DCGAN, their first weights, and weights from a file.
+"""The two nets of DCGAN, and their first weights.
 
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks", ICLR 2016 (arXiv:1511.06434): figure 1 is the generator at 64×64.
@@ -10,14 +10,10 @@ pytorch/examples, so weights from there load here::
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-
 import torch
 from torch import nn
 
 from dcgan import patches
-from dcgan.state_file import read_state
 from pipeline.errors import UserError
 
 SIZES = (32, 64, 128, 256)
@@ -166,103 +162,6 @@ def _normal(mean: float, like: torch.Tensor, generator: torch.Generator | None) 
 def count_parameters(net: nn.Module) -> int:
     """Count the numbers that training changes: weights, not BatchNorm's running statistics."""
     return sum(parameter.numel() for parameter in net.parameters())
-
-
-def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) -> None:
-    """Fill a net from a state dict in a file, all of it or, on an error, nothing.
-
-    Args:
-        net: takes the weights in place, on its own device and in its own type.
-        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; see
-            `read_state`. Never runs code from it.
-        flag: the option that named the file, for the error.
-
-    Raises:
-        UserError: for a missing file, one that holds anything else, or one that does not fit.
-    """
-    where = f"{flag} {path}"
-    state = read_state(Path(path), where)
-    found, wanted = _first_difference(_shapes(state), _shapes(net.state_dict()))
-    if found:
-        raise UserError(where, found, wanted, _remedy(net, state, flag))
-    net.load_state_dict(state)
-
-
-def load_generator(path: str | Path) -> Generator:
-    """Build the generator whose weights a file holds; their shapes tell its options.
-
-    Args:
-        path: a state dict, of ours or of pytorch/examples; see `load_weights`.
-
-    Returns:
-        On the CPU, in float32, in eval mode. Torch's random state is not touched.
-
-    Raises:
-        UserError: for a missing file, and one that holds anything else.
-    """
-    state = read_state(Path(path), str(path))
-    net = _origin(state)
-    wanted = f"the weights of a Generator of {', '.join(map(str, SIZES))} pixels, grey or RGB"
-    if not isinstance(net, Generator):
-        found = "the weights of a Discriminator" if net else "tensors of another net"
-        remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
-        raise UserError(path, found, wanted, remedy)
-    net.to_empty(device="cpu").load_state_dict(state)
-    return net.eval()
-
-
-def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
-def _first_difference(
-    found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
-) -> tuple[str, str]:
-    """Say of the first tensor that differs what it is and what it should be; two "" if none is."""
-    for name, shape in wanted.items():
-        if name not in found:
-            return f"no {name}", f"{name} of shape {shape}"
-        if found[name] != shape:
-            return f"{name} of shape {found[name]}", f"{name} of shape {shape}"
-    for name, shape in found.items():
-        if name not in wanted:
-            return f"{name} of shape {shape}", f"nothing after {list(wanted)[-1]}"
-    return "", ""
-
-
-def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag: str) -> str:
-    origin = _origin(state)
-    if origin is None:
-        return f"check {', '.join(net.options)}: they must be those that the file was trained with"
-    if type(origin) is not type(net):
-        return (
-            f"this file holds a {type(origin).__name__};"
-            f" give {flag} the weights of a {type(net).__name__}"
-        )
-    differing = (
-        f"{option} {value}"
-        for option, value in origin.options.items()
-        if net.options[option] != value
-    )
-    return f"run with {' '.join(differing)}"
-
-
-def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
-    """Build, without memory, the net that these weights come from; None if no options give it."""
-    kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
-    if not kernels or 0 in kernels[0] + kernels[-1]:
-        return None
-    first, last = kernels[0], kernels[-1]  # (in, out, 4, 4) in a Generator, else (out, in, 4, 4)
-    with torch.device("meta"):
-        for build in (
-            lambda: Generator(8 * first[1] // last[0], nz=first[0], ngf=last[0], channels=last[1]),
-            lambda: Discriminator(8 * last[1] // first[0], ndf=first[0], channels=first[1]),
-        ):
-            with contextlib.suppress(UserError):
-                net = build()
-                if _shapes(net.state_dict()) == _shapes(state):
-                    return net
-    return None
 
 
 def _check(options: dict[str, int]) -> None:

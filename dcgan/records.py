@@ -1,4 +1,4 @@
-"""What a run writes down of its progress: a line a tick, a row a step."""
+"""What a run writes of itself: a line a tick, a row a step, pictures, events, metrics, alarms."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from dcgan.animation import save_progress
+from dcgan.generate import FIXED_SEEDS, generate, latents
+from dcgan.models import Generator
+from dcgan.monitor import Alarm
+from dcgan.options import TrainConfig
+from dcgan.pictures import save_grid, save_losses, save_reals_vs_fakes
 from dcgan.run import RunFolder, append_line, read_lines
 from dcgan.stats import Pace
 from dcgan.step import STATISTICS
+from dcgan.tracking import Tracking
 from pipeline.files import write_whole
+
+if TYPE_CHECKING:
+    from dcgan.judging.metrics import Judge
 
 
 @dataclass(frozen=True)
@@ -39,13 +50,23 @@ class Plan:
 
 
 class Records:
-    """`stats.jsonl`, `losses.csv`, and the history that the curves are drawn from."""
+    """The records of a run.
 
-    def __init__(self, run: RunFolder, plan: Plan) -> None:
-        self._run, self.plan = run, plan
+    Args:
+        config: of the run, resolved.
+        run: the folder.
+        plan: of the run.
+        log: takes every line.
+    """
+
+    def __init__(
+        self, config: TrainConfig, run: RunFolder, plan: Plan, log: Callable[[str], object]
+    ) -> None:
+        self._config, self._run, self._plan, self._log = config, run, plan, log
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
-        self.last: dict[str, Any] = {}
-        """The last tick's line of `stats.jsonl`."""
+        self._fixed_noise = latents(FIXED_SEEDS, config.nz)
+        self._tracking: Tracking | None = None
+        self._judge: Judge | None = None
 
     @property
     def history(self) -> npt.NDArray[np.float32]:
@@ -84,22 +105,19 @@ class Records:
                 lambda line: (line.get("nimg") or 0) <= nimg or line.get("action") == "rollback",
             )
 
-    def add_alarm(self, steps: int, kind: str, message: str, action: str) -> None:
-        """Record an alarm, unless a process before this one did, after the last checkpoint."""
-        alarm = {"step": steps, "nimg": self.plan.nimg(steps), "kind": kind}
-        alarm |= {"message": message, "action": action}
-        if action == "rollback" or alarm not in read_lines(self._run.alarms):
-            append_line(self._run.alarms, alarm)
+    def open_events(self) -> None:
+        """Begin to write TensorBoard's events, where it is installed."""
+        self._tracking = Tracking.open(self._run.tensorboard, len(self.history), self._log)
+        if self._tracking is not None:
+            self._log(f"events   {self._tracking.told}")
+            self._tracking.options(self._config.to_json())
 
-    def add_tick(self, rows: npt.NDArray[np.float32], pace: Pace) -> str:
-        """Record a tick's steps.
+    def add_tick(self, rows: npt.NDArray[np.float32], pace: Pace) -> None:
+        """Record a tick's steps, and log the status line.
 
         Args:
             rows: (steps of the tick, 5).
             pace: of the tick.
-
-        Returns:
-            The status line, in the ancestors' form with the pace added.
         """
         first = len(self.history) + 1
         self._remember(rows)
@@ -107,19 +125,113 @@ class Records:
         means = dict(zip(STATISTICS, rows.mean(axis=0, dtype=np.float64).tolist(), strict=True))
         record = {
             "step": steps,
-            "epoch": self.plan.epoch(steps),
-            "nimg": self.plan.nimg(steps),
+            "epoch": self._plan.epoch(steps),
+            "nimg": self._plan.nimg(steps),
             **{name: mean if math.isfinite(mean) else None for name, mean in means.items()},
             **asdict(pace),
         }
         append_line(self._run.stats, record)
         with self._run.losses_csv.open("a", newline="") as file:
             _write_rows(file, first, rows)
-        self.last = record
-        return self._status_line(steps, means, pace)
+        self._log(self._status_line(steps, means, pace))
+        if self._tracking is not None:
+            self._tracking.tick(record)
+
+    def add_alarm(self, alarm: Alarm, action: str) -> None:
+        """Record an alarm, unless a process before this one did, after the last checkpoint."""
+        line = {"step": alarm.step, "nimg": self._plan.nimg(alarm.step), "kind": alarm.kind}
+        line |= {"message": alarm.message, "action": action}
+        if action == "rollback" or line not in read_lines(self._run.alarms):
+            append_line(self._run.alarms, line)
+        self._log(f"ALARM    {alarm.kind}: {alarm.message}")
+
+    def show_evidence(self, reals: torch.Tensor, net: Generator) -> None:
+        """Save what D will see and what G begins with: a wrong colour is seen in ten seconds.
+
+        Args:
+            reals: of the first batch, (N, S, S, C) uint8 on the CPU.
+            net: before its first step.
+        """
+        save_grid(reals, self._run.reals)
+        save_grid(generate(net, self._fixed_noise), self._run.fakes_init)
+        if self._tracking is not None:
+            self._tracking.grid("reals", self._run.reals, 0)
+
+    def sample(self, net: Generator, steps: int) -> torch.Tensor:
+        """Show what the fixed noise has become; returns it, (64, S, S, C) uint8 on the CPU."""
+        images = generate(net, self._fixed_noise)
+        path = self._run.fakes(self._plan.nimg(steps))
+        save_grid(images, path)
+        if self._tracking is not None:
+            self._tracking.grid("fakes", path, steps)
+        self._plot()
+        return images
+
+    def evaluate(self, net: Generator, steps: int) -> float | None:
+        """Measure how far the net's pictures are from the set's; None if that was done before."""
+        run, nimg = self._run, self._plan.nimg(steps)
+        name = (run.generator_average if self._config.ema_nimg else run.generator).name
+        known = [line for line in read_lines(run.metrics) if line.get("nimg") == nimg]
+        if any(line.get("metric") == "swd" for line in known):
+            return None
+        record = self._judged_by().judge(net).record(nimg, name)
+        append_line(run.metrics, record)
+        self._log(
+            f"SWD      {record['value']:.2f} at {nimg:,} images (× 10³, {record['n']:,} of each;"
+            f" real against real {record['floor']:.2f})"
+        )
+        if self._tracking is not None:
+            self._tracking.metric(record, steps)
+        return float(record["value"])
+
+    def finish(self) -> None:
+        """Draw what is drawn once, at the end."""
+        self._plot()
+        grids = self._run.grids()
+        if grids:
+            save_progress(grids, self._run.progress)
+        if grids and self._run.reals.exists():
+            save_reals_vs_fakes(self._run.reals, grids[-1][1], self._run.reals_vs_fakes)
+
+    def conclude(self, end: str, steps: int, seconds: float) -> None:
+        """Say how it ended, and where things are.
+
+        Args:
+            end: in a few words.
+            steps: done.
+            seconds: that the run took, in all its processes.
+        """
+        log, run, nimg = self._log, self._run, self._plan.nimg(steps)
+        total = timedelta(seconds=round(seconds))
+        log(f"{end}: {steps:,} steps, {nimg:,} images, total time {total}")
+        if steps:
+            log(f"samples  {run.fakes(nimg)}")
+            log(f"curves   {run.losses_png}")
+        nets = [run.generator, run.discriminator]
+        nets += [run.generator_average] if self._config.ema_nimg else []
+        log("nets     " + ", ".join(map(str, nets)))
+
+    def close(self) -> None:
+        """Let go of files."""
+        if self._tracking is not None:
+            self._tracking.close()
+
+    def _judged_by(self) -> Judge:
+        if self._judge is None:
+            from dcgan.judging.metrics import Judge, Reals
+
+            config, device = self._config, torch.device(self._config.device)
+            sizes = config.image_size, config.channels
+            self._judge = Judge(Reals(config.shards, *sizes, device, config.workers))
+        return self._judge
+
+    def _plot(self) -> None:
+        if len(self.history):
+            save_losses(self.history[:, :2], self._run.losses_png)
 
     def _status_line(self, steps: int, means: dict[str, float], pace: Pace) -> str:
-        plan = self.plan
+        """The ancestors' line, with the pace added."""
+        plan = self._plan
         epochs = -(-plan.total_steps // plan.steps_per_epoch)
         left = timedelta(seconds=round((plan.total_steps - steps) * pace.step_ms / 1e3))
         return (

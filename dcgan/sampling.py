@@ -16,11 +16,12 @@ from PIL import Image
 from dcgan.animation import save_walk
 from dcgan.cli import PACKAGE, version
 from dcgan.generate import generate_each, latents
-from dcgan.models import Generator, load_generator
+from dcgan.models import Generator
 from dcgan.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
 from dcgan.run import RunFolder
 from dcgan.seeds import count, told
 from dcgan.walk import walk
+from dcgan.weights import load_generator
 from pipeline.errors import UserError
 
 SOFTWARE = "Software"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import time
 
+from dcgan.build import build
 from dcgan.distributed import Ranks
 from dcgan.log import Log
+from dcgan.monitor import RollBack
 from dcgan.options import TrainConfig
 from dcgan.room import shortage_named
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from dcgan.speed import keep_compiled_code
 from dcgan.trainer import Trainer
-from dcgan.watch import RollBack
 from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError
 
@@ -54,7 +55,7 @@ def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
         with StopRequest() as stop, shortage_named(config):
             while True:
                 with ranks.together():
-                    trainer = Trainer(config, log, ranks, began)
+                    trainer = Trainer(build(config, log, ranks), log, began)
                 try:
                     trainer.run_until(stop)
                 except RollBack as back:

@@ -6,75 +6,84 @@ All ranks go through it in step. What only the first one does, it does in `Ranks
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
-from dcgan.distributed import ALONE, Ranks
+from dcgan.build import Run
+from dcgan.checkpoint import Position, State, StepState
 from dcgan.environment import describe_environment
+from dcgan.generate import FIXED_SEEDS
 from dcgan.log import Log
-from dcgan.options import TrainConfig
-from dcgan.parts import Parts
+from dcgan.monitor import (
+    MAX_ROLLBACKS,
+    Alarm,
+    Monitor,
+    RollBack,
+    TroubleError,
+    broken_nets,
+)
 from dcgan.records import Records
-from dcgan.resume import STATE
 from dcgan.run import write_object
 from dcgan.signals import StopRequest
-from dcgan.stats import Spent
-from dcgan.ticks import Ticks
-from dcgan.watch import MAX_ROLLBACKS, RollBack, TroubleError, Watch
+from dcgan.stats import Pace, Spent, Ticks
 
 
 class Trainer:
-    """A run, or what is left of one, and what is written about it.
+    """Trains a run, or what is left of one, and records it.
 
     Args:
-        config: as asked for.
+        run: as it was built.
         log: takes every line that the run says.
-        ranks: that train together.
         began: when the command did, by `time.monotonic`.
-
-    Raises:
-        UserError: what is asked for cannot be done; nothing has been written then.
     """
 
-    def __init__(
-        self, config: TrainConfig, log: Log, ranks: Ranks = ALONE, began: float | None = None
-    ) -> None:
-        self.log, self.ranks = log, ranks
+    run: Run
+    records: Records
+    """What is written of it."""
+    monitor: Monitor
+    """What looks for trouble."""
+    ticks: Ticks
+    """Statistics and times of the steps since the last status line."""
+    steps_done: int
+    steps_saved: int
+    """At the newest checkpoint; -1 before the first."""
+
+    def __init__(self, run: Run, log: Log, began: float | None = None) -> None:
+        self.run, self.log, self.ranks = run, log, run.ranks
         self.began = time.monotonic() if began is None else began
-        self.parts = parts = Parts(config, log, ranks)
-        self.config, self.device, self.run = parts.config, parts.device, parts.run
-        self.plan, self.batches, self.step = parts.plan, parts.batches, parts.step
-        self.ticks = Ticks(self.step.rows, self.config.batch_size, self.device, ranks)
-        self.clock = self.ticks.clock
-        self.records = Records(self.run, self.plan)
-        self.watch = Watch(self.config, self.run, self.records, log, parts.rollbacks)
+        self.config, self.step, self.batches = run.config, run.step, run.batches
+        self.records = Records(run.config, run.folder, run.plan, log)
+        self.monitor = Monitor(run.config.on_trouble, run.rollbacks)
+        self.ticks = Ticks(run.step.rows, run.config.batch_size, run.device, run.ranks)
         self.steps_done, self.steps_saved = 0, -1
         self.seconds, self.spent = 0.0, Spent()
-        if parts.state is not None:
-            self._restore(parts.state)
+        if run.state is not None:
+            self._restore(run.state)
+            run.state = None  # its tensors have been copied
         self.saved_at = time.monotonic()
         self.between_steps = True
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.steps_done = self.steps_saved = state["steps"]
-        self.records.history = state["history"].numpy()
-        self.watch.load_state_dict(state["watch"])
-        self.seconds, self.spent = state["seconds"], Spent(**state["spent"])
+    def _restore(self, state: State) -> None:
+        self.steps_done = self.steps_saved = state.steps
+        self.records.history = state.history.numpy()
+        self.monitor.restore(state.watch)
+        self.seconds, self.spent = state.seconds, state.spent
 
     @property
     def nimg(self) -> int:
         """Real images seen so far, by all ranks together."""
-        return self.plan.nimg(self.steps_done)
+        return self.run.plan.nimg(self.steps_done)
 
     @property
     def is_done(self) -> bool:
         """Whether there is no step left to do."""
-        return self.steps_done >= self.plan.total_steps
+        return self.steps_done >= self.run.plan.total_steps
 
     def run_until(self, stop: StopRequest) -> None:
         """Train until all steps are done or a stop is asked for; leave nets and curves behind.
@@ -86,7 +95,7 @@ class Trainer:
         self.started = time.perf_counter()
         with ExitStack() as held:
             self.ranks.first(lambda: self._take_folder(held))
-            self.parts.get_ready()
+            self.run.prepare(self.log)
             trouble = self._run_until(stop)
         self.ranks.first(lambda: self._conclude(stop, trouble))
         if trouble is not None:
@@ -104,7 +113,8 @@ class Trainer:
             self.ranks.part_over(error)
             reason = str(error) or type(error).__name__
             try:
-                self.log(f"Training broke off: {reason}\nWhat it has so far is in {self.run.path}")
+                folder = self.run.folder.path
+                self.log(f"Training broke off: {reason}\nWhat it has so far is in {folder}")
             finally:
                 self._keep()
             raise
@@ -113,19 +123,19 @@ class Trainer:
             return None
         finally:
             self.batches.close()
-            self.watch.close()
+            self.records.close()
 
     def _train(self, stop: StopRequest) -> None:
         self.log("Starting training" if not self.steps_done else "Going on with training")
         self.ticks.begin(len(self.records.history), self.spent)
-        with self.log.progress(self.plan.total_steps, self.steps_done) as advance:
+        with self.log.progress(self.run.plan.total_steps, self.steps_done) as advance:
             while True:
                 ending = self.is_done or bool(stop) or self._time_is_up()
                 ending, saving = self.ranks.any(ending, self._checkpoint_is_due())
 
-                # Judge what G draws; who asks for a stop does not want to wait for that
+                # Evaluate what G draws; who asks for a stop does not want to wait for that
                 if self._is_due(self.config.evaluate_every, self.is_done):
-                    self._judge()
+                    self._evaluate()
 
                 # Keep all that it takes to go on; before a last tick that is not full is told
                 if ending or saving:
@@ -140,12 +150,12 @@ class Trainer:
                     self._first(self._sample)
 
                 # Keep the nets of each epoch
-                if self._is_due(self.plan.steps_per_epoch, self.config.dry_run):
-                    self._first(lambda: self.parts.save_epoch(self.nimg))
+                if self._is_due(self.run.plan.steps_per_epoch, self.config.dry_run):
+                    self._first(lambda: self.run.save_epoch(self.nimg))
 
                 # No rank goes on if one has nothing to go on with
-                with self.clock.waiting(), self.ranks.together():
-                    self._heed_trouble()
+                with self.ticks.clock.waiting(), self.ranks.together():
+                    self._handle_trouble()
                     if not ending:
                         self.batches.fill(self.step.pixels)
                 if ending:
@@ -174,18 +184,18 @@ class Trainer:
 
     def _take_folder(self, held: ExitStack) -> None:
         """Have the folder for this run, say what it is, and drop what of it will be done again."""
-        log, run = self.log, self.run
-        run.make()
-        held.enter_context(run.locked())
+        log, run, folder = self.log, self.run, self.run.folder
+        folder.make()
+        held.enter_context(folder.locked())
         # Before all else: without it, what a killed process leaves is nobody's run
-        write_object(run.config, self.parts.options())
-        log.write_to(run.log)
-        for line in self.parts.describe(self.steps_done):
+        write_object(folder.config, run.options())
+        log.write_to(folder.log)
+        for line in run.describe(self.steps_done):
             log(line)
-        run.forget_after(self.nimg)
+        folder.forget_after(self.nimg)
         self.records.begin(self.nimg)
-        write_object(run.environment, describe_environment(self.device))
-        self.watch.begin(len(self.records.history))
+        write_object(folder.environment, describe_environment(run.device))
+        self.records.open_events()
 
     def _conclude(self, stop: StopRequest, trouble: TroubleError | None) -> None:
         end = "Training finished"
@@ -194,81 +204,120 @@ class Trainer:
         elif not self.is_done:
             end = "Time is up" if self._time_is_up() else "Stopped with another rank"
             end = f"Stopped by {stop.signal.name}" if stop.signal else end
-        self.watch.conclude(end, self.steps_done, self.seconds + time.perf_counter() - self.started)
+        self.records.conclude(end, self.steps_done, self._seconds_so_far())
         if trouble is None and not self.is_done:
-            self.log(f"saved; the same command with --run {self.run.path} goes on from here")
+            self.log(f"saved; the same command with --run {self.run.folder.path} goes on from here")
+
+    def _seconds_so_far(self) -> float:
+        return self.seconds + time.perf_counter() - self.started
 
     def _tick(self, last: bool) -> None:
-        """Tell how the steps since the last tick went."""
+        """Log how the steps since the last tick went."""
         self.ticks.take(self.steps_done)
-        self._tell(last)
+        self._record_ticks(last)
 
-    def _tell(self, all_of_them: bool) -> None:
-        with self.clock.paused():
-            for numbers, pace in self.ticks.arrived(all_of_them):
-                self.ranks.first(partial(self.watch.tick, numbers, pace))
+    def _record_ticks(self, all_of_them: bool) -> None:
+        with self.ticks.clock.paused():
+            for rows, pace in self.ticks.arrived(all_of_them):
+                self.ranks.first(partial(self._record, rows, pace))
+
+    def _record(self, rows: npt.NDArray[np.float32], pace: Pace) -> None:
+        first = len(self.records.history) + 1
+        self.records.add_tick(rows, pace)
+        self._handle(self.monitor.look_at_steps(first, rows))
+
+    def _handle(self, alarms: Sequence[Alarm]) -> None:
+        for alarm, action in self.monitor.handle(alarms):
+            if self.monitor.gave_up:
+                self.log(f"gave up after {MAX_ROLLBACKS} rollbacks")
+            self.records.add_alarm(alarm, action)
+
+    def _handle_trouble(self) -> None:
+        """Stop a run after an alarm, or roll it back, if that was asked for.
+
+        Raises:
+            RollBack: it is to begin again where there was no trouble yet.
+            TroubleError: it is to stop.
+        """
+        trouble, times = self.monitor.trouble, self.run.rollbacks + 1
+        if trouble is None:
+            return
+        if trouble.action == "stop":
+            raise trouble.as_error(self.run.folder)
+        self.run.checkpoints.forget_after(self.run.plan.nimg(trouble.alarm.began - 1))
+        raise RollBack(f"Going back, {times} of {MAX_ROLLBACKS} times: other random numbers")
 
     def _first(self, do: Callable[[], Any]) -> Any:
         """Have the first rank do something that is no training, and whose time does not count."""
-        with self.clock.paused():
+        with self.ticks.clock.paused():
             return self.ranks.first(do)
 
     def _show_evidence(self) -> None:
-        """Save what D will see and what G begins with: a wrong colour is seen in ten seconds."""
-        with self.clock.paused():
-            reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)
-            self.ranks.first(lambda: self.watch.show_evidence(reals, self.parts.generator))
+        """Save what D will see and what G begins with."""
+        with self.ticks.clock.paused():
+            reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)[: len(FIXED_SEEDS)]
+            self.ranks.first(lambda: self.records.show_evidence(reals, self.run.generator))
+            self.ranks.first(lambda: self.monitor.look_at_reals(reals))
 
     def _sample(self) -> None:
-        self.watch.sample(self.parts.net_to_sample(), self.steps_done)
+        images = self.records.sample(self.run.net_to_sample(), self.steps_done)
+        # Not at a stop: a resumed run would have looked at one grid more
+        if self.steps_done % self.config.sample_every == 0:
+            self._handle(self.monitor.look_at_grid(self.steps_done, images))
 
-    def _judge(self) -> None:
+    def _evaluate(self) -> None:
         """Measure how good the net is, and keep the best."""
         better = self.ranks.same(self._first(self._measure))
         if better is not None:
             self._checkpoint()
-            self._first(partial(self.parts.save_best, self.nimg, better))
+            self._first(partial(self.run.save_best, self.nimg, better))
 
     def _measure(self) -> float | None:
         """The net's distance from the set, if none before was as low."""
         if not self.step.is_finite():  # the next tick tells of it
             return None
-        best = self.parts.checkpoints.best()
-        swd = self.watch.judge(self.parts.net_to_sample(), self.steps_done)
+        best = self.run.checkpoints.best()
+        swd = self.records.evaluate(self.run.net_to_sample(), self.steps_done)
         return swd if swd is not None and (best is None or swd < best) else None
 
     def _checkpoint(self) -> None:
-        """Save what going on takes, and the nets beside it."""
+        """Save what resuming takes, and the nets beside it."""
         if self.steps_saved == self.steps_done:
             return
-        self._tell(all_of_them=True)
-        spent = self.clock.so_far()
-        with self.clock.paused():
+        self._record_ticks(all_of_them=True)
+        spent = self.ticks.clock.so_far()
+        with self.ticks.clock.paused():
             if self.ranks.all(self.step.is_finite()):
-                of_each = self.parts.of_each_rank()
-                self.ranks.first(lambda: self._save(spent, of_each))
+                step = self.run.step_state()
+                self.ranks.first(lambda: self._save(self._state(spent, step)))
                 self.steps_saved, self.saved_at = self.steps_done, time.monotonic()
             else:
-                self.ranks.first(lambda: self.watch.nets_not_finite(self.steps_done))
+                self.ranks.first(self._refuse_checkpoint)
 
-    def _save(self, spent: Spent, of_each_rank: dict[str, torch.Tensor]) -> None:
-        state = {
-            "version": STATE,
-            "options": self.config.to_json(),
-            "steps": self.steps_done,
-            "rollbacks": self.parts.rollbacks,
-            "threads": torch.get_num_threads(),
-            "seconds": self.seconds + time.perf_counter() - self.started,
-            "spent": asdict(spent),
-            "step": self.step.state_dict() | of_each_rank,
-            "batches": self.batches.state_dict(),
-            "history": torch.from_numpy(self.records.history),
-            "watch": self.watch.state_dict(),
-        }
+    def _state(self, spent: Spent, step: StepState) -> State:
+        return State(
+            options=self.config.to_json(),
+            steps=self.steps_done,
+            rollbacks=self.run.rollbacks,
+            threads=torch.get_num_threads(),
+            seconds=self._seconds_so_far(),
+            spent=spent,
+            step=step,
+            batches=Position(**self.batches.state_dict()),
+            history=torch.from_numpy(self.records.history),
+            watch=self.monitor.state(),
+        )
+
+    def _save(self, state: State) -> None:
         try:
-            self.parts.checkpoints.save(self.nimg, state)
+            self.run.checkpoints.save(self.nimg, state.model_dump())
         finally:
-            self.parts.save_nets()
+            self.run.save_nets()
+
+    def _refuse_checkpoint(self) -> None:
+        """Raise an alarm about nets that hold NaN: their losses may be finite all the same."""
+        self.log("no checkpoint: the nets hold NaN or infinity; the last one stays")
+        self._handle([broken_nets(self.steps_done)])
 
     def _keep(self) -> None:
         """Write what there is at the end, whichever end it is; the nets first, they cost most."""
@@ -277,23 +326,8 @@ class Trainer:
         self.ranks.first(self._keep_nets)
         if self.ranks.complete:
             self._tick(last=True)
-        self.ranks.first(self.watch.finish)
+        self.ranks.first(self.records.finish)
 
     def _keep_nets(self) -> None:
-        if not self.run.generator.exists() or not self.between_steps:
-            self.parts.save_nets()
-
-    def _heed_trouble(self) -> None:
-        """Let the run not go on after trouble.
-
-        Raises:
-            RollBack: it is to begin again where there was no trouble yet.
-            TroubleError: it is to stop.
-        """
-        trouble, times = self.watch.trouble, self.parts.rollbacks + 1
-        if trouble is None:
-            return
-        if trouble.action == "stop":
-            raise trouble.as_error(self.run)
-        self.parts.checkpoints.forget_after(self.plan.nimg(trouble.alarm.began - 1))
-        raise RollBack(f"Going back, {times} of {MAX_ROLLBACKS} times: other random numbers")
+        if not self.run.folder.generator.exists() or not self.between_steps:
+            self.run.save_nets()

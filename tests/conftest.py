@@ -108,7 +108,7 @@ def spare_set(numbered_set: Callable[..., ShardSet], tmp_path: Path) -> ShardSet
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """`losses.png` of runs in this process holds the numbers and is no picture."""
-    monkeypatch.setattr("dcgan.watch.save_losses", keep_curves)
+    monkeypatch.setattr("dcgan.records.save_losses", keep_curves)
 
 
 @pytest.fixture
@@ -120,5 +120,5 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
         batches.device = arguments[OF_DEVICE]
         return batches
 
-    monkeypatch.setattr("dcgan.parts.open_loader", open_loader)
+    monkeypatch.setattr("dcgan.build.open_loader", open_loader)
     return batches

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from dcgan.build import build
 from dcgan.log import Log
 from dcgan.options import TrainConfig
 from dcgan.run import RunFolder
@@ -65,7 +66,7 @@ def flags(**options: Any) -> list[str]:
 
 def new_trainer(config: TrainConfig) -> Trainer:
     torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
-    return Trainer(config, Log())
+    return Trainer(build(config, Log()), Log())
 
 
 def keep_curves(losses: npt.NDArray[np.float32], path: Path) -> None:

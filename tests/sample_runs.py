@@ -8,7 +8,7 @@ from PIL import Image
 
 from dcgan.models import Generator
 from dcgan.run import RunFolder
-from dcgan.state_file import save_weights
+from dcgan.weights import save_weights
 from tests.pictures import Pixels
 from tests.test_generate import trained
 

@@ -18,7 +18,7 @@ def said():
 
 @pytest.fixture
 def checkpoints(tmp_path, said):
-    return Checkpoints(tmp_path, keep=2, say=said.append)
+    return Checkpoints(tmp_path, keep=2, log=said.append)
 
 
 def state(number):
@@ -89,7 +89,7 @@ def test_killed_before_the_json_of_the_first_there_is_none(checkpoints):
 
 
 def test_a_damaged_one_does_not_take_the_place_of_one_that_stays(tmp_path, said):
-    checkpoints = Checkpoints(tmp_path, keep=1, say=said.append)
+    checkpoints = Checkpoints(tmp_path, keep=1, log=said.append)
     checkpoints.save(1, state(1))
     (tmp_path / "000000009.pt").write_bytes(b"of a killed process")
     checkpoints.save(2, state(2))

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dcgan import determinism, session
+from dcgan.build import build
+from dcgan.checkpoint import State
 from dcgan.determinism import compute_alike
 from dcgan.log import Log
 from dcgan.run import RunFolder
-from dcgan.saved import require_whole
 from dcgan.trainer import Trainer
 from pipeline.errors import UserError
 from tests.running import (
@@ -75,7 +76,7 @@ def test_the_same_command_twice_leaves_the_same_files(tmp_path, numbered_set):
     shards, found = str(numbered_set(43, 16).folder), []
     for name in ("one", "other"):
         options = {"shards": shards, "max_steps": 12, "sample_every": 5, "log_every": 5}
-        run = train_here(tiny(tmp_path / name, **options, mirror=True)).run
+        run = train_here(tiny(tmp_path / name, **options, mirror=True)).run.folder
         ticks = [{key: tick[key] for key in tick if key not in PACE} for tick in read_stats(run)]
         assert [tick["step"] for tick in ticks] == [5, 10, 12]
         files = {path: data for path, data in contents(run.path).items() if is_alike(path)}
@@ -91,7 +92,7 @@ def test_the_same_command_twice_on_a_gpu(tmp_path, numbered_set):
     shards, found = str(numbered_set(43, 16).folder), []
     for name in ("one", "other"):
         options = {"shards": shards, "max_steps": 12, "device": "cuda", "precision": "bf16"}
-        run = train_here(tiny(tmp_path / name, **options, deterministic=True)).run
+        run = train_here(tiny(tmp_path / name, **options, deterministic=True)).run.folder
         log = (run.path / "log.txt").read_text()
         assert "step     graph" in log
         assert "cannot be had" not in log  # said where something simpler was taken
@@ -139,9 +140,9 @@ def test_a_kernel_of_any_order_would_be_refused(tmp_path):
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path, deterministic):
     config = tiny(tmp_path, max_steps=4, deterministic=deterministic)
     torch.set_num_threads(2)
-    stopped_after(Trainer(config, Log()), 2)
+    stopped_after(Trainer(build(config, Log()), Log()), 2)
     torch.set_num_threads(1)
-    resumed = run_to_end(Trainer(config, Log()))
+    resumed = run_to_end(Trainer(build(config, Log()), Log()))
     assert resumed.steps_done == 4
     assert torch.get_num_threads() == (2 if deterministic else 1)
 
@@ -149,13 +150,13 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path, determini
 @pytest.mark.parametrize("threads", [10**6, determinism.MAX_THREADS + 1, -1, "2", None])
 def test_a_number_of_threads_that_no_machine_has_is_refused(tmp_path, threads):
     with pytest.raises(UserError) as refused:
-        require_whole(saved_state(tmp_path) | {"threads": threads}, tmp_path)
+        State.read(saved_state(tmp_path) | {"threads": threads}, tmp_path)
     assert_four_parts(refused.value, "threads")
 
 
 def saved_state(run: Any) -> dict[str, Any]:
     trainer = train_here(tiny(run / "run", max_steps=1))
-    state = trainer.parts.checkpoints.newest()
+    state = trainer.run.checkpoints.newest()
     assert state is not None
     return state
 

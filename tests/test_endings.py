@@ -51,8 +51,8 @@ def test_a_stop_ends_the_run_after_the_step_in_progress(tmp_path, counted, capsy
     run_to_end(trainer, stop)
     assert trainer.steps_done == 6
     assert counted.served == 6
-    assert [record["step"] for record in read_stats(trainer.run)] == [4, 6]
-    assert files_below(trainer.run.path) == expected_files([48], [40])
+    assert [record["step"] for record in read_stats(trainer.run.folder)] == [4, 6]
+    assert files_below(trainer.run.folder.path) == expected_files([48], [40])
     assert "Stopped by SIGTERM: 6 steps, 48 images, total time " in capsys.readouterr().out
 
 
@@ -64,11 +64,15 @@ def test_a_stop_before_the_first_step_leaves_the_first_nets(tmp_path, counted, c
     none_yet = {"losses.png", "stats.jsonl", "reals.png", "fakes_init.png"}
     none_yet |= {"progress.gif", "reals-vs-fakes.png"}
     expected = expected_files([], [], saved=0) - none_yet
-    assert files_below(trainer.run.path) == expected
+    assert files_below(trainer.run.folder.path) == expected
     said = capsys.readouterr().out
     assert "Stopped by SIGINT: 0 steps, 0 images" in said
     announced = [line.split(maxsplit=1)[1] for line in said.splitlines() if line.startswith("nets")]
-    nets = (trainer.run.generator, trainer.run.discriminator, trainer.run.generator_average)
+    nets = (
+        trainer.run.folder.generator,
+        trainer.run.folder.discriminator,
+        trainer.run.folder.generator_average,
+    )
     assert announced == [", ".join(map(str, nets))]
     assert "curves" not in said  # there are none
     assert "samples" not in said.partition("Stopped")[2]
@@ -98,14 +102,14 @@ def test_an_error_in_the_middle_leaves_what_was_done(tmp_path, counted, capsys, 
     with pytest.raises(type(error)) as raised:
         run_to_end(trainer)
     assert raised.value is error
-    run = trainer.run
+    run = trainer.run.folder
     assert files_below(run.path) == expected_files([16, 32, 48], [40], saved=56)
     assert [record["step"] for record in read_stats(run)] == [2, 4, 6, 7]
     assert len(read_losses(run)) == 7
     for net, path in (
-        (trainer.parts.generator, run.generator),
-        (trainer.parts.discriminator, run.discriminator),
-        (trainer.parts.net_to_sample(), run.generator_average),
+        (trainer.run.generator, run.generator),
+        (trainer.run.discriminator, run.discriminator),
+        (trainer.run.net_to_sample(), run.generator_average),
     ):
         kept = torch.load(path, weights_only=True)
         assert all(torch.equal(kept[name], tensor) for name, tensor in net.state_dict().items())
@@ -124,7 +128,7 @@ def test_an_error_in_the_first_batch_leaves_the_first_nets(tmp_path, counted):
         run_to_end(trainer)
     missing = {"losses.png", "stats.jsonl", "reals.png", "fakes_init.png"}
     missing |= {"progress.gif", "reals-vs-fakes.png"}
-    assert files_below(trainer.run.path) == expected_files([], [], saved=0) - missing
+    assert files_below(trainer.run.folder.path) == expected_files([], [], saved=0) - missing
     assert counted.closed
 
 
@@ -169,7 +173,7 @@ def test_a_fault_of_ours_is_not_told_as_a_lack_of_memory(tmp_path, counted):
     assert raised.value is error
 
 
-@pytest.mark.parametrize("broken", ["watch.save_losses", "log.Log.__call__"])
+@pytest.mark.parametrize("broken", ["records.save_losses", "log.Log.__call__"])
 def test_nets_are_kept_even_if_nothing_else_can_be(tmp_path, counted, monkeypatch, broken):
     trainer = new_trainer(tiny(tmp_path / "run"))
 
@@ -182,7 +186,7 @@ def test_nets_are_kept_even_if_nothing_else_can_be(tmp_path, counted, monkeypatc
     counted.before = at(3, break_everything)
     with pytest.raises(OSError, match="No space left"):
         run_to_end(trainer)
-    for path in (trainer.run.generator, trainer.run.discriminator):
+    for path in (trainer.run.folder.generator, trainer.run.folder.discriminator):
         assert torch.load(path, weights_only=True)
 
 
@@ -194,8 +198,8 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
     tmp_path, counted, monkeypatch, from_step
 ):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=6, log_every=3))
-    monkeypatch.setattr(trainer.watch, "_heed", lambda alarms: None)
-    monkeypatch.setattr("dcgan.watch.save_losses", save_losses)  # drawn here
+    monkeypatch.setattr(trainer, "_handle", lambda alarms: None)
+    monkeypatch.setattr("dcgan.records.save_losses", save_losses)  # drawn here
     update = AdversarialStep.__call__
 
     def diverge(self, real, noise):
@@ -204,7 +208,7 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
 
     monkeypatch.setattr(AdversarialStep, "__call__", diverge)
     run_to_end(trainer)
-    run = trainer.run
+    run = trainer.run.folder
     first, last = read_stats(run)  # by a parser that takes no NaN
     assert (first["loss_d"] is None) == (from_step == 1)
     assert [last[name] for name in ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")] == [None] * 5
@@ -224,7 +228,7 @@ def test_nets_of_nan_do_not_stop_the_files(tmp_path):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=2, netD=str(tmp_path / "netD.pt")))
     with pytest.raises(UserError, match="non-finite"):
         run_to_end(trainer)
-    run = trainer.run
+    run = trainer.run.folder
     checkpoints = {f"checkpoints/{16:09d}.{ending}" for ending in ("pt", "json")}
     assert files_below(run.path) == expected_files([16], []) - checkpoints | {"alarms.jsonl"}
     assert read_stats(run)[0]["loss_d"] is None

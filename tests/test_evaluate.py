@@ -15,8 +15,9 @@ from dcgan.generate import generate, latents
 from dcgan.judging import metrics, neighbours, swd
 from dcgan.judging.kept import cache_folder
 from dcgan.judging.metrics import Judge, Reals, fake_blocks
-from dcgan.models import Generator, init_weights, load_generator
+from dcgan.models import Generator, init_weights
 from dcgan.run import RunFolder
+from dcgan.weights import load_generator
 from pipeline.errors import UserError
 from pipeline.manifest import ShardSet
 from tests.pictures import encode, numbered, numbers, pack_pictures, smooth

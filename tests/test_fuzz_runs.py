@@ -10,15 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan.checkpoint import Checkpoints
+from dcgan.checkpoint import Checkpoints, State
 from dcgan.judging.kept import kept
-from dcgan.models import Generator, load_generator
+from dcgan.models import Generator
 from dcgan.records import Plan, Records
 from dcgan.reporting.page import run_page
 from dcgan.reporting.read import read_run
 from dcgan.run import RunFolder, read_lines
-from dcgan.saved import require_fitting, require_whole
-from dcgan.state_file import read_state, refuse_swollen
+from dcgan.weights import load_generator, read_state, refuse_inflated
 from pipeline.errors import UserError
 from tests.fuzzing import VALUES, address_space, changed_bytes, changed_json, some, survives
 from tests.hostile_nets import GONE, TENSORS, Hijacked, Opens, deflated, laughs, paths, replaced
@@ -96,7 +95,8 @@ def test_any_lines_are_read_or_left_out(run, data):
     path = data.draw(st.sampled_from([run.stats, run.metrics, run.alarms]))
     path.write_bytes(path.read_bytes() + data.draw(changed_bytes(path.read_bytes())))
     survives("jsonl", lambda: read_lines(path), UserError)
-    survives("records", lambda: Records(run, Plan(5, 5, 8)).begin(16), UserError)
+    records = Records(tiny(run.path), run, Plan(5, 5, 8), print)
+    survives("records", lambda: records.begin(16), UserError)
     survives("report", lambda: read_run(run.path), UserError)
 
 
@@ -154,7 +154,7 @@ def test_any_bytes_that_their_seal_agrees_with_are_gone_on_with_or_refused(train
 def checked(trained, state):
     """A state, if a run may go on from it."""
     run = trained[0].checkpoints
-    return require_fitting(require_whole(state, run)["step"], trained[3], 1, run)
+    State.read(state, run).require_fit(trained[3], 1, run)
 
 
 PARTS = st.one_of(VALUES, TENSORS, st.just(GONE), st.builds(laughs))
@@ -225,7 +225,7 @@ def test_a_swollen_file_of_tensors_is_refused(trained, run, tmp_path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     kept({"a": 1}, lambda: {"b": np.zeros(4 << 20)})
     (cached,) = (tmp_path / "dcgan-shards").glob("*.npz")
-    refuse_swollen(cached)
+    refuse_inflated(cached)
     deflated(cached)
     assert len(survives("bomb", lambda: kept({"a": 1}, lambda: {"b": np.ones(1)}))["b"]) == 1
 

@@ -23,7 +23,7 @@ import pytest
 import torch
 from typer.main import get_command
 
-from dcgan.resume import STATE
+from dcgan.checkpoint import VERSION as STATE
 from pipeline.manifest import ShardSet
 from pipeline.schedule import Schedule
 from pipeline.storing import make_recipe
@@ -154,13 +154,13 @@ def test_a_run_of_an_earlier_version_goes_on(golden, tmp_path, monkeypatch):
     (path,) = Path("run/checkpoints").glob("*.pt")
     saved = torch.load(path, weights_only=True)
     # Nothing is left to do: what it has so far is what it had
-    run = train_here(tiny(Path("run"), max_steps=STOPPED, **RUN)).run
+    run = train_here(tiny(Path("run"), max_steps=STOPPED, **RUN)).run.folder
     for name, file in (("generator", run.generator), ("discriminator", run.discriminator)):
         net = torch.load(file, weights_only=True)
         assert all(net[key].equal(tensor) for key, tensor in saved["step"][name].items())
     losses = read_losses(run)
     assert losses.shape == (STOPPED, 6)
-    run = train_here(tiny(Path("run"), max_steps=9, **RUN)).run
+    run = train_here(tiny(Path("run"), max_steps=9, **RUN)).run.folder
     assert np.array_equal(read_losses(run)[:STOPPED], losses)
     assert np.isfinite(read_losses(run)).all()
     assert [tick["nimg"] for tick in read_stats(run)] == [64, 128, 144]
@@ -171,7 +171,7 @@ def write_run() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         pack_raw(Path(folder))
         config = tiny(Path("run"), max_steps=9, **RUN)
-        run = stopped_after(new_trainer(config), STOPPED).run
+        run = stopped_after(new_trainer(config), STOPPED).run.folder
         for path in (run.config, run.stats, *run.checkpoints.iterdir()):
             kept = CURRENT / path.relative_to(run.path)
             kept.parent.mkdir(parents=True, exist_ok=True)

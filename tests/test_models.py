@@ -7,14 +7,7 @@ import torch
 from torch import nn
 
 from dcgan import patches
-from dcgan.models import (
-    CHANNELS,
-    SIZES,
-    Discriminator,
-    Generator,
-    count_parameters,
-    init_weights,
-)
+from dcgan.models import CHANNELS, SIZES, Discriminator, Generator, count_parameters, init_weights
 from pipeline.errors import UserError
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
 

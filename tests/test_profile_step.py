@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dcgan import patches
-from dcgan.building import build_nets
+from dcgan.build import build_nets
 from dcgan.options import TrainConfig
 from dcgan.profile import app
 from dcgan.profiling import counts, entrants
@@ -234,7 +234,7 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
         ({"image_size": 48}, "--image-size"),
         ({"channels": 2}, "--channels"),
         ({"ngf": 0}, "--ngf"),
-        ({"rounds": 0}, "--rounds 0"),
+        ({"rounds": 0}, "--rounds\n  found   0\n"),
         ({"plot": "found.svg"}, "--plot found.svg"),
         ({"json": "nowhere/found.json"}, "--json nowhere/found.json"),
         ({"device": "abacus"}, "--device abacus"),

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dcgan import session
-from dcgan.building import build_nets, stream
+from dcgan.build import build, build_nets, stream
 from dcgan.distributed import Ranks
-from dcgan.health import Alarm, Health
 from dcgan.log import Log
+from dcgan.monitor import Alarm, Monitor
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from dcgan.trainer import Trainer
@@ -157,13 +157,14 @@ def flipped_and_rolled_back(ranks: Ranks) -> dict[str, Any]:
     """Trainers of two ranks: one's weights change by themselves; a run goes back after an alarm."""
     folder = Path(sys.argv[-1])
     found: dict[str, Any] = {}
-    trainer = Trainer(tiny(folder / "flipped", max_steps=6, checkpoint_every=0), Log(True), ranks)
+    config = tiny(folder / "flipped", max_steps=6, checkpoint_every=0)
+    trainer = Trainer(build(config, Log(True), ranks), Log(True))
     run = trainer.step.run
 
     def flip() -> torch.Tensor:
         statistics = run()
         if (ranks.rank, trainer.steps_done) == (1, 2):
-            next(trainer.parts.generator.parameters()).data[0, 0, 0, 0] += 1e-6
+            next(trainer.run.generator.parameters()).data[0, 0, 0, 0] += 1e-6
         return statistics
 
     trainer.step.run = flip  # type: ignore[method-assign]
@@ -172,10 +173,10 @@ def flipped_and_rolled_back(ranks: Ranks) -> dict[str, Any]:
     found["differs"], found["tells"] = str(differs.value), ranks.tells(differs.value)
 
     ranks.complete = True
-    judge, alarms = Health.look_at_steps, [Alarm("saturation", 8, 7, "D is sure")]
+    judge, alarms = Monitor.look_at_steps, [Alarm("saturation", 8, 7, "D is sure")]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
-            Health,
+            Monitor,
             "look_at_steps",
             lambda health, step, rows: (
                 [alarms.pop()] if alarms and step == 5 else judge(health, step, rows)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dcgan.models import Generator
-from dcgan.state_file import save_weights
+from dcgan.weights import save_weights
 from tests.markdown import BIN, TINY, blocks, guide, lines, make_celeba_zip, name_of, shell
 from tests.running import ROOT
 

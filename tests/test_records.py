@@ -12,7 +12,7 @@ from dcgan.records import Plan, Records
 from dcgan.run import RunFolder
 from dcgan.stats import Pace
 from dcgan.step import STATISTICS
-from tests.running import STATUS, read_losses, read_stats
+from tests.running import STATUS, read_losses, read_stats, tiny
 
 PACE = Pace(step_ms=120.04, img_per_s=12345.6, data_wait_pct=0.24)
 ROWS = np.array([[1, 2, 0.5, 0.25, 0.125], [2, 4, 0.25, 0.75, 0.375]], dtype=np.float32)
@@ -21,9 +21,11 @@ ROWS = np.array([[1, 2, 0.5, 0.25, 0.125], [2, 4, 0.25, 0.75, 0.375]], dtype=np.
 def new_records(tmp_path, total_steps=25, steps_per_epoch=10):
     run = RunFolder.at(str(tmp_path / "run"))
     run.make()
-    records = Records(run, Plan(total_steps, steps_per_epoch, batch_size=16))
+    lines: list[str] = []
+    plan = Plan(total_steps, steps_per_epoch, batch_size=16)
+    records = Records(tiny(run.path), run, plan, lines.append)
     records.begin(0)
-    return run, records
+    return run, records, lines
 
 
 def test_the_plan_counts_images_and_epochs():
@@ -33,8 +35,9 @@ def test_the_plan_counts_images_and_epochs():
 
 
 def test_the_status_line_is_the_ancestors_with_the_pace(tmp_path):
-    _, records = new_records(tmp_path)
-    line = records.add_tick(ROWS, PACE)
+    _, records, lines = new_records(tmp_path)
+    records.add_tick(ROWS, PACE)
+    line = lines[-1]
     assert line == (
         "[0/3][2/10]  Loss_D: 1.5000  Loss_G: 3.0000  D(x): 0.3750  D(G(z)): 0.5000 / 0.2500"
         "  12,346 img/s  120.0 ms/step  data wait 0.2%  0:00:03 left"
@@ -54,8 +57,9 @@ def test_the_status_line_is_the_ancestors_with_the_pace(tmp_path):
     ],
 )
 def test_epoch_and_step_of_the_status_line(tmp_path, steps, total, place):
-    _, records = new_records(tmp_path, total)
-    assert records.add_tick(np.ones((steps, 5), np.float32), PACE).startswith(place + "  ")
+    _, records, lines = new_records(tmp_path, total)
+    records.add_tick(np.ones((steps, 5), np.float32), PACE)
+    assert lines[-1].startswith(place + "  ")
 
 
 @pytest.mark.parametrize(
@@ -70,14 +74,15 @@ def test_epoch_and_step_of_the_status_line(tmp_path, steps, total, place):
     ],
 )
 def test_time_left_is_the_rest_at_this_pace(tmp_path, total, step_ms, left):
-    _, records = new_records(tmp_path, total)
-    line = records.add_tick(ROWS, Pace(step_ms, 1.0, 0.0))
+    _, records, lines = new_records(tmp_path, total)
+    records.add_tick(ROWS, Pace(step_ms, 1.0, 0.0))
+    line = lines[-1]
     assert line.endswith(f"  {left} left")
     assert re.fullmatch(STATUS, line)
 
 
 def test_a_line_a_tick_and_a_row_a_step(tmp_path):
-    run, records = new_records(tmp_path)
+    run, records, _ = new_records(tmp_path)
     records.add_tick(ROWS, PACE)
     records.add_tick(ROWS[:1] * 2, PACE)
     first, second = read_stats(run)
@@ -98,14 +103,14 @@ def test_a_line_a_tick_and_a_row_a_step(tmp_path):
 
 
 def test_seven_digits_of_each_number_are_kept(tmp_path):
-    run, records = new_records(tmp_path)
+    run, records, _ = new_records(tmp_path)
     rows = np.random.default_rng(0).lognormal(0, 9, (25, 5)).astype(np.float32)
     records.add_tick(rows, PACE)
     np.testing.assert_allclose(read_losses(run)[:, 1:], rows, rtol=5e-7)
 
 
 def test_means_are_not_taken_in_float32(tmp_path):
-    run, records = new_records(tmp_path, total_steps=40_000)
+    run, records, _ = new_records(tmp_path, total_steps=40_000)
     rows = np.full((40_000, 5), 1.0, np.float32)
     rows[0] = 2**25  # beside which a float32 sum does not notice a 1
     records.add_tick(rows, PACE)
@@ -114,10 +119,11 @@ def test_means_are_not_taken_in_float32(tmp_path):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_null_in_json_and_stays_in_the_table(tmp_path, value):
-    run, records = new_records(tmp_path)
+    run, records, lines = new_records(tmp_path)
     rows = ROWS.copy()
     rows[1, 0] = value
-    line = records.add_tick(rows, PACE)
+    records.add_tick(rows, PACE)
+    line = lines[-1]
     assert f"Loss_D: {value:.4f}  Loss_G: 3.0000" in line
     (record,) = read_stats(run)
     assert record["loss_d"] is None
@@ -126,12 +132,12 @@ def test_what_is_not_finite_is_null_in_json_and_stays_in_the_table(tmp_path, val
 
 
 def test_the_table_has_its_heading_before_the_first_step(tmp_path):
-    run, _ = new_records(tmp_path)
+    run, _, _ = new_records(tmp_path)
     assert read_losses(run).shape == (0, 6)
 
 
 def test_a_history_of_many_ticks_is_whole_and_copied_few_times(tmp_path):
-    _, records = new_records(tmp_path)
+    _, records, _ = new_records(tmp_path)
     rows = np.random.default_rng(0).random((600, 5), dtype=np.float32)
     rooms = set()
     for place in range(0, 600, 2):
@@ -145,7 +151,7 @@ def test_a_history_of_many_ticks_is_whole_and_copied_few_times(tmp_path):
 
 
 def test_a_history_goes_on_from_one_that_was_saved(tmp_path):
-    _, records = new_records(tmp_path)
+    _, records, _ = new_records(tmp_path)
     saved = np.ones((2, 5), dtype=np.float32)
     records.history = saved
     records.add_tick(np.full((1, 5), 2, dtype=np.float32), PACE)

@@ -12,8 +12,8 @@ from dcgan.average import Average
 from dcgan.evaluate import evaluate
 from dcgan.models import Discriminator, Generator
 from dcgan.run import write_object
-from dcgan.state_file import save_weights
 from dcgan.train import app
+from dcgan.weights import save_weights
 from pipeline.errors import UserError
 from tests.running import (
     TINY,
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def begun(tmp_path, **options):
-    return train_here(tiny(tmp_path / "run", max_steps=2, **options)).run
+    return train_here(tiny(tmp_path / "run", max_steps=2, **options)).run.folder
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_an_average_that_is_asked_for_later_begins_at_the_net(tmp_path):
     run = begun(tmp_path, ema_nimg=0)
     trainer = new_trainer(tiny(run.path, max_steps=4, ema_nimg=100, allow_change=True))
     pairs = zip(
-        trainer.parts.net_to_sample().parameters(),
-        trainer.parts.generator.parameters(),
+        trainer.run.net_to_sample().parameters(),
+        trainer.run.generator.parameters(),
         strict=True,
     )
     assert all(torch.equal(average, net) for average, net in pairs)
@@ -91,7 +91,7 @@ def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
 
     with monkeypatch.context() as before:
         before.setattr(Average, "update", at_one_rate)
-        run = train_here(tiny(tmp_path / "run", max_steps=40)).run
+        run = train_here(tiny(tmp_path / "run", max_steps=40)).run.folder
     step = new_trainer(tiny(run.path, max_steps=41)).step
     assert step.average is not None
     expected = [mean.clone() for mean in step.average.net.parameters()]
@@ -148,9 +148,9 @@ def test_a_set_may_be_named_otherwise_and_lie_elsewhere(
     name = renamed(folder)
     trainer = train_here(tiny(Path("run"), shards=name, max_steps=9))
     assert "changed" not in capsys.readouterr().out
-    assert json.loads(trainer.run.config.read_text())["shards"] == name
-    whole = train_here(tiny(Path("whole"), shards=name, max_steps=9)).run
-    assert trainer.run.generator.read_bytes() == whole.generator.read_bytes()
+    assert json.loads(trainer.run.folder.config.read_text())["shards"] == name
+    whole = train_here(tiny(Path("whole"), shards=name, max_steps=9)).run.folder
+    assert trainer.run.folder.generator.read_bytes() == whole.generator.read_bytes()
 
 
 def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, monkeypatch):
@@ -184,7 +184,7 @@ def begun_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, net in (("g.pt", Generator(32, 8, 4)), ("d.pt", Discriminator(32, 4))):
         save_weights(net, Path(name))
-    run = train_here(tiny(Path("run"), max_steps=2, netG="g.pt", netD="d.pt")).run
+    run = train_here(tiny(Path("run"), max_steps=2, netG="g.pt", netD="d.pt")).run.folder
     Path("g.pt").unlink()
     Path("d.pt").unlink()
     return run
@@ -220,9 +220,9 @@ def test_first_weights_are_read_again_where_there_is_no_checkpoint(tmp_path, mon
     given = Generator(32, 8, 4)
     save_weights(given, Path("g.pt"))
     trainer = new_trainer(tiny(Path("run"), max_steps=2, netG="g.pt"))
-    trainer.run.make()  # as a process leaves it that was killed before its first checkpoint
-    write_object(trainer.run.config, trainer.config.to_json())
-    again = new_trainer(tiny(Path("run"), max_steps=2)).parts.generator.state_dict()
+    trainer.run.folder.make()  # as a process leaves it that was killed before its first checkpoint
+    write_object(trainer.run.folder.config, trainer.config.to_json())
+    again = new_trainer(tiny(Path("run"), max_steps=2)).run.generator.state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in given.state_dict().items())
     Path("g.pt").unlink()
     with pytest.raises(UserError, match=r"--netG g\.pt"):
@@ -261,7 +261,7 @@ def test_a_run_without_checkpoints_is_not_begun_again(tmp_path):
 
 def test_state_of_another_version_is_refused(tmp_path, monkeypatch):
     run = begun(tmp_path)
-    monkeypatch.setattr("dcgan.resume.STATE", 3)
+    monkeypatch.setattr("dcgan.checkpoint.VERSION", 3)
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(run.path, max_steps=4))
     assert_four_parts(refusal.value, "version 2", "version 3")

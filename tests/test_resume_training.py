@@ -56,11 +56,11 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, cache, stops):
     """In the middle of ticks and epochs (five steps), and at the borders of both."""
     options = {"shards": data, "max_steps": 14, "log_every": 4, "sample_every": 3, "cache": cache}
-    whole = train_here(tiny(tmp_path / "whole", **options, mirror=True)).run
+    whole = train_here(tiny(tmp_path / "whole", **options, mirror=True)).run.folder
     for steps in stops:
         stopped = stopped_after(new_trainer(tiny(tmp_path / "run", **options, mirror=True)), steps)
         assert stopped.steps_done == steps
-    resumed = train_here(tiny(tmp_path / "run", **options, mirror=True)).run
+    resumed = train_here(tiny(tmp_path / "run", **options, mirror=True)).run.folder
     assert_same_run(whole, resumed)
     assert [tick["step"] for tick in read_stats(resumed)] == [4, 8, 12, 14]
 
@@ -70,7 +70,9 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, cache, 
 def test_whatever_is_trained(tmp_path, change):
     for name, steps in (("whole", (9,)), ("run", (4, 9))):
         for count in steps:
-            run = train_here(tiny(tmp_path / name, max_steps=count, log_every=3, **change)).run
+            run = train_here(
+                tiny(tmp_path / name, max_steps=count, log_every=3, **change)
+            ).run.folder
     whole = RunFolder(tmp_path / "whole")
     for path in (run.generator, run.discriminator):
         assert path.read_bytes() == (whole.path / path.name).read_bytes()
@@ -85,19 +87,21 @@ def test_a_finished_run_goes_on_with_more_steps_or_says_that_it_is_done(tmp_path
     after = contents(tmp_path / "run")
     for name in ("netG.pt", "losses.csv", "checkpoints/000000056.pt"):
         assert before[name] == after[name]
-    more = train_here(tiny(tmp_path / "run", max_steps=10, log_every=3)).run
-    assert_same_run(train_here(tiny(tmp_path / "whole", max_steps=10, log_every=3)).run, more)
+    more = train_here(tiny(tmp_path / "run", max_steps=10, log_every=3)).run.folder
+    assert_same_run(
+        train_here(tiny(tmp_path / "whole", max_steps=10, log_every=3)).run.folder, more
+    )
 
 
 @pytest.mark.parametrize("every", [1, 3, 100])
 @pytest.mark.usefixtures("undrawn")
 def test_ticks_may_have_another_length(tmp_path, every):
     stopped_after(new_trainer(tiny(tmp_path / "run", max_steps=20, log_every=9)), 16)
-    run = train_here(tiny(tmp_path / "run", max_steps=20, log_every=every)).run
+    run = train_here(tiny(tmp_path / "run", max_steps=20, log_every=every)).run.folder
     steps = [tick["step"] for tick in read_stats(run)]
     assert steps == [9, *(step for step in range(10, 20) if step % every == 0 and step >= 16), 20]
     assert len(read_losses(run)) == 20
-    whole = train_here(tiny(tmp_path / "whole", max_steps=20)).run
+    whole = train_here(tiny(tmp_path / "whole", max_steps=20)).run.folder
     assert run.generator.read_bytes() == whole.generator.read_bytes()
 
 
@@ -106,7 +110,7 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_anew(tmp_path):
     """As if killed: a checkpoint after step 4, then files of more steps and half a line."""
     run = stopped_after(
         new_trainer(tiny(tmp_path / "run", max_steps=9, log_every=2, sample_every=2)), 4
-    ).run
+    ).run.folder
     run.fakes(64).write_bytes(b"of a step that is lost")
     run.generator_at(64).write_bytes(b"likewise")
     with run.stats.open("a") as file:
@@ -114,9 +118,11 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_written_anew(tmp_path):
     with run.losses_csv.open("a") as file:
         file.write("5,1,1,1,1,1\n6,1,")
     run.metrics.write_text('{"nimg": 64, "metric": "swd"}\n{"nimg": 32, "metric": "swd"}\n')
-    resumed = train_here(tiny(tmp_path / "run", max_steps=7, log_every=2, sample_every=2)).run
+    resumed = train_here(
+        tiny(tmp_path / "run", max_steps=7, log_every=2, sample_every=2)
+    ).run.folder
     options = {"max_steps": 7, "log_every": 2, "sample_every": 2}
-    assert_same_run(train_here(tiny(tmp_path / "whole", **options)).run, resumed)
+    assert_same_run(train_here(tiny(tmp_path / "whole", **options)).run.folder, resumed)
     assert not run.fakes(64).exists()
     assert not run.generator_at(64).exists()
     assert [json.loads(line)["nimg"] for line in run.metrics.read_text().splitlines()] == [32]
@@ -133,7 +139,7 @@ def test_the_pace_of_a_tick_counts_the_steps_of_both_processes(tmp_path):
 
     trainer.step.run = slow  # type: ignore[method-assign]
     stopped_after(trainer, 6)
-    run = train_here(tiny(tmp_path / "run", max_steps=8, log_every=8)).run
+    run = train_here(tiny(tmp_path / "run", max_steps=8, log_every=8)).run.folder
     (tick,) = read_stats(run)
     assert tick["step_ms"] > 6 * 50 / 8
     assert tick["img_per_s"] == pytest.approx(8e3 / tick["step_ms"])
@@ -162,7 +168,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bytes(tmp_path, data, chec
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert ("after 0 steps" not in done.stdout) == (checkpoint_every == 0)
-    whole = train_here(tiny(tmp_path / "whole", **options)).run
+    whole = train_here(tiny(tmp_path / "whole", **options)).run.folder
     assert_same_run(whole, RunFolder(tmp_path / "run"))
 
 
@@ -185,8 +191,8 @@ def test_a_second_signal_ends_it_at_once_and_the_run_still_goes_on(tmp_path):
     )
     assert done.returncode == -signal.SIGINT
     assert not RunFolder(tmp_path / "run").generator.exists()
-    run = train_here(tiny(tmp_path / "run", max_steps=3)).run
-    assert_same_run(train_here(tiny(tmp_path / "whole", max_steps=3)).run, run)
+    run = train_here(tiny(tmp_path / "run", max_steps=3)).run.folder
+    assert_same_run(train_here(tiny(tmp_path / "whole", max_steps=3)).run.folder, run)
 
 
 # An end by time
@@ -200,7 +206,7 @@ def test_max_time_saves_and_ends_and_the_run_goes_on(tmp_path, capsys):
     assert "Time is up: 0 steps" in said
     assert f"the same command with --run {tmp_path / 'run'} goes on from here" in said
     assert session.train(tiny(tmp_path / "run", **options | {"max_time": 60.0})) == 0
-    whole = train_here(tiny(tmp_path / "whole", max_steps=3)).run
+    whole = train_here(tiny(tmp_path / "whole", max_steps=3)).run.folder
     assert_same_run(whole, RunFolder(tmp_path / "run"))
 
 

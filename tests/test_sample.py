@@ -17,7 +17,7 @@ from dcgan.cli import version
 from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
 from dcgan.pictures import save_image
 from dcgan.sample import sample
-from dcgan.state_file import save_weights
+from dcgan.weights import save_weights
 from pipeline.pixels import to_uint8
 from tests.pictures import names_in
 from tests.reference.tutorial import TutorialGenerator

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from dcgan import sampling
-from dcgan.models import Discriminator, Generator, load_generator
+from dcgan.models import Discriminator, Generator
 from dcgan.pictures import save_image
 from dcgan.sample import sample
-from dcgan.state_file import save_weights
+from dcgan.weights import load_generator, save_weights
 from pipeline.errors import UserError
 from tests.pictures import names_in
 from tests.running import assert_four_parts

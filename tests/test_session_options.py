@@ -153,8 +153,8 @@ def test_a_disk_that_takes_no_more_is_told_plainly(tmp_path, monkeypatch, number
 
 def test_two_processes_do_not_train_one_run(tmp_path):
     first = new_trainer(tiny(tmp_path / "run", max_steps=2))
-    first.run.make()
-    with first.run.locked():
+    first.run.folder.make()
+    with first.run.folder.locked():
         before = contents(tmp_path / "run")
         with pytest.raises(UserError) as refusal:
             train_here(tiny(tmp_path / "run", max_steps=2))
@@ -166,7 +166,7 @@ def test_two_processes_do_not_train_one_run(tmp_path):
 def test_the_room_asked_for_is_what_checkpoints_take(tmp_path, monkeypatch):
     """Of a net whose weights are nearly all that is saved."""
     trainer = train_here(tiny(tmp_path / "run", max_steps=1, ngf=64, ndf=64, nz=100))
-    (checkpoint,) = trainer.run.checkpoints.glob("*.pt")
+    (checkpoint,) = trainer.run.folder.checkpoints.glob("*.pt")
     size = checkpoint.stat().st_size
     needed = []
     monkeypatch.setattr("dcgan.room.PICTURES", 0)

@@ -10,9 +10,10 @@ import time
 import pytest
 import torch
 
-from dcgan.models import Discriminator, Generator, load_weights
+from dcgan.models import Discriminator, Generator
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
+from dcgan.weights import load_weights
 from tests.running import (
     DCGAN_TRAIN,
     TINY,

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan.models import Discriminator, Generator, count_parameters, load_weights
+from dcgan.models import Discriminator, Generator, count_parameters
 from dcgan.run import RunFolder
+from dcgan.weights import load_weights
 from tests.pictures import numbers
 from tests.running import (
     DCGAN_TRAIN,

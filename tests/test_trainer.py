@@ -14,8 +14,8 @@ from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.models import Discriminator, Generator, init_weights
 from dcgan.options import TrainConfig
 from dcgan.run import RunFolder
-from dcgan.state_file import save_weights
 from dcgan.step import AdversarialStep
+from dcgan.weights import save_weights
 from tests.running import (
     CountedBatches,
     cells,
@@ -42,7 +42,7 @@ def weights(net: torch.nn.Module) -> list[float]:
 def test_options_reach_the_nets_and_the_optimisers(tmp_path):
     options = {"image_size": 64, "channels": 1, "nz": 5, "ngf": 2, "ndf": 3}
     trainer = new_trainer(tiny(tmp_path / "run", **options, lr=0.003, beta1=0.25, batch_size=4))
-    net_g, net_d = trainer.parts.generator, trainer.parts.discriminator
+    net_g, net_d = trainer.run.generator, trainer.run.discriminator
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
     assert net_g.options | net_d.options == flags
     images = net_g(torch.zeros(2, 5, 1, 1))
@@ -63,7 +63,7 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
         asked.extend([*arguments, options])
         return CountedBatches()
 
-    monkeypatch.setattr("dcgan.parts.open_loader", open_loader)
+    monkeypatch.setattr("dcgan.build.open_loader", open_loader)
     loading = {"cache": "host", "data_timeout": 7.0}
     new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
     *first, options = asked
@@ -86,21 +86,21 @@ def test_training_starts_from_given_weights(tmp_path, fp64):
     )
     for net, mine, theirs in zip(
         given,
-        (own.parts.generator, own.parts.discriminator),
-        (trainer.parts.generator, trainer.parts.discriminator),
+        (own.run.generator, own.run.discriminator),
+        (trainer.run.generator, trainer.run.discriminator),
         strict=True,
     ):
         assert weights(theirs) == weights(net)
         assert weights(theirs) != weights(mine)
         assert next(theirs.parameters()).dtype == torch.float32
     only_g = new_trainer(tiny(tmp_path / "g", netG=str(tmp_path / "g.pt")))
-    assert weights(only_g.parts.generator) == weights(given[0])
-    assert weights(only_g.parts.discriminator) == weights(own.parts.discriminator)
+    assert weights(only_g.run.generator) == weights(given[0])
+    assert weights(only_g.run.discriminator) == weights(own.run.discriminator)
 
 
 def test_one_seed_one_result(tmp_path):
     def nets(name: str, **changes: object) -> list[bytes]:
-        run = train_here(tiny(tmp_path / name, max_steps=3, **changes)).run
+        run = train_here(tiny(tmp_path / name, max_steps=3, **changes)).run.folder
         return [run.generator.read_bytes(), run.discriminator.read_bytes()]
 
     first = nets("first", seed=1)
@@ -114,7 +114,7 @@ def test_one_seed_one_result(tmp_path):
 
 def test_weights_noise_and_batches_are_different_draws(tmp_path):
     trainer = new_trainer(tiny(tmp_path / "run", nz=64, ngf=8))
-    first_layer = next(trainer.parts.generator.parameters()).detach().flatten()[:64] / 0.02
+    first_layer = next(trainer.run.generator.parameters()).detach().flatten()[:64] / 0.02
     noise = torch.randn(64, generator=trainer.step.random)
     fixed = latents(FIXED_SEEDS, 64).flatten()[:64]
     for one, two in ((first_layer, noise), (first_layer, fixed), (noise, fixed)):
@@ -127,8 +127,8 @@ def test_the_seed_is_that_of_the_weights_and_of_the_noise(tmp_path):
         for name, seed in (("one", 1), ("again", 1), ("other", 2))
     )
     for draw in (
-        lambda trainer: weights(trainer.parts.generator),
-        lambda trainer: weights(trainer.parts.discriminator),
+        lambda trainer: weights(trainer.run.generator),
+        lambda trainer: weights(trainer.run.discriminator),
         lambda trainer: torch.randn(9, generator=trainer.step.random).tolist(),
         lambda trainer: next(trainer.batches).tolist(),
     ):
@@ -139,7 +139,7 @@ def test_the_seed_is_that_of_the_weights_and_of_the_noise(tmp_path):
 
 def test_both_nets_are_channels_last_and_in_train_mode(tmp_path):
     trainer = train_here(tiny(tmp_path / "run", max_steps=2, sample_every=1))
-    for net in (trainer.parts.generator, trainer.parts.discriminator):
+    for net in (trainer.run.generator, trainer.run.discriminator):
         assert all(part.training for part in net.modules())
         for weight in net.parameters():
             if weight.ndim == 4:
@@ -163,7 +163,7 @@ def test_both_nets_are_channels_last_and_in_train_mode(tmp_path):
 )
 def test_ticks_samples_and_epochs(tmp_path, counted, options, ticks, samples, epochs):
     trainer = train_here(tiny(tmp_path / "run", **options))
-    run, steps = trainer.run, trainer.steps_done
+    run, steps = trainer.run.folder, trainer.steps_done
     assert steps == ticks[-1]
     assert [record["step"] for record in read_stats(run)] == ticks
     rows = read_losses(run)
@@ -192,27 +192,29 @@ def test_every_batch_is_trained_on_and_the_first_is_the_one_shown(tmp_path, coun
     run_to_end(trainer)
     assert trained_on == list(range(12))
     assert counted.served == 12
-    assert (cells(trainer.run.reals, 32) == 0).all()  # the level of batch 0
+    assert (cells(trainer.run.folder.reals, 32) == 0).all()  # the level of batch 0
 
 
 def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_path):
     config = tiny(tmp_path / "run", max_steps=3, ngf=8, channels=1)
-    untrained = new_trainer(tiny(tmp_path / "untrained", ngf=8, channels=1)).parts.generator
+    untrained = new_trainer(tiny(tmp_path / "untrained", ngf=8, channels=1)).run.generator
     trainer = train_here(config)
     for net, path in (
-        (untrained, trainer.run.fakes_init),
-        (trainer.parts.net_to_sample(), trainer.run.fakes(24)),
+        (untrained, trainer.run.folder.fakes_init),
+        (trainer.run.net_to_sample(), trainer.run.folder.fakes(24)),
     ):
         expected = generate(net, latents(FIXED_SEEDS, 8)).expand(-1, -1, -1, 3)
         assert np.array_equal(cells(path, 32), expected.numpy())
-    assert not np.array_equal(cells(trainer.run.fakes_init, 32), cells(trainer.run.fakes(24), 32))
+    assert not np.array_equal(
+        cells(trainer.run.folder.fakes_init, 32), cells(trainer.run.folder.fakes(24), 32)
+    )
 
 
 def test_nets_are_plain_state_dicts_of_the_end(tmp_path):
     trainer = train_here(tiny(tmp_path / "run", max_steps=2))
     for net, path in (
-        (trainer.parts.generator, trainer.run.generator),
-        (trainer.parts.discriminator, trainer.run.discriminator),
+        (trainer.run.generator, trainer.run.folder.generator),
+        (trainer.run.discriminator, trainer.run.folder.discriminator),
     ):
         state = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
         assert list(state) == list(net.state_dict())
@@ -226,13 +228,13 @@ def test_an_epochs_nets_are_those_of_its_end(tmp_path, counted):
     shorter = train_here(tiny(tmp_path / "shorter", max_steps=5))
     for steps, ended in ((5, shorter), (10, trainer)):
         for path, last in (
-            (trainer.run.generator_at(8 * steps), ended.run.generator),
-            (trainer.run.discriminator_at(8 * steps), ended.run.discriminator),
+            (trainer.run.folder.generator_at(8 * steps), ended.run.folder.generator),
+            (trainer.run.folder.discriminator_at(8 * steps), ended.run.folder.discriminator),
         ):
             kept, wanted = (torch.load(each, weights_only=True) for each in (path, last))
             assert list(kept) == list(wanted)
             assert all(torch.equal(kept[name], wanted[name]) for name in kept)
-    first, second = (trainer.run.generator_at(nimg).read_bytes() for nimg in (40, 80))
+    first, second = (trainer.run.folder.generator_at(nimg).read_bytes() for nimg in (40, 80))
     assert first != second
 
 
@@ -247,14 +249,14 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
         return wrapped
 
     monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    for name in ("watch.save_grid", "watch.save_losses", "parts.save_weights"):
+    for name in ("records.save_grid", "records.save_losses", "build.save_weights"):
         monkeypatch.setattr(f"dcgan.{name}", taking(100))
     trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
     counted.before = taking(1)
     monkeypatch.setattr(AdversarialStep, "__call__", taking(3, AdversarialStep.__call__))
     run_to_end(trainer)
     names = ("step", "step_ms", "img_per_s", "data_wait_pct")
-    paces = [[record[name] for name in names] for record in read_stats(trainer.run)]
+    paces = [[record[name] for name in names] for record in read_stats(trainer.run.folder)]
     assert paces == [pytest.approx([step, 4000, 2, 25]) for step in (4, 8, 10)]
 
 
@@ -264,7 +266,7 @@ def test_a_slow_loader_is_seen_as_data_wait(tmp_path, counted, device):
     quick = train_here(tiny(tmp_path / "quick", **options))
     counted.before = lambda number: sleep(0.2)
     slow = train_here(tiny(tmp_path / "slow", **options))
-    pairs = list(zip(read_stats(quick.run), read_stats(slow.run), strict=True))
+    pairs = list(zip(read_stats(quick.run.folder), read_stats(slow.run.folder), strict=True))
     assert len(pairs) == 3
     for fast, late in pairs:
         assert fast["data_wait_pct"] < 20

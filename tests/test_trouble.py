@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from dcgan import session
-from dcgan.health import SATURATED_STEPS
 from dcgan.judging.metrics import Judge
+from dcgan.monitor import SATURATED_STEPS, RollBack
 from dcgan.run import RunFolder, read_lines
 from dcgan.step import AdversarialStep
-from dcgan.watch import RollBack
 from pipeline.errors import UserError
 from tests.running import (
     TINY,
@@ -77,7 +76,7 @@ def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, asked,
     # And the same command goes on from there, as if nothing had been
     poison(lambda step: False)
     assert session.train(config) == 0
-    assert train_here(tiny(tmp_path / "whole", max_steps=20)).run.generator.read_bytes() == (
+    assert train_here(tiny(tmp_path / "whole", max_steps=20)).run.folder.generator.read_bytes() == (
         run.generator.read_bytes()
     )
 
@@ -93,7 +92,7 @@ def test_a_rollback_goes_on_from_before_the_trouble_with_other_random_numbers(
     assert done.steps == 7 + 6  # of the first seven, six stand
     assert [tick["step"] for tick in read_stats(run)] == [4, 8, 12]
     assert "Going back, 1 of 3 times" in capsys.readouterr().out
-    healthy = train_here(tiny(tmp_path / "healthy", **options)).run
+    healthy = train_here(tiny(tmp_path / "healthy", **options)).run.folder
     ours, others = read_stats(run), read_stats(healthy)
     assert ours[0]["loss_d"] == others[0]["loss_d"]
     assert ours[1]["loss_d"] != others[1]["loss_d"]
@@ -162,7 +161,7 @@ def test_a_rollback_from_saturation_leaves_all_of_it_behind(tmp_path, monkeypatc
     trainer = new_trainer(
         tiny(tmp_path / "run", max_steps=300, log_every=50, on_trouble="rollback", keep=200)
     )
-    save = trainer.parts.checkpoints.save
+    save = trainer.run.checkpoints.save
     saved = []
 
     def at_some_steps(nimg, state):
@@ -170,11 +169,11 @@ def test_a_rollback_from_saturation_leaves_all_of_it_behind(tmp_path, monkeypatc
         return save(nimg, state)
 
     trainer._checkpoint_is_due = lambda: trainer.steps_done in (30, 70)  # type: ignore[method-assign]
-    trainer.parts.checkpoints.save = at_some_steps  # type: ignore[method-assign]
+    trainer.run.checkpoints.save = at_some_steps  # type: ignore[method-assign]
     with pytest.raises(RollBack):
         run_to_end(trainer)
     assert saved == [240, 560]
-    assert [int(path.stem) for path in trainer.run.checkpoints.glob("*.pt")] == [240]
+    assert [int(path.stem) for path in trainer.run.folder.checkpoints.glob("*.pt")] == [240]
 
 
 def test_an_alarm_is_recorded_once_even_if_its_tick_is_told_again(tmp_path, monkeypatch):
@@ -210,8 +209,8 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
 
     monkeypatch.setattr("dcgan.judging.metrics.Judge", Judge)
     trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
-    run = trainer.run
-    assert all(net is trainer.parts.net_to_sample() for net in judged)
+    run = trainer.run.folder
+    assert all(net is trainer.run.net_to_sample() for net in judged)
     assert [line["nimg"] for line in read_lines(run.metrics)] == list(values)
     assert sorted(int(path.stem) for path in run.checkpoints.glob("*.pt")) == [32, 72]
     best = json.loads((run.checkpoints / "000000032.json").read_text())
@@ -236,15 +235,15 @@ def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch
     )
     options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
     trainer = new_trainer(tiny(tmp_path / "run", **options))
-    save = trainer.parts.checkpoints.save
+    save = trainer.run.checkpoints.save
 
     def slow_save(nimg, state):
         time.sleep(0.5)
         return save(nimg, state)
 
-    trainer.parts.checkpoints.save = slow_save  # type: ignore[method-assign]
+    trainer.run.checkpoints.save = slow_save  # type: ignore[method-assign]
     run_to_end(trainer)
-    for tick in read_stats(trainer.run):
+    for tick in read_stats(trainer.run.folder):
         assert 0 < tick["step_ms"] < 200
 
 
@@ -258,7 +257,7 @@ def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("dcgan.judging.metrics.Judge", functools.partial(Judge, n=64))
     runs = [
-        train_here(tiny(tmp_path / name, max_steps=4, **options)).run
+        train_here(tiny(tmp_path / name, max_steps=4, **options)).run.folder
         for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))
     ]
     assert runs[0].generator.read_bytes() == runs[1].generator.read_bytes()
@@ -272,6 +271,6 @@ def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_each_size_and_channel_count_trains(tmp_path, size, channels):
     options = TINY | {"image_size": size, "channels": channels, "ngf": 2, "ndf": 2, "batch_size": 4}
-    run = train_here(tiny(tmp_path / "run", **options, max_steps=3)).run
+    run = train_here(tiny(tmp_path / "run", **options, max_steps=3)).run.folder
     assert len(read_stats(run)) == 1
     assert read_stats(run)[0]["loss_d"] > 0

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 import torch
 from torch import nn
 
-from dcgan.building import build_nets, build_step
+from dcgan.build import build_nets, build_step
 from dcgan.checks.data import (
     by_dali,
     cache_is_stream,

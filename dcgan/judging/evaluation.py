@@ -14,9 +14,10 @@ from dcgan.environment import pick_device
 from dcgan.judging import fidelity, neighbours
 from dcgan.judging.fidelity import Inception
 from dcgan.judging.metrics import Judge, Measured, Provenance, Reals, Swd
-from dcgan.models import Generator, load_generator
+from dcgan.models import Generator
 from dcgan.options import EvaluateOptions
 from dcgan.run import RunFolder, append_line, read_lines
+from dcgan.weights import load_generator
 from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, plain
 from pipeline.files import writing

@@ -17,6 +17,7 @@ import torch
 from dcgan.judging.kept import Arrays, kept
 from dcgan.judging.metrics import Measured, Provenance, Reals, fake_blocks
 from dcgan.models import Generator
+from dcgan.weights import load_tensors
 from pipeline.errors import UserError
 from pipeline.manifest import file_digest
 
@@ -196,7 +197,7 @@ def _refuse_unsafe(path: Path, where: str) -> None:
     if not path.is_file():
         raise _unfit(where, "a folder" if path.is_dir() else "no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
         found = f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})"
         raise _unfit(where, found) from error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcgan.state_file import refuse_swollen
+from dcgan.weights import refuse_inflated
 from pipeline.files import replacing
 
 FORMAT = 1
@@ -56,7 +56,7 @@ def kept(key: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
 def _read(path: Path, key: str) -> Arrays | None:
     try:
         # Opened here: numpy leaves a file that it refuses to the garbage collector
-        refuse_swollen(path)
+        refuse_inflated(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}  # zip checks each one's CRC
         return arrays if str(arrays.pop("key")) == key else None

@@ -9,7 +9,7 @@ from itertools import cycle
 
 import torch
 
-from dcgan.building import build_nets, build_step
+from dcgan.build import build_nets, build_step
 from dcgan.options import MeasuringStep, TrainConfig
 from dcgan.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.profiling.bench import say

@@ -11,7 +11,7 @@ from itertools import cycle
 
 import torch
 
-from dcgan.building import build_nets, build_step
+from dcgan.build import build_nets, build_step
 from dcgan.options import MeasuringTraining, TrainConfig
 from dcgan.precision import choose_precision
 from dcgan.profiling.bench import Bench, progress

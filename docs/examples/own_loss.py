@@ -11,6 +11,7 @@ from contextlib import closing
 import torch
 import torch.nn.functional as F
 
+from dcgan.build import build
 from dcgan.log import Log
 from dcgan.options import TrainConfig
 from dcgan.signals import StopRequest
@@ -42,7 +43,7 @@ CONFIG = TrainConfig(
 
 def main() -> None:
     with closing(Log()) as log, StopRequest() as stop:  # Ctrl-C: a checkpoint, and the end
-        trainer = Trainer(CONFIG, log)
+        trainer = Trainer(build(CONFIG, log), log)
         trainer.step.update.loss_d = discriminator_hinge
         trainer.step.update.loss_g = generator_hinge
         trainer.run_until(stop)

@@ -1,4 +1,6 @@
-"""Alarms about a run: from the rows and grids that the host has anyway, so the device never waits.
+"""The monitor of a run: alarms, and what they lead to.
+
+It looks at the rows and grids that the host has anyway, so the device never waits.
 
 - Non-finite: a loss or a D(·) is NaN or infinite.
 - Saturation: D tells all real images from all generated ones, and G learns nothing more from it;
@@ -11,16 +13,18 @@ Each is told once when it sets in, and again only after it has ended.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from dcgan.run import RunFolder
+from dcgan.schema import Count, Number, Part
 from dcgan.step import STATISTICS
+from pipeline.errors import UserError
 
 SURE_REAL, SURE_FAKE = 0.99, 0.01
 """D saturates with D(x) above the one and D(G(z)) below the other."""
@@ -47,6 +51,12 @@ of sixteen, come to 0.05, and a run whose --lr-g rose a hundredfold fell to 0.28
 
 FALLEN_GRIDS = 2
 """Consecutive grids of that until the alarm: one may be chance."""
+
+LEAST_REALS = 16
+"""Whose spread is nearly that of 64; of fewer, the nearest of each is farther."""
+
+MAX_ROLLBACKS = 3
+"""Then a run stops: the trouble is not in the random numbers."""
 
 
 @dataclass(frozen=True)
@@ -83,25 +93,103 @@ def spread(images: torch.Tensor) -> float:
     return nearest.median().item() / math.sqrt(small.shape[1])
 
 
-@dataclass
-class _Memory:
-    """All that the next alarm depends on: plain values, for the checkpoint."""
+class Streaks(Part):
+    """All that the next alarm depends on."""
 
-    non_finite: int = 0
+    non_finite: Count = 0
     """Rows in succession up to the last; likewise below."""
-    saturated: int = 0
-    alike: int = 0
-    alike_from: int = 0
+    saturated: Count = 0
+    alike: Count = 0
+    alike_from: Count = 0
     """Step of the first grid of that."""
-    best: float = 0.0
+    best: Number = 0.0
     """Largest spread of a grid so far."""
 
 
-class Health:
-    """Watches one run."""
+class MonitorState(Part):
+    """What a resumed run needs, to raise the alarms that an uninterrupted one would."""
 
-    def __init__(self) -> None:
-        self._memory = _Memory()
+    health: Streaks
+    reals_spread: Number | None
+
+
+class RollBack(Exception):  # noqa: N818  # none that anybody sees
+    """A run is to resume from a checkpoint before the alarm."""
+
+
+class TroubleError(UserError):
+    """A run is to stop at an alarm."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An alarm after which a run does not just continue."""
+
+    alarm: Alarm
+    action: str
+    """rollback or stop."""
+
+    def as_error(self, run: RunFolder) -> TroubleError:
+        """For a run that stops."""
+        return TroubleError(
+            f"--run {run.path}",
+            f"{self.alarm.kind}: {self.alarm.message}",
+            "training that gets somewhere",
+            "the same command goes on from the last checkpoint; change options with --allow-change",
+        )
+
+
+class Monitor:
+    """Watches one run.
+
+    Args:
+        on_trouble: warn, rollback or stop.
+        rollbacks: how often the run went back to a checkpoint already.
+
+    Attributes:
+        reals_spread: `spread` of about as many real images as a grid has; None if unknown.
+        trouble: the first alarm that the run must not just continue after.
+    """
+
+    def __init__(self, on_trouble: str = "warn", rollbacks: int = 0) -> None:
+        self._on_trouble, self._rollbacks = on_trouble, rollbacks
+        self._streaks = Streaks()
+        self.reals_spread: float | None = None
+        self.trouble: Trouble | None = None
+
+    def state(self) -> MonitorState:
+        """For a checkpoint."""
+        return MonitorState(health=self._streaks.model_copy(), reals_spread=self.reals_spread)
+
+    def restore(self, state: MonitorState) -> None:
+        """Continue from what `state` gave."""
+        self._streaks, self.reals_spread = state.health.model_copy(), state.reals_spread
+
+    def handle(self, alarms: Sequence[Alarm]) -> Iterator[tuple[Alarm, str]]:
+        """Decide what each alarm leads to; those after the first trouble are dropped."""
+        for alarm in alarms:
+            if self.trouble is not None:
+                return
+            action = self._action(alarm)
+            if action != "warn":
+                self.trouble = Trouble(alarm, action)
+            yield alarm, action
+
+    def _action(self, alarm: Alarm) -> str:
+        if self.gave_up:
+            return "stop"
+        # Nothing comes of NaN but NaN
+        non_finite = alarm.kind == "non-finite"
+        return "stop" if self._on_trouble == "warn" and non_finite else self._on_trouble
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the run was rolled back so often that the random numbers are not to blame."""
+        return self._on_trouble == "rollback" and self._rollbacks >= MAX_ROLLBACKS
+
+    def look_at_reals(self, images: torch.Tensor) -> None:
+        """Learn how varied real images are, (N, S, S, C) uint8 on the CPU."""
+        self.reals_spread = spread(images) if len(images) >= LEAST_REALS else None
 
     def look_at_steps(self, first_step: int, rows: npt.NDArray[np.float32]) -> list[Alarm]:
         """Look at a tick's steps; how steps are divided into ticks makes no difference.
@@ -113,7 +201,7 @@ class Health:
         Returns:
             What set in at one of these steps, in their order.
         """
-        memory = self._memory
+        memory = self._streaks
         d_x, d_gz = (rows[:, STATISTICS.index(name)] for name in ("d_x", "d_gz1"))
         # d_gz1, not d_gz2: it comes from the same D as d_x, on images new to it; d_gz2 from a D
         # that has just been taught to refuse these very ones
@@ -125,20 +213,17 @@ class Health:
         alarms += [_saturation(first_step + place) for place in sure]
         return sorted(alarms, key=lambda alarm: alarm.step)
 
-    def look_at_grid(
-        self, step: int, fakes: torch.Tensor, reals_spread: float | None
-    ) -> list[Alarm]:
+    def look_at_grid(self, step: int, fakes: torch.Tensor) -> list[Alarm]:
         """Look at a grid; once at each.
 
         Args:
             step: steps done when it was drawn.
             fakes: images of the fixed noise, (64, S, S, C) uint8 on the CPU.
-            reals_spread: `spread` of about as many real images; None if unknown.
 
         Returns:
             A collapse that set in here, or nothing.
         """
-        memory = self._memory
+        memory, reals_spread = self._streaks, self.reals_spread
         found = spread(fakes)
         memory.best = max(memory.best, found)
         varied = VARIED_ALONE if reals_spread is None else VARIED * reals_spread
@@ -149,14 +234,6 @@ class Health:
         if memory.alike == 1:
             memory.alike_from = step
         return [_collapse(step, memory, found, reals_spread) for _ in fell]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs, to raise the alarms that an uninterrupted one would."""
-        return asdict(self._memory)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        self._memory = _Memory(**state)
 
 
 def _onsets(signs: Sequence[bool], streak: int, after: int) -> tuple[list[int], int]:
@@ -208,7 +285,7 @@ def _saturation(step: int) -> Alarm:
     )
 
 
-def _collapse(step: int, memory: _Memory, found: float, reals_spread: float | None) -> Alarm:
+def _collapse(step: int, memory: Streaks, found: float, reals_spread: float | None) -> Alarm:
     real = "" if reals_spread is None else f", and of real images {reals_spread:.1f}"
     return Alarm(
         "collapse",

@@ -1,6 +1,5 @@
 """Alarms: on the tutorial's own log, on made-up histories and grids, and across interruptions."""
 
-import json
 import math
 from itertools import pairwise
 
@@ -11,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan.health import SATURATED_STEPS, Alarm, Health, spread
+from dcgan.monitor import SATURATED_STEPS, Alarm, Monitor, MonitorState, spread
 from tests.pictures import smooth
 
 Rows = npt.NDArray[np.float32]
@@ -79,7 +78,7 @@ def told(alarms: list[Alarm]) -> list[tuple[str, int]]:
     return [(alarm.kind, alarm.step) for alarm in alarms]
 
 
-def in_ticks(rows: Rows, borders: list[int], health: Health) -> list[Alarm]:
+def in_ticks(rows: Rows, borders: list[int], health: Monitor) -> list[Alarm]:
     """Look at rows in ticks that end at `borders`."""
     edges = sorted({0, len(rows), *(border for border in borders if border < len(rows))})
     looks = (health.look_at_steps(begin + 1, rows[begin:end]) for begin, end in pairwise(edges))
@@ -88,7 +87,7 @@ def in_ticks(rows: Rows, borders: list[int], health: Health) -> list[Alarm]:
 
 def test_the_tutorials_saturation_is_told_and_nothing_else_of_its_log():
     # Its lines 100, 150 and 200, counted from 0, are saturated: steps 101 to 250, counted from 1
-    assert told(Health().look_at_steps(1, tutorial())) == [("saturation", 200)]
+    assert told(Monitor().look_at_steps(1, tutorial())) == [("saturation", 200)]
 
 
 @pytest.mark.parametrize(
@@ -97,12 +96,12 @@ def test_the_tutorials_saturation_is_told_and_nothing_else_of_its_log():
 )
 def test_saturation_is_told_once_at_the_hundredth_step(count, expected):
     rows = history((FINE, 7), (SURE, count), (FINE, 1))
-    assert [alarm.step for alarm in Health().look_at_steps(1, rows)] == expected
+    assert [alarm.step for alarm in Monitor().look_at_steps(1, rows)] == expected
 
 
 def test_saturation_is_told_again_after_it_has_ended():
     rows = history((SURE, 150), (FINE, 1), (SURE, 99), (FINE, 1), (SURE, 100))
-    assert told(Health().look_at_steps(1, rows)) == [("saturation", 100), ("saturation", 351)]
+    assert told(Monitor().look_at_steps(1, rows)) == [("saturation", 100), ("saturation", 351)]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_saturation_is_told_again_after_it_has_ended():
     ],
 )
 def test_a_nearly_sure_discriminator_is_no_alarm(row):
-    assert Health().look_at_steps(1, history((row, 300))) == []
+    assert Monitor().look_at_steps(1, history((row, 300))) == []
 
 
 @pytest.mark.parametrize("column", range(5))
@@ -122,7 +121,7 @@ def test_non_finite_values_are_told_where_they_begin(column, value):
     rows = history((FINE, 40))
     rows[20:30, column] = value
     rows[35, column] = value
-    assert told(Health().look_at_steps(101, rows)) == [("non-finite", 121), ("non-finite", 136)]
+    assert told(Monitor().look_at_steps(101, rows)) == [("non-finite", 121), ("non-finite", 136)]
 
 
 PARTS = st.lists(st.tuples(st.sampled_from([FINE, SURE, BROKEN]), st.integers(1, 250)), min_size=1)
@@ -132,8 +131,8 @@ BORDERS = st.lists(st.integers(1, 1000), max_size=30)
 @given(parts=PARTS, borders=BORDERS)
 def test_tick_borders_make_no_difference(parts, borders):
     rows = history(*parts)
-    whole = Health().look_at_steps(1, rows)
-    assert in_ticks(rows, borders, Health()) == whole
+    whole = Monitor().look_at_steps(1, rows)
+    assert in_ticks(rows, borders, Monitor()) == whole
     assert told(whole) == told_literally(rows)
 
 
@@ -155,12 +154,12 @@ def told_literally(rows: Rows) -> list[tuple[str, int]]:
 @given(parts=PARTS, place=st.integers(0, 1000))
 def test_a_resumed_run_is_told_what_an_uninterrupted_one_is(parts, place):
     rows = history(*parts)
-    first, second = Health(), Health()
+    first, second = Monitor(), Monitor()
     alarms = in_ticks(rows[:place], [], first) if place else []
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.restore(MonitorState.model_validate_json(first.state().model_dump_json()))
     if place < len(rows):
         alarms += second.look_at_steps(place + 1, rows[place:])
-    assert alarms == Health().look_at_steps(1, rows)
+    assert alarms == Monitor().look_at_steps(1, rows)
 
 
 def varied(count: int = 64, size: int = 32) -> torch.Tensor:
@@ -190,10 +189,11 @@ FALLEN = [
 ]
 
 
-def look(grids: list[torch.Tensor], reals: float | None, health: Health | None = None):
+def look(grids: list[torch.Tensor], reals: float | None, health: Monitor | None = None):
     """The steps at which a collapse is told; grid k, from 1, is drawn at step 10·k."""
-    health = Health() if health is None else health
-    looks = [health.look_at_grid(10 * k, grid, reals) for k, grid in enumerate(grids, 1)]
+    health = Monitor() if health is None else health
+    health.reals_spread = reals
+    looks = [health.look_at_grid(10 * k, grid) for k, grid in enumerate(grids, 1)]
     assert {alarm.kind for alarms in looks for alarm in alarms} <= {"collapse"}
     return [alarm.step for alarms in looks for alarm in alarms]
 
@@ -246,18 +246,19 @@ def test_a_jumble_that_settles_to_the_spread_of_faces_is_no_collapse():
 
 @pytest.mark.parametrize("place", range(1, 5))
 def test_a_resumed_run_is_told_the_same_collapse(place):
-    grids, first, second = [varied(), grey(), grey(), grey(), varied()], Health(), Health()
+    grids, first, second = [varied(), grey(), grey(), grey(), varied()], Monitor(), Monitor()
     before = look(grids[:place], REALS, first)
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    second.restore(MonitorState.model_validate_json(first.state().model_dump_json()))
     after = [step + 10 * place for step in look(grids[place:], REALS, second)]
     assert before + after == [30]
 
 
 def test_each_message_names_what_helps_and_reads_as_sentences():
-    alarms = Health().look_at_steps(1, history((SURE, 100), (BROKEN, 1)))
-    health = Health()
+    alarms = Monitor().look_at_steps(1, history((SURE, 100), (BROKEN, 1)))
+    health = Monitor()
+    health.reals_spread = REALS
     for step, grid in enumerate([varied(), grey(), grey()]):
-        alarms += health.look_at_grid(step, grid, REALS)
+        alarms += health.look_at_grid(step, grid)
     assert [alarm.kind for alarm in alarms] == ["saturation", "non-finite", "collapse"]
     options = {
         "saturation": ("--lr-d", "--label-smoothing 0.1"),

@@ -1,14 +1,17 @@
-"""Tensors by name: written whole or not at all; of anybody's file read, or refused, and not run."""
+"""Weights in files: written whole or not at all; anybody's are read or refused, never run."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from dcgan.models import SIZES, Discriminator, Generator
 from pipeline.errors import UserError
 from pipeline.files import replacing
 
@@ -18,7 +21,18 @@ WRAPPERS = ("module", "_orig_mod")
 WANTED = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
 
 
-def refuse_swollen(path: Path) -> None:
+def load_tensors(path: Path) -> Any:
+    """Read what `torch.save` wrote, onto the CPU: nothing in the file is run, and no bomb inflated.
+
+    Raises:
+        ValueError: it unpacks to more than it is.
+        Exception: whatever zipfile and torch trip over in a file that is not theirs.
+    """
+    refuse_inflated(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def refuse_inflated(path: Path) -> None:
     """Refuse a zip that holds more than it is: a decompression bomb.
 
     torch and numpy write what they save into zips as it is, and inflate what somebody else
@@ -39,14 +53,14 @@ def refuse_swollen(path: Path) -> None:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it is an ordinary tensor on the CPU, all of whose numbers are really there.
+    """Whether it is an ordinary tensor, all of whose numbers are really there.
 
     A view may repeat one number a billion times: whoever copies it needs the memory for all.
     """
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.layout == torch.strided
-        and tensor.device.type == "cpu"
+        and tensor.device.type != "meta"
         and not (tensor.is_quantized or tensor.is_nested or tensor.is_complex())
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )
@@ -73,8 +87,7 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
             warnings.simplefilter("ignore")
-            refuse_swollen(path)
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = load_tensors(path)
     except PermissionError as error:
         raise UserError(
             where, str(error.strerror), "a file that this user may read", "see ls -ld, or copy it"
@@ -123,6 +136,103 @@ def _require_tensor(name: object, value: object, where: str) -> None:
             "finite weights",
             "name a net that was saved earlier; a run keeps some in its folder nets/",
         )
+
+
+def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) -> None:
+    """Fill a net from a state dict in a file, all of it or, on an error, nothing.
+
+    Args:
+        net: takes the weights in place, on its own device and in its own type.
+        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; see
+            `read_state`. Never runs code from it.
+        flag: the option that named the file, for the error.
+
+    Raises:
+        UserError: for a missing file, one that holds anything else, or one that does not fit.
+    """
+    where = f"{flag} {path}"
+    state = read_state(Path(path), where)
+    found, wanted = _first_difference(_shapes(state), _shapes(net.state_dict()))
+    if found:
+        raise UserError(where, found, wanted, _remedy(net, state, flag))
+    net.load_state_dict(state)
+
+
+def load_generator(path: str | Path) -> Generator:
+    """Build the generator whose weights a file holds; their shapes tell its options.
+
+    Args:
+        path: a state dict, of ours or of pytorch/examples; see `load_weights`.
+
+    Returns:
+        On the CPU, in float32, in eval mode. Torch's random state is not touched.
+
+    Raises:
+        UserError: for a missing file, and one that holds anything else.
+    """
+    state = read_state(Path(path), str(path))
+    net = _origin(state)
+    wanted = f"the weights of a Generator of {', '.join(map(str, SIZES))} pixels, grey or RGB"
+    if not isinstance(net, Generator):
+        found = "the weights of a Discriminator" if net else "tensors of another net"
+        remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
+        raise UserError(path, found, wanted, remedy)
+    net.to_empty(device="cpu").load_state_dict(state)
+    return net.eval()
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _first_difference(
+    found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> tuple[str, str]:
+    """Say of the first tensor that differs what it is and what it should be; two "" if none is."""
+    for name, shape in wanted.items():
+        if name not in found:
+            return f"no {name}", f"{name} of shape {shape}"
+        if found[name] != shape:
+            return f"{name} of shape {found[name]}", f"{name} of shape {shape}"
+    for name, shape in found.items():
+        if name not in wanted:
+            return f"{name} of shape {shape}", f"nothing after {list(wanted)[-1]}"
+    return "", ""
+
+
+def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag: str) -> str:
+    origin = _origin(state)
+    if origin is None:
+        return f"check {', '.join(net.options)}: they must be those that the file was trained with"
+    if type(origin) is not type(net):
+        return (
+            f"this file holds a {type(origin).__name__};"
+            f" give {flag} the weights of a {type(net).__name__}"
+        )
+    differing = (
+        f"{option} {value}"
+        for option, value in origin.options.items()
+        if net.options[option] != value
+    )
+    return f"run with {' '.join(differing)}"
+
+
+def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
+    """Build, without memory, the net that these weights come from; None if no options give it."""
+    kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
+    if not kernels or 0 in kernels[0] + kernels[-1]:
+        return None
+    first, last = kernels[0], kernels[-1]  # (in, out, 4, 4) in a Generator, else (out, in, 4, 4)
+    with torch.device("meta"):
+        for build in (
+            lambda: Generator(8 * first[1] // last[0], nz=first[0], ngf=last[0], channels=last[1]),
+            lambda: Discriminator(8 * last[1] // first[0], ndf=first[0], channels=first[1]),
+        ):
+            with contextlib.suppress(UserError):
+                net = build()
+                if _shapes(net.state_dict()) == _shapes(state):
+                    return net
+    return None
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
