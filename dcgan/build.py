@@ -31,7 +31,7 @@ from dcgan.speed import WholeStep, choose_step
 from dcgan.stats import StepRows
 from dcgan.step import AdversarialStep
 from dcgan.weights import load_weights, save_weights
-from pipeline.batches import Batches, default_workers
+from pipeline.batches import Batches, LoaderOptions, default_workers
 from pipeline.errors import UserError
 from pipeline.opening import open_loader
 
@@ -321,21 +321,20 @@ def _noise(rollbacks: int, rank: int) -> str:
 
 
 def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: Log) -> Batches:
-    return open_loader(
-        config.shards,
-        ranks.share_of(config.batch_size),
-        config.image_size,
-        config.channels,
-        device,
-        config.seed,
-        config.workers,
-        torch.uint8,
+    options = LoaderOptions(
+        batch_size=ranks.share_of(config.batch_size),
+        image_size=config.image_size,
+        channels=config.channels,
+        device=device,
+        seed=config.seed,
+        dtype=torch.uint8,
+        workers=config.workers,
         cache=config.cache,
         data_timeout=config.data_timeout,
-        progress=_Refill(log),
         rank=ranks.rank,
         num_ranks=ranks.count,
     )
+    return open_loader(config.shards, options, _Refill(log))
 
 
 class _Refill:

@@ -26,6 +26,7 @@ from dcgan.run import RunFolder, append_line, read_lines
 from dcgan.stats import Pace
 from dcgan.step import STATISTICS
 from dcgan.tracking import Tracking
+from pipeline.batches import LoaderOptions
 from pipeline.files import write_whole
 
 if TYPE_CHECKING:
@@ -218,11 +219,13 @@ class Records:
 
     def _judged_by(self) -> Judge:
         if self._judge is None:
-            from dcgan.judging.metrics import Judge, Reals
+            from dcgan.judging.metrics import BATCH, Judge, Reals
 
             config, device = self._config, torch.device(self._config.device)
-            sizes = config.image_size, config.channels
-            self._judge = Judge(Reals(config.shards, *sizes, device, config.workers))
+            options = LoaderOptions(
+                BATCH, config.image_size, config.channels, device=device, workers=config.workers
+            )
+            self._judge = Judge(Reals(config.shards, options))
         return self._judge
 
     def _plot(self) -> None:

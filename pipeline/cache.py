@@ -41,9 +41,10 @@ class ResidentCache(Batches):
         super().__init__(
             loader.batch_size, loader.steps_per_epoch, dtype, loader.identity, loader.description
         )
-        self._loader, self._schedule, self._device = loader, loader.schedule, loader.device
-        self._progress = progress
-        shape = (len(self._schedule), loader.image_size, loader.image_size, loader.channels)
+        self._loader, self._schedule, self._progress = loader, loader.schedule, progress
+        options = loader.options
+        self._device = options.device
+        shape = (len(self._schedule), options.image_size, options.image_size, options.channels)
         self._images = torch.empty(shape, dtype=torch.uint8, device=where)
         self._stream: Stream | None = None
         self._filled = 0

@@ -9,8 +9,9 @@ import torch
 from nvidia.dali import __version__ as dali_version
 from torch.utils.dlpack import from_dlpack
 
+from pipeline.batches import LoaderOptions
 from pipeline.decoders import DecodeError, Squares
-from pipeline.graph import DECODER_SHARE, PREFETCH, build_graph
+from pipeline.graph import DECODER_SHARE, PREFETCH, Stage, build_graph
 from pipeline.manifest import ShardSet
 from pipeline.reader import Encoded
 
@@ -20,12 +21,7 @@ class DaliDecoder:
 
     Args:
         shards: a set of JPEGs.
-        image_size: side of the images that come out, in pixels.
-        channels: 3 (RGB) or 1 (luma).
-        device: where batches are born, `cpu` or `cuda`.
-        batch_size: images in a batch, at most.
-        workers: host threads.
-        normalised: on CUDA, have the graph normalise too.
+        options: of the loader; on CUDA, the graph normalises float batches too.
         prefetch: batches prepared ahead.
         decoder_share: of images that go to a GPU's JPEG engine.
     """
@@ -33,31 +29,24 @@ class DaliDecoder:
     def __init__(
         self,
         shards: ShardSet,
-        image_size: int,
-        channels: int,
-        device: torch.device,
-        batch_size: int,
-        workers: int,
-        normalised: bool = False,
+        options: LoaderOptions,
         prefetch: int = PREFETCH,
         decoder_share: float = DECODER_SHARE,
     ) -> None:
-        self._squares = Squares.of(shards, image_size, channels, device)
-        self._on_gpu = device.type == "cuda"
+        self._squares, self._device = Squares.of(shards, options), options.device
+        self._on_gpu = self._device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
-        self.name = f"dali-{device.type}"
+        self.name = f"dali-{self._device.type}"
         work = "DALI {} decodes and resizes" if self._on_gpu else "DALI {} decodes, torch resizes"
-        self.description = f"{work.format(dali_version)}, {workers} threads"
+        self.description = f"{work.format(dali_version)}, {options.threads} threads"
+        until: Stage = "decode"
+        if self._on_gpu:
+            until = "normalise" if options.dtype.is_floating_point else "resize"
         self._graph: Any = build_graph(
             shards,
             lambda: next(self._encoded),
-            until=("normalise" if normalised else "resize") if self._on_gpu else "decode",
-            batch_size=batch_size,
-            image_size=image_size,
-            channels=channels,
-            device="cuda" if self._on_gpu else "cpu",
-            device_id=_number(device) if self._on_gpu else None,
-            workers=workers,
+            options,
+            until,
             prefetch=prefetch,
             decoder_share=decoder_share,
         )
@@ -91,7 +80,7 @@ class DaliDecoder:
             return self._squares.collect(images, len(output))
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
-        if batch.shape[1:3] == (self._squares.size, self._squares.size):
+        if batch.shape[1:3] == 2 * (self._squares.options.image_size,):
             return batch
         return self._squares.collect(self._squares.fit(batch), len(batch))
 
@@ -106,11 +95,7 @@ class DaliDecoder:
         batch = output.as_tensor()
         if out is None:
             dtype = to_torch_type[batch.dtype]
-            out = torch.empty(batch.shape(), dtype=dtype, device=self._squares.device)
-        stream = torch.cuda.current_stream(self._squares.device)
+            out = torch.empty(batch.shape(), dtype=dtype, device=self._device)
+        stream = torch.cuda.current_stream(self._device)
         feed_ndarray(batch, out, cuda_stream=stream)
         return out
-
-
-def _number(device: torch.device) -> int:
-    return device.index if device.index is not None else torch.cuda.current_device()

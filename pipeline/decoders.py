@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.manifest import ShardSet
 from pipeline.pixels import luma
 from pipeline.reader import Encoded
@@ -57,30 +58,28 @@ class Decoder(Protocol):
 class Squares:
     """Makes batches of squares from decoded images on the host."""
 
-    size: int
-    channels: int
+    options: LoaderOptions
     crop: int | None
     """Of the image's own pixels, to take before the resize."""
-    device: torch.device
-    """Where the batches go."""
 
     @classmethod
-    def of(cls, shards: ShardSet, size: int, channels: int, device: torch.device) -> Squares:
+    def of(cls, shards: ShardSet, options: LoaderOptions) -> Squares:
         """What a set's recipe leaves to be done by whoever reads it."""
         recipe = shards.manifest.recipe
         crop = recipe.crop if recipe.store == "original" else None
-        return cls(size, channels, crop if isinstance(crop, int) else None, device)
+        return cls(options, crop if isinstance(crop, int) else None)
 
     def fit(self, images: torch.Tensor) -> torch.Tensor:
         """Crop and resize images of one size: (..., H, W, C) → (..., S, S, C) uint8."""
-        return fit_square(images, self.size, self.crop)
+        return fit_square(images, self.options.image_size, self.crop)
 
     def collect(self, squares: Iterable[torch.Tensor], count: int) -> torch.Tensor:
         """Copy squares, (S, S, C) uint8, into a batch that a device can copy from."""
+        side = self.options.image_size
         batch = torch.empty(
-            (count, self.size, self.size, self.channels),
+            (count, side, side, self.options.channels),
             dtype=torch.uint8,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.options.device.type == "cuda",
         )
         for place, square in zip(batch.numpy(), squares, strict=True):
             np.copyto(place, square.numpy())
@@ -93,7 +92,7 @@ class Squares:
         (docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
         """
         if out is None:
-            return batch.to(self.device, non_blocking=True)
+            return batch.to(self.options.device, non_blocking=True)
         return out.copy_(batch, non_blocking=True)
 
 
@@ -102,27 +101,24 @@ class RawDecoder:
 
     Args:
         shards: a `raw` set.
-        image_size: side of the images that come out, in pixels.
-        channels: 3 (RGB) or 1 (luma).
-        device: where batches go.
+        options: of the loader.
     """
 
     name = "raw"
 
-    def __init__(
-        self, shards: ShardSet, image_size: int, channels: int, device: torch.device
-    ) -> None:
+    def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
         self._stored = shards.manifest.recipe.size or 0
-        self._squares = Squares.of(shards, image_size, channels, device)
+        self._squares = Squares.of(shards, options)
         self.description = "stored pixels, nothing to decode"
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
         shape, squares = (-1, self._stored, self._stored, 3), self._squares
+        options = squares.options
+        as_wanted = self._stored == options.image_size and options.device.type != "cuda"
         for batch in encoded:
             pixels = torch.from_numpy(np.concatenate(batch)).view(shape)
-            if squares.channels == 1:
+            if options.channels == 1:
                 pixels = luma(pixels)
-            as_wanted = self._stored == squares.size and squares.device.type != "cuda"
             yield pixels if as_wanted else squares.collect(squares.fit(pixels), len(pixels))
 
     def deliver(self, decoded: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.checking import RejectedError
 from pipeline.checking import decode as decode_strictly
 from pipeline.decoders import DecodeError, Squares
@@ -28,31 +29,19 @@ class ThreadDecoder:
 
     Args:
         shards: a set of JPEGs.
-        image_size: side of the images that come out, in pixels.
-        channels: 3 (RGB) or 1 (luma).
-        device: where batches go.
-        workers: threads.
+        options: of the loader.
         reason: why DALI is not in use, for the description.
     """
 
     name = "threads"
 
-    def __init__(
-        self,
-        shards: ShardSet,
-        image_size: int,
-        channels: int,
-        device: torch.device,
-        workers: int,
-        reason: str = "asked for",
-    ) -> None:
-        self._squares = Squares.of(shards, image_size, channels, device)
-        self._workers = workers
-        self.description = f"libjpeg-turbo and torch, {workers} threads, because {reason}"
+    def __init__(self, shards: ShardSet, options: LoaderOptions, reason: str = "asked for") -> None:
+        self._squares, self._options = Squares.of(shards, options), options
+        self.description = f"libjpeg-turbo and torch, {options.threads} threads, because {reason}"
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
         ahead: deque[list[Future[torch.Tensor]]] = deque()
-        threads = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        threads = ThreadPoolExecutor(self._options.threads, thread_name_prefix="decode")
         try:
             for batch in encoded:
                 ahead.append([threads.submit(self._decode_one, sample) for sample in batch])
@@ -71,8 +60,8 @@ class ThreadDecoder:
 
     def _decode_one(self, sample: Encoded) -> torch.Tensor:
         pixels = as_tensor(decode_strictly(sample.tobytes()).pixels)
-        if pixels.shape[2] != self._squares.channels:
-            pixels = luma(pixels) if self._squares.channels == 1 else pixels.expand(-1, -1, 3)
+        if pixels.shape[2] != self._options.channels:
+            pixels = luma(pixels) if self._options.channels == 1 else pixels.expand(-1, -1, 3)
         return self._squares.fit(pixels)
 
     def _collect(self, images: list[Future[torch.Tensor]]) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The DALI graph: decode → resize and crop → normalise, one definition for CPU and GPU.
 
-With `device="cuda"` the decoder is DALI's `mixed` one (encoded bytes on the host, pixels on the
-device) and everything after it runs on the device; with `"cpu"` all of it runs on the host. On a
-CPU the loader stops the graph after decoding: torch's resize takes a sixth of DALI's time there.
+On a GPU the decoder is DALI's `mixed` one (encoded bytes on the host, pixels on the device) and
+everything after it runs on the device; on a CPU all of it runs on the host. There the loader stops
+the graph after decoding: torch's resize takes a sixth of DALI's time.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
+import torch
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline.batches import LoaderOptions
 from pipeline.manifest import Recipe, ShardSet
 from pipeline.pixels import MEAN, STD
 from pipeline.reader import Encoded
@@ -44,14 +46,8 @@ Stage = Literal["decode", "resize", "normalise"]
 def build_graph(
     shards: ShardSet,
     source: Callable[[], list[Encoded]],
-    *,
+    options: LoaderOptions,
     until: Stage,
-    batch_size: int,
-    image_size: int,
-    channels: int,
-    device: Literal["cpu", "cuda"],
-    device_id: int | None,
-    workers: int,
     prefetch: int = PREFETCH,
     decoder_share: float = DECODER_SHARE,
 ) -> Pipeline:
@@ -60,46 +56,45 @@ def build_graph(
     Args:
         shards: a set of JPEGs; tells the crop and the largest image.
         source: called for each batch; raises StopIteration when there are no more.
+        options: of the loader; everything from decoding on runs on its device.
         until: the last stage. `decode` gives images of their own sizes, (H, W, C) uint8; `resize`
             squares, uint8; `normalise` squares, float in [-1, 1].
-        batch_size: images in a batch, at most.
-        image_size: side of the square that comes out, in pixels.
-        channels: 3 for RGB, 1 for luma.
-        device: where decoding and everything after it runs.
-        device_id: the CUDA device's number; None for the CPU.
-        workers: host threads.
         prefetch: batches prepared ahead.
         decoder_share: see `DECODER_SHARE`.
 
     Returns:
-        A pipeline with one output, (B, image_size, image_size, channels) unless `until` says less.
+        A pipeline with one output, (B, S, S, C) unless `until` says less.
     """
+    on_gpu = options.device.type == "cuda"
     graph = Pipeline(
-        batch_size=batch_size,
-        num_threads=workers,
-        device_id=device_id,
+        batch_size=options.batch_size,
+        num_threads=options.threads,
+        device_id=_device_id(options.device) if on_gpu else None,
         prefetch_queue_depth=prefetch,
     )
     with graph:
         encoded = fn.external_source(
             name="encoded", source=source, dtype=types.UINT8, ndim=1, no_copy=True
         )
-        on_gpu = _gpu_decoder(shards, batch_size, decoder_share) if device == "cuda" else {}
         images = fn.decoders.image(
             encoded,
             name="decode",
-            device="mixed" if device == "cuda" else "cpu",
-            output_type=types.RGB if channels == 3 else types.GRAY,
+            device="mixed" if on_gpu else "cpu",
+            output_type=types.RGB if options.channels == 3 else types.GRAY,
             # libjpeg's own chroma upsampling; the GPU decoder's default differs from it
             jpeg_fancy_upsampling=True,
-            **on_gpu,
+            **(_gpu_decoder(shards, options.batch_size, decoder_share) if on_gpu else {}),
         )
         if until != "decode":
-            images = _resize(encoded, images, shards.manifest.recipe, image_size)
+            images = _resize(encoded, images, shards.manifest.recipe, options.image_size)
         if until == "normalise":
-            images = _normalise(images, channels)
+            images = _normalise(images, options.channels)
         graph.set_outputs(images)
     return graph
+
+
+def _device_id(device: torch.device) -> int:
+    return device.index if device.index is not None else torch.cuda.current_device()
 
 
 def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dict[str, Any]:

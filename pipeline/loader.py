@@ -13,12 +13,11 @@ from itertools import count
 
 import torch
 
-from pipeline.batches import Batches, default_workers
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.decoders import Decoder, RawDecoder
-from pipeline.feeder import DATA_TIMEOUT
 from pipeline.manifest import ShardSet
 from pipeline.order import Rows
-from pipeline.schedule import WINDOW, Schedule
+from pipeline.schedule import Schedule
 from pipeline.stream import Stream
 
 
@@ -27,16 +26,7 @@ class Loader(Batches):
 
     Args:
         shards: an opened set.
-        batch_size: images in a batch, on this rank.
-        image_size: side of the square images, in pixels.
-        device: where the batches go, `cpu` or `cuda`.
-        seed: the order of images is a function of it and the epoch.
-        dtype: float32 for normalised batches, uint8 for stored pixels.
-        rank: of this process among all; ranks see disjoint images.
-        num_ranks: number of processes.
-        channels: 3 (RGB) or 1 (luma).
-        workers: decoding threads; None for one a core, at most 8, or 4 for a GPU.
-        data_timeout: seconds to wait for a batch.
+        options: what its batches are to be.
         decoder: for the set's samples; None for the best that this machine can run.
 
     Raises:
@@ -45,48 +35,27 @@ class Loader(Batches):
     """
 
     def __init__(
-        self,
-        shards: ShardSet,
-        batch_size: int,
-        image_size: int = 64,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-        dtype: torch.dtype = torch.float32,
-        rank: int = 0,
-        num_ranks: int = 1,
-        channels: int = 3,
-        workers: int | None = None,
-        data_timeout: float = DATA_TIMEOUT,
-        decoder: Decoder | None = None,
+        self, shards: ShardSet, options: LoaderOptions, decoder: Decoder | None = None
     ) -> None:
-        shards.require_size(image_size)
-        self.shards, self.data_timeout = shards, data_timeout
-        self.image_size, self.channels = image_size, channels
-        self.device = torch.device(device)
-        self.schedule = Schedule.of(shards, batch_size, seed, rank, num_ranks)
-        self.decoder = decoder or open_decoder(
-            shards, batch_size, image_size, channels, self.device, workers, dtype
+        shards.require_size(options.image_size)
+        self.shards, self.options = shards, options
+        self.schedule = Schedule.of(
+            shards, options.batch_size, options.seed, options.rank, options.num_ranks
         )
-        identity: dict[str, str | int] = {
-            "shard set": shards.fingerprint,
-            "recipe": shards.manifest.recipe.told(),
-            "--batch-size": batch_size,
-            "--image-size": image_size,
-            "--channels": channels,
-            "--seed": seed,
-            "rank": rank,
-            "ranks": num_ranks,
-            "decoder": self.decoder.name,
-            "window": WINDOW,
-        }
-        steps = self.schedule.steps_per_epoch
-        super().__init__(batch_size, steps, dtype, identity, self.decoder.description)
+        self.decoder = decoder or open_decoder(shards, options)
+        super().__init__(
+            options.batch_size,
+            self.schedule.steps_per_epoch,
+            options.dtype,
+            options.identity(shards, self.decoder.name),
+            self.decoder.description,
+        )
         self._stream: Stream | None = None
 
     def stream(self, plan: Iterator[Rows]) -> Stream:
         """What decodes the batches of a plan; a loader has one, and closes it."""
         assert self._stream is None
-        self._stream = Stream(self.shards, self.decoder, plan, self.data_timeout)
+        self._stream = Stream(self.shards, self.decoder, plan, self.options.data_timeout)
         return self._stream
 
     def _close(self) -> None:
@@ -104,38 +73,18 @@ class Loader(Batches):
             yield from self.schedule.batches(epoch)
 
 
-def open_decoder(
-    shards: ShardSet,
-    batch_size: int,
-    image_size: int,
-    channels: int,
-    device: torch.device,
-    workers: int | None = None,
-    dtype: torch.dtype = torch.uint8,
-) -> Decoder:
-    """The best decoder that this machine can run, for the samples of a set.
-
-    Args:
-        shards: the set.
-        batch_size: images in a batch, at most.
-        image_size: side of the images that come out, in pixels.
-        channels: 3 (RGB) or 1 (luma).
-        device: where batches go.
-        workers: threads; None for the default.
-        dtype: of what comes out.
-    """
+def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
+    """The best decoder that this machine can run, for the samples of a set."""
     if shards.manifest.recipe.store == "raw":
-        return RawDecoder(shards, image_size, channels, device)
-    workers = workers or default_workers(device)
-    obstacle = _why_not_dali(device)
+        return RawDecoder(shards, options)
+    obstacle = _why_not_dali(options.device)
     if obstacle:
         from pipeline.fallback import ThreadDecoder
 
-        return ThreadDecoder(shards, image_size, channels, device, workers, obstacle)
+        return ThreadDecoder(shards, options, obstacle)
     from pipeline.dali import DaliDecoder
 
-    normalised = dtype.is_floating_point
-    return DaliDecoder(shards, image_size, channels, device, batch_size, workers, normalised)
+    return DaliDecoder(shards, options)
 
 
 def _why_not_dali(device: torch.device) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 
 SAMPLES = 16_384
 """Images in an epoch: enough for a few hundred steps at the usual batch sizes."""
@@ -17,41 +17,18 @@ class SyntheticLoader(Batches):
     """Uniform noise in the interface of `Batches`, made once and served again and again.
 
     Args:
-        batch_size: images in a batch.
-        image_size: side of the images, in pixels.
-        channels: 3 or 1.
-        device: where the batches lie.
-        seed: of the noise.
-        dtype: float32 for normalised batches, uint8 for pixels.
-        rank: of this process; each has noise of its own.
-        num_ranks: number of processes.
+        options: what its batches are to be; each rank has noise of its own.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        image_size: int,
-        channels: int,
-        device: torch.device,
-        seed: int,
-        dtype: torch.dtype,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
-        identity: dict[str, str | int] = {
-            "shard set": "synthetic",
-            "--batch-size": batch_size,
-            "--image-size": image_size,
-            "--channels": channels,
-            "--seed": seed,
-            "rank": rank,
-            "ranks": num_ranks,
-        }
-        steps = max(1, SAMPLES // num_ranks // batch_size)
-        super().__init__(batch_size, steps, dtype, identity, "synthetic noise: no images are read")
-        random = torch.Generator().manual_seed((seed + rank) % 2**63)
-        shape = (BATCHES, batch_size, image_size, image_size, channels)
-        self._pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8).to(device)
+    def __init__(self, options: LoaderOptions) -> None:
+        size, side = options.batch_size, options.image_size
+        steps = max(1, SAMPLES // options.num_ranks // size)
+        told = "synthetic noise: no images are read"
+        super().__init__(size, steps, options.dtype, options.identity(), told)
+        random = torch.Generator().manual_seed((options.seed + options.rank) % 2**63)
+        shape = (BATCHES, size, side, side, options.channels)
+        pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+        self._pixels = pixels.to(options.device)
 
     def _close(self) -> None:
         self._pixels = torch.empty(0)

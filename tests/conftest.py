@@ -11,16 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.manifest import Recipe, ShardSet
 from tests.fuzzing import cases
 from tests.loaders import KINDS, open_kind
 from tests.needs import demanded, require, within
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import CountedBatches, keep_curves
-
-OF_DEVICE = 4
-"""The device's place among the arguments of `open_loader`."""
 
 
 def pytest_configure() -> None:
@@ -116,8 +113,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
     """Trainers made from here on take these batches."""
     batches = CountedBatches()
 
-    def open_loader(*arguments: Any, **options: Any) -> CountedBatches:
-        batches.device = arguments[OF_DEVICE]
+    def open_loader(shards: str, options: LoaderOptions, *_: object) -> CountedBatches:
+        batches.device = options.device
         return batches
 
     monkeypatch.setattr("dcgan.build.open_loader", open_loader)

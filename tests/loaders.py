@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.decoders import Decoder
 from pipeline.fallback import ThreadDecoder
@@ -29,17 +29,15 @@ of_jpegs = pytest.mark.parametrize(
 """For tests whose set is of JPEGs."""
 
 
-def decoder_of(
-    name: str, shards: ShardSet, batch_size: int, image_size: int, channels: int, workers: int
-) -> Decoder | None:
+def decoder_of(name: str, shards: ShardSet, options: LoaderOptions) -> Decoder | None:
     """A decoder by its name; None, which lets the loader choose, where nothing is to be decoded."""
     if shards.manifest.recipe.store == "raw":
         return None
     if name == "threads":
-        return ThreadDecoder(shards, image_size, channels, CPU, workers)
+        return ThreadDecoder(shards, options)
     from pipeline.dali import DaliDecoder
 
-    return DaliDecoder(shards, image_size, channels, CPU, batch_size, workers)
+    return DaliDecoder(shards, options)
 
 
 def open_kind(
@@ -48,7 +46,6 @@ def open_kind(
     batch_size: int,
     image_size: int = 32,
     *,
-    channels: int = 3,
     workers: int = 2,
     dtype: torch.dtype = torch.float32,
     **options: Any,
@@ -60,22 +57,19 @@ def open_kind(
         shards: a set.
         batch_size: images in a batch.
         image_size: side of the images, in pixels.
-        channels: 3 or 1.
         workers: threads.
         dtype: of the batches.
-        options: `Loader`'s.
+        options: other fields of `LoaderOptions`.
     """
     name, _, cached = kind.partition("-")
-    loader = Loader(
-        shards,
+    asked = LoaderOptions(
         batch_size,
         image_size,
         dtype=torch.uint8 if cached else dtype,
-        channels=channels,
         workers=workers,
-        decoder=decoder_of(name, shards, batch_size, image_size, channels, workers),
         **options,
     )
+    loader = Loader(shards, asked, decoder_of(name, shards, asked))
     return ResidentCache(loader, CPU, dtype) if cached else loader
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import memory, opening
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.errors import UserError
 from pipeline.fallback import ThreadDecoder
@@ -45,8 +45,8 @@ def opened():
         within(20, each.close)
 
 
-def stream_of(shards, batch_size=4, **options):
-    return Loader(shards, batch_size, SIZE, dtype=torch.uint8, **options)
+def stream_of(shards, batch_size=4, *, decoder=None, dtype=torch.uint8, **options):
+    return Loader(shards, LoaderOptions(batch_size, SIZE, dtype=dtype, **options), decoder)
 
 
 def cache_of(shards, batch_size=4, *, dtype=torch.uint8, progress=None, **options):
@@ -71,8 +71,8 @@ def test_four_epochs_are_those_of_the_stream(numbered_set, images, batch_size, r
     shards = numbered_set(*images)
     batch_size = min(batch_size, images[0] // ranks)
     for rank in range(ranks):
-        options = {"seed": seed, "rank": rank, "num_ranks": ranks}
-        options["decoder"] = ThreadDecoder(shards, SIZE, 3, CPU, 1)  # which keeps nothing
+        decoder = ThreadDecoder(shards, LoaderOptions(batch_size, SIZE, workers=1))  # keeps nothing
+        options = {"seed": seed, "rank": rank, "num_ranks": ranks, "decoder": decoder}
         stream = stream_of(shards, batch_size, **options)
         cache = cache_of(shards, batch_size, **options)
         count = 4 * stream.steps_per_epoch
@@ -85,7 +85,7 @@ def test_four_epochs_are_those_of_the_stream(numbered_set, images, batch_size, r
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_every_form_of_a_batch_is_the_streams(opened, raw_set, dtype, channels):
-    opened += [Loader(raw_set, 4, SIZE, dtype=dtype, channels=channels)]
+    opened += [stream_of(raw_set, dtype=dtype, channels=channels)]
     opened += [cache_of(raw_set, dtype=dtype, channels=channels)]
     stream, cache = (take(each, 12) for each in opened)
     assert_same(cache, stream)
@@ -192,9 +192,14 @@ def free(monkeypatch):
     )
 
 
+def a_byte(cache, device):
+    """Options of images that are a byte each, decoded."""
+    return LoaderOptions(1, image_size=1, channels=1, device=device, cache=cache)
+
+
 def test_no_cache_is_made_where_none_is_wanted(free):
     free(10 * GB, 10 * GB)
-    assert place_cache("off", GB, CUDA) == (None, "no cache, as asked")
+    assert place_cache(GB, a_byte("off", CUDA)) == (None, "no cache, as asked")
 
 
 KEPT, NONE = "cached from the second epoch on: 1,000.0 MB decoded", "no cache: 1,000.0 MB decoded"
@@ -218,7 +223,7 @@ PLACES = [
 def test_a_cache_goes_where_it_fits(free, cache, device, host_gb, device_gb, where, why):
     free(host_gb * GB, device_gb * GB)
     limit = " at most 50% is taken" if where is None else ""
-    assert place_cache(cache, GB, device) == (where, why + limit)
+    assert place_cache(GB, a_byte(cache, device)) == (where, why + limit)
 
 
 REFUSED = [
@@ -233,7 +238,7 @@ REFUSED = [
 def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(free, cache, device, found):
     free(GB, 3 * GB // 2)
     with pytest.raises(UserError) as error:
-        place_cache(cache, 2 * GB, device)
+        place_cache(2 * GB, a_byte(cache, device))
     assert_four_parts(error.value, "use --cache auto or off")
     assert error.value.where == f"--cache {cache}"
     assert error.value.found == f"2,000.0 MB decoded, {found}"
@@ -241,21 +246,21 @@ def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(free, cache, dev
 
 @pytest.mark.parametrize("cache", ["off", "auto", "host", "device"])
 def test_commands_get_the_cache_that_they_ask_for(opened, raw_set, cache):
-    opened += [open_loader(str(raw_set.folder), 4, SIZE, 3, CPU, 0, 1, cache=cache)]
+    opened += [open_loader(str(raw_set.folder), LoaderOptions(4, SIZE, workers=1, cache=cache))]
     assert type(opened[0]) is (Loader if cache == "off" else ResidentCache)
     why = "no cache, as asked" if cache == "off" else "cached from the second epoch on: "
     assert f"; {why}" in opened[0].description
-    opened += [Loader(raw_set, 4, SIZE)]
+    opened += [stream_of(raw_set, dtype=torch.float32)]
     assert_same(take(opened[0], 12), take(opened[1], 12))
 
 
 def test_the_decoded_size_is_what_counts(raw_set, free):
-    options = (str(raw_set.folder), 4, SIZE, 1, CPU, 0, 1)
+    options = LoaderOptions(4, SIZE, channels=1, workers=1, cache="host")
     free(23 * SIZE * SIZE)
-    open_loader(*options, cache="host").close()
+    open_loader(str(raw_set.folder), options).close()
     free(23 * SIZE * SIZE - 1)
     with pytest.raises(UserError, match="use --cache auto or off"):
-        open_loader(*options, cache="host")
+        open_loader(str(raw_set.folder), options)
 
 
 # How much is free

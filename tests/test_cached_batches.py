@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.loader import Loader
 from pipeline.reader import Reader
@@ -46,7 +47,7 @@ def test_the_cache_reads_a_set_once_and_tells_how_far_it_is(numbered_set, monkey
         return reading(self, rows)
 
     monkeypatch.setattr(Reader, "read", noting)
-    loader = Loader(numbered_set(23, 9, "raw"), 4, 32, dtype=torch.uint8)
+    loader = Loader(numbered_set(23, 9, "raw"), LoaderOptions(4, 32, dtype=torch.uint8))
     cache = ResidentCache(loader, CPU, progress=lambda *done: told.append(done))
     cache.load_state_dict({"epoch": 3, "batch": 2, "identity": loader.identity})
     take(cache, 30)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from dcgan.profiling.contenders import (
-    Conditions,
     cached,
     ours,
     plain_dali,
@@ -18,6 +17,7 @@ from dcgan.profiling.contenders import (
 )
 from dcgan.profiling.cumulative import cumulative
 from dcgan.profiling.variants import first_shards, pack_as, write_images
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.manifest import Recipe, ShardSet
 from pipeline.pixels import to_uint8
@@ -28,7 +28,8 @@ from tests.pictures import CELEBA, encode, names_in, pack_pictures, smooth
 from tests.running import assert_four_parts
 
 COUNT, BATCH, SIZE = 16, 4, 32
-CONDITIONS = Conditions(BATCH, SIZE, torch.device("cpu"), 1, 0)
+CONDITIONS = LoaderOptions(BATCH, SIZE, workers=1)
+OF_PIXELS = replace(CONDITIONS, dtype=torch.uint8)
 FACES = {f"{number:02d}.jpg": encode(smooth(*CELEBA, number)) for number in range(COUNT)}
 
 FLOATS, PIXELS = (BATCH, 3, SIZE, SIZE), (BATCH, SIZE, SIZE, 3)
@@ -80,7 +81,7 @@ def assert_same_images(found, wanted, mean):
 @pytest.fixture(scope="module")
 def reference(shards):
     """An epoch of our loader: the images that everybody should show."""
-    contender = ours("ours", shards, CONDITIONS, torch.uint8)
+    contender = ours("ours", shards, OF_PIXELS)
     found = images(contender)
     contender.close()
     return found
@@ -114,10 +115,11 @@ def test_others_show_the_same_images_epoch_after_epoch(kind, shards, files, refe
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 @pytest.mark.parametrize("kind", ["original", "jpeg", "raw", "cache"])
 def test_each_form_of_the_set_shows_the_same_images(kind, dtype, packed, reference):
+    conditions = replace(CONDITIONS, dtype=dtype)
     if kind == "cache":
-        contender = cached(kind, packed["original"], CONDITIONS, dtype)
+        contender = cached(kind, packed["original"], conditions)
     else:
-        contender = ours(kind, packed[kind], CONDITIONS, dtype)
+        contender = ours(kind, packed[kind], conditions)
     first = next(contender.batches)
     assert first.shape == (PIXELS if dtype == torch.uint8 else FLOATS)
     assert first.dtype == dtype
@@ -133,7 +135,7 @@ def test_a_crop_of_the_sets_own_is_what_all_see(tmp_path):
     files = write_images(shards, tmp_path / "files")
     raw = pack_as("raw", shards, files, SIZE, tmp_path / "raw", 1)
     assert raw.manifest.recipe.crop == 108
-    originals = ours("ours", shards, CONDITIONS, torch.uint8)
+    originals = ours("ours", shards, OF_PIXELS)
     reference = images(originals)
     originals.close()
     stored = ours("raw", raw, CONDITIONS)

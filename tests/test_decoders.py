@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.batches import LoaderOptions
 from pipeline.checking import decode
 from pipeline.decoders import DecodeError, RawDecoder, Squares
 from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
@@ -18,7 +19,6 @@ from pipeline.resizing import fit_square
 from tests.needs import require, within
 from tests.pictures import CELEBA, Pixels, encode, noisy, pack_pictures, smooth
 
-CPU = torch.device("cpu")
 SIZES = [CELEBA, (90, 301), (400, 121), (64, 64), (65, 64), (97, 97)]
 
 
@@ -58,11 +58,15 @@ def open_dali(shards, size=64, channels=3, batch_size=16, workers=2):
     require("dali")
     from pipeline.dali import DaliDecoder
 
-    return DaliDecoder(shards, size, channels, CPU, batch_size, workers)
+    return DaliDecoder(shards, LoaderOptions(batch_size, size, channels, workers=workers))
 
 
 def open_threads(shards, size=64, channels=3, workers=2):
-    return ThreadDecoder(shards, size, channels, CPU, workers)
+    return ThreadDecoder(shards, LoaderOptions(16, size, channels, workers=workers))
+
+
+def open_raw(shards, size=64, channels=3):
+    return RawDecoder(shards, LoaderOptions(16, size, channels))
 
 
 def run(decoder, batches):
@@ -81,7 +85,7 @@ def test_squares_stacks_what_fit_square_makes_of_each(crop, channels):
         torch.randint(0, 256, (h, w, channels), dtype=torch.uint8, generator=random)
         for w, h in SIZES
     ]
-    squares = Squares(32, channels, crop, CPU)
+    squares = Squares(LoaderOptions(1, 32, channels), crop)
     batch = squares.collect(map(squares.fit, images), len(images))
     assert batch.shape == (len(SIZES), 32, 32, channels)
     assert batch.is_contiguous()
@@ -90,12 +94,12 @@ def test_squares_stacks_what_fit_square_makes_of_each(crop, channels):
 
 
 def test_squares_takes_from_the_recipe_what_is_left_to_do(sets):
-    crops = {name: Squares.of(shards, 32, 3, CPU).crop for name, shards in sets.items()}
+    crops = {name: Squares.of(shards, LoaderOptions(1, 32)).crop for name, shards in sets.items()}
     assert crops == {"original": None, "cropped": 60, "raw": None}
 
 
 def test_a_batch_goes_where_it_is_wanted():
-    squares = Squares(8, 3, None, CPU)
+    squares = Squares(LoaderOptions(1, 8), None)
     batch = torch.arange(2 * 8 * 8 * 3, dtype=torch.uint8).view(2, 8, 8, 3)
     assert squares.deliver(batch, None) is batch
     out = torch.zeros_like(batch)
@@ -158,8 +162,7 @@ def test_a_stored_square_has_the_pixels_that_a_loader_would_make_of_its_source(s
     sources = [decode(data).pixels for data in pictures()]
     expected = {fit_square(torch.from_numpy(p), 64).numpy().tobytes() for p in sources}
     stored = _stored_samples(sets["raw"])
-    decoder = RawDecoder(sets["raw"], 64, 3, CPU)
-    (batch,) = run(decoder, [stored])
+    (batch,) = run(open_raw(sets["raw"]), [stored])
     assert batch.shape == (len(stored), 64, 64, 3)
     assert {square.numpy().tobytes() for square in batch} == expected
     assert len(expected) == len(stored) == 12
@@ -178,7 +181,7 @@ def _stored_samples(shards):
 @pytest.mark.parametrize("size", [16, 64])
 def test_raw_pixels_are_turned_grey_and_then_fitted(sets, size, channels):
     stored = _stored_samples(sets["raw"])
-    batches = run(RawDecoder(sets["raw"], size, channels, CPU), [stored[:5], stored[5:]])
+    batches = run(open_raw(sets["raw"], size, channels), [stored[:5], stored[5:]])
     assert [len(batch) for batch in batches] == [5, 7]
     for square, sample in zip(torch.cat(batches), stored, strict=True):
         image = torch.from_numpy(sample.copy()).view(64, 64, 3)
@@ -187,7 +190,7 @@ def test_raw_pixels_are_turned_grey_and_then_fitted(sets, size, channels):
 
 def test_raw_batches_do_not_share_memory_with_what_was_read(sets):
     stored = _stored_samples(sets["raw"])
-    (batch,) = run(RawDecoder(sets["raw"], 64, 3, CPU), [stored[:1]])
+    (batch,) = run(open_raw(sets["raw"]), [stored[:1]])
     batch.zero_()
     assert stored[0].any()
 

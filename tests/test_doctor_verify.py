@@ -21,7 +21,7 @@ from dcgan.checks.data import (
 from dcgan.checks.findings import Finding, Verdict, examine
 from dcgan.checks.pictures import BATCH, PICTURES, work_set
 from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.fallback import ThreadDecoder
 from pipeline.loader import Loader
@@ -98,8 +98,8 @@ def test_a_resume_that_starts_anew_is_caught(monkeypatch):
 
 
 def threads(shards: ShardSet) -> Loader:
-    decoder = ThreadDecoder(shards, 64, 3, CPU, 1)
-    return Loader(shards, BATCH, 64, CPU, seed=1, dtype=torch.uint8, decoder=decoder)
+    options = LoaderOptions(BATCH, 64, seed=1, dtype=torch.uint8, workers=1)
+    return Loader(shards, options, ThreadDecoder(shards, options))
 
 
 def test_pixels_of_two_decoders_are_alike(drawn):

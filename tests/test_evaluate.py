@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from dcgan.judging.metrics import Judge, Reals, fake_blocks
 from dcgan.models import Generator, init_weights
 from dcgan.run import RunFolder
 from dcgan.weights import load_generator
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.manifest import ShardSet
 from tests.pictures import encode, numbered, numbers, pack_pictures, smooth
 from tests.running import assert_four_parts, run_command, tiny, train_here
 
-CPU = torch.device("cpu")
+SMALL = LoaderOptions(metrics.BATCH, 32, workers=1)
+"""How real images are read."""
 
 FIELDS = (
     *("nimg", "net", "metric", "value", "floor", "n"),
@@ -60,7 +63,7 @@ def a_net(seed: int = 0) -> Generator:
 
 
 def a_judge(shards: str | Path, n: int = 2048) -> Judge:
-    return Judge(Reals(str(shards), 32, 3, CPU, 1, 2 * n), n)
+    return Judge(Reals(str(shards), SMALL, 2 * n), n)
 
 
 def evaluate(cwd: Path, *words: object):
@@ -95,7 +98,7 @@ def test_a_number_and_all_that_comes_with_it(faces):
 
 
 def test_it_compares_generated_images_with_real_ones_and_these_with_others(faces):
-    reals = Reals(str(faces.folder), 32, 3, CPU, 1, 64)
+    reals = Reals(str(faces.folder), SMALL, 64)
     one, other = reals.halves(32)
     fakes = generate(a_net(), latents(range(1_000_000, 1_000_032), 8))
     found = a_judge(faces.folder).judge(a_net())
@@ -105,11 +108,11 @@ def test_it_compares_generated_images_with_real_ones_and_these_with_others(faces
 
 def test_halves_are_disjoint_and_always_the_same(numbered_set):
     shards = numbered_set(70, 40, "raw")
-    reals = Reals(str(shards.folder), 64, 3, CPU, 1, 100)
+    reals = Reals(str(shards.folder), replace(SMALL, image_size=64), 100)
     assert (reals.total, reals.at_most(50), reals.at_most(20)) == (64, 32, 20)
     one, other = (numbers(half) for half in reals.halves(20))
     assert len(set(one) | set(other)) == 40
-    again = Reals(str(shards.folder), 64, 3, CPU, 1, 100)
+    again = Reals(str(shards.folder), replace(SMALL, image_size=64), 100)
     assert numbers(torch.cat([*again.blocks(10, 30)])) == (one + other)[10:30]
     assert len(set(numbers(torch.cat([*again.blocks()])))) == 64
 
@@ -214,7 +217,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 
 def test_the_nearest_are_found_wherever_they_lie(faces, monkeypatch):
     monkeypatch.setattr(metrics, "BLOCK", 32)  # several blocks
-    reals = Reals(str(faces.folder), 32, 3, CPU, 1, 64)
+    reals = Reals(str(faces.folder), SMALL, 64)
     found = neighbours.find(a_net(), reals)
     every = torch.cat([*reals.blocks()])
     samples = torch.cat([*fake_blocks(a_net(), 64, first=0)])
@@ -234,7 +237,7 @@ def test_the_nearest_are_found_wherever_they_lie(faces, monkeypatch):
 
 
 def test_copies_are_seen_at_once(faces, monkeypatch):
-    reals = Reals(str(faces.folder), 32, 3, CPU, 1, 64)
+    reals = Reals(str(faces.folder), SMALL, 64)
     monkeypatch.setattr(neighbours, "fake_blocks", lambda net, count, first: reals.blocks(0, count))
     found = neighbours.find(a_net(), reals)
     assert found.measured is not None
@@ -244,7 +247,7 @@ def test_copies_are_seen_at_once(faces, monkeypatch):
 
 def test_real_images_that_repeat_leave_no_measure(tmp_path):
     shards = pack_pictures(tmp_path, {f"{k}.jpg": numbered(k % 2) for k in range(16)})
-    assert neighbours.find(a_net(), Reals(str(shards.folder), 32, 3, CPU, 1, 16)).measured is None
+    assert neighbours.find(a_net(), Reals(str(shards.folder), SMALL, 16)).measured is None
 
 
 # The command

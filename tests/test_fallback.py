@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
 from pipeline.loader import Loader
-from tests.loaders import CPU
 from tests.needs import take, within
 from tests.pictures import CELEBA, decode, encode, noisy, pack_pictures, smooth
 from tests.test_loader_damage import DAMAGES, overwrite_sample
@@ -22,9 +22,8 @@ def open_threads():
     opened = []
 
     def open_(shards, batch_size, image_size=32, channels=3, workers=2, **options):
-        decoder = ThreadDecoder(shards, image_size, channels, CPU, workers)
-        options |= {"channels": channels, "decoder": decoder}
-        opened.append(Loader(shards, batch_size, image_size, **options))
+        asked = LoaderOptions(batch_size, image_size, channels, workers=workers, **options)
+        opened.append(Loader(shards, asked, ThreadDecoder(shards, asked)))
         return opened[-1]
 
     yield open_
@@ -99,7 +98,7 @@ def test_a_damaged_image_names_its_sample_and_what_is_wrong(open_threads, spare_
 
 
 def test_it_reads_no_further_ahead_than_it_says(numbered_set):
-    decoder, given = ThreadDecoder(numbered_set(12, 5), 32, 3, CPU, 2), []
+    decoder, given = ThreadDecoder(numbered_set(12, 5), LoaderOptions(2, 32, workers=2)), []
     jpeg = np.frombuffer(encode(smooth(32, 32)), dtype=np.uint8)
 
     def batches():
@@ -116,5 +115,5 @@ def test_it_reads_no_further_ahead_than_it_says(numbered_set):
 
 
 def test_it_says_why_it_is_in_use(numbered_set):
-    decoder = ThreadDecoder(numbered_set(12, 5), 32, 3, CPU, 5, "the reason")
+    decoder = ThreadDecoder(numbered_set(12, 5), LoaderOptions(2, workers=5), "the reason")
     assert decoder.description == "libjpeg-turbo and torch, 5 threads, because the reason"

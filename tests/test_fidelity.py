@@ -13,8 +13,9 @@ from dcgan.judging import fidelity
 from dcgan.judging.evaluation import print_rest
 from dcgan.judging.fidelity import Inception
 from dcgan.judging.kept import cache_folder
-from dcgan.judging.metrics import Reals
+from dcgan.judging.metrics import BATCH, Reals
 from dcgan.models import Generator, init_weights
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
 
@@ -65,7 +66,7 @@ def a_net() -> Generator:
 
 
 def test_a_generator_beside_noise(inception, weights, monkeypatch, capsys):
-    reals = Reals("synthetic", 32, 3, CPU, 1, 12)
+    reals = Reals("synthetic", LoaderOptions(BATCH, 32), 12)
     found = fidelity.measure(a_net(), reals, inception, 6)
     assert [each.metric for each in found] == ["fid", "kid"]
     assert all(each.n == 6 for each in found)
@@ -157,5 +158,5 @@ def test_weights_that_give_nothing_are_refused(inception, monkeypatch):
 
 def test_too_few_images_are_refused(inception):
     with pytest.raises(UserError) as caught:
-        fidelity.measure(a_net(), Reals("synthetic", 32, 3, CPU, 1, 2), inception, 1)
+        fidelity.measure(a_net(), Reals("synthetic", LoaderOptions(BATCH, 32), 2), inception, 1)
     assert_four_parts(caught.value, "at least 4")

@@ -13,6 +13,7 @@ import simplejpeg
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.index import index_text, read_index
 from pipeline.jpeg import read_sides
@@ -72,7 +73,7 @@ def use(folder):
         if not findings.faults:
             raise
     Reader(shards).close()
-    Loader(shards, 2, 32, workers=1).close()
+    Loader(shards, LoaderOptions(2, 32, workers=1)).close()
     return findings
 
 

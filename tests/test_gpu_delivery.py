@@ -1,13 +1,14 @@
 """How batches reach a GPU: into tensors of their own, into static buffers, and out of the cache."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.cache import ResidentCache
-from pipeline.decoders import Decoder
 from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader, open_decoder
+from pipeline.loader import Loader
 from pipeline.pixels import to_signed
 from tests.needs import require, take, within
 
@@ -31,14 +32,11 @@ def open_on(decoder, numbered_set):
     shards = numbered_set(23, 9, "raw" if decoder == "raw" else "original")
 
     def open_(where=None, dtype=torch.uint8, device="cuda", image_size=32):
-        place = torch.device(device)
-        made: Decoder | None = None
-        if decoder == "threads":
-            made = ThreadDecoder(shards, image_size, 3, place, workers=2)
-        elif not where:
-            made = open_decoder(shards, 4, image_size, 3, place, 2, dtype)
-        loading = torch.uint8 if where else dtype
-        loader = Loader(shards, 4, image_size, place, 3, loading, workers=2, decoder=made)
+        options = LoaderOptions(4, image_size, 3, torch.device(device), 3, dtype, workers=2)
+        if where:
+            options = replace(options, dtype=torch.uint8)
+        made = ThreadDecoder(shards, options) if decoder == "threads" else None
+        loader = Loader(shards, options, made)
         opened.append(ResidentCache(loader, torch.device(where), dtype) if where else loader)
         return opened[-1]
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from pipeline.batches import LoaderOptions
 from pipeline.loader import Loader
 from pipeline.manifest import ShardSet
 from pipeline.pixels import to_signed
@@ -113,13 +114,8 @@ def through_dali(shards):
         graph: Any = build_graph(
             shards,
             lambda: next(read),
-            until=until,
-            batch_size=len(shards),
-            image_size=image_size,
-            channels=channels,
-            device="cpu",
-            device_id=None,
-            workers=2,
+            LoaderOptions(len(shards), image_size, channels, workers=2),
+            until,
         )
         graph.build()
         (output,) = within(30, graph.run)
@@ -272,8 +268,9 @@ def test_the_loaders_grey_is_that_of_the_graph(through_loader, through_dali, ima
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_the_gpus_pixels_are_near_the_graphs_on_the_cpu(shards, through_dali, image_size, channels):
     # Its JPEG decoder and its resize round by themselves
-    options = {"dtype": torch.uint8, "channels": channels}
-    loader = Loader(shards, len(shards), image_size, device="cuda", **options)
+    device = torch.device("cuda")
+    options = LoaderOptions(len(shards), image_size, channels, device, dtype=torch.uint8)
+    loader = Loader(shards, options)
     wanted = through_dali(image_size, channels)
     # Three pixels wide, with half as many samples of colour: the decoders fill in otherwise
     # (8.6 levels on an H100, whose grey agrees)

@@ -1,28 +1,27 @@
 """Where the graph's operators run and what they are told: all that can be seen without a GPU."""
 
 import pytest
+import torch
 
+from pipeline.batches import LoaderOptions
 from tests.needs import require
 from tests.pictures import encode, numbered_pictures, pack_pictures, smooth
 
 
 @pytest.fixture
-def operators(numbered_set):
+def operators(numbered_set, monkeypatch):
     """The operators of a graph, by name. Nothing is run."""
     require("dali")
     from pipeline.graph import build_graph
 
-    def build(device, until="normalise", shards=None, **options):
+    monkeypatch.setattr("pipeline.graph._device_id", lambda device: None)  # where there is no GPU
+
+    def build(device, until="normalise", shards=None, channels=3, **options):
         graph = build_graph(
             shards or numbered_set(12, 5),
             lambda: pytest.fail("nothing is to be read"),
-            until=until,
-            batch_size=8,
-            image_size=64,
-            channels=options.pop("channels", 3),
-            device=device,
-            device_id=None,
-            workers=1,
+            LoaderOptions(8, 64, channels, torch.device(device), workers=1),
+            until,
             **options,
         )
         graph._build_graph()  # private, and the only check of a GPU graph that needs no GPU

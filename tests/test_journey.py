@@ -18,6 +18,7 @@ from PIL import Image
 from dcgan.generate import FIXED_SEEDS, generate, latents
 from dcgan.models import Discriminator, Generator
 from dcgan.weights import load_weights
+from pipeline.batches import LoaderOptions
 from pipeline.manifest import ShardSet
 from pipeline.opening import open_loader
 from pipeline.pixels import to_signed, to_uint8
@@ -54,7 +55,7 @@ def way(tmp_path_factory):
     packed = run_command(sys.executable, tool, "celeba", "--per-shard", 3, cwd=folder)
     assert packed.returncode == 0, packed.stderr
     shards = folder / "shards"
-    loader = open_loader(str(shards), BATCH, SIZE, 3, torch.device("cpu"), SEED, workers=1)
+    loader = open_loader(str(shards), LoaderOptions(BATCH, SIZE, seed=SEED, workers=1))
     (batch,) = take(loader, 1)
     within(10, loader.close)
     options = {"shards": str(shards), "image_size": SIZE, "seed": SEED, "max_steps": 3}

@@ -15,12 +15,13 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import psutil, torch
+from pipeline.batches import LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.loader import Loader
 from pipeline.manifest import ShardSet
 
 folder, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-loader = Loader(ShardSet.open(Path(folder)), 8, 32, dtype=torch.uint8)
+loader = Loader(ShardSet.open(Path(folder)), LoaderOptions(8, 32, dtype=torch.uint8))
 batches = loader if kind == "stream" else ResidentCache(loader, torch.device("cpu"))
 process, resident = psutil.Process(), []
 for number in range(count):

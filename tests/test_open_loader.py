@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.batches import default_workers
+from pipeline.batches import LoaderOptions, default_workers
 from pipeline.cache import ResidentCache
 from pipeline.decoders import RawDecoder
 from pipeline.errors import UserError
@@ -12,7 +12,6 @@ from pipeline.feeder import DATA_TIMEOUT
 from pipeline.loader import Loader
 from pipeline.opening import CACHE_SHARE, open_loader, place_cache
 from pipeline.synthetic import SyntheticLoader
-from tests.loaders import CPU
 from tests.needs import require, take, within
 
 
@@ -21,9 +20,9 @@ def open_set():
     """`open_loader`; what it opens is closed when the test ends."""
     opened = []
 
-    def open_(shards, dtype=torch.float32, batch_size=4, cache="off", **options):
-        options |= {"seed": 1, "workers": 2, "dtype": dtype, "cache": cache}
-        opened.append(open_loader(str(shards), batch_size, 32, 3, CPU, **options))
+    def open_(shards, dtype=torch.float32, cache="off", progress=None, **options):
+        asked = LoaderOptions(4, 32, seed=1, workers=2, dtype=dtype, cache=cache, **options)
+        opened.append(open_loader(str(shards), asked, *([progress] if progress else [])))
         return opened[-1]
 
     yield open_
@@ -41,7 +40,7 @@ def test_dali_is_chosen_where_it_runs(open_set, numbered_set):
     assert isinstance(loader.decoder, DaliDecoder)
     assert loader.description.startswith("DALI ")
     assert "2 threads" in loader.description
-    other = Loader(shards, 4, 32, seed=1)
+    other = Loader(shards, LoaderOptions(4, 32, seed=1))
     assert torch.equal(take(loader, 1)[0], take(other, 1)[0])
     within(10, other.close)
 
@@ -114,6 +113,20 @@ def test_every_loader_answers_alike(open_set, numbered_set, dtype):
         assert loader.state_dict()["batch"] == 1
 
 
+@pytest.mark.parametrize("shards", ["a set", "synthetic"])
+def test_the_identity_that_checkpoints_hold_is_as_it_always_was(open_set, numbered_set, shards):
+    own = [("--batch-size", 4), ("--image-size", 32), ("--channels", 1), ("--seed", 1)]
+    own += [("rank", 2), ("ranks", 3)]
+    expected = [("shard set", "synthetic"), *own]
+    if shards != "synthetic":
+        found = numbered_set(12, 5, "raw")
+        shards, recipe = found.folder, found.manifest.recipe.told()
+        expected = [("shard set", found.fingerprint), ("recipe", recipe), *own]
+        expected += [("decoder", "raw"), ("window", 32_768)]
+    loader = open_set(shards, torch.uint8, channels=1, rank=2, num_ranks=3)
+    assert list(loader.identity.items()) == expected
+
+
 # The cache
 
 DECODED = 12 * 32 * 32 * 3
@@ -180,7 +193,7 @@ PLACES = {
 def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device, host, where):
     sizes = {"cuda": device, "cpu": host}
     monkeypatch.setattr("pipeline.opening.free_memory", lambda place: sizes[place.type] * 10**6)
-    place, why = place_cache(cache, 2 * 10**6, torch.device("cuda"))
+    place, why = place_cache(2 * 10**6, LoaderOptions(1, 1, 1, torch.device("cuda"), cache=cache))
     assert (place and place.type) == where
     if where == "cuda":
         assert why.endswith("10 MB free on cuda")
@@ -192,8 +205,8 @@ def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device,
 
 def test_the_patience_with_the_disk_is_as_asked(open_set, numbered_set):
     folder = numbered_set(12, 5).folder
-    assert open_set(folder).data_timeout == DATA_TIMEOUT
-    assert open_set(folder, data_timeout=7.5).data_timeout == 7.5
+    assert open_set(folder).options.data_timeout == DATA_TIMEOUT
+    assert open_set(folder, data_timeout=7.5).options.data_timeout == 7.5
 
 
 def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numbered_set):

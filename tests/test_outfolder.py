@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST, Recipe, ShardSet, file_digest
 from pipeline.opening import open_loader
@@ -248,7 +248,7 @@ def message(call):
 @pytest.mark.parametrize("cache", ["auto", "off"])
 def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch, cache):
     def open_batches():
-        return open_loader(str(unfinished), 2, 32, 3, torch.device("cpu"), 0, 1, cache=cache)
+        return open_loader(str(unfinished), LoaderOptions(2, 32, workers=1, cache=cache))
 
     messages = [message(lambda: ShardSet.open(unfinished)), message(open_batches)]
     monkeypatch.setattr("pipeline.loader._why_not_dali", lambda device: "not wanted here")

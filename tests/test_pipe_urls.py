@@ -11,7 +11,8 @@ from dcgan import doctor, evaluate, profile, train
 from dcgan.checks import machine
 from dcgan.checks.findings import Check, Finding
 from dcgan.checks.shards import one_batch, shard_set
-from dcgan.profiling.contenders import Conditions, webdataset_shards
+from dcgan.profiling.contenders import webdataset_shards
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST, ShardSet
 from tests.needs import take
@@ -96,7 +97,7 @@ def test_webdataset_gets_absolute_paths(work):
     shards = ShardSet.open(work / URL)
     # As if it had been opened by the name that is refused
     relative = ShardSet(Path(URL), shards.manifest)
-    conditions = Conditions(2, 32, torch.device("cpu"), 1, 0)
+    conditions = LoaderOptions(2, 32, workers=1)
     contender = webdataset_shards("webdataset", relative, conditions)
     try:
         assert take(contender.batches, 1)[0].shape == (2, 3, 32, 32)

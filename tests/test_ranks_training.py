@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dcgan.monitor import Alarm, Monitor
 from dcgan.run import RunFolder
 from dcgan.signals import StopRequest
 from dcgan.trainer import Trainer
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.manifest import Recipe, ShardSet
@@ -99,10 +101,8 @@ def test_they_train_as_one_process_would_with_the_batch_in_parts(shards, whole):
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
         for net in (discriminator, generator)
     ]
-    loaders = [
-        Loader(shards, 4, 32, seed=999, dtype=torch.uint8, rank=rank, num_ranks=RANKS, workers=1)
-        for rank in range(RANKS)
-    ]
+    options = LoaderOptions(4, 32, seed=999, dtype=torch.uint8, workers=1, num_ranks=RANKS)
+    loaders = [Loader(shards, replace(options, rank=rank)) for rank in range(RANKS)]
     noises = [stream(999, name, cpu) for name in ("noise", "noise/rank 1")]
     losses = []
     for _ in range(STEPS):

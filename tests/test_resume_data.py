@@ -4,12 +4,14 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.errors import UserError
 from pipeline.fallback import ThreadDecoder
@@ -30,17 +32,9 @@ KINDS = ["dali", "threads", "raw"]
 def open_batches(kind, folder, cached, *, workers=2, data_timeout=20.0, **options):
     """The batches of one kind; this is what both processes run."""
     shards = ShardSet.open(folder)
-    decoder = ThreadDecoder(shards, SIZE, 3, CPU, workers) if kind == "threads" else None
     chosen: dict[str, Any] = {"seed": 7, "dtype": torch.uint8} | options
-    loader = Loader(
-        shards,
-        BATCH,
-        SIZE,
-        workers=workers,
-        data_timeout=data_timeout,
-        decoder=decoder,
-        **chosen,
-    )
+    asked = LoaderOptions(BATCH, SIZE, workers=workers, data_timeout=data_timeout, **chosen)
+    loader = Loader(shards, asked, ThreadDecoder(shards, asked) if kind == "threads" else None)
     return ResidentCache(loader, CPU) if cached else loader
 
 
@@ -168,13 +162,11 @@ def test_what_does_not_touch_the_pixels_may_change(opened, sets, change, saved_b
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def changed_loader(shards, batch_size=BATCH, image_size=SIZE, channels=3, **options):
-    decoder = ThreadDecoder(shards, image_size, channels, CPU, 1)
-    decoder.name = options.pop("decoder", decoder.name)
-    dtype = torch.uint8
-    return Loader(
-        shards, batch_size, image_size, dtype=dtype, channels=channels, decoder=decoder, **options
-    )
+def changed_loader(shards, decoder="threads", **changes):
+    options = replace(LoaderOptions(BATCH, SIZE, dtype=torch.uint8, workers=1), **changes)
+    by = ThreadDecoder(shards, options)
+    by.name = decoder
+    return Loader(shards, options, by)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {

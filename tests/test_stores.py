@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.manifest import Recipe
 from pipeline.opening import open_loader
 from pipeline.schedule import Schedule
 from pipeline.storing import make_recipe
-from tests.loaders import CPU, decoder_of, keys
+from tests.loaders import decoder_of, keys
 from tests.needs import require, take, within
 from tests.pictures import encode, pack_pictures, smooth
 
@@ -47,9 +48,8 @@ def pixels_of(set_of):
             require("dali")
         shards = set_of(*how)
         count = len(shards)
-        decoder = decoder_of(kind, shards, count, image_size, channels, workers=2)
-        options = {"dtype": torch.uint8, "channels": channels, "decoder": decoder}
-        loader = Loader(shards, count, image_size, **options)
+        options = LoaderOptions(count, image_size, channels, dtype=torch.uint8, workers=2)
+        loader = Loader(shards, options, decoder_of(kind, shards, options))
         (batch,) = take(loader, 1)
         within(10, loader.close)
         assert batch.shape == (len(PICTURES), image_size, image_size, channels)
@@ -140,13 +140,13 @@ REFUSED = {
 def test_more_pixels_than_were_stored_are_refused(set_of, how, asked, most):
     shards = set_of(*how)
     with pytest.raises(UserError) as error:
-        Loader(shards, 1, asked, decoder=decoder_of("threads", shards, 1, asked, 3, 1))
+        Loader(shards, LoaderOptions(1, asked))
     assert error.value.where == f"--image-size {asked}"
     assert f"{most}×{most}" in error.value.found
     assert shards.manifest.recipe.told() in error.value.found
     assert error.value.wanted == f"at most {most}"
     assert f"--image-size {most}" in error.value.remedy
-    loader = open_loader(str(shards.folder), 1, most, 3, CPU, seed=0, workers=1)
+    loader = open_loader(str(shards.folder), LoaderOptions(1, most, workers=1))
     assert take(loader, 1)[0].shape == (1, 3, most, most)
     within(10, loader.close)
 

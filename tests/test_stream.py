@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.decoders import RawDecoder
 from pipeline.errors import UserError
 from pipeline.fallback import ThreadDecoder
@@ -21,18 +22,18 @@ from tests.needs import require, take, within
 from tests.pictures import numbers
 from tests.running import assert_four_parts, run_command
 
-CPU = torch.device("cpu")
 KINDS = ["dali", "threads"]
 TIMEOUT = 1.0
 
 
 def make_decoder(kind, shards, batch_size=2):
+    options = LoaderOptions(batch_size, 32, workers=2)
     if kind == "threads":
-        return ThreadDecoder(shards, 32, 3, CPU, workers=2)
+        return ThreadDecoder(shards, options)
     require("dali")
     from pipeline.dali import DaliDecoder
 
-    return DaliDecoder(shards, 32, 3, CPU, batch_size, workers=2)
+    return DaliDecoder(shards, options)
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_a_loader_hands_its_timeout_on(spare_set, silence, monkeypatch):
     for tar in spare_set.tars:
         silence(tar)
     decoder = make_decoder("threads", spare_set)
-    loader = Loader(spare_set, 2, 32, data_timeout=TIMEOUT, decoder=decoder)
+    loader = Loader(spare_set, LoaderOptions(2, 32, data_timeout=TIMEOUT), decoder)
     with pytest.raises(UserError, match=f"no batch for {TIMEOUT:g} s"):
         take(loader, 1)
     within(5, loader.close)
@@ -244,21 +245,22 @@ import os
 import sys
 from pathlib import Path
 import torch
+from pipeline.batches import LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.fallback import ThreadDecoder
 from pipeline.loader import Loader
 from pipeline.manifest import ShardSet
 
 folder, kind, story = sys.argv[1:]
-shards, cpu = ShardSet.open(Path(folder)), torch.device("cpu")
+shards = ShardSet.open(Path(folder))
+options = LoaderOptions(2, 32, dtype=torch.uint8, workers=2, data_timeout=1.0)
 if story == "hangs":
     for tar in shards.tars:
         tar.unlink()
         os.mkfifo(tar)
-decoder = ThreadDecoder(shards, 32, 3, cpu, 2) if kind == "threads" else None
-loader = Loader(shards, 2, 32, dtype=torch.uint8, data_timeout=1.0, decoder=decoder)
+loader = Loader(shards, options, ThreadDecoder(shards, options) if kind == "threads" else None)
 assert ("DALI" in loader.description) == (kind == "dali")
-batches = loader if story != "cache" else ResidentCache(loader, cpu)
+batches = loader if story != "cache" else ResidentCache(loader, options.device)
 for _ in range(9):
     next(batches)
 print("done")

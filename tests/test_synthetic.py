@@ -5,13 +5,14 @@ import itertools
 import pytest
 import torch
 
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.pixels import to_signed
 from pipeline.synthetic import BATCHES, SAMPLES, SyntheticLoader
 
 
 def loader(batch_size=4, size=16, channels=3, seed=0, dtype=torch.float32) -> SyntheticLoader:
-    return SyntheticLoader(batch_size, size, channels, torch.device("cpu"), seed, dtype)
+    return SyntheticLoader(LoaderOptions(batch_size, size, channels, seed=seed, dtype=dtype))
 
 
 def take(batches: SyntheticLoader, count: int = BATCHES) -> list[torch.Tensor]:

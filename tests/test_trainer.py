@@ -16,6 +16,7 @@ from dcgan.options import TrainConfig
 from dcgan.run import RunFolder
 from dcgan.step import AdversarialStep
 from dcgan.weights import save_weights
+from pipeline.batches import LoaderOptions
 from tests.running import (
     CountedBatches,
     cells,
@@ -59,18 +60,18 @@ def test_options_reach_the_nets_and_the_optimisers(tmp_path):
 def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
     asked: list[object] = []
 
-    def open_loader(*arguments: object, **options: object) -> CountedBatches:
-        asked.extend([*arguments, options])
+    def open_loader(*arguments: object) -> CountedBatches:
+        asked.extend(arguments)
         return CountedBatches()
 
     monkeypatch.setattr("dcgan.build.open_loader", open_loader)
     loading = {"cache": "host", "data_timeout": 7.0}
     new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
-    *first, options = asked
-    assert first == ["set", 8, 32, 1, torch.device("cpu"), 4, 3, torch.uint8]
-    assert isinstance(options, dict)
-    assert callable(options.pop("progress"))
-    assert options == loading | {"rank": 0, "num_ranks": 1}
+    *first, progress = asked
+    sizes, device = (8, 32, 1), torch.device("cpu")
+    wanted = LoaderOptions(*sizes, device, 4, torch.uint8, 3, "host", 7.0, rank=0, num_ranks=1)
+    assert first == ["set", wanted]
+    assert callable(progress)
 
 
 @pytest.mark.parametrize("fp64", [False, True])

@@ -192,7 +192,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
 
     class Judge:
         def __init__(self, reals):
-            assert (reals.fingerprint, reals.image_size) == ("synthetic", 32)
+            assert (reals.fingerprint, reals.options.image_size) == ("synthetic", 32)
 
         def judge(self, net):
             nimg = list(values)[len(judged)]

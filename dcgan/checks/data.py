@@ -8,7 +8,7 @@ import torch
 
 from dcgan.checks.findings import Finding, fail, not_checked, ok
 from dcgan.checks.pictures import BATCH, SIZE, work_set
-from pipeline.batches import Batches
+from pipeline.batches import Batches, LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.loader import Loader
 from pipeline.manifest import ShardSet
@@ -82,7 +82,10 @@ def loader_resumes(device: torch.device) -> Finding:
 
 def open_loader(shards: ShardSet, device: torch.device) -> Loader:
     """A streaming loader of stored pixels, always in the same order."""
-    return Loader(shards, BATCH, SIZE, device, seed=1, dtype=torch.uint8, data_timeout=PATIENCE)
+    options = LoaderOptions(
+        BATCH, SIZE, device=device, seed=1, dtype=torch.uint8, data_timeout=PATIENCE
+    )
+    return Loader(shards, options)
 
 
 def by_dali(loader: Loader) -> bool:

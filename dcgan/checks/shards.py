@@ -32,6 +32,7 @@ def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Findi
     """Whether a batch of the set comes out of the loader, and of which one."""
     import torch
 
+    from pipeline.batches import LoaderOptions
     from pipeline.loader import Loader
     from pipeline.manifest import ShardSet
 
@@ -44,9 +45,10 @@ def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Findi
         return not_checked(name, "the set does not open", wanted)
     recipe = shards.manifest.recipe
     size = min(64, recipe.size or 64, recipe.crop if isinstance(recipe.crop, int) else 64)
-    loader = Loader(
-        shards, min(64, len(shards)), size, device, dtype=torch.uint8, data_timeout=BATCH_TIMEOUT
+    options = LoaderOptions(
+        min(64, len(shards)), size, device=device, dtype=torch.uint8, data_timeout=BATCH_TIMEOUT
     )
+    loader = Loader(shards, options)
     try:
         began = time.perf_counter()
         batch = next(loader)

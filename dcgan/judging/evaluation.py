@@ -13,11 +13,12 @@ from dcgan.cli import tell_progress
 from dcgan.environment import pick_device
 from dcgan.judging import fidelity, neighbours
 from dcgan.judging.fidelity import Inception
-from dcgan.judging.metrics import Judge, Measured, Provenance, Reals, Swd
+from dcgan.judging.metrics import BATCH, Judge, Measured, Provenance, Reals, Swd
 from dcgan.models import Generator
 from dcgan.options import EvaluateOptions
 from dcgan.run import RunFolder, append_line, read_lines
 from dcgan.weights import load_generator
+from pipeline.batches import LoaderOptions
 from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, plain
 from pipeline.files import writing
@@ -67,12 +68,12 @@ class _Setting:
     def __init__(
         self, shards: str, net: Generator, device: torch.device, workers: int | None
     ) -> None:
-        self._net = net
+        self._shards, self._net = shards, net
         size, channels = net.options["--image-size"], net.options["--channels"]
-        self._set = (shards, size, channels, device, workers)
+        self._options = LoaderOptions(BATCH, size, channels, device, workers=workers)
 
     def reals(self, n: int) -> Reals:
-        return Reals(*self._set, 2 * n)
+        return Reals(self._shards, self._options, 2 * n)
 
     def swd(self, n: int) -> Swd:
         tell_progress("sliced Wasserstein distance")

@@ -7,7 +7,7 @@ through the same decoder; what is computed from them alone is kept for the next 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -18,6 +18,7 @@ from dcgan.generate import generate_each, latents
 from dcgan.judging import swd
 from dcgan.judging.kept import Arrays, kept
 from dcgan.models import Generator
+from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.opening import SYNTHETIC, open_loader
@@ -109,14 +110,12 @@ class Reals:
 
     Args:
         shards: folder of a shard set, or `synthetic`.
-        image_size: side of the images, in pixels.
-        channels: 3 or 1.
-        device: where they are decoded.
-        workers: decoding threads; None for the loader's default.
+        options: of its loader. It reads `batch_size` images at a time; fewer than that are missed
+            at the end of a set.
         wanted: how many will be asked for; noise is made to that number.
 
     Attributes:
-        image_size, device: as given.
+        options: of its loader, with uint8 batches and no cache.
         total: images there are to read.
         recipe: what was done to them, for people.
         fingerprint: of the set.
@@ -125,28 +124,20 @@ class Reals:
         UserError: no usable set of at least two images.
     """
 
-    def __init__(
-        self,
-        shards: str,
-        image_size: int,
-        channels: int,
-        device: torch.device,
-        workers: int | None = None,
-        wanted: int = 2 * N,
-    ) -> None:
-        self.image_size, self.device = image_size, device
-        self._options = (image_size, channels, device, 0, workers)
-        self._shards, self._batch = shards, max(1, -(-wanted // BATCHES))
-        shape = f"{image_size}×{image_size}×{channels}"
+    def __init__(self, shards: str, options: LoaderOptions, wanted: int = 2 * N) -> None:
+        self._shards, batch = shards, max(1, -(-wanted // BATCHES))
+        self.options = replace(options, batch_size=batch, dtype=torch.uint8, cache="off")
+        shape = f"{options.image_size}×{options.image_size}×{options.channels}"
         self.fingerprint, self.recipe = SYNTHETIC, f"uniform noise, {shape}"
-        self.total = BATCHES * self._batch
+        self.total = BATCHES * batch
         if shards == SYNTHETIC:
             return
-        self._batch = BATCH
-        loader = self._open_one()
+        loader = open_loader(shards, replace(self.options, batch_size=1))
+        assert isinstance(loader, Loader)
         manifest = loader.shards.manifest
-        self._batch = min(BATCH, manifest.samples)
-        self.total = manifest.samples // self._batch * self._batch
+        batch = min(options.batch_size, manifest.samples)
+        self.options = replace(self.options, batch_size=batch)
+        self.total = manifest.samples // batch * batch
         self.fingerprint = loader.shards.fingerprint
         self.recipe = (
             f"{manifest.recipe.told()}, antialiased bilinear, read at {shape}"
@@ -156,11 +147,6 @@ class Reals:
         if self.total < 2:
             raise UserError(shards, "one image", "two or more to compare", "pack more images")
 
-    def _open_one(self) -> Loader:
-        loader = open_loader(self._shards, 1, *self._options, torch.uint8, "off")
-        assert isinstance(loader, Loader)
-        return loader
-
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """Read images `start` to `stop` of that order; all of them unless told.
 
@@ -169,16 +155,16 @@ class Reals:
         """
         stop = self.total if stop is None else stop
         assert 0 <= start <= stop <= self.total, f"{start}:{stop} of {self.total}"
-        batches = open_loader(self._shards, self._batch, *self._options, torch.uint8, "off")
+        batches, size = open_loader(self._shards, self.options), self.options.batch_size
         try:
             place, held = 0, []
             while place < stop:
                 batch = next(batches)
                 part = batch[max(0, start - place) : stop - place].cpu()
-                place += self._batch
+                place += size
                 if len(part):
                     held.append(part.clone())  # the loader may fill the same memory again
-                if len(held) * self._batch >= BLOCK or (place >= stop and held):
+                if len(held) * size >= BLOCK or (place >= stop and held):
                     yield torch.cat(held)
                     held = []
         finally:
@@ -222,11 +208,12 @@ class Judge:
         self.n = reals.at_most(n)
         self.source = Provenance(reals.recipe, reals.fingerprint, swd.TOLD)
         # Apple's MPS has no float64, in which the sums are taken
-        self._device = reals.device if reals.device.type == "cuda" else torch.device("cpu")
+        device = reals.options.device
+        self._device = device if device.type == "cuda" else torch.device("cpu")
         key = {"metric": "swd", "how": swd.TOLD, "reals": reals.recipe, "n": self.n}
         arrays = kept(key | {"shards": reals.fingerprint}, lambda: self._reference(reals))
         self._reals = torch.from_numpy(arrays["images"])
-        sides = swd.scales(reals.image_size)
+        sides = swd.scales(reals.options.image_size)
         self._floor = dict(zip(sides, arrays["floor"].tolist(), strict=True))
 
     def _reference(self, reals: Reals) -> Arrays:

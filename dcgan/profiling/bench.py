@@ -14,10 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dcgan.environment import describe_environment, pick_device
 from dcgan.options import MeasuringSet
-from dcgan.profiling.contenders import Conditions
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
 from dcgan.profiling.variants import first_shards
-from pipeline.batches import default_workers
+from pipeline.batches import LoaderOptions
 from pipeline.cores import limit_torch_threads
 from pipeline.manifest import ShardSet
 from pipeline.schedule import steps_per_epoch
@@ -48,10 +47,14 @@ class Bench:
         self.shards = first_shards(ShardSet.open(options.shards), options.images)
         self.shards.require_size(options.image_size)
         steps_per_epoch(len(self.shards), options.batch_size)
-        self.workers = options.workers or default_workers(self.device)
-        self.conditions = Conditions(
-            options.batch_size, options.image_size, self.device, self.workers, options.seed
+        self.conditions = LoaderOptions(
+            options.batch_size,
+            options.image_size,
+            device=self.device,
+            seed=options.seed,
+            workers=options.workers,
         )
+        self.workers = self.conditions.threads
         self.environment = describe_environment(self.device)
 
     def measure(self, contenders: Sequence[Contender]) -> dict[str, list[Round]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -73,6 +74,7 @@ def profile(options: MeasuringSet) -> Report:
 def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Contender]:
     """All that can take part, one after another; what cannot is told in `left_out`."""
     shards, conditions = bench.shards, bench.conditions
+    forms = {name: replace(conditions, dtype=dtype) for name, dtype in DTYPES.items()}
     store = shards.manifest.recipe.store
     stored = {"original": "our loader", "jpeg": "our loader, jpeg", "raw": "raw shards"}[store]
     if store == "raw":
@@ -98,21 +100,20 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
             left_out.append(f"Left out: the plain DALI chain ({obstacle}).")
         else:
             yield plain_dali(DALI, shards, conditions)
-    for name, dtype in DTYPES.items():
-        yield ours(f"{stored}, {name}", shards, conditions, dtype)
+    for name, form in forms.items():
+        yield ours(f"{stored}, {name}", shards, form)
     if store != "raw":
         size = conditions.image_size
         raw = pack_as("raw", shards, images, size, folder / "raw", bench.workers)
-        for name, dtype in DTYPES.items():
-            yield ours(f"raw shards, {name}", raw, conditions, dtype)
+        for name, form in forms.items():
+            yield ours(f"raw shards, {name}", raw, form)
     say("filling the caches")
-    for name, dtype in DTYPES.items():
-        yield cached(f"cache, {name}", shards, conditions, dtype)
+    for name, form in forms.items():
+        yield cached(f"cache, {name}", shards, form)
 
 
 def _why_not_dali(bench: Bench) -> str | None:
-    c = bench.conditions
-    decoder = open_decoder(bench.shards, c.batch_size, c.image_size, 3, c.device, c.workers)
+    decoder = open_decoder(bench.shards, bench.conditions)
     return decoder.description if isinstance(decoder, ThreadDecoder) else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dcgan.profiling.measuring import Contender
+from pipeline.batches import LoaderOptions
 from pipeline.cache import ResidentCache
 from pipeline.decoders import Decoder
 from pipeline.errors import UserError
@@ -36,24 +37,10 @@ DALI_AHEAD = 3
 prefetching."""
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What is the same for all contenders."""
-
-    batch_size: int
-    image_size: int
-    """Side, in pixels."""
-    device: torch.device
-    workers: int
-    """Threads of ours and of DALI's, processes of torch's DataLoader."""
-    seed: int
-
-
 def ours(
     name: str,
     shards: ShardSet,
-    conditions: Conditions,
-    dtype: torch.dtype = torch.float32,
+    conditions: LoaderOptions,
     decoder: Decoder | None = None,
     prefetch: int = BATCHES_AHEAD,
 ) -> Contender:
@@ -63,47 +50,25 @@ def ours(
         name: of the contender.
         shards: what it reads.
         conditions: its options.
-        dtype: of its batches.
         decoder: another one than the loader would take.
         prefetch: batches that the decoder prepares.
     """
-    loader = open_ours(shards, conditions, dtype, decoder)
+    loader = Loader(shards, conditions, decoder)
     ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
     return Contender(name, loader, conditions.batch_size, ahead, loader.close)
 
 
-def open_ours(
-    shards: ShardSet,
-    conditions: Conditions,
-    dtype: torch.dtype = torch.float32,
-    decoder: Decoder | None = None,
-) -> Loader:
-    """The loader itself, under the conditions."""
-    return Loader(
-        shards,
-        conditions.batch_size,
-        conditions.image_size,
-        conditions.device,
-        conditions.seed,
-        dtype,
-        workers=conditions.workers,
-        decoder=decoder,
-    )
-
-
-def cached(
-    name: str, shards: ShardSet, conditions: Conditions, dtype: torch.dtype = torch.float32
-) -> Contender:
+def cached(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
     """The resident cache, from its second epoch on: the first one fills it here.
 
     Raises:
         UserError: the decoded set does not fit in memory.
     """
-    decoded = len(shards) * conditions.image_size**2 * 3
-    where, why = place_cache("auto", decoded, conditions.device)
+    where, why = place_cache(len(shards), conditions)
     if where is None:
         raise UserError("--images", why, "images that fit in memory", "use fewer --images")
-    cache = ResidentCache(open_ours(shards, conditions, torch.uint8), where, dtype)
+    loader = Loader(shards, replace(conditions, dtype=torch.uint8))
+    cache = ResidentCache(loader, where, conditions.dtype)
     while cache.epoch == 0:
         next(cache)
     next(cache)  # reads what the first epoch left out
@@ -111,7 +76,7 @@ def cached(
 
 
 def torchvision_folder(
-    name: str, images: Path, recipe: Recipe, conditions: Conditions
+    name: str, images: Path, recipe: Recipe, conditions: LoaderOptions
 ) -> Contender:
     """The loader of PyTorch's DCGAN tutorial: ImageFolder and DataLoader.
 
@@ -130,15 +95,15 @@ def torchvision_folder(
         dataset,
         conditions.batch_size,
         sampler=_EndlessOrder(len(dataset), conditions.seed),
-        num_workers=conditions.workers,
+        num_workers=conditions.threads,
         # A fork would copy the threads' locks of DALI and torch in mid-air
         multiprocessing_context="spawn",
         pin_memory=conditions.device.type == "cuda",
     )
-    return _dataloader(name, loader, conditions, conditions.workers)
+    return _dataloader(name, loader, conditions, conditions.threads)
 
 
-def webdataset_shards(name: str, shards: ShardSet, conditions: Conditions) -> Contender:
+def webdataset_shards(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
     """Webdataset reads the tars, torchvision does the rest, in the DataLoader's processes."""
     import webdataset as wds
 
@@ -155,7 +120,7 @@ def webdataset_shards(name: str, shards: ShardSet, conditions: Conditions) -> Co
     )
     # Each process reads tars of its own, and needs as many samples as make a batch
     smallest = min(shard.samples for shard in shards.manifest.shards)
-    workers = min(conditions.workers, len(tars)) if smallest >= conditions.batch_size else 1
+    workers = min(conditions.threads, len(tars)) if smallest >= conditions.batch_size else 1
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,
@@ -166,17 +131,17 @@ def webdataset_shards(name: str, shards: ShardSet, conditions: Conditions) -> Co
     return _dataloader(name, loader, conditions, workers)
 
 
-def shared_by_dataloader(conditions: Conditions) -> int:
+def shared_by_dataloader(conditions: LoaderOptions) -> int:
     """Bytes of /dev/shm that one DataLoader's batches may take, each worker's and the one in use.
 
     Where there are fewer, its workers die by SIGBUS, or it does not even start.
     """
     c = conditions
-    batches = DATALOADER_AHEAD * c.workers + 1
+    batches = DATALOADER_AHEAD * c.threads + 1
     return batches * c.batch_size * 3 * c.image_size**2 * torch.float32.itemsize
 
 
-def plain_dali(name: str, shards: ShardSet, conditions: Conditions) -> Contender:
+def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
     """DALI by itself: its reader, and decode, resize and crop as its examples chain them."""
     from nvidia.dali import fn, types
     from nvidia.dali.pipeline import Pipeline
@@ -186,7 +151,7 @@ def plain_dali(name: str, shards: ShardSet, conditions: Conditions) -> Contender
     size, recipe = conditions.image_size, shards.manifest.recipe
     graph = Pipeline(
         batch_size=conditions.batch_size,
-        num_threads=conditions.workers,
+        num_threads=conditions.threads,
         device_id=(conditions.device.index or 0) if on_gpu else None,
         seed=conditions.seed,
     )
@@ -235,7 +200,7 @@ class _EndlessOrder(Sampler[int]):
 
 
 def _dataloader(
-    name: str, loader: DataLoader[Any], conditions: Conditions, workers: int
+    name: str, loader: DataLoader[Any], conditions: LoaderOptions, workers: int
 ) -> Contender:
     def batches() -> Generator[torch.Tensor, None, None]:
         for images, *_ in loader:

@@ -7,16 +7,18 @@ loader's own threads; the last one is the loader.
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import torch
 
-from dcgan.profiling.contenders import Conditions, ours
+from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender
+from pipeline.batches import LoaderOptions
 from pipeline.decoders import RawDecoder
 from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
-from pipeline.feeder import DATA_TIMEOUT, Feeder
+from pipeline.feeder import Feeder
 from pipeline.loader import open_decoder
 from pipeline.manifest import ShardSet
 from pipeline.reader import Encoded, Reader
@@ -24,7 +26,7 @@ from pipeline.schedule import Schedule
 from pipeline.stream import CLOSING_PATIENCE, READY
 
 
-def cumulative(shards: ShardSet, conditions: Conditions) -> list[Contender]:
+def cumulative(shards: ShardSet, conditions: LoaderOptions) -> list[Contender]:
     """All stages in order, named `read`, `decode`, `resize`, `normalise` and, on CUDA, `copy`.
 
     Where one part of the loader decodes and resizes in one go, there is no `resize`.
@@ -34,20 +36,18 @@ def cumulative(shards: ShardSet, conditions: Conditions) -> list[Contender]:
     if _decodes_apart(shards, conditions):
         stages.append(_fed("decode", _decoded(shards, conditions), conditions))
         fit = "resize"
+    pixels = replace(conditions, dtype=torch.uint8)
     if conditions.device.type != "cuda":  # nothing to copy: batches are made where they are used
-        stages.append(ours(fit, shards, conditions, torch.uint8))
+        stages.append(ours(fit, shards, pixels))
         return [*stages, ours("normalise", shards, conditions)]
-    for name, dtype in ((fit, torch.uint8), ("normalise", torch.float32)):
-        stages.append(_fed(name, _undelivered(shards, conditions, dtype), conditions))
+    for name, form in ((fit, pixels), ("normalise", conditions)):
+        stages.append(_fed(name, _undelivered(shards, form), conditions))
     return [*stages, ours("copy", shards, conditions)]
 
 
-def copy_ms(shards: ShardSet, conditions: Conditions, batches: int) -> list[float]:
+def copy_ms(shards: ShardSet, conditions: LoaderOptions, batches: int) -> list[float]:
     """Milliseconds that the device takes to copy a float batch, by its own clock; CUDA only."""
-    c = conditions
-    decoder = open_decoder(
-        shards, c.batch_size, c.image_size, 3, c.device, c.workers, torch.float32
-    )
+    decoder = open_decoder(shards, conditions)
     decoded = decoder.decode(_encoded(shards, conditions))
     pairs = []
     for _ in range(batches):
@@ -58,7 +58,7 @@ def copy_ms(shards: ShardSet, conditions: Conditions, batches: int) -> list[floa
         decoder.deliver(batch, None)
         ended.record()
         pairs.append((began, ended))
-    torch.cuda.synchronize(c.device)
+    torch.cuda.synchronize(conditions.device)
     decoded.close()
     return [began.elapsed_time(ended) for began, ended in pairs]
 
@@ -67,13 +67,13 @@ def _event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _fed(name: str, items: Generator[Any, None, None], conditions: Conditions) -> Contender:
+def _fed(name: str, items: Generator[Any, None, None], conditions: LoaderOptions) -> Contender:
     """Run a generator in a thread of its own, as the loader runs its decoder."""
     feeder = Feeder(items, READY, name)
 
     def batches() -> Generator[Any, None, None]:
         while True:
-            yield feeder.take(DATA_TIMEOUT)
+            yield feeder.take(conditions.data_timeout)
 
     ahead = READY + 1 + BATCHES_AHEAD
     return Contender(
@@ -81,7 +81,7 @@ def _fed(name: str, items: Generator[Any, None, None], conditions: Conditions) -
     )
 
 
-def _encoded(shards: ShardSet, conditions: Conditions) -> Generator[list[Encoded], None, None]:
+def _encoded(shards: ShardSet, conditions: LoaderOptions) -> Generator[list[Encoded], None, None]:
     """The samples of one batch after another, as the loader reads them."""
     reader = Reader(shards)
     schedule = Schedule.of(shards, conditions.batch_size, conditions.seed)
@@ -93,38 +93,21 @@ def _encoded(shards: ShardSet, conditions: Conditions) -> Generator[list[Encoded
         reader.close()
 
 
-def _decodes_apart(shards: ShardSet, conditions: Conditions) -> bool:
-    c = conditions
-    decoder = open_decoder(shards, c.batch_size, c.image_size, 3, c.device, c.workers)
-    return not isinstance(decoder, RawDecoder | ThreadDecoder)
+def _decodes_apart(shards: ShardSet, conditions: LoaderOptions) -> bool:
+    return not isinstance(open_decoder(shards, conditions), RawDecoder | ThreadDecoder)
 
 
-def _decoded(shards: ShardSet, conditions: Conditions) -> Generator[Any, None, None]:
+def _decoded(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None, None]:
     """Decoded images of their own sizes, in DALI's memory."""
     from pipeline.graph import build_graph
 
     encoded = _encoded(shards, conditions)
-    on_gpu = conditions.device.type == "cuda"
-    graph = build_graph(
-        shards,
-        lambda: next(encoded),
-        until="decode",
-        batch_size=conditions.batch_size,
-        image_size=conditions.image_size,
-        channels=3,
-        device="cuda" if on_gpu else "cpu",
-        device_id=(conditions.device.index or 0) if on_gpu else None,
-        workers=conditions.workers,
-    )
+    graph = build_graph(shards, lambda: next(encoded), conditions, "decode")
     graph.build()
     while True:
         yield graph.run()
 
 
-def _undelivered(
-    shards: ShardSet, conditions: Conditions, dtype: torch.dtype
-) -> Generator[Any, None, None]:
+def _undelivered(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None, None]:
     """What the loader's decoder makes, left where it is made."""
-    c = conditions
-    decoder = open_decoder(shards, c.batch_size, c.image_size, 3, c.device, c.workers, dtype)
-    yield from decoder.decode(_encoded(shards, conditions))
+    yield from open_decoder(shards, conditions).decode(_encoded(shards, conditions))

@@ -18,6 +18,7 @@ from dcgan.profiling.measuring import synchronise
 from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
 from dcgan.speed import keep_compiled_code
 from dcgan.stats import StepRows
+from pipeline.batches import LoaderOptions
 from pipeline.pixels import to_signed
 from pipeline.synthetic import BATCHES, SyntheticLoader
 
@@ -167,7 +168,7 @@ def _try_no_kernels() -> None:
 def _pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:
     """Some batches, (B, S, S, C) uint8 on the device."""
     sizes = config.batch_size, config.image_size, config.channels
-    noise = SyntheticLoader(*sizes, device, config.seed, torch.uint8)
+    noise = SyntheticLoader(LoaderOptions(*sizes, device, config.seed, torch.uint8))
     return [next(noise) for _ in range(BATCHES)]
 
 

@@ -9,11 +9,11 @@ import psutil
 
 from dcgan.options import MeasuringLoader
 from dcgan.profiling.bench import Bench
-from dcgan.profiling.contenders import open_ours
 from dcgan.profiling.cumulative import copy_ms
 from dcgan.profiling.measuring import Contender, Spread, synchronise
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span
 from pipeline.fallback import BATCHES_AHEAD
+from pipeline.loader import Loader
 from pipeline.manifest import ShardSet
 from pipeline.stream import READY
 
@@ -28,7 +28,7 @@ def profile(options: MeasuringLoader) -> Report:
         started = time.perf_counter()
         ShardSet.open(options.shards)
         opened = time.perf_counter()
-        loader = open_ours(bench.shards, bench.conditions)
+        loader = Loader(bench.shards, bench.conditions)
         stack.callback(loader.close)
         made = time.perf_counter()
         next(loader)

@@ -72,6 +72,7 @@ def profile(options: MeasuringSet) -> Report:
 def _remedies(bench: Bench, folder: Path) -> list[Contender]:
     """What can be tried with this set: fewer threads, to see what they bring, and other stores."""
     shards, conditions = bench.shards, bench.conditions
+    pixels = replace(conditions, dtype=torch.uint8)
     found = []
     recipe = shards.manifest.recipe
     if recipe.store != "raw":
@@ -84,9 +85,9 @@ def _remedies(bench: Bench, folder: Path) -> list[Contender]:
             packed = pack_as(store, shards, images, size, folder / store, bench.workers)
             found.append(ours(f"--store {store}", packed, conditions))
             if store == "raw":
-                found.append(ours("--store raw, uint8", packed, conditions, torch.uint8))
+                found.append(ours("--store raw, uint8", packed, pixels))
     found.append(cached("--cache", shards, conditions))
-    found.append(cached("--cache, uint8", shards, conditions, torch.uint8))
+    found.append(cached("--cache, uint8", shards, pixels))
     return found
 
 

@@ -7,14 +7,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
-
 from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import Bench
-from dcgan.profiling.contenders import Conditions, ours
+from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender, Spread, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
-from pipeline.batches import MAX_WORKERS
+from pipeline.batches import MAX_WORKERS, LoaderOptions
 from pipeline.cores import usable_cores
 from pipeline.decoders import RawDecoder
 from pipeline.fallback import ThreadDecoder
@@ -109,21 +107,21 @@ def profile(options: MeasuringSet) -> Report:
 def _plan(bench: Bench) -> tuple[Setting, list[Factor], list[str]]:
     """The default, what can be varied with this set on this machine, and what cannot, in words."""
     c = bench.conditions
-    decoder = open_decoder(bench.shards, c.batch_size, c.image_size, 3, c.device, c.workers)
+    decoder = open_decoder(bench.shards, c)
     sizes = {max(1, c.batch_size // 2), c.batch_size, 2 * c.batch_size}
     fitting = tuple(sorted(size for size in sizes if size <= len(bench.shards)))
     batch = Factor("batch_size", fitting, None)
     workers = Factor("workers", _worker_counts(), lambda value: f"dcgan-train --workers {value:g}")
     if isinstance(decoder, RawDecoder):
-        setting = Setting(c.workers, c.batch_size, 0, 0.0)
+        setting = Setting(c.threads, c.batch_size, 0, 0.0)
         return setting, [batch], ["A raw set has no decoder: only the batch size can be varied."]
     if isinstance(decoder, ThreadDecoder):
-        setting = Setting(c.workers, c.batch_size, 0, 0.0)
+        setting = Setting(c.threads, c.batch_size, 0, 0.0)
         told = f"prefetch depth and decoder share: DALI's, not in use here ({decoder.description})."
         return setting, [workers, batch], [told]
     from pipeline.graph import DECODER_SHARE, PREFETCH
 
-    setting = Setting(c.workers, c.batch_size, PREFETCH, DECODER_SHARE)
+    setting = Setting(c.threads, c.batch_size, PREFETCH, DECODER_SHARE)
     prefetch = Factor("prefetch", PREFETCHES, lambda value: _constant("PREFETCH", value))
     factors = [workers, prefetch, batch]
     if c.device.type != "cuda":
@@ -179,24 +177,16 @@ def _race(bench: Bench, title: str, default: Setting, others: dict[str, Setting]
     )
 
 
-def _contender(name: str, shards: ShardSet, conditions: Conditions, setting: Setting) -> Contender:
+def _contender(
+    name: str, shards: ShardSet, conditions: LoaderOptions, setting: Setting
+) -> Contender:
     c = replace(conditions, workers=setting.workers, batch_size=setting.batch_size)
     if not setting.prefetch:  # not DALI's: the loader's own choice of a decoder
         return ours(name, shards, c)
     from pipeline.dali import DaliDecoder
 
-    decoder = DaliDecoder(
-        shards,
-        c.image_size,
-        3,
-        c.device,
-        c.batch_size,
-        c.workers,
-        normalised=True,
-        prefetch=setting.prefetch,
-        decoder_share=setting.decoder_share,
-    )
-    return ours(name, shards, c, torch.float32, decoder, setting.prefetch)
+    decoder = DaliDecoder(shards, c, setting.prefetch, setting.decoder_share)
+    return ours(name, shards, c, decoder, setting.prefetch)
 
 
 def _best(factor: Factor, default: Setting, found: Swept) -> tuple[float, str]:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 
 import torch
@@ -29,6 +29,7 @@ from dcgan.profiling.measuring import (
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
 from dcgan.speed import choose_step, keep_compiled_code
 from dcgan.stats import Clock, Pace, StepRows
+from pipeline.batches import LoaderOptions
 from pipeline.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4
@@ -107,11 +108,9 @@ def profile(options: MeasuringTraining) -> Report:
     )
     update, how = training_step(config, bench.device)
     with ExitStack() as stack:
-        free = _free(bench)
-        loaders = [
-            ours(AS_IT_IS, bench.shards, bench.conditions, torch.uint8),
-            cached(CACHED, bench.shards, bench.conditions, torch.uint8),
-        ]
+        pixels = replace(bench.conditions, dtype=torch.uint8)
+        free = _free(pixels)
+        loaders = [ours(AS_IT_IS, bench.shards, pixels), cached(CACHED, bench.shards, pixels)]
         for contender in (free, *loaders):
             stack.callback(contender.close)
         trainings = [Training(fed, update) for fed in (free, *loaders)]
@@ -143,12 +142,11 @@ def profile(options: MeasuringTraining) -> Report:
     )
 
 
-def _free(bench: Bench) -> Contender:
+def _free(options: LoaderOptions) -> Contender:
     """Batches of noise that nobody has to make."""
-    c = bench.conditions
-    noise = SyntheticLoader(c.batch_size, c.image_size, 3, c.device, c.seed, torch.uint8)
+    noise = SyntheticLoader(options)
     ready = [next(noise) for _ in range(BATCHES)]
-    return Contender(FREE, cycle(ready), c.batch_size, 0, noise.close)
+    return Contender(FREE, cycle(ready), options.batch_size, 0, noise.close)
 
 
 def _measure(

@@ -15,6 +15,7 @@ from dcgan.pictures import save_grid
 from dcgan.speed import WholeStep, choose_step
 from dcgan.stats import StepRows
 from dcgan.step import STATISTICS, AdversarialStep
+from pipeline.batches import LoaderOptions
 from pipeline.opening import open_loader
 
 SHARDS, BATCH, SIZE, NZ, TICK = "synthetic", 16, 48, 32, 10  # or SHARDS = "shards/"
@@ -51,7 +52,8 @@ def main() -> None:
     device = pick_device("auto")
     step = make_step(device)
     step.prepare(choose_step("auto", device).name, print)  # before the first batch
-    loader = open_loader(SHARDS, BATCH, SIZE, 3, device, dtype=torch.uint8)
+    options = LoaderOptions(BATCH, SIZE, device=device, dtype=torch.uint8)
+    loader = open_loader(SHARDS, options)
     for tick in range(1, 4):
         for _ in range(TICK):
             loader.fill(step.pixels)
