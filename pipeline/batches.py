@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import torch
@@ -35,6 +35,7 @@ class LoaderOptions:
     """Side of the square images, in pixels."""
     channels: int = 3
     """3 (RGB) or 1 (luma)."""
+    _: KW_ONLY
     device: torch.device = CPU
     """Where batches go."""
     seed: int = 0

@@ -1,7 +1,5 @@
 """How batches reach a GPU: into tensors of their own, into static buffers, and out of the cache."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -32,9 +30,14 @@ def open_on(decoder, numbered_set):
     shards = numbered_set(23, 9, "raw" if decoder == "raw" else "original")
 
     def open_(where=None, dtype=torch.uint8, device="cuda", image_size=32):
-        options = LoaderOptions(4, image_size, 3, torch.device(device), 3, dtype, workers=2)
-        if where:
-            options = replace(options, dtype=torch.uint8)
+        options = LoaderOptions(
+            4,
+            image_size,
+            device=torch.device(device),
+            seed=3,
+            dtype=torch.uint8 if where else dtype,
+            workers=2,
+        )
         made = ThreadDecoder(shards, options) if decoder == "threads" else None
         loader = Loader(shards, options, made)
         opened.append(ResidentCache(loader, torch.device(where), dtype) if where else loader)

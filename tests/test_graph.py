@@ -268,9 +268,8 @@ def test_the_loaders_grey_is_that_of_the_graph(through_loader, through_dali, ima
 @pytest.mark.parametrize("image_size", [32, 64])
 def test_the_gpus_pixels_are_near_the_graphs_on_the_cpu(shards, through_dali, image_size, channels):
     # Its JPEG decoder and its resize round by themselves
-    device = torch.device("cuda")
-    options = LoaderOptions(len(shards), image_size, channels, device, dtype=torch.uint8)
-    loader = Loader(shards, options)
+    sizes, device = (len(shards), image_size, channels), torch.device("cuda")
+    loader = Loader(shards, LoaderOptions(*sizes, device=device, dtype=torch.uint8))
     wanted = through_dali(image_size, channels)
     # Three pixels wide, with half as many samples of colour: the decoders fill in otherwise
     # (8.6 levels on an H100, whose grey agrees)

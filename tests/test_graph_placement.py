@@ -20,7 +20,7 @@ def operators(numbered_set, monkeypatch):
         graph = build_graph(
             shards or numbered_set(12, 5),
             lambda: pytest.fail("nothing is to be read"),
-            LoaderOptions(8, 64, channels, torch.device(device), workers=1),
+            LoaderOptions(8, 64, channels, device=torch.device(device), workers=1),
             until,
             **options,
         )

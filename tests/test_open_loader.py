@@ -193,7 +193,9 @@ PLACES = {
 def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device, host, where):
     sizes = {"cuda": device, "cpu": host}
     monkeypatch.setattr("pipeline.opening.free_memory", lambda place: sizes[place.type] * 10**6)
-    place, why = place_cache(2 * 10**6, LoaderOptions(1, 1, 1, torch.device("cuda"), cache=cache))
+    place, why = place_cache(
+        2 * 10**6, LoaderOptions(1, 1, 1, device=torch.device("cuda"), cache=cache)
+    )
     assert (place and place.type) == where
     if where == "cuda":
         assert why.endswith("10 MB free on cuda")

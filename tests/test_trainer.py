@@ -68,8 +68,17 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
     loading = {"cache": "host", "data_timeout": 7.0}
     new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
     *first, progress = asked
-    sizes, device = (8, 32, 1), torch.device("cpu")
-    wanted = LoaderOptions(*sizes, device, 4, torch.uint8, 3, "host", 7.0, rank=0, num_ranks=1)
+    wanted = LoaderOptions(
+        batch_size=8,
+        image_size=32,
+        channels=1,
+        device=torch.device("cpu"),
+        seed=4,
+        dtype=torch.uint8,
+        workers=3,
+        cache="host",
+        data_timeout=7.0,
+    )
     assert first == ["set", wanted]
     assert callable(progress)
 

@@ -70,7 +70,7 @@ class _Setting:
     ) -> None:
         self._shards, self._net = shards, net
         size, channels = net.options["--image-size"], net.options["--channels"]
-        self._options = LoaderOptions(BATCH, size, channels, device, workers=workers)
+        self._options = LoaderOptions(BATCH, size, channels, device=device, workers=workers)
 
     def reals(self, n: int) -> Reals:
         return Reals(self._shards, self._options, 2 * n)

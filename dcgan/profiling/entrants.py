@@ -168,7 +168,8 @@ def _try_no_kernels() -> None:
 def _pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:
     """Some batches, (B, S, S, C) uint8 on the device."""
     sizes = config.batch_size, config.image_size, config.channels
-    noise = SyntheticLoader(LoaderOptions(*sizes, device, config.seed, torch.uint8))
+    options = LoaderOptions(*sizes, device=device, seed=config.seed, dtype=torch.uint8)
+    noise = SyntheticLoader(options)
     return [next(noise) for _ in range(BATCHES)]
 
 
