@@ -1,5 +1,7 @@
 """Where the graph's operators run and what they are told: all that can be seen without a GPU."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -98,3 +100,30 @@ def test_colours_are_what_is_asked_for(operators, device, channels, kind):
 
     told = operators(device, channels=channels)["decode"]._init_args
     assert told["output_type"] == getattr(types, kind)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "until"),
+    [
+        ("cuda", torch.float32, "normalise"),
+        ("cuda", torch.uint8, "resize"),
+        ("cpu", torch.float32, "decode"),
+        ("cpu", torch.uint8, "decode"),
+    ],
+)
+def test_the_loaders_graph_ends_where_its_batches_are_made(
+    numbered_set, monkeypatch, device, dtype, until
+):
+    require("dali")
+    from pipeline.dali import DaliDecoder
+
+    asked = []
+
+    def build_graph(shards, source, *arguments, **others):
+        asked.append(arguments)
+        return SimpleNamespace(build=lambda: None)
+
+    monkeypatch.setattr("pipeline.dali.build_graph", build_graph)
+    options = LoaderOptions(8, device=torch.device(device), dtype=dtype)
+    DaliDecoder(numbered_set(12, 5), options)
+    assert asked == [(options, until)]
