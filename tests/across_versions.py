@@ -21,7 +21,7 @@ from tests.pictures import encode, noisy, numbered, smooth, write_pictures
 from tests.running import ROOT, TINY, flags
 from tests.versions import CommandError, Tree, checkout, differences
 
-BEFORE = "0018061"
+BEFORE = "67bdf48"
 
 EXPECTED: dict[str, dict[str, str]] = {
     "0018061": dict.fromkeys(
