@@ -49,6 +49,15 @@ class Option:
     resume: Resume = "same"
 
 
+_BOUNDS = {
+    "greater_than_equal": "{ge:,} or more",
+    "greater_than": "more than {gt:,}",
+    "less_than_equal": "at most {le:,}",
+    "less_than": "less than {lt:,}",
+}
+"""By pydantic's name of a fault, what was wanted."""
+
+
 class Options(BaseModel):
     """The options of a command, checked.
 
@@ -69,7 +78,9 @@ class Options(BaseModel):
         fault = error.errors(include_url=False)[0]
         if isinstance(told := fault.get("ctx", {}).get("error"), UserError):
             return told
-        wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        wanted = fault["msg"].removeprefix("Input should be ")
+        if fault["type"] in _BOUNDS:
+            wanted = _BOUNDS[fault["type"]].format_map(fault["ctx"])
         where, value = cls.flag(str(fault["loc"][0])), str(fault["input"])
         return UserError(where, value, wanted, "correct it, or leave it out")
 
