@@ -259,7 +259,7 @@ ODD: dict[str, tuple[bytes, Fate]] = {
         frame(48, 40, marker=0xC1, precision=12),
         Rejected("unsupported pixels", "12-bit JPEG"),
     ),
-    "lossless.jpg": (frame(48, 40, marker=0xC3), Rejected(DAMAGED)),
+    "lossless.jpg": (frame(48, 40, marker=0xC3), Rejected("unsupported pixels")),
     # Cut
     "start-marker.jpg": (JPEG[:2], Rejected(NO_IMAGE)),
     "header-only.jpg": (JPEG[:SCAN], Rejected(DAMAGED_JPEG, "remature end")),
