@@ -14,7 +14,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline import png, tiff
 from pipeline.formats import FORMATS, unsupported
-from pipeline.jpeg import Header, read_header, read_sides
+from pipeline.jpeg import START_OF_IMAGE, Header, read_header, read_sides
 from pipeline.metadata import without_metadata
 
 MAX_PIXELS = 1 << 26
@@ -91,7 +91,6 @@ def _decode_strictly(data: bytes, colours: str) -> Pixels:
         height, width, *_ = simplejpeg.decode_jpeg_header(plain)
         require_bounded(width, height)
         pixels: Pixels = simplejpeg.decode_jpeg(plain, colours, strict=True)
-        return pixels
     except RejectedError:
         raise
     except ValueError as error:
@@ -102,6 +101,7 @@ def _decode_strictly(data: bytes, colours: str) -> Pixels:
                 raise RejectedError("unsupported pixels (a JPEG of rare chroma sampling)") from None
             error = ValueError("unreadable header")
         raise RejectedError(f"damaged JPEG ({error})") from None
+    return pixels
 
 
 def is_ordinary(header: Header, data: bytes) -> bool:
@@ -249,6 +249,10 @@ def _rejected(error: Exception, data: bytes) -> RejectedError:
         header = read_header(data)
         if header is not None and header.precision != 8:
             return RejectedError(f"unsupported pixels ({header.precision}-bit JPEG)")
+        if data.startswith(png.SIGNATURE):
+            return RejectedError(f"damaged PNG ({png.fault(data)})")
+        if data.startswith(START_OF_IMAGE + b"\xff"):
+            return RejectedError("damaged JPEG (unreadable header)")
         return RejectedError(unsupported(data))
     detail = " ".join(f"{type(error).__name__}: {error}".split())
     return RejectedError(f"damaged image ({detail[:200]})")

@@ -161,7 +161,7 @@ def test_no_bit_of_a_pngs_pixels_may_be_wrong():
     for faulty in (PNG, PNGS["text that cannot be unpacked"]):
         shift = faulty.index(b"IDAT") + 4 - first
         for place in range(first, last, 5):
-            with pytest.raises(RejectedError, match=r"damaged image|not an image"):
+            with pytest.raises(RejectedError, match="damaged"):
                 decode(flipped(faulty, place + shift, 1 << place % 8))
 
 
