@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -163,7 +164,8 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         require_bounded(image.width, image.height)
         _require_what_pillow_does_not(image, data)
-        image.load()
+        with tiff.quiet() if isinstance(image, TiffImageFile) else nullcontext():
+            image.load()
         if exif:
             image.info["exif"] = exif
         return _upright_and_opaque(image)
@@ -171,8 +173,11 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
 
 def _require_what_pillow_does_not(image: Image.Image, data: bytes) -> None:
     """Refuse an opened image of which Pillow would make a wrong picture without a word."""
-    if isinstance(image, TiffImageFile) and (found := tiff.fault(image)):
-        raise RejectedError(f"unsupported pixels ({found})")
+    if isinstance(image, TiffImageFile):
+        if found := tiff.fault(image):
+            raise RejectedError(f"unsupported pixels ({found})")
+        for strip in tiff.jpegs(image, data):
+            _decode_strictly(strip, "GRAY")
     if image.format in ("JPEG", "MPO"):
         _decode_strictly(data, "RGB" if image.mode == "RGB" else "GRAY")
     if image.format == "JPEG2000" and data.find(CODESTREAM_END, data.find(CODESTREAM)) < 0:
