@@ -269,28 +269,43 @@ def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 
 
 class TarSource(_ArchiveSource):
-    """Images in a tar, read where they lie; links and devices in it are left out."""
+    """Images in a tar, read where they lie; symbolic links and devices in it are left out."""
 
     def _list(self) -> Listing:
         # Of equal names the last one counts, as when a tar is extracted
         latest: dict[str, Member] = {}
+        others: dict[str, Member] = {}
         sieve = Sieve()
         try:
             for entry in headers(self._contents):
-                name = entry.name.removeprefix("./")
-                if entry.isdir() or sieve.is_litter(name):
+                key = entry.name.removeprefix("./")
+                name = key.replace("\\", "/")  # as some programs on Windows write
+                if entry.isdir():
                     continue
-                if entry.issym() or entry.islnk():
+                if sieve.is_litter(name):
+                    others[key] = Member(name, entry.size, entry.offset_data)
+                elif entry.issym():
                     sieve.links["left out"] += 1
-                elif not entry.isreg() or entry.issparse():
+                elif entry.islnk():  # one more name of a file that stands further up
+                    target = entry.linkname.removeprefix("./")
+                    file = latest.get(target) or others.get(target)
+                    if file is None:
+                        sieve.links[f"to nothing ({name})"] += 1
+                    elif sieve.is_image(name):
+                        latest[key] = file._replace(name=name)
+                elif not entry.isreg():
                     sieve.left_out["special"] += 1
-                elif sieve.is_image(name):
-                    latest[name] = Member(name, entry.size, entry.offset_data)
-        except tarfile.TarError:
-            raise not_an_archive(self.path) from None
+                else:
+                    size = NOT_REGULAR if entry.issparse() else entry.size
+                    taken = latest if sieve.is_image(name) else others
+                    taken[key] = Member(name, size, entry.offset_data)
+        except tarfile.TarError as error:
+            raise not_an_archive(self.path, str(error)) from None
         return sieve.listing(latest.values())
 
     def read(self, member: Member) -> bytes:
+        if member.size == NOT_REGULAR:
+            raise DamagedError("a sparse file: extract the tar and pack the folder")
         require_bounded(member)
         return self._bytes(member.offset, member.size)
 
@@ -305,7 +320,10 @@ class CompressedTarSource(TarSource):
     _unpacked: BinaryIO | None = None
 
     def __init__(self, path: Path, scratch: Path) -> None:
-        self._unpacked = unpack(path, scratch)
+        try:
+            self._unpacked = unpack(path, scratch)
+        except tarfile.ReadError as error:
+            raise not_an_archive(path, str(error)) from None
         super().__init__(path, Path(f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.tars import COMPRESSIONS, is_tar
+from pipeline.tars import COMPRESSIONS
 
 CELEBA_ZIP_BYTES = 1_443_490_838
 """Of `img_align_celeba.zip` as its authors publish it."""
@@ -47,8 +47,13 @@ def unpacked_folder(path: Path) -> Path:
     return path.with_name(name if name != path.name else f"{path.name}-unpacked")
 
 
-def not_an_archive(path: Path) -> UserError:
-    """Say what a file is instead of a zip or tar that can be read."""
+def not_an_archive(path: Path, damage: str = "") -> UserError:
+    """Say what a file is instead of a zip or tar that can be read.
+
+    Args:
+        path: of the file.
+        damage: of a tar, compressed or not: what is wrong with it.
+    """
     with path.open("rb") as file:
         head = file.read(PAGE_BYTES)
     size = path.stat().st_size
@@ -59,13 +64,15 @@ def not_an_archive(path: Path) -> UserError:
     if other := _part(path) or _other_kind(path, head):
         found, command = other
         return UserError(where, found, wanted, command)
-    if head.startswith(tuple(COMPRESSIONS)):
+    if damage:
+        kind = "a compressed tar" if head.startswith(tuple(COMPRESSIONS)) else "a tar"
+        found = f"{kind} of {size:,} bytes, cut off or damaged: {damage}"
+        remedy = "copy or download it again"
+    elif head.startswith(tuple(COMPRESSIONS)):
         found = f"a compressed file of {size:,} bytes, damaged or without a tar in it"
         remedy = "download it again, or name the archive that holds the images"
     elif head.startswith(b"PK"):
         found, remedy = f"a zip of {size:,} bytes, cut off or damaged", "download it again"
-    elif is_tar(head):
-        found, remedy = f"a tar of {size:,} bytes, cut off or damaged", "copy or download it again"
     else:
         found = f"{size:,} bytes of something else"
         remedy = "name the folder or the archive that holds the images"

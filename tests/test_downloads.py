@@ -1,5 +1,6 @@
 """Files that are no archive of images: each is told apart, with what to type."""
 
+import gzip
 import re
 import shlex
 import shutil
@@ -14,6 +15,8 @@ from tests.archives import tar_of, zip_of
 from tests.pictures import encode, names_in, smooth, write_pictures
 
 JPEG = encode(smooth(20, 24))
+TAR = tar_of({"1.jpg": JPEG, "2.jpg": JPEG})
+TGZ = gzip.compress(TAR)
 FACES = zip_of({"faces/1.jpg": JPEG, "faces/2.jpg": JPEG})
 
 # Of Google's pages, what tells them apart
@@ -60,6 +63,8 @@ KINDS = {
     "first-part": ({"a.zip.001": FACES[:200]}, "a.zip.001", "one part", "cat a.zip.* > a.zip"),
     "part-of-7z": ({"a.7z.001": SEVEN}, ".", "one part", "cat a.7z.* > a.7z"),
     "by-split": ({"a.tgz.aa": b"\x1f\x8b" + bytes(99)}, ".", "one part", "cat a.tgz.* > a.tgz"),
+    "first-of-a-tar.gz": ({"a.tar.gz.aa": TGZ[:600]}, "a.tar.gz.aa", "one part", "cat a.tar.gz.*"),
+    "first-of-a-tar": ({"a.tar.001": TAR[:600]}, ".", "one part", "cat a.tar.* > a.tar"),
     "later-part": ({"a.zip.002": FACES[200:]}, "a.zip.002", "one part", "cat a.zip.* > a.zip"),
     "zip-part": (
         {"a.z01": FACES[:200], "a.zip": FACES[200:-40]},
