@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -31,11 +32,29 @@ IMAGE_SUFFIXES = frozenset(
 LITTER = frozenset(
     {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "lost+found"}  # NAS
     | {"$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
-    | {"__macosx", "network trash folder"}
+    | {"__macosx", "network trash folder", "temporary items", "@tmp"}
     | {"thmbnl"}  # a camera's thumbnails
 )
 """Files and folders, in lower case, that systems leave among the user's; so is what begins with a
 dot: macOS's `._` files, `.thumbnails`, `.Trash-1000`."""
+
+_LITTER_AS_WRITTEN = re.compile(r"RECYCLER|RECYCLED|(?i:FOUND)\.\d{3}")
+"""What Windows leaves; in lower case, the first two may be classes of the user's."""
+
+SUFFIX_SHOWN = 12
+"""Characters of a suffix: what follows a dot may be a sentence."""
+
+LEFT_OUT = "left out"
+FOLLOWED = "followed"
+TO_NOTHING = "to nothing"
+IN_ALREADY = "to a folder that is in already"
+HIDDEN_IMAGE = "image in a hidden folder"
+"""Kinds that `Sieve` counts."""
+
+_OF_SEVERAL = {
+    IN_ALREADY: "to folders that are in already",
+    HIDDEN_IMAGE: "images in hidden folders",
+}
 
 ZIP_LOCAL_HEADER = 30
 """Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
@@ -76,43 +95,81 @@ class Listing(NamedTuple):
     """How many of its other files, by suffix or by what they are."""
     links: Counter[str]
     """How many, by what became of them."""
-    archives: list[str]
-    """Names of what was left out and is an archive itself, sorted."""
+    archives: dict[str, int]
+    """What was left out and is an archive itself: sizes by name, sorted."""
 
 
 class Sieve:
     """Tells images from other files by name, relative to the source, and counts the others."""
 
     def __init__(self) -> None:
-        self.left_out: Counter[str] = Counter()
-        self.links: Counter[str] = Counter()
-        self.archives: list[str] = []
+        self._left_out: Counter[str] = Counter()
+        self._links: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+        self._archives: dict[str, int] = {}
         self._litter: set[str] = set()
 
+    def link(self, kind: str, name: str = "", number: int = 1) -> None:
+        """Count a link, with its name where the user has to see to it."""
+        self._links[kind] += number
+        self._note(kind, name)
+
+    def special(self) -> None:
+        """Count what is neither file, folder nor link."""
+        self._left_out["special"] += 1
+
     def is_litter(self, name: str) -> bool:
-        """Whether it is, or lies in, what a system left; of a folder of litter, one is counted."""
-        parts = name.split("/")
+        """Whether it is, or lies in, what a system left; of a folder of litter, one is counted.
+
+        Of hidden folders, which the user may have made, the images in them are counted too.
+        """
+        parts = name.replace("\\", "/").split("/")
         for depth, part in enumerate(parts, 1):
             if is_litter(part):
+                hidden = part.startswith(".")
                 place = "/".join(parts[:depth])
                 if place not in self._litter:
                     self._litter.add(place)
-                    self.left_out["hidden" if part.startswith(".") else part] += 1
+                    self._left_out["hidden" if hidden else part] += 1
+                inside = hidden and depth < len(parts) and not parts[-1].startswith(".")
+                if inside and has_image_suffix(name):
+                    self._left_out[HIDDEN_IMAGE] += 1
+                    self._note(HIDDEN_IMAGE, name)
                 return True
         return False
 
-    def is_image(self, name: str) -> bool:
+    def is_image(self, name: str, size: int = 0) -> bool:
         """Whether it ends as an image's name does."""
         if has_image_suffix(name):
             return True
-        self.left_out[_suffix(name) or "without a suffix"] += 1
+        suffix = _suffix(name)
+        if len(suffix) > SUFFIX_SHOWN:
+            suffix = suffix[:SUFFIX_SHOWN] + "…"
+        self._left_out[suffix or "without a suffix"] += 1
         if is_archive(name):
-            self.archives.append(name)
+            self._archives[name] = size
         return False
 
     def listing(self, members: Iterable[Member]) -> Listing:
         """What has been found, in its order."""
-        return Listing(sorted(members), self.left_out, self.links, sorted(self.archives))
+        archives = dict(sorted(self._archives.items()))
+        return Listing(
+            sorted(members), self._told(self._left_out), self._told(self._links), archives
+        )
+
+    def _note(self, kind: str, name: str) -> None:
+        if name:
+            self._first[kind] = min(name, self._first.get(kind, name))
+
+    def _told(self, counts: Counter[str]) -> Counter[str]:
+        return Counter({self._with_first(kind, count): count for kind, count in (+counts).items()})
+
+    def _with_first(self, kind: str, count: int) -> str:
+        if kind not in self._first:
+            return kind
+        if count == 1:
+            return f"{kind} ({self._first[kind]})"
+        return f"{_OF_SEVERAL.get(kind, kind)}, the first {self._first[kind]}"
 
 
 def has_image_suffix(name: str) -> bool:
@@ -126,7 +183,9 @@ def _suffix(name: str) -> str:
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder of this name is a system's rather than the user's."""
-    return (name.startswith(".") and name not in (".", "..")) or name.lower() in LITTER
+    if name.startswith("."):
+        return name not in (".", "..")
+    return name.lower() in LITTER or _LITTER_AS_WRITTEN.fullmatch(name) is not None
 
 
 class ImageFiles:
@@ -221,8 +280,8 @@ class ZipSource(_ArchiveSource):
                     if name.endswith("/") or sieve.is_litter(name):
                         continue
                     if stat.S_ISLNK(info.external_attr >> 16):
-                        sieve.links["left out"] += 1
-                    elif sieve.is_image(name):
+                        sieve.link(LEFT_OUT)
+                    elif sieve.is_image(name, info.file_size):
                         found.append(self._member(info, name))
         except UserError:
             raise
@@ -285,19 +344,19 @@ class TarSource(_ArchiveSource):
                 if sieve.is_litter(name):
                     others[key] = Member(name, entry.size, entry.offset_data)
                 elif entry.issym():
-                    sieve.links["left out"] += 1
+                    sieve.link(LEFT_OUT)
                 elif entry.islnk():  # one more name of a file that stands further up
                     target = entry.linkname.removeprefix("./")
                     file = latest.get(target) or others.get(target)
                     if file is None:
-                        sieve.links[f"to nothing ({name})"] += 1
+                        sieve.link(TO_NOTHING, name)
                     elif sieve.is_image(name):
                         latest[key] = file._replace(name=name)
                 elif not entry.isreg():
-                    sieve.left_out["special"] += 1
+                    sieve.special()
                 else:
                     size = NOT_REGULAR if entry.issparse() else entry.size
-                    taken = latest if sieve.is_image(name) else others
+                    taken = latest if sieve.is_image(name, entry.size) else others
                     taken[key] = Member(name, size, entry.offset_data)
         except tarfile.TarError as error:
             raise not_an_archive(self.path, str(error)) from None
