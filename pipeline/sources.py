@@ -14,25 +14,20 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.archives import (
-    FOLLOWED,
-    IMAGE_SUFFIXES,
-    IN_ALREADY,
     NOT_REGULAR,
-    TO_NOTHING,
     CompressedTarSource,
     DamagedError,
     ImageFiles,
     Listing,
     Member,
-    Sieve,
     TarSource,
     ZipSource,
     changed,
-    is_litter,
     require_bounded,
 )
-from pipeline.downloads import not_an_archive, pack_command, unpacked_folder
+from pipeline.downloads import is_stand_in, not_an_archive, pack_command, unpacked_folder
 from pipeline.errors import UserError, counted
+from pipeline.sieve import FOLLOWED, IMAGE_SUFFIXES, IN_ALREADY, TO_NOTHING, Sieve, is_litter
 from pipeline.tars import is_compressed_tar, is_tar
 
 HIDDEN_LOOKED_AT = 10_000
@@ -95,7 +90,7 @@ class FolderSource(ImageFiles):
                     )
                     sieve.link(FOLLOWED, number=entry.is_symlink())
             pending += sorted(subfolders, reverse=True)
-        return sieve.listing(found)
+        return Listing.of(found, sieve)
 
     def _in_already(self, real: str) -> bool:
         """Whether the walk comes to a folder without a link, by a name that is not litter."""
@@ -180,36 +175,46 @@ def open_source(path: Path, scratch: Path | None = None) -> ImageFiles:
         )
     scratch = scratch or Path(tempfile.gettempdir())
     if not path.is_dir():
-        source = _open_archive(path, scratch)
+        source = _opened(path, scratch)
         if not source.members():
             raise _without_images(source)
         return source
     folder = FolderSource(path)
-    archives = [path / name for name in folder.listing().archives if "/" not in name]
+    archives = folder.listing().archives
     if not folder.members():
-        return _with_images(folder, archives, scratch)
-    for archive in archives:
-        _require_smaller(archive, folder, scratch)
+        return _with_images(folder, [path / name for name in archives if "/" not in name], scratch)
+    for name in archives:
+        _require_smaller(name, folder, scratch)
     return folder
 
 
-def _require_smaller(archive: Path, folder: FolderSource, scratch: Path) -> None:
-    """Refuse a folder's images where an archive beside them has more: a stray one is no set."""
-    images = folder.members()
+def _require_smaller(name: str, folder: FolderSource, scratch: Path) -> None:
+    """Refuse a folder's images where an archive among them has more: a stray one is no set."""
+    images, archive = folder.members(), folder.path / name
     try:
-        inside = len(_open_archive(archive, scratch).members())
-    except UserError:
-        if archive.stat().st_size > sum(image.size for image in images):
-            raise
+        inside = len(_opened(archive, scratch).members())
+    except UserError as error:
+        if _weight(archive) > (False, sum(image.size for image in images)):
+            raise UserError(
+                error.where,
+                f"{error.found}; and beside it {_told(images)}",
+                error.wanted,
+                f"{error.remedy}; for the images beside it, move it away, or name their folder",
+            ) from None
         return
     if inside > len(images):
         raise UserError(
             f"SOURCE {folder.path}",
-            f"{len(images):,} images, the first {images[0].name},"
-            f" and beside them {archive.name} with {inside:,}",
+            f"{_told(images)}, and beside them {name} with {inside:,}",
             "one source",
             f"name the archive: {pack_command(archive)}; for the images beside it, move it away",
         )
+
+
+def _told(images: Sequence[Member]) -> str:
+    if len(images) == 1:
+        return f"1 image ({images[0].name})"
+    return f"{len(images):,} images, the first {images[0].name}"
 
 
 def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> ImageFiles:
@@ -222,7 +227,7 @@ def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> I
     faults: dict[Path, UserError] = {}
     for archive in archives:
         try:
-            source = _open_archive(archive, scratch)
+            source = _opened(archive, scratch)
             found += [source] if source.members() else []
         except UserError as error:
             faults[archive] = error
@@ -234,12 +239,36 @@ def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> I
                 "one source",
                 f"name the archive to pack: {pack_command(found[0].path)}",
             )
+    if faults and not found:
+        raise faults[max(faults, key=_weight)]
     for archive, fault in faults.items():  # the images may be in it, and a stray one in the other
-        if not found or archive.stat().st_size > found[0].path.stat().st_size:
-            raise fault
+        if _weight(archive) > _weight(found[0].path):
+            remedy = f"{fault.remedy}; for those of the other, {pack_command(found[0].path)}"
+            raise UserError(fault.where, fault.found, fault.wanted, remedy)
     if not found:
+        for name in folder.listing().archives:
+            if (archive := folder.path / name).is_file() and is_stand_in(archive):
+                raise not_an_archive(archive)
         raise _without_images(folder)
     return found[0]
+
+
+def _weight(archive: Path) -> tuple[bool, int]:
+    """How much of a source may be missing with an archive: all of it, where a page was saved."""
+    return archive.is_file() and is_stand_in(archive), archive.stat().st_size
+
+
+def _opened(path: Path, scratch: Path) -> ImageFiles:
+    """An archive.
+
+    Raises:
+        UserError: it is none, or holds another that outweighs its images: a stray one is no set.
+    """
+    source = _open_archive(path, scratch)
+    inner = source.listing().archives
+    if inner and max(inner.values()) > sum(image.size for image in source.members()):
+        raise _without_images(source)
+    return source
 
 
 def _without_images(source: ImageFiles) -> UserError:
@@ -257,7 +286,10 @@ def _without_images(source: ImageFiles) -> UserError:
         command = program.format(shlex.quote(str(path)), shlex.quote(str(folder)))
         largest = max(archives, key=archives.__getitem__)
         remedy = f"unpack the outer one: {command} && {pack_command(folder / largest)}"
-        return UserError(where, f"no images, but an archive again: {largest}", wanted, remedy)
+        images = source.members()
+        found = f"{_told(images)}, and" if images else "no images, but"
+        found += f" an archive again: {largest}"
+        return UserError(where, found, wanted, remedy)
     told = [f"it holds {counted(left_out)}"] if left_out else []
     told += [f"links: {counted(links)}"] if links else []
     found = "; ".join(told) or "it is empty"

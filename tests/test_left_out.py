@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.archives import IMAGE_SUFFIXES
 from pipeline.errors import UserError
 from pipeline.formats import FORMATS
+from pipeline.sieve import IMAGE_SUFFIXES
 from pipeline.sources import open_source
 from tests.archives import tar_of, zip_of
 from tests.needs import within
