@@ -383,9 +383,9 @@ def _restore_batches(
         if not anew:
             raise UserError(
                 f"--run {folder.parent}",
-                f"a run that began with {error.found}, and now it is {error.wanted}",
+                f"a run whose last checkpoint is of {error.found}, and now it is {error.wanted}",
                 "the same images in the same order",
-                "give --shards the set that the run began with, wherever it lies by now, or"
+                "give --shards the checkpoint's set, wherever it lies by now, or"
                 " --allow-change to begin a new epoch with this one",
             ) from None
         log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")

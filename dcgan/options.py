@@ -78,7 +78,7 @@ class Options(BaseModel):
         fault = error.errors(include_url=False)[0]
         if isinstance(told := fault.get("ctx", {}).get("error"), UserError):
             return told
-        wanted = fault["msg"].removeprefix("Input should be ")
+        wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if fault["type"] in _BOUNDS:
             wanted = _BOUNDS[fault["type"]].format_map(fault["ctx"])
         where, value = cls.flag(str(fault["loc"][0])), str(fault["input"])
@@ -148,7 +148,10 @@ THREADS = "one a core, up to 8; 4 for a GPU"
 
 
 def _drawn(seed: object) -> object:
-    return secrets.randbelow(10_000) if seed == "random" else seed
+    try:
+        return secrets.randbelow(10_000) if seed == "random" else int(str(seed))
+    except ValueError:
+        raise ValueError("a whole number, or random") from None
 
 
 # Training

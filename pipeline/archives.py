@@ -15,27 +15,13 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from pipeline.downloads import is_archive, not_an_archive
+from pipeline.downloads import not_an_archive
 from pipeline.errors import UserError
+from pipeline.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.tars import headers, unpack
-
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo"}
-    | {".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"}
-    | {".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"}
-)
-
-LITTER = frozenset(
-    {"@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "lost+found"}  # NAS
-    | {"$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"}
-    | {"__macosx", "network trash folder"}
-    | {"thmbnl"}  # a camera's thumbnails
-)
-"""Files and folders, in lower case, that systems leave among the user's; so is what begins with a
-dot: macOS's `._` files, `.thumbnails`, `.Trash-1000`."""
 
 ZIP_LOCAL_HEADER = 30
 """Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
@@ -76,57 +62,13 @@ class Listing(NamedTuple):
     """How many of its other files, by suffix or by what they are."""
     links: Counter[str]
     """How many, by what became of them."""
-    archives: list[str]
-    """Names of what was left out and is an archive itself, sorted."""
+    archives: dict[str, int]
+    """What was left out and is an archive itself: sizes by name, sorted."""
 
-
-class Sieve:
-    """Tells images from other files by name, relative to the source, and counts the others."""
-
-    def __init__(self) -> None:
-        self.left_out: Counter[str] = Counter()
-        self.links: Counter[str] = Counter()
-        self.archives: list[str] = []
-        self._litter: set[str] = set()
-
-    def is_litter(self, name: str) -> bool:
-        """Whether it is, or lies in, what a system left; of a folder of litter, one is counted."""
-        parts = name.split("/")
-        for depth, part in enumerate(parts, 1):
-            if is_litter(part):
-                place = "/".join(parts[:depth])
-                if place not in self._litter:
-                    self._litter.add(place)
-                    self.left_out["hidden" if part.startswith(".") else part] += 1
-                return True
-        return False
-
-    def is_image(self, name: str) -> bool:
-        """Whether it ends as an image's name does."""
-        if has_image_suffix(name):
-            return True
-        self.left_out[_suffix(name) or "without a suffix"] += 1
-        if is_archive(name):
-            self.archives.append(name)
-        return False
-
-    def listing(self, members: Iterable[Member]) -> Listing:
-        """What has been found, in its order."""
-        return Listing(sorted(members), self.left_out, self.links, sorted(self.archives))
-
-
-def has_image_suffix(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
-    return _suffix(name) in IMAGE_SUFFIXES
-
-
-def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
-
-
-def is_litter(name: str) -> bool:
-    """Whether a file or folder of this name is a system's rather than the user's."""
-    return (name.startswith(".") and name not in (".", "..")) or name.lower() in LITTER
+    @classmethod
+    def of(cls, members: Iterable[Member], sieve: Sieve) -> Listing:
+        """What has been found, and what was left out."""
+        return cls(sorted(members), sieve.left_out(), sieve.links(), sieve.archives())
 
 
 class ImageFiles:
@@ -221,8 +163,8 @@ class ZipSource(_ArchiveSource):
                     if name.endswith("/") or sieve.is_litter(name):
                         continue
                     if stat.S_ISLNK(info.external_attr >> 16):
-                        sieve.links["left out"] += 1
-                    elif sieve.is_image(name):
+                        sieve.link(LEFT_OUT)
+                    elif sieve.is_image(name, info.file_size):
                         found.append(self._member(info, name))
         except UserError:
             raise
@@ -232,7 +174,7 @@ class ZipSource(_ArchiveSource):
             raise not_an_archive(self.path) from None
         except Exception:  # zipfile lets nearly every type through
             raise not_an_archive(self.path) from None
-        return sieve.listing(found)
+        return Listing.of(found, sieve)
 
     def _member(self, info: zipfile.ZipInfo, name: str) -> Member:
         encrypted = info.flag_bits & 1
@@ -269,28 +211,43 @@ def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 
 
 class TarSource(_ArchiveSource):
-    """Images in a tar, read where they lie; links and devices in it are left out."""
+    """Images in a tar, read where they lie; symbolic links and devices in it are left out."""
 
     def _list(self) -> Listing:
         # Of equal names the last one counts, as when a tar is extracted
         latest: dict[str, Member] = {}
+        others: dict[str, Member] = {}
         sieve = Sieve()
         try:
             for entry in headers(self._contents):
-                name = entry.name.removeprefix("./")
-                if entry.isdir() or sieve.is_litter(name):
+                key = entry.name.removeprefix("./")
+                name = key.replace("\\", "/")  # as some programs on Windows write
+                if entry.isdir():
                     continue
-                if entry.issym() or entry.islnk():
-                    sieve.links["left out"] += 1
-                elif not entry.isreg() or entry.issparse():
-                    sieve.left_out["special"] += 1
-                elif sieve.is_image(name):
-                    latest[name] = Member(name, entry.size, entry.offset_data)
-        except tarfile.TarError:
-            raise not_an_archive(self.path) from None
-        return sieve.listing(latest.values())
+                if sieve.is_litter(name):
+                    others[key] = Member(name, entry.size, entry.offset_data)
+                elif entry.issym():
+                    sieve.link(LEFT_OUT)
+                elif entry.islnk():  # one more name of a file that stands further up
+                    target = entry.linkname.removeprefix("./")
+                    file = latest.get(target) or others.get(target)
+                    if file is None:
+                        sieve.link(TO_NOTHING, name)
+                    elif sieve.is_image(name):
+                        latest[key] = file._replace(name=name)
+                elif not entry.isreg():
+                    sieve.special()
+                else:
+                    size = NOT_REGULAR if entry.issparse() else entry.size
+                    taken = latest if sieve.is_image(name, entry.size) else others
+                    taken[key] = Member(name, size, entry.offset_data)
+        except tarfile.TarError as error:
+            raise not_an_archive(self.path, str(error)) from None
+        return Listing.of(latest.values(), sieve)
 
     def read(self, member: Member) -> bytes:
+        if member.size == NOT_REGULAR:
+            raise DamagedError("a sparse file: extract the tar and pack the folder")
         require_bounded(member)
         return self._bytes(member.offset, member.size)
 
@@ -305,7 +262,10 @@ class CompressedTarSource(TarSource):
     _unpacked: BinaryIO | None = None
 
     def __init__(self, path: Path, scratch: Path) -> None:
-        self._unpacked = unpack(path, scratch)
+        try:
+            self._unpacked = unpack(path, scratch)
+        except tarfile.ReadError as error:
+            raise not_an_archive(path, str(error)) from None
         super().__init__(path, Path(f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline import png, tiff
 from pipeline.formats import FORMATS, unsupported
-from pipeline.jpeg import Header, read_header, read_sides
+from pipeline.jpeg import START_OF_IMAGE, Header, read_header, read_sides
 from pipeline.metadata import without_metadata
 
 MAX_PIXELS = 1 << 26
@@ -74,12 +74,35 @@ def decode(data: bytes) -> Picture:
     if header is None or not is_ordinary(header, data):
         return Picture(_decode_by_pillow(data), ordinary=False)
     require_bounded(header.width, header.height)
+    # libjpeg-turbo itself: three times Pillow's speed, and it reports what Pillow passes over
+    colours = "GRAY" if header.components == 1 else "RGB"
     try:
-        # libjpeg-turbo itself: three times Pillow's speed, and it reports what Pillow passes over
-        colours = "GRAY" if header.components == 1 else "RGB"
         return Picture(simplejpeg.decode_jpeg(data, colours, strict=True), ordinary=True)
+    except ValueError:  # which may be of the metadata alone
+        return Picture(_decode_strictly(data, colours), ordinary=False)
+
+
+def _decode_strictly(data: bytes, colours: str) -> Pixels:
+    """Decode a JPEG as it is without its metadata, and pass over no fault in what is left.
+
+    As GRAY, libjpeg shows CMYK and YCCK too, and reads all of the file for it.
+    """
+    plain, _ = without_metadata(data)
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(plain)
+        require_bounded(width, height)
+        pixels: Pixels = simplejpeg.decode_jpeg(plain, colours, strict=True)
+    except RejectedError:
+        raise
     except ValueError as error:
+        if str(error).startswith("Unsupported"):
+            raise RejectedError(f"unsupported pixels ({error})") from None
+        if "subsampling" in str(error):
+            if read_header(plain) is not None:
+                raise RejectedError("unsupported pixels (a JPEG of rare chroma sampling)") from None
+            error = ValueError("unreadable header")
         raise RejectedError(f"damaged JPEG ({error})") from None
+    return pixels
 
 
 def is_ordinary(header: Header, data: bytes) -> bool:
@@ -122,8 +145,12 @@ def _decode_by_pillow(data: bytes) -> Pixels:
     except Exception as error:  # Pillow's decoders raise nearly every type on damaged input
         plain, exif = without_metadata(data)
         if plain != data:
-            with suppress(Exception):
+            try:
                 return _read(plain, exif)
+            except RejectedError:
+                raise
+            except Exception as again:  # likewise
+                raise _rejected(error, data) from again
         raise _rejected(error, data) from error
 
 
@@ -137,7 +164,8 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         require_bounded(image.width, image.height)
         _require_what_pillow_does_not(image, data)
-        image.load()
+        with tiff.quiet() if isinstance(image, TiffImageFile) else nullcontext():
+            image.load()
         if exif:
             image.info["exif"] = exif
         return _upright_and_opaque(image)
@@ -145,8 +173,13 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
 
 def _require_what_pillow_does_not(image: Image.Image, data: bytes) -> None:
     """Refuse an opened image of which Pillow would make a wrong picture without a word."""
-    if isinstance(image, TiffImageFile) and (found := tiff.fault(image)):
-        raise RejectedError(f"unsupported pixels ({found})")
+    if isinstance(image, TiffImageFile):
+        if found := tiff.fault(image):
+            raise RejectedError(f"unsupported pixels ({found})")
+        for strip in tiff.jpegs(image, data):
+            _decode_strictly(strip, "GRAY")
+    if image.format in ("JPEG", "MPO"):
+        _decode_strictly(data, "RGB" if image.mode == "RGB" else "GRAY")
     if image.format == "JPEG2000" and data.find(CODESTREAM_END, data.find(CODESTREAM)) < 0:
         raise RejectedError("damaged image (a JPEG 2000 that is cut off)")
     if image.format == "PNG":
@@ -221,6 +254,10 @@ def _rejected(error: Exception, data: bytes) -> RejectedError:
         header = read_header(data)
         if header is not None and header.precision != 8:
             return RejectedError(f"unsupported pixels ({header.precision}-bit JPEG)")
+        if data.startswith(png.SIGNATURE):
+            return RejectedError(f"damaged PNG ({png.fault(data)})")
+        if data.startswith(START_OF_IMAGE + b"\xff"):
+            return RejectedError("damaged JPEG (unreadable header)")
         return RejectedError(unsupported(data))
     detail = " ".join(f"{type(error).__name__}: {error}".split())
     return RejectedError(f"damaged image ({detail[:200]})")

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CPU_MOUNTS = "cpu", "cpu,cpuacct", "cpuacct,cpu"
+"""Version 1's, by what shares it. The first, then, is a link, which containers may lack."""
 
 
 def usable_cores() -> int:
@@ -61,12 +63,14 @@ def _groups() -> Iterator[Path]:
     except OSError:
         return
     for line in lines:
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "none", "")
         if controllers and "cpu" not in controllers.split(","):
             continue
-        mount = CGROUPS / "cpu" if controllers else CGROUPS
-        group = mount / path.lstrip("/")
-        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
+        for mount in [CGROUPS / name for name in CPU_MOUNTS] if controllers else [CGROUPS]:
+            group = mount / path.lstrip("/")
+            yield from (
+                folder for folder in (group, *group.parents) if folder.is_relative_to(mount)
+            )
 
 
 def limit_torch_threads() -> None:

@@ -38,6 +38,17 @@ OTHERS = {
 }
 """First bytes, in lower case, of what users have under an image's name."""
 
+_DECODED: tuple[bytes, ...] = (
+    b"\0\0\0\x0cjP  ",
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"\xff\x4f\xff\x51",
+)
+"""First bytes of images that are decoded, where they alone tell."""
+
 HEAD_BYTES = 1024
 
 
@@ -60,6 +71,17 @@ def unsupported(data: bytes) -> str:
         if text.startswith(magic.lower()):
             return f"not an image ({name})"
     return "not an image"
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins so is an image, of a kind that is decoded or another."""
+    if head.startswith((*_DECODED, *IMAGES)):
+        return True
+    if head.startswith(b"BM"):
+        return head[6:10] == bytes(4)
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"WEBP"
+    return _container(head) in ("AVIF", "HEIC")
 
 
 def _container(head: bytes) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-START_OF_IMAGE, START_OF_SCAN = b"\xff\xd8", 0xDA
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 """Baseline, extended and progressive Huffman-coded frames: what libjpeg and DALI both decode."""
 

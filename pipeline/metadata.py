@@ -5,6 +5,7 @@ Pillow gives up an image for a fault in any of these.
 
 from __future__ import annotations
 
+import re
 import struct
 
 from pipeline import png
@@ -13,6 +14,9 @@ from pipeline.jpeg import APP1, APP14, START_OF_IMAGE, START_OF_SCAN
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 
 APP0, COMMENT = 0xE0, 0xFE
+
+JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+"""What says that the colours are YCbCr, without the rest: libjpeg warns of later versions."""
 
 TIFF_LAST = 532
 """Tags above (private ones, Exif, XMP, colour profiles) say nothing of how pixels lie."""
@@ -49,10 +53,16 @@ def _png(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Keep tables, frames, and the two blocks that libjpeg learns the colours from."""
+    """Keep tables, frames, and the two blocks that libjpeg learns the colours from.
+
+    As libjpeg does, stray bytes between segments are passed over.
+    """
     kept, exif, place = bytearray(START_OF_IMAGE), b"", len(START_OF_IMAGE)
-    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != START_OF_SCAN:
-        marker = data[place + 1]
+    while (found := _MARKER(data, place)) and found[0][1] not in _HEADER_ENDS:
+        place, marker = found.start(), found[0][1]
+        if marker in _ALONE:
+            place += 2
+            continue
         length = int.from_bytes(data[place + 2 : place + 4], "big")
         end = place + 2 + length
         if length < 2 or end > len(data):
@@ -61,10 +71,16 @@ def _jpeg(data: bytes) -> tuple[bytes, bytes]:
         if marker == APP1 and not exif and data.startswith(b"Exif\0", place + 4):
             exif = data[place + 4 : end]
         elif jfif or marker == APP14 or not (APP0 <= marker <= 0xEF or marker == COMMENT):
-            kept += data[place:end]
+            kept += JFIF if jfif else data[place:end]
         place = end
     kept += data[place:]
     return bytes(kept), exif
+
+
+_MARKER = re.compile(rb"\xff[^\xff\0]").search
+_ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
+"""Markers without a length (T.81, table B.1)."""
+_HEADER_ENDS = frozenset((0xD8, 0xD9, START_OF_SCAN))
 
 
 def _tiff(data: bytes) -> bytes:

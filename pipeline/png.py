@@ -42,6 +42,14 @@ def are_pixels_whole(data: bytes) -> bool:
     return all(is_whole(data, start, end) for kind, start, end in chunks(data) if kind == b"IDAT")
 
 
+def fault(data: bytes) -> str:
+    """Say why a file that begins as a PNG is not read as one."""
+    for kind, start, end in chunks(data):
+        if bears_on_pixels(kind) and not is_whole(data, start, end):
+            return f"wrong checksum of {kind.decode('latin-1')}"
+    return "unreadable header"
+
+
 def scale_transparent_grey(image: Image.Image, data: bytes) -> bool:
     """Bring the colour that stands for nothing to the depth that Pillow has brought the pixels to.
 

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shlex
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.archives import (
-    IMAGE_SUFFIXES,
     NOT_REGULAR,
     CompressedTarSource,
     DamagedError,
     ImageFiles,
     Listing,
     Member,
-    Sieve,
     TarSource,
     ZipSource,
     changed,
-    has_image_suffix,
     require_bounded,
 )
-from pipeline.downloads import not_an_archive, pack_command, unpacked_folder
+from pipeline.downloads import is_stand_in, not_an_archive, pack_command, unpacked_folder
 from pipeline.errors import UserError, counted
+from pipeline.sieve import FOLLOWED, IMAGE_SUFFIXES, IN_ALREADY, TO_NOTHING, Sieve, is_litter
 from pipeline.tars import is_compressed_tar, is_tar
+
+HIDDEN_LOOKED_AT = 10_000
+"""Files and folders in a hidden folder: a snapshot in it may be as large as the disk."""
 
 
 class Source(Protocol):
@@ -64,29 +66,38 @@ class FolderSource(ImageFiles):
         while pending:
             folder, linked = pending.pop()
             real = os.path.realpath(self.path / folder)
-            if real in seen:  # a link back up: without this, the walk would not end
-                sieve.links[f"to a folder that is in already ({folder})"] += 1
+            # A link back up would have no end, and one in here would take the folder's own name
+            if real in seen or (linked and self._in_already(real)):
+                sieve.link(IN_ALREADY, folder)
                 continue
             seen.add(real)
-            sieve.links["followed"] += linked
+            sieve.link(FOLLOWED, number=linked)
             subfolders = []
             for entry in self._entries(folder):
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if sieve.is_litter(name):
+                    _look_into_hidden(entry, name, sieve)
                     continue
                 status = _status(entry)
-                if status is None and not has_image_suffix(name):
-                    sieve.links[f"to nothing ({name})"] += 1
+                if status is None and entry.is_symlink():
+                    sieve.link(TO_NOTHING, name)
                 elif status is not None and stat.S_ISDIR(status.st_mode):
                     subfolders.append((name, entry.is_symlink()))
-                elif sieve.is_image(name):
+                elif sieve.is_image(name, status.st_size if status else 0):
                     regular = status is not None and stat.S_ISREG(status.st_mode)
                     found.append(
                         Member(name, status.st_size if status and regular else NOT_REGULAR)
                     )
-                    sieve.links["followed"] += entry.is_symlink()
+                    sieve.link(FOLLOWED, number=entry.is_symlink())
             pending += sorted(subfolders, reverse=True)
-        return sieve.listing(found)
+        return Listing.of(found, sieve)
+
+    def _in_already(self, real: str) -> bool:
+        """Whether the walk comes to a folder without a link, by a name that is not litter."""
+        source = Path(os.path.realpath(self.path))
+        if not Path(real).is_relative_to(source):
+            return False
+        return not any(map(is_litter, Path(real).relative_to(source).parts))
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         with _listed(self.path / folder), os.scandir(self.path / folder) as entries:
@@ -100,6 +111,19 @@ class FolderSource(ImageFiles):
         if len(data) != member.size:
             raise changed(self.path / member.name)
         return data
+
+
+def _look_into_hidden(entry: os.DirEntry[str], name: str, sieve: Sieve) -> None:
+    """Have the images in a hidden folder counted, as far as they are soon found."""
+    if not entry.name.startswith(".") or entry.is_symlink():
+        return
+    looked = 0
+    for folder, _, files in os.walk(entry.path):  # passes over what cannot be listed
+        for file in files:
+            sieve.is_litter(name + f"{folder}/{file}".removeprefix(entry.path))
+        looked += 1 + len(files)
+        if looked > HIDDEN_LOOKED_AT:
+            return
 
 
 @contextmanager
@@ -151,36 +175,46 @@ def open_source(path: Path, scratch: Path | None = None) -> ImageFiles:
         )
     scratch = scratch or Path(tempfile.gettempdir())
     if not path.is_dir():
-        source = _open_archive(path, scratch)
+        source = _opened(path, scratch)
         if not source.members():
             raise _without_images(source)
         return source
     folder = FolderSource(path)
-    archives = [path / name for name in folder.listing().archives if "/" not in name]
+    archives = folder.listing().archives
     if not folder.members():
-        return _with_images(folder, archives, scratch)
-    for archive in archives:
-        _require_smaller(archive, folder, scratch)
+        return _with_images(folder, [path / name for name in archives if "/" not in name], scratch)
+    for name in archives:
+        _require_smaller(name, folder, scratch)
     return folder
 
 
-def _require_smaller(archive: Path, folder: FolderSource, scratch: Path) -> None:
-    """Refuse a folder's images where an archive beside them has more: a stray one is no set."""
-    images = folder.members()
+def _require_smaller(name: str, folder: FolderSource, scratch: Path) -> None:
+    """Refuse a folder's images where an archive among them has more: a stray one is no set."""
+    images, archive = folder.members(), folder.path / name
     try:
-        inside = len(_open_archive(archive, scratch).members())
-    except UserError:
-        if archive.stat().st_size > sum(image.size for image in images):
-            raise
+        inside = len(_opened(archive, scratch).members())
+    except UserError as error:
+        if _weight(archive) > (False, sum(image.size for image in images)):
+            raise UserError(
+                error.where,
+                f"{error.found}; and beside it {_told(images)}",
+                error.wanted,
+                f"{error.remedy}; for the images beside it, move it away, or name their folder",
+            ) from None
         return
     if inside > len(images):
         raise UserError(
             f"SOURCE {folder.path}",
-            f"{len(images):,} images, the first {images[0].name},"
-            f" and beside them {archive.name} with {inside:,}",
+            f"{_told(images)}, and beside them {name} with {inside:,}",
             "one source",
             f"name the archive: {pack_command(archive)}; for the images beside it, move it away",
         )
+
+
+def _told(images: Sequence[Member]) -> str:
+    if len(images) == 1:
+        return f"1 image ({images[0].name})"
+    return f"{len(images):,} images, the first {images[0].name}"
 
 
 def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> ImageFiles:
@@ -193,7 +227,7 @@ def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> I
     faults: dict[Path, UserError] = {}
     for archive in archives:
         try:
-            source = _open_archive(archive, scratch)
+            source = _opened(archive, scratch)
             found += [source] if source.members() else []
         except UserError as error:
             faults[archive] = error
@@ -205,29 +239,60 @@ def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> I
                 "one source",
                 f"name the archive to pack: {pack_command(found[0].path)}",
             )
+    if faults and not found:
+        raise faults[max(faults, key=_weight)]
     for archive, fault in faults.items():  # the images may be in it, and a stray one in the other
-        if not found or archive.stat().st_size > found[0].path.stat().st_size:
-            raise fault
+        if _weight(archive) > _weight(found[0].path):
+            remedy = f"{fault.remedy}; for those of the other, {pack_command(found[0].path)}"
+            raise UserError(fault.where, fault.found, fault.wanted, remedy)
     if not found:
+        for name in folder.listing().archives:
+            if (archive := folder.path / name).is_file() and is_stand_in(archive):
+                raise not_an_archive(archive)
         raise _without_images(folder)
     return found[0]
 
 
+def _weight(archive: Path) -> tuple[bool, int]:
+    """How much of a source may be missing with an archive: all of it, where a page was saved."""
+    return archive.is_file() and is_stand_in(archive), archive.stat().st_size
+
+
+def _opened(path: Path, scratch: Path) -> ImageFiles:
+    """An archive.
+
+    Raises:
+        UserError: it is none, or holds another that outweighs its images: a stray one is no set.
+    """
+    source = _open_archive(path, scratch)
+    inner = source.listing().archives
+    if inner and max(inner.values()) > sum(image.size for image in source.members()):
+        raise _without_images(source)
+    return source
+
+
 def _without_images(source: ImageFiles) -> UserError:
     """Say what stands there instead, and how to come to the images where it is archives again."""
-    path, (_, left_out, _, archives) = source.path, source.listing()
+    path, (_, left_out, links, archives) = source.path, source.listing()
     where, wanted = f"SOURCE {path}", "files that end in " + ", ".join(sorted(IMAGE_SUFFIXES))
     if archives and path.is_dir():
-        remedy = f"name the archive: {pack_command(path / archives[0])}"
-        return UserError(where, f"no images, but {archives[0]}", wanted, remedy)
+        largest = max(archives, key=archives.__getitem__)
+        remedy = f"name the archive: {pack_command(path / largest)}"
+        return UserError(where, f"no images, but {largest}", wanted, remedy)
     if archives:
         folder = unpacked_folder(path)
         zipped = isinstance(source, ZipSource)
         program = "unzip {0} -d {1}" if zipped else "mkdir {1} && tar -xf {0} -C {1}"
         command = program.format(shlex.quote(str(path)), shlex.quote(str(folder)))
-        remedy = f"unpack the outer one: {command} && {pack_command(folder / archives[0])}"
-        return UserError(where, f"no images, but an archive again: {archives[0]}", wanted, remedy)
-    found = f"it holds {counted(left_out)}" if left_out else "it is empty"
+        largest = max(archives, key=archives.__getitem__)
+        remedy = f"unpack the outer one: {command} && {pack_command(folder / largest)}"
+        images = source.members()
+        found = f"{_told(images)}, and" if images else "no images, but"
+        found += f" an archive again: {largest}"
+        return UserError(where, found, wanted, remedy)
+    told = [f"it holds {counted(left_out)}"] if left_out else []
+    told += [f"links: {counted(links)}"] if links else []
+    found = "; ".join(told) or "it is empty"
     remedy = "name the folder that holds the images, or the archive as it was downloaded"
     return UserError(where, f"no images; {found}", wanted, remedy)
 
@@ -238,7 +303,7 @@ def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) ->
     Raises:
         UserError: a sub-folder has no images; the message lists those that have.
     """
-    folders = [set(PurePosixPath(member.name).parts[:-1]) for member in members]
+    folders = [set(re.split(r"[/\\]", member.name)[:-1]) - {""} for member in members]
     known = sorted(set().union(*folders))
     for wanted in classes:
         if wanted not in known:

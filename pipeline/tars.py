@@ -39,6 +39,9 @@ COMPRESSIONS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
 
 CHUNK_BYTES = 1 << 20
 
+END_BYTES = 2 * tarfile.BLOCKSIZE
+"""Zeros that end a tar (POSIX.1-2017, pax, "ustar Interchange Format")."""
+
 
 def is_tar(head: bytes) -> bool:
     """Whether a file that begins so is a tar: one of 1979 has no sign of it but its checksum."""
@@ -73,7 +76,8 @@ def unpack(path: Path, folder: Path) -> BinaryIO:
         folder: on whose disk the file takes room.
 
     Raises:
-        UserError: it is cut off or damaged, or larger than the room there.
+        tarfile.ReadError: it is cut off or damaged.
+        UserError: it is larger than the room there.
     """
     with path.open("rb") as file:
         head = file.read(tarfile.BLOCKSIZE)
@@ -90,12 +94,7 @@ def unpack(path: Path, folder: Path) -> BinaryIO:
         except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise UserError(
-                f"SOURCE {path}",
-                f"a compressed tar of {path.stat().st_size:,} bytes, cut off or damaged",
-                "a tar that can be decompressed to its end",
-                "copy or download it again",
-            ) from None
+            raise tarfile.ReadError("it cannot be decompressed to its end") from None
         unpacked.flush()
         held.pop_all()
     return unpacked
@@ -113,23 +112,56 @@ def _no_room(path: Path, folder: Path, room: int) -> UserError:
 def headers(tar: Path) -> Iterator[tarfile.TarInfo]:
     """All entries of an uncompressed tar, links and devices too, in their order; forgets each.
 
+    Tars that were joined end to end are one, as with `tar --ignore-zeros`.
+
     Raises:
-        tarfile.TarError: the archive is damaged, or made to do damage.
+        tarfile.TarError: the archive is cut off or damaged, or made to do damage.
         OSError: it cannot be read.
     """
+    start: int | None = 0
     try:
-        with _Headers(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            reached = -1
-            while (member := archive.next()) is not None:
-                if member.size < 0 or archive.offset <= reached:
-                    raise tarfile.ReadError("an entry of negative size")
-                reached = archive.offset
-                archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of each stays
-                yield member
+        with _Headers(tar) as file:
+            while start is not None:
+                file.seek(start)
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    yield from _entries(archive)
+                    start = _next_tar(file, archive.offset)
     except (OSError, tarfile.TarError):
         raise
     except Exception as error:  # tarfile lets nearly every type through
         raise tarfile.ReadError(f"{type(error).__name__} in a header") from error
+
+
+def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    reached = -1
+    while (member := archive.next()) is not None:
+        if member.size < 0 or archive.offset <= reached:
+            raise tarfile.ReadError("an entry of negative size")
+        reached = archive.offset
+        archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of each stays
+        yield member
+
+
+def _next_tar(file: FileIO, end: int) -> int | None:
+    """Where another tar begins behind the end of one; None if only padding is there.
+
+    `tarfile` takes any block that is no header for the end. What ends a tar is two blocks of zeros.
+
+    Raises:
+        tarfile.ReadError: they are not at `end`.
+    """
+    mark = os.pread(file.fileno(), END_BYTES, end)
+    if mark.strip(b"\0"):
+        raise tarfile.ReadError(f"no header at byte {end:,}")
+    if len(mark) < END_BYTES:
+        raise tarfile.ReadError("the two blocks of zeros that end a tar are missing")
+    place = end + END_BYTES
+    while data := os.pread(file.fileno(), CHUNK_BYTES, place):
+        if rest := data.lstrip(b"\0"):
+            place += len(data) - len(rest)
+            return place - place % tarfile.BLOCKSIZE
+        place += len(data)
+    return None
 
 
 class _Headers(FileIO):

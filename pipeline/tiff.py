@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 from PIL import TiffImagePlugin
+
+from pipeline.jpeg import END_OF_IMAGE, START_OF_IMAGE
 
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
 BIG_ENDIAN_BIGTIFF = b"MM\0+"
@@ -21,8 +26,52 @@ TiffImagePlugin.OPEN_INFO[b"MM", 0, (1,), 1, (16,), ()] = ("I;16B", "I;16B")
 COLOURS = {0: "white-is-zero", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
 """By photometric interpretation."""
 
+JPEG = 7
+"""The compression."""
+
 SIGNED, FLOATING = 2, 3
 """Sample formats."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libtiff's own lines from the terminal: it writes them where it also reports an error.
+
+    The whole process is silent meanwhile, so that no other thread is to have anything to say.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # nothing is there to be written to
+        yield
+        return
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def jpegs(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Iterator[bytes]:
+    """The strips or tiles of a file compressed as JPEG, each with its tables before it.
+
+    None of grey and alpha: as two components, libjpeg shows no such JPEG.
+    """
+    tags = image.tag_v2
+    if tags.get(TiffImagePlugin.COMPRESSION) != JPEG or image.mode in ("LA", "La", "PA"):
+        return
+    places, lengths = (
+        np.ravel(tags.get(strips, tags.get(tiles, ()))).tolist()
+        for strips, tiles in ((273, 324), (279, 325))
+    )
+    if sum(lengths) > len(data):
+        raise ValueError("strips that overlap")
+    tables = bytes(tags.get(TiffImagePlugin.JPEGTABLES, b"")).removesuffix(END_OF_IMAGE)
+    for place, length in zip(places, lengths, strict=True):
+        strip = data[place : place + length]
+        yield tables + strip.removeprefix(START_OF_IMAGE) if tables else strip
 
 
 def fault(image: TiffImagePlugin.TiffImageFile) -> str | None:

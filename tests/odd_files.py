@@ -148,6 +148,7 @@ DEEP_RGB = np.dstack([DEEP, DEEP[:, ::-1], DEEP // 2])
 WIDE, TALL = smooth(4000, 3), smooth(3, 4000)
 GIF = encode(PALETTE, "GIF")
 PNG = encode(PICTURE, "PNG")
+CLEAR_PNG = encode(PICTURE, "PNG", transparency=(1, 2, 3))
 WEBP = encode(PICTURE, "WEBP", lossless=True)
 TIFF = encode(PICTURE, "TIFF")
 BMP = encode(PICTURE, "BMP")
@@ -259,7 +260,7 @@ ODD: dict[str, tuple[bytes, Fate]] = {
         frame(48, 40, marker=0xC1, precision=12),
         Rejected("unsupported pixels", "12-bit JPEG"),
     ),
-    "lossless.jpg": (frame(48, 40, marker=0xC3), Rejected(DAMAGED)),
+    "lossless.jpg": (frame(48, 40, marker=0xC3), Rejected("unsupported pixels")),
     # Cut
     "start-marker.jpg": (JPEG[:2], Rejected(NO_IMAGE)),
     "header-only.jpg": (JPEG[:SCAN], Rejected(DAMAGED_JPEG, "remature end")),
@@ -280,7 +281,13 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     # Damaged so that decoders go on with a warning, or with a wrong picture and none
     "padded-scan.jpg": (JPEG[:-2] + bytes(20) + JPEG[-2:], Rejected(DAMAGED_JPEG, "extraneous")),
     "lost-bytes.jpg": (JPEG[:-60] + JPEG[-40:], Rejected(DAMAGED_JPEG)),
-    "wrong-checksum.png": (flipped(PNG, PNG.index(b"IHDR") + 18), Rejected(NO_IMAGE)),
+    "wrong-checksum.png": (flipped(PNG, PNG.index(b"IHDR") + 18), Rejected("damaged PNG", "IHDR")),
+    "cut-in-signature.png": (PNG[:8], Rejected("damaged PNG", "header")),
+    "cut-in-first-segment.jpg": (JPEG[:3], Rejected(DAMAGED_JPEG, "header")),
+    "wrong-clear-colour.png": (
+        flipped(CLEAR_PNG, CLEAR_PNG.index(b"tRNS") + 5),
+        Rejected("damaged PNG", "tRNS"),
+    ),
     "wrong-pixels.png": (flipped(PNG, len(PNG) // 2), Rejected(DAMAGED)),
     # Decompression bombs
     "huge.jpg": (frame(65500, 65500), Rejected("too large", "65500×65500")),

@@ -133,7 +133,7 @@ def test_links_in_archives_are_left_out_and_counted(tmp_path):
     with zipfile.ZipFile(tmp_path / "links.zip", "w") as archive:
         archive.writestr("b.jpg", LAST)
         archive.writestr(linked, "b.jpg")
-    others = [special("a.jpg", tarfile.SYMTYPE, "b.jpg"), special("c", tarfile.LNKTYPE, "b.jpg")]
+    others = [special("a.jpg", tarfile.SYMTYPE, "b.jpg"), special("c.jpg", tarfile.SYMTYPE, "b")]
     tar = written(tmp_path, tar_of({"b.jpg": LAST}, [*others, special("d.jpg", tarfile.FIFOTYPE)]))
     for path, links, left_out in [(tmp_path / "links.zip", 1, {}), (tar, 2, {"special": 1})]:
         assert everything(path) == {"b.jpg": LAST}
@@ -153,7 +153,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 def test_links_devices_and_pipes_in_a_tar_are_ignored(tmp_path):
     others = [
         special("a.jpg", tarfile.SYMTYPE, "/etc/passwd"),
-        special("b.jpg", tarfile.LNKTYPE, next(iter(PICTURES))),
+        special("b.jpg", tarfile.LNKTYPE, "/etc/passwd"),
         special("c.jpg", tarfile.FIFOTYPE),
         special("d.jpg", tarfile.CHRTYPE),
         special("e.jpg", tarfile.BLKTYPE),
@@ -163,6 +163,36 @@ def test_links_devices_and_pipes_in_a_tar_are_ignored(tmp_path):
     with tarfile.open(path) as archive:
         assert len(archive.getmembers()) == 9
     assert everything(path) == PICTURES
+
+
+def test_a_hard_link_in_a_tar_is_the_file_that_it_names(tmp_path):
+    files = {"./a.jpg": LAST, "b.bin": LAST, ".cache/c.jpg": LAST, "list.txt": b"1"}
+    links = {"d.jpg": "./a.jpg", "e/e.jpg": "d.jpg", "f.jpg": "b.bin", "g.jpg": ".cache/c.jpg"}
+    links |= {"h.txt": "list.txt", "i.jpg": "gone.jpg"}
+    others = [special(name, tarfile.LNKTYPE, target) for name, target in links.items()]
+    path = written(tmp_path, tar_of(files, others))
+    assert everything(path) == dict.fromkeys(["a.jpg", "d.jpg", "e/e.jpg", "f.jpg", "g.jpg"], LAST)
+    listing = open_source(path).listing()
+    assert listing.links == {"to nothing (i.jpg)": 1}
+    assert listing.left_out[".txt"] == 2
+
+
+def test_a_sparse_file_in_a_tar_is_a_reject_by_name(tmp_path):
+    sparse = special("a.jpg", tarfile.GNUTYPE_SPARSE)
+    source = open_source(written(tmp_path, tar_of({"b.jpg": LAST}, [sparse])))
+    bad, good = source.members()
+    assert source.read(good) == LAST
+    with pytest.raises(DamagedError, match="a sparse file"):
+        source.read(bad)
+
+
+def test_backslashes_in_a_tar_part_folders(tmp_path):
+    files = {"pets\\cats\\1.jpg": LAST, "pets/dogs/2.jpg": LAST, "@eaDir\\1.jpg": LAST}
+    path = written(tmp_path, tar_of(files))
+    members = open_source(path).members()
+    assert [member.name for member in members] == ["pets/cats/1.jpg", "pets/dogs/2.jpg"]
+    assert in_classes(members, ["cats"], path) == members[:1]
+    assert open_source(path).listing().left_out == {"@eaDir": 1}
 
 
 def test_of_equal_names_in_a_tar_the_last_one_counts(tmp_path):
@@ -252,23 +282,43 @@ def test_no_cut_of_a_zip_passes(tmp_path):
             open_source(written(tmp_path, WHOLE_ZIP[:length]))
 
 
-def test_a_cut_tar_gives_whole_images_or_an_error(tmp_path):
-    """A tar has no directory: cut between two members it is a shorter tar, like any other."""
-    whole = tar_of(PICTURES, form=tarfile.USTAR_FORMAT)
-    outcomes = set()
-    for length in range(100, len(whole), 173):
-        try:
-            source = open_source(written(tmp_path, whole[:length]))
-        except UserError:
-            outcomes.add("refused")
-            continue
-        for member in source.members():
-            try:
-                assert source.read(member) == PICTURES[member.name]
-                outcomes.add("read")
-            except DamagedError:
-                outcomes.add("damaged")
-    assert outcomes >= {"refused", "read"}
+TAR = tar_of(PICTURES, form=tarfile.USTAR_FORMAT)
+BORDERS = [TAR.index(name.encode()) for name in PICTURES]
+END = len(TAR.rstrip(b"\0")) // 512 * 512 + 512
+
+
+def test_no_cut_of_a_tar_passes(tmp_path):
+    for length in {*range(0, END + 1024, 173), *BORDERS, END, END + 512, END + 1023}:
+        with pytest.raises(UserError):
+            open_source(written(tmp_path, TAR[:length]))
+    for length in (END + 1024, END + 1100, len(TAR)):
+        assert everything(written(tmp_path, TAR[:length])) == PICTURES
+
+
+DAMAGED_TARS = {
+    "header": (TAR[: BORDERS[1]] + b"\x55" * 64 + TAR[BORDERS[1] + 64 :], "no header at byte"),
+    "zeroed-header": (TAR[: BORDERS[1]] + bytes(512) + TAR[BORDERS[1] + 512 :], "no header at"),
+    "zeroed-more": (TAR[: BORDERS[1]] + bytes(1024) + TAR[BORDERS[1] + 1024 :], "no header at"),
+    "cut-between": (TAR[: BORDERS[2]], "two blocks of zeros"),
+    "other-data-behind": (TAR + b"signature", "no header at byte"),
+    "second-cut": (TAR + TAR[: BORDERS[2]], "two blocks of zeros"),
+}
+
+
+@pytest.mark.parametrize(("data", "found"), DAMAGED_TARS.values(), ids=DAMAGED_TARS)
+def test_a_damaged_tar_is_no_shorter_one(tmp_path, data, found):
+    for stored in (data, gzip.compress(data)):
+        with pytest.raises(UserError, match=f"cut off or damaged: .*{found}") as error:
+            open_source(written(tmp_path, stored))
+        assert "download it again" in error.value.remedy
+
+
+def test_joined_tars_are_read_to_the_last(tmp_path):
+    more = {"more.jpg": LAST}
+    for behind in (tar_of(more), bytes(512) + tar_of(more) + bytes(777)):
+        assert everything(written(tmp_path, TAR + behind)) == PICTURES | more
+    both = gzip.compress(TAR) + gzip.compress(tar_of(more))
+    assert everything(written(tmp_path, both)) == PICTURES | more
 
 
 def test_an_archive_that_changes_after_it_was_listed_is_an_error_not_damage(tmp_path):

@@ -50,7 +50,8 @@ def test_the_affinity_of_this_process_counts():
         os.sched_setaffinity(0, before)
 
 
-OWN = "cpu/pod/job/cpu.cfs"
+NAME = "pod/job/cpu.cfs"
+OWN = f"cpu/{NAME}"
 V2, V1 = "0::/pod/job\n", "9:memory:/\n4:cpu,cpuacct:/pod/job\n1:cpuset:/\n"
 
 
@@ -69,6 +70,9 @@ V2, V1 = "0::/pod/job\n", "9:memory:/\n4:cpu,cpuacct:/pod/job\n1:cpuset:/\n"
         (V1, {f"{OWN}_quota_us": "150000", f"{OWN}_period_us": "5e4"}, 8),
         (V1, {f"{OWN}_quota_us": "150000", f"{OWN}_period_us": "50000"}, 3),
         (V1, {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        (V1, {f"cpu,cpuacct/{NAME}_quota_us": "2", f"cpu,cpuacct/{NAME}_period_us": "1"}, 2),
+        (V1, {f"cpuacct,cpu/{NAME}_quota_us": "2", f"cpuacct,cpu/{NAME}_period_us": "1"}, 2),
+        (f"\n{V1}\nno group\n", {f"{OWN}_quota_us": "2", f"{OWN}_period_us": "1"}, 2),
         (V1, {f"{OWN}_quota_us": "-1", f"{OWN}_period_us": "50000"}, 8),
         (V1, {f"{OWN}_quota_us": "150000"}, 8),
     ],

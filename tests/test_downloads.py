@@ -1,5 +1,6 @@
 """Files that are no archive of images: each is told apart, with what to type."""
 
+import gzip
 import re
 import shlex
 import shutil
@@ -14,6 +15,8 @@ from tests.archives import tar_of, zip_of
 from tests.pictures import encode, names_in, smooth, write_pictures
 
 JPEG = encode(smooth(20, 24))
+TAR = tar_of({"1.jpg": JPEG, "2.jpg": JPEG})
+TGZ = gzip.compress(TAR)
 FACES = zip_of({"faces/1.jpg": JPEG, "faces/2.jpg": JPEG})
 
 # Of Google's pages, what tells them apart
@@ -24,6 +27,8 @@ action="https://drive.usercontent.google.com/download" method="get">
 QUOTA = """<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>
 <p>Sorry, you can't view or download this file at this time.</p><p>Too many users have viewed or
 downloaded this file recently. Please try accessing the file again later.</p></body></html>"""
+LOGIN = """<html><head><title>Kaggle login</title><script>var antivirus = quota;</script></head>
+<form id="download-form" action="/login"></form></html>"""
 SIGN_IN = "\ufeff<html><head><title>Sign in - Google Accounts</title></head></html>"
 PAGES = {
     "scan": (SCAN, "Virus scan warning", "gdown 0B7EVK8r0v71pZjFTYXZWM3FlRnM", "tomorrow"),
@@ -34,6 +39,14 @@ PAGES = {
         "tomorrow",
     ),
     "quota": (QUOTA, "Quota exceeded", "tomorrow", "gdown"),
+    "login": (LOGIN, "Kaggle login", "see what the page asks for", "gdown"),
+    "commented": (
+        "<!-- a --> <!-- b -->\n" + LOGIN,
+        "Kaggle login",
+        "see what the page asks",
+        "gdown",
+    ),
+    "xhtml": ('<?xml version="1.0"?>\n' + QUOTA, "Quota exceeded", "tomorrow", "gdown"),
     "sign-in": (SIGN_IN, "Sign in - Google Accounts", "in a browser", "tomorrow"),
 }
 
@@ -48,6 +61,35 @@ def test_web_pages_are_told_apart_by_what_they_say(tmp_path, page, title, remedy
     assert not_said not in error.value.remedy
 
 
+S3 = b"""<?xml version="1.0" encoding="UTF-8"?>
+<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"""
+STAND_INS = {
+    "utf-16": (QUOTA.encode("utf-16"), "a web page of 548 bytes", "tomorrow"),
+    "s3": (S3, "error message of 111 bytes (AccessDenied)", "has not expired"),
+    "json": (
+        b'{"code":403,"message":"no"}',
+        'JSON ({"code":403,"message":"no"})',
+        "has not expired",
+    ),
+    "lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:a",
+        "a Git LFS",
+        "git lfs pull",
+    ),
+    "empty": (b"", "an empty file", "download it again"),
+}
+
+
+@pytest.mark.parametrize(("data", "found", "remedy"), STAND_INS.values(), ids=STAND_INS)
+def test_what_was_saved_in_place_of_an_archive_is_named(tmp_path, data, found, remedy):
+    write_pictures(tmp_path, {"img_align_celeba.zip": data, "preview.jpg": JPEG})
+    for source in (tmp_path, tmp_path / "img_align_celeba.zip"):
+        with pytest.raises(UserError) as error:
+            open_source(source)
+        assert found in error.value.found
+        assert remedy in error.value.remedy
+
+
 SEVEN, RAR = b"7z\xbc\xaf\x27\x1c" + bytes(99), b"Rar!\x1a\x07\x01\0" + bytes(99)
 ZSTD = b"\x28\xb5\x2f\xfd" + bytes(99)
 KINDS = {
@@ -56,10 +98,19 @@ KINDS = {
     "7z-in-a-folder": ({"celeba/a.7z": SEVEN}, "celeba", "a 7z", "7z x celeba/a.7z -oceleba/a"),
     "rar": ({"a.rar": RAR}, "a.rar", "a rar archive", "unrar x a.rar a/"),
     "zstd": ({"a.tar.zst": ZSTD}, "a.tar.zst", "compressed by zstd", "zstd -d a.tar.zst -o a.tar"),
+    "lz4": (
+        {"a.tar.lz4": b"\x04\x22\x4d\x18" + bytes(99)},
+        ".",
+        "compressed by lz4",
+        "lz4 -d a.tar.lz4 a.tar",
+    ),
+    "compress": ({"a.tar.Z": b"\x1f\x9d" + bytes(99)}, ".", "compress", "gzip -dc a.tar.Z > a.tar"),
     "wrongly-named": ({"a.zip": SEVEN}, "a.zip", "a 7z archive", "7z x a.zip -oa"),
     "first-part": ({"a.zip.001": FACES[:200]}, "a.zip.001", "one part", "cat a.zip.* > a.zip"),
     "part-of-7z": ({"a.7z.001": SEVEN}, ".", "one part", "cat a.7z.* > a.7z"),
     "by-split": ({"a.tgz.aa": b"\x1f\x8b" + bytes(99)}, ".", "one part", "cat a.tgz.* > a.tgz"),
+    "first-of-a-tar.gz": ({"a.tar.gz.aa": TGZ[:600]}, "a.tar.gz.aa", "one part", "cat a.tar.gz.*"),
+    "first-of-a-tar": ({"a.tar.001": TAR[:600]}, ".", "one part", "cat a.tar.* > a.tar"),
     "later-part": ({"a.zip.002": FACES[200:]}, "a.zip.002", "one part", "cat a.zip.* > a.zip"),
     "zip-part": (
         {"a.z01": FACES[:200], "a.zip": FACES[200:-40]},

@@ -149,10 +149,10 @@ def test_nothing_is_written_where_names_point(tmp_path):
     (tmp_path / "in").mkdir()
     paths = {name.replace("\\", "/") for name in names}
     files = dict.fromkeys(names, b"x")
-    for data, found in ((zip_of(files), paths), (tar_of(files), set(names))):
+    for data in (zip_of(files), tar_of(files)):
         path = tmp_path / "in" / "names"
         path.write_bytes(data)
-        assert set(read_all(path)) == found
+        assert set(read_all(path)) == paths
     assert [entry.name for entry in tmp_path.rglob("*")] == ["in", "names"]
 
 

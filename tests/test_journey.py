@@ -129,7 +129,7 @@ def test_batch_to_pixels(way):
 
 def test_pixels_to_reals_png(way):
     """The run showed the first batch, and the face stands in the cell of its place."""
-    shown = cells(way.run.folder.reals, SIZE)
+    shown = cells(way.run.reals, SIZE)
     assert shown.shape == (BATCH, SIZE, SIZE, 3)
     assert np.array_equal(shown, to_uint8(way.batch).numpy())
     assert np.abs(shown[way.place].astype(int) - way.pixels).max() <= 2
@@ -138,7 +138,7 @@ def test_pixels_to_reals_png(way):
 def test_batch_to_logits(way):
     """D of the run takes the batch and gives a logit (B,) for each image."""
     net = Discriminator(SIZE, ndf=4)
-    load_weights(net, way.run.folder.discriminator, "--netD")
+    load_weights(net, way.run.discriminator, "--netD")
     logits = net.eval()(way.batch)
     assert (logits.shape, logits.dtype) == ((BATCH,), torch.float32)
     assert logits.isfinite().all()
@@ -147,7 +147,7 @@ def test_batch_to_logits(way):
 def test_latent_to_image(way):
     """G of the run takes latents (B, nz, 1, 1) and gives images (B, 3, 64, 64) in [-1, 1]."""
     net = Generator(SIZE, nz=8, ngf=4)
-    load_weights(net, way.run.folder.generator, "--netG")
+    load_weights(net, way.run.generator, "--netG")
     noise = latents(FIXED_SEEDS, 8)
     assert (noise.shape, noise.dtype) == ((64, 8, 1, 1), torch.float32)
     images = net.eval()(noise)
@@ -158,9 +158,9 @@ def test_latent_to_image(way):
 def test_weights_to_fakes_png(way):
     """Whoever loads netG_ema.pt draws exactly the images of the run's last grid."""
     net = Generator(SIZE, nz=8, ngf=4)
-    load_weights(net, way.run.folder.generator_average, "--netG")
+    load_weights(net, way.run.generator_average, "--netG")
     images = generate(net, latents(FIXED_SEEDS, 8))
     assert (images.shape, images.dtype) == ((64, SIZE, SIZE, 3), torch.uint8)
-    shown = cells(way.run.folder.fakes(3 * BATCH), SIZE)
+    shown = cells(way.run.fakes(3 * BATCH), SIZE)
     assert np.array_equal(shown, images.numpy())
-    assert not np.array_equal(shown, cells(way.run.folder.fakes_init, SIZE))
+    assert not np.array_equal(shown, cells(way.run.fakes_init, SIZE))

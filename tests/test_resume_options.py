@@ -116,9 +116,13 @@ def test_another_set_is_refused_and_begins_a_new_epoch_if_allowed(tmp_path, numb
     stopped_after(new_trainer(tiny(tmp_path / "run", shards=ours, max_steps=9)), 7)
     with pytest.raises(UserError, match="--shards"):
         new_trainer(tiny(tmp_path / "run", shards=other, max_steps=9))
-    trainer = new_trainer(tiny(tmp_path / "run", shards=other, max_steps=9, allow_change=True))
+    changed = tiny(tmp_path / "run", shards=other, max_steps=9, allow_change=True)
+    trainer = new_trainer(changed)
     assert (trainer.batches.epoch, trainer.batches.batch) == (2, 0)
     assert "a new epoch begins" in capsys.readouterr().out
+    stopped_after(trainer, 8)
+    with pytest.raises(UserError, match=r"whose last checkpoint is of .*, and now it is"):
+        new_trainer(replace(changed, shards=ours, allow_change=False))
 
 
 def linked(folder):

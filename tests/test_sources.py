@@ -81,7 +81,7 @@ FAULTS = {
     "only-clutter": (
         CLUTTER,
         ".",
-        "no images; it holds 2 __MACOSX, 2 hidden, 1 .md, 1 .txt",
+        "no images; it holds 2 __MACOSX, 2 hidden, 1 .md, 1 .txt, 1 image in a hidden folder",
         "name the folder",
     ),
     "web-page": ({"a.zip": HTML}, "a.zip", f"a web page of {len(HTML)} bytes", "quota"),
@@ -89,8 +89,8 @@ FAULTS = {
     "web-page-as-tar": ({"a.tar": HTML}, "a.tar", "a web page of", "quota"),
     "cut-zip": ({"a.zip": WHOLE[:-30]}, "a.zip", "cut off or damaged", "download it again"),
     "no-zip": ({"a.tar": bytes(999)}, "a.tar", "999 bytes of something else", "name the folder"),
-    "no-bytes": ({"a.zip": b""}, "a.zip", "0 bytes of something else", "name the folder"),
-    "one-image": ({"a.jpg": JPEG}, "a.jpg", "bytes of something else", "name the folder"),
+    "no-bytes": ({"a.zip": b""}, "a.zip", "an empty file", "download it again"),
+    "one-image": ({"a.jpg": JPEG}, "a.jpg", "one image", "name its folder: python tools/make"),
     "zip-of-nothing": ({"a.zip": zip_of({})}, "a.zip", "no images; it is empty", "name the"),
     "tar-of-texts": (
         {"a.tar": tar_of({"a.txt": b"text", "b.txt": b"text"})},
@@ -113,8 +113,50 @@ FAULTS = {
     "stray-picture": (
         {"preview.jpg": JPEG, "faces.zip": WHOLE},
         ".",
-        "1 images, the first preview.jpg, and beside them faces.zip with 3",
+        "1 image (preview.jpg), and beside them faces.zip with 3",
         "name the archive: python tools/make_shards.py",
+    ),
+    "stray-picture-above": (
+        {"preview.jpg": JPEG, "Img/faces.zip": WHOLE},
+        ".",
+        "1 image (preview.jpg), and beside them Img/faces.zip with 3",
+        "name the archive: python tools/make_shards.py",
+    ),
+    "stray-picture-around-a-zip": (
+        {"a.zip": zip_of({"sample.jpg": JPEG, "celeba/faces.zip": WHOLE})},
+        "a.zip",
+        "1 image (sample.jpg), and an archive again: celeba/faces.zip",
+        "unpack the outer one: unzip",
+    ),
+    "stray-picture-beside-a-zip-in-a-zip": (
+        {"preview.jpg": JPEG, "a.zip": zip_of({"faces.zip": WHOLE})},
+        ".",
+        "an archive again: faces.zip; and beside it 1 image (preview.jpg)",
+        "unpack the outer one: unzip",
+    ),
+    "stray-picture-beside-a-page": (
+        {"preview.jpg": JPEG * 9, "Img/faces.zip": HTML},
+        ".",
+        "(Google Drive - Quota exceeded); and beside it 1 image (preview.jpg)",
+        "for the images beside it, move it away, or name their folder",
+    ),
+    "stray-picture-in-a-zip-beside-a-page": (
+        {"Anno.zip": zip_of({"preview.jpg": JPEG * 9}), "img.zip": HTML},
+        ".",
+        "(Google Drive - Quota exceeded)",
+        "for those of the other, python tools/make_shards.py",
+    ),
+    "page-beside-a-zip-of-texts": (
+        {"Anno.zip": zip_of({"list.txt": b"1"}), "Img/img.zip": HTML},
+        ".",
+        "(Google Drive - Quota exceeded)",
+        "tomorrow",
+    ),
+    "rar-beside-images": (
+        {"faces/1.jpg": JPEG, "all.rar": b"Rar!\x1a\x07\1\0" + bytes(9999)},
+        ".",
+        "a rar archive; and beside it 1 image (faces/1.jpg)",
+        "for the images beside it, move it away, or name their folder",
     ),
     "stray-picture-beside-half-a-zip": (
         {"preview.png": b"x" * 99, "faces.zip": WHOLE[:-30]},
@@ -171,13 +213,12 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_a_link_is_followed_and_one_that_leads_nowhere_is_told(tmp_path):
     write_pictures(tmp_path, {"in/a.jpg": JPEG, "elsewhere.jpg": JPEG})
-    (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "in" / "b.jpg").symlink_to(tmp_path / "gone.jpg")  # and is no image
     (tmp_path / "in" / "c.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     source = open_source(tmp_path / "in")
-    first, nowhere, linked = source.members()
+    first, linked = source.members()
     assert source.read(first) == source.read(linked) == JPEG
-    with pytest.raises(DamagedError, match="not a regular file"):
-        source.read(nowhere)
+    assert source.listing().links == {"followed": 1, "to nothing (b.jpg)": 1}
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):

@@ -1,13 +1,17 @@
 """TIFFs of every layout: their pixels come out right, or the reason says why not."""
 
+import io
+import os
 from itertools import product
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.checking import RejectedError, decode
 from tests.odd_files import RAMP
-from tests.pictures import encode
+from tests.pictures import encode, noisy
 from tests.tiffs import COMPRESSIONS, HEIGHT, WIDTH, Layout, shown, tiff, tiff_of
 
 ORDERS = ("II", "MM")
@@ -163,3 +167,32 @@ def test_a_tag_that_says_nothing_of_pixels_costs_none(order, tag):
     ]
     data[entry + 8 : entry + 12] = b"\x7f\xff\xff\x7f"
     assert_shows(bytes(data), shown(layout))
+
+
+# What libtiff warns of
+
+
+def strips(data):
+    tags = TiffImageFile(io.BytesIO(data)).tag_v2
+    return list(zip(np.ravel(tags[273]), np.ravel(tags[279]), strict=True))
+
+
+NOISE = Image.fromarray(noisy(6, 6)).resize((160, 160), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "YCbCr"])
+def test_no_strip_compressed_as_jpeg_may_be_damaged(mode):
+    whole = encode(NOISE.convert(mode), "TIFF", compression="jpeg")
+    assert decode(whole).pixels.shape[:2] == (160, 160)
+    for start, length in strips(whole):
+        for body in (bytes(60), b"\xff\xd9"):
+            middle = start + length // 2
+            assert "damaged JPEG" in reason(whole[:middle] + body + whole[middle + len(body) :])
+
+
+def test_libtiffs_own_lines_stay_off_the_terminal_and_ours_do_not(capfd):
+    whole = encode(NOISE, "TIFF", compression="tiff_lzw")
+    start, length = strips(whole)[-1]
+    assert "damaged image" in reason(whole[:start] + b"\xff" * length + whole[start + length :])
+    os.write(2, b"ours")
+    assert capfd.readouterr() == ("", "ours")
