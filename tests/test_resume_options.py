@@ -122,7 +122,7 @@ def test_another_set_is_refused_and_begins_a_new_epoch_if_allowed(tmp_path, numb
     assert "a new epoch begins" in capsys.readouterr().out
     stopped_after(trainer, 8)
     with pytest.raises(UserError, match=r"whose last checkpoint is of .*, and now it is"):
-        new_trainer(replace(changed, shards=ours, allow_change=False))
+        new_trainer(changed.replace(shards=ours, allow_change=False))
 
 
 def linked(folder):

@@ -145,7 +145,7 @@ SLOW_TO_END = """
 import pathlib, time
 from dcgan import train, trainer
 def keep(self):
-    (self.run.path / "keeping").touch()
+    (self.run.folder.path / "keeping").touch()
     time.sleep(600)
 trainer.Trainer._checkpoint = keep
 train.main()
