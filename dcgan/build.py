@@ -385,8 +385,8 @@ def _restore_batches(
                 f"--run {folder.parent}",
                 f"a run whose last checkpoint is of {error.found}, and now it is {error.wanted}",
                 "the same images in the same order",
-                "give --shards the checkpoint's set, wherever it lies by now, or"
-                " --allow-change to begin a new epoch with this one",
+                "give the checkpoint's values, and --shards its set, wherever it lies by now, or"
+                " --allow-change to begin a new epoch with these",
             ) from None
         log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
         batches.load_state_dict(

@@ -105,7 +105,8 @@ class State(Part):
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(f"{part!s:.80}" for part in fault["loc"])
-            raise unfit(f"{place}: {fault['msg']:.200}", folder) from None
+            wrong = fault["msg"].removeprefix("Value error, ")
+            raise unfit(f"{place}: {wrong:.200}".removeprefix(": "), folder) from None
 
     def require_fit(self, step: WholeStep, ranks: int, folder: Path) -> None:
         """Compare the step's tensors with those of a step that is to go on from them.

@@ -134,8 +134,8 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 """Many more, and the system refuses them, which ends the process."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Images16 = Annotated[int, Field(ge=16)]
-"""Of fewer images a side, no distance says anything."""
+Images16 = Annotated[int, Field(ge=16, le=10**7)]
+"""Of fewer images a side, no distance says anything; many more fit into no memory."""
 
 StepSize = Annotated[float, Field(gt=0, lt=1)]
 Minutes = Annotated[float, Field(ge=0, le=10**6)]

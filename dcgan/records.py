@@ -236,7 +236,8 @@ class Records:
         """The ancestors' line, with the pace added."""
         plan = self._plan
         epochs = -(-plan.total_steps // plan.steps_per_epoch)
-        left = timedelta(seconds=round((plan.total_steps - steps) * pace.step_ms / 1e3))
+        steps_left = max(0, plan.total_steps - steps)  # a resumed run may be asked for fewer
+        left = timedelta(seconds=round(steps_left * pace.step_ms / 1e3))
         return (
             f"[{plan.epoch(steps)}/{epochs}][{steps % plan.steps_per_epoch}/{plan.steps_per_epoch}]"
             f"  Loss_D: {means['loss_d']:.4f}  Loss_G: {means['loss_g']:.4f}"

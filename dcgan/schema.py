@@ -12,7 +12,8 @@ from dcgan.step import STATISTICS
 from dcgan.weights import is_plain
 
 Count = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
-Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, ge=0, le=10**12, allow_inf_nan=False)]
+"""Seconds, or levels: as many as a time can be told of."""
 
 
 class Part(BaseModel):
