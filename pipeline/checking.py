@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline import png, tiff
 from pipeline.formats import FORMATS, unsupported
-from pipeline.jpeg import START_OF_IMAGE, Header, read_header, read_sides
+from pipeline.jpeg import END_OF_IMAGE, START_OF_IMAGE, Header, read_header, read_sides
 from pipeline.metadata import without_metadata
 
 MAX_PIXELS = 1 << 26
@@ -98,9 +98,12 @@ def _decode_strictly(data: bytes, colours: str) -> Pixels:
         if str(error).startswith("Unsupported"):
             raise RejectedError(f"unsupported pixels ({error})") from None
         if "subsampling" in str(error):
-            if read_header(plain) is not None:
+            if read_header(plain) is None:
+                error = ValueError("unreadable header")
+            elif END_OF_IMAGE not in plain:
+                error = ValueError("cut off before its pixels")
+            else:
                 raise RejectedError("unsupported pixels (a JPEG of rare chroma sampling)") from None
-            error = ValueError("unreadable header")
         raise RejectedError(f"damaged JPEG ({error})") from None
     return pixels
 
