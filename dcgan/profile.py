@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 
 
+STOPPED = "stopped; nothing was left behind"
+
+
 @app.callback()
 def profile(version: VersionOption = False) -> None:
     """Measure loaders and training on this machine, in alternating rounds."""
@@ -99,7 +102,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; nothing was left behind", err=True)
+        typer.echo(STOPPED, err=True)
         raise typer.Exit(130) from None
 
 
@@ -107,7 +110,7 @@ def main() -> None:
     """Run the command line."""
     # As Ctrl-C: temporary folders and worker processes are put away
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with told_plainly():
+    with told_plainly(STOPPED):
         app()
 
 

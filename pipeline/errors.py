@@ -90,7 +90,7 @@ def _as_told(error: BaseException) -> UserError | None:
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def told_plainly(stopped: str = "") -> Iterator[None]:
     """Turn a `UserError` into its message on stderr and exit status 1, without a traceback.
 
     So, too, what a path meets on the machine anywhere: no permission, no room, too long a name.
@@ -99,6 +99,9 @@ def told_plainly() -> Iterator[None]:
     For a command's `main`: afterwards Ctrl-C ends the process at once.
 
     What standard output cannot encode, as × where the locale is ASCII, is escaped there.
+
+    Args:
+        stopped: a line to say when Ctrl-C has come out as another error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -120,6 +123,8 @@ def told_plainly() -> Iterator[None]:
             sys.exit(1)
         if not interrupted:
             raise
+        if stopped:
+            sys.stderr.write(f"{stopped}\n")
         sys.exit(128 + signal.SIGINT)
     finally:
         # The command is over: Ctrl-C in Python's own shutdown ends that, and shows no place in it

@@ -92,11 +92,12 @@ def test_what_standard_output_cannot_encode_is_escaped():
     assert (ended.returncode, ended.stdout) == (0, "178\\xd7218 \\xb5\n"), ended.stderr
 
 
-def test_told_plainly_says_nothing_of_what_an_interrupt_broke():
+@pytest.mark.parametrize("stopped", ["", "stopped; nothing was left behind"])
+def test_told_plainly_says_nothing_of_what_an_interrupt_broke(stopped):
     script = (
         "import os, signal\n"
         "from pipeline.errors import told_plainly\n"
-        "with told_plainly():\n"
+        f"with told_plainly({stopped!r}):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    finally:\n"
@@ -104,7 +105,7 @@ def test_told_plainly_says_nothing_of_what_an_interrupt_broke():
     )
     words = [sys.executable, "-c", script]
     ended = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=30)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+    assert (ended.returncode, ended.stdout, ended.stderr.strip()) == (130, "", stopped)
 
 
 SHUTDOWN = """
