@@ -13,6 +13,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ class Listing(NamedTuple):
         return cls(sorted(members), sieve.left_out(), sieve.links(), sieve.archives())
 
 
-class ImageFiles:
+class ImageFiles(ABC):
     """Image files of a folder or archive, which are listed once."""
 
     path: Path
@@ -94,6 +95,7 @@ class ImageFiles:
         """All images, sorted by name."""
         return self.listing().members
 
+    @abstractmethod
     def read(self, member: Member) -> bytes:
         """One image file's bytes.
 
@@ -101,10 +103,9 @@ class ImageFiles:
             DamagedError: the archive is damaged there.
             OSError: the file cannot be read.
         """
-        raise NotImplementedError
 
-    def _list(self) -> Listing:
-        raise NotImplementedError
+    @abstractmethod
+    def _list(self) -> Listing: ...
 
 
 class _ArchiveSource(ImageFiles):
