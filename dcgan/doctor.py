@@ -14,9 +14,9 @@ import typer
 from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.cli import SETTINGS, command, tell_progress
 from dcgan.options import DoctorOptions, require_place
-from pipeline.cores import limit_torch_threads
 from pipeline.errors import told_plainly
 from pipeline.files import write_whole, writing
+from pipeline.machine import limit_torch_threads
 
 app = typer.Typer()
 
@@ -57,7 +57,7 @@ def _plan(
 
     if (obstacle := why_no_torch()) is not None:
         return (machine.without_torch(obstacle, verify), []), {}
-    from dcgan.environment import describe_environment, pick_device
+    from dcgan.rundir.environment import describe_environment, pick_device
 
     limit_torch_threads()
     chosen = pick_device(device)

@@ -22,7 +22,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Writes neighbours.png into the run folder, and adds the numbers to its metrics.jsonl.
     """
-    from dcgan.judging import evaluation  # torch and all that: only once there is work for it
+    from dcgan.metrics import evaluation  # torch and all that: only once there is work for it
 
     evaluation.evaluate(options)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import UserError
-from pipeline.feeder import DATA_TIMEOUT
+from pipeline.loading.prefetcher import DATA_TIMEOUT
 
 DEFAULT_EPOCHS = 5
 """The tutorial's; it counts where neither `--epochs` nor `--max-steps` is given."""

@@ -9,7 +9,7 @@ import typer
 
 from dcgan.cli import SETTINGS, command, version
 from dcgan.options import ReportOptions, require_place
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole, writing
 

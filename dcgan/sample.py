@@ -13,12 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dcgan.cli import SETTINGS, command
 from dcgan.options import SampleOptions, require_place
-from pipeline.cores import limit_torch_threads
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL
+from pipeline.machine import limit_torch_threads
 
 if TYPE_CHECKING:
-    from dcgan.sampling import Source
+    from dcgan.sampling.sample import Source
 
 app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -37,7 +37,7 @@ MAX_FRAMES = 3600
 @command
 def sample(options: SampleOptions) -> None:
     """Draw images from a trained generator: image i depends on seed i alone."""
-    from dcgan.seeds import parse_seeds, parse_stops, seed_in
+    from dcgan.sampling.seeds import parse_seeds, parse_stops, seed_in
 
     asked = {options.flag(name): value for name, value in options if value is not None}
     pictures, walking = ("--seeds", "--grid", "--each"), ("--interpolate", "--frames", "--out")
@@ -82,7 +82,7 @@ def _frames(frames: int | None, interpolate: str) -> int:
 
 
 def _animation(out: Path | None) -> Path:
-    from dcgan.animation import FORMATS
+    from dcgan.sampling.animation import FORMATS
 
     if out is None or out.suffix.lower() not in FORMATS:
         raise UserError(
@@ -117,7 +117,7 @@ def _grid(grid: Path | None, each: Path | None) -> Path | None:
 
 
 def _is_ours(path: Path) -> bool:
-    from dcgan.sampling import is_ours
+    from dcgan.sampling.sample import is_ours
 
     return is_ours(path)
 
@@ -140,8 +140,8 @@ def _refuse_without_interpolate(asked: dict[str, object], walking: Iterable[str]
 
 
 def _open(options: SampleOptions) -> Source:
-    from dcgan.environment import pick_device
-    from dcgan.sampling import open_source
+    from dcgan.rundir.environment import pick_device
+    from dcgan.sampling.sample import open_source
 
     assert options.net is not None
     limit_torch_threads()
@@ -151,8 +151,8 @@ def _open(options: SampleOptions) -> Source:
 def _save_pictures(
     source: Source, seeds: list[range], grid: Path | None, each: Path | None
 ) -> None:
-    from dcgan.sampling import save_pictures
-    from dcgan.seeds import count
+    from dcgan.sampling.sample import save_pictures
+    from dcgan.sampling.seeds import count
 
     total = count(seeds)
     with _saving(each if each is not None else grid), _progress(total) as done:
@@ -164,7 +164,7 @@ def _save_pictures(
 
 
 def _save_walk(source: Source, stops: list[int], frames: int, out: Path) -> None:
-    from dcgan.sampling import save_interpolation
+    from dcgan.sampling.sample import save_interpolation
 
     with _saving(out), _progress(frames) as done:
         save_interpolation(source, stops, frames, out, done)

@@ -9,7 +9,7 @@ import typer
 
 from dcgan.cli import SETTINGS, FormerOptions, command
 from dcgan.options import PRESETS, RUN, TrainConfig
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError, told_plainly
 
 app = typer.Typer()
@@ -34,7 +34,7 @@ Preset = Annotated[
 def train(options: TrainConfig, context: typer.Context, preset: Preset = None) -> None:
     """Train a DCGAN on a shard set, or go on with a run."""
     options = options.replace(**_preset(preset, context), **_seed(options, context))
-    from dcgan import session  # torch and all that: only once there is something to train
+    from dcgan.training import session  # torch and all that: only once there is something to train
 
     raise typer.Exit(session.train(options))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dcgan.pictures import COLUMNS, INK, PADDING, PAPER, open_picture
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
+from dcgan.sampling.pictures import COLUMNS, INK, PADDING, PAPER, open_picture
 
 CELLS = 4
 """Of a grid's eight rows and columns: larger faces say more than more of them."""

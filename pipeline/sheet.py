@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.checking import Pixels, decode
 from pipeline.files import replacing
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.storing import cut
-from pipeline.verifying import samples
+from pipeline.images.decode import Pixels, decode
+from pipeline.packing.store import cut
+from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.verify import samples
 
 CELL, COLUMNS, ROWS, GAP = 96, 8, 8, 2
 """Pixels of a cell, cells of a sheet, black pixels around each cell."""

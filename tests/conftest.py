@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from pipeline.batches import Batches, LoaderOptions
-from pipeline.manifest import Recipe, ShardSet
+from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.shards.manifest import Recipe, ShardSet
 from tests.fuzzing import cases
 from tests.loaders import KINDS, open_kind
 from tests.needs import demanded, require, within
@@ -105,7 +105,7 @@ def spare_set(numbered_set: Callable[..., ShardSet], tmp_path: Path) -> ShardSet
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """`losses.png` of runs in this process holds the numbers and is no picture."""
-    monkeypatch.setattr("dcgan.records.save_losses", keep_curves)
+    monkeypatch.setattr("dcgan.training.records.save_losses", keep_curves)
 
 
 @pytest.fixture
@@ -117,5 +117,5 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> CountedBatches:
         batches.device = options.device
         return batches
 
-    monkeypatch.setattr("dcgan.build.open_loader", open_loader)
+    monkeypatch.setattr("dcgan.training.build.open_loader", open_loader)
     return batches

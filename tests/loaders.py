@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.batches import Batches, LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.decoders import Decoder
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.manifest import ShardSet
-from pipeline.schedule import Schedule
+from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.decoders import Decoder
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import ShardSet
+from pipeline.shards.order import Schedule
 from tests.needs import take
 from tests.pictures import numbers, stored
 
@@ -35,7 +35,7 @@ def decoder_of(name: str, shards: ShardSet, options: LoaderOptions) -> Decoder |
         return None
     if name == "threads":
         return ThreadDecoder(shards, options)
-    from pipeline.dali import DaliDecoder
+    from pipeline.loading.dali import DaliDecoder
 
     return DaliDecoder(shards, options)
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.manifest import ShardSet
-from pipeline.packing import Packed, Packing, pack
-from pipeline.shard import PROGRESS, Entry, Work, write_shard
-from pipeline.sources import open_source
+from pipeline.packing.pack import Packed, Packing, pack
+from pipeline.packing.shard import PROGRESS, Entry, Work, write_shard
+from pipeline.packing.sources import open_source
+from pipeline.shards.manifest import ShardSet
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MARK = "PACKING_TEST"
@@ -66,7 +66,7 @@ def serially(
 def without_workers() -> Iterator[None]:
     """Within the block, packing is done by this process: each worker would import torch anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.packing.write_shards", serially)
+        patch.setattr("pipeline.packing.pack.write_shards", serially)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pipeline.manifest import ShardSet
-from pipeline.packing import Packing, pack
-from pipeline.sources import open_source
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources import open_source
+from pipeline.shards.manifest import ShardSet
 from tests.packing_runs import without_workers
 
 Pixels = npt.NDArray[np.uint8]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 
 BATCH = 16
 HEADER = "step,loss_d,loss_g,d_x,d_gz1,d_gz2"

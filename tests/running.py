@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from dcgan.build import build
-from dcgan.log import Log
 from dcgan.options import TrainConfig
-from dcgan.run import RunFolder
-from dcgan.signals import StopRequest
-from dcgan.trainer import Trainer
-from pipeline.batches import Batches
+from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.log import Log
+from dcgan.training.build import build
+from dcgan.training.signals import StopRequest
+from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
+from pipeline.loading.batches import Batches
 from tests.pictures import Pixels
 
 ROOT = Path(__file__).parents[1]

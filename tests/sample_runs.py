@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dcgan.models import Generator
-from dcgan.run import RunFolder
-from dcgan.weights import save_weights
+from dcgan.nets.models import Generator
+from dcgan.nets.weights import save_weights
+from dcgan.rundir.folder import RunFolder
 from tests.pictures import Pixels
 from tests.test_generate import trained
 

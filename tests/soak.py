@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.files import PARTIAL
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import environment, flags, read_losses, read_stats

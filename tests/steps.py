@@ -2,11 +2,11 @@
 
 import torch
 
-from dcgan.average import Average
-from dcgan.models import Discriminator, Generator, init_weights
-from dcgan.speed import WholeStep
-from dcgan.stats import StepRows
-from dcgan.step import AdversarialStep
+from dcgan.nets.models import Discriminator, Generator, init_weights
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.step.ema import Average
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import WholeStep
 
 SIZE, NZ, BATCH = 64, 16, 8
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from dcgan.animation import save_progress, save_walk
+from dcgan.sampling.animation import save_progress, save_walk
 from pipeline.errors import UserError
 from tests.pictures import names_in, smooth
 from tests.running import assert_four_parts

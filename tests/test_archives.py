@@ -14,9 +14,10 @@ from multiprocessing import get_context
 
 import pytest
 
-from pipeline.archives import MAX_FILE_BYTES, DamagedError, Member, TarSource, ZipSource
 from pipeline.errors import UserError
-from pipeline.sources import in_classes, open_source
+from pipeline.packing.archives import DamagedError, Member, TarSource, ZipSource
+from pipeline.packing.sources import in_classes, open_source
+from pipeline.shards.tar import MAX_FILE_BYTES
 from tests.archives import PACKERS, changed, tar_of, zip_of
 from tests.needs import require
 from tests.pictures import encode, smooth, write_pictures

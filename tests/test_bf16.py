@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dcgan import patches
-from dcgan.models import Discriminator, Generator, init_weights
-from dcgan.step import STATISTICS, AdversarialStep
-from pipeline.demo_faces import Face, draw
-from pipeline.pixels import to_signed
-from pipeline.resizing import as_tensor, fit_square
+from dcgan.nets import im2col as patches
+from dcgan.nets.models import Discriminator, Generator, init_weights
+from dcgan.step.adversarial import STATISTICS, AdversarialStep
+from pipeline.images.demo_faces import Face, draw
+from pipeline.images.pixels import to_signed
+from pipeline.images.resize import as_tensor, fit_square
 
 SIZE, NZ, DEPTH, BATCH, FACES = 32, 16, 16, 32, 256
 AFTER = (5, 10, 20, 40, 60)

@@ -11,15 +11,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import memory, opening
-from pipeline.batches import Batches, LoaderOptions
-from pipeline.cache import ResidentCache
+from pipeline import machine as memory
 from pipeline.errors import UserError
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.memory import free_memory
-from pipeline.opening import open_loader, place_cache
+from pipeline.loading import open as opening
+from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.loading.open import open_loader, place_cache
+from pipeline.machine import free_memory
+from pipeline.shards.manifest import Recipe, ShardSet
 from tests.needs import take, within
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import assert_four_parts

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.loader import Loader
-from pipeline.reader import Reader
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.loader import Loader
+from pipeline.loading.reader import Reader
 from tests.loaders import CPU, open_kind
 from tests.needs import require, take, within
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archives import Member
-from pipeline.celeba import ATTRIBUTES, PARTITION, select
 from pipeline.errors import UserError
+from pipeline.packing.archives import Member
+from pipeline.packing.celeba import ATTRIBUTES, PARTITION, select
 
 IMAGES = [f"{number:06d}.jpg" for number in range(1, 7)]
 MEMBERS = [Member(f"img_align_celeba/{name}", 1) for name in IMAGES]

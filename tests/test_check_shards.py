@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe, ShardSet
 from pipeline.sheet import CELL, COLUMNS, GAP, ROWS
-from pipeline.verifying import samples
+from pipeline.verify import samples
 from tests.packing_runs import pack_folder, run_tool, without_workers
 from tests.pictures import decode, encode, names_in, numbered_pictures, smooth
 from tests.pictures import write_pictures as write

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import checking
-from pipeline.checking import RejectedError, decode
-from pipeline.manifest import Recipe
-from pipeline.storing import Stored, store
+from pipeline.images import decode as checking
+from pipeline.images.decode import RejectedError, decode
+from pipeline.packing.store import Stored, store
+from pipeline.shards.manifest import Recipe
 from tests import odd_files
 from tests.needs import require, within
 from tests.odd_files import JPEG, ODD, PROGRESSIVE, RAMP, Converted, Rejected, Untouched
@@ -125,7 +125,7 @@ def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from pipeline.checking import RejectedError, decode
+from pipeline.images.decode import RejectedError, decode
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 files = [path.read_bytes() for path in sorted(Path(sys.argv[1]).iterdir())]
 before, rejected = peak(), 0

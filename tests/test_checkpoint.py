@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from dcgan.checkpoint import Checkpoints
+from dcgan.training.checkpoint import Checkpoints
 from pipeline.errors import UserError
 from tests.running import assert_four_parts, contents
 
@@ -148,7 +148,7 @@ def test_what_a_killed_process_left_goes_with_the_next(checkpoints, tmp_path):
     assert names(tmp_path) == ["000000002.json", "000000002.pt"]
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "dcgan.checkpoint.write_whole"])
+@pytest.mark.parametrize("failing", ["torch.save", "dcgan.training.checkpoint.write_whole"])
 def test_a_full_disk_is_told_and_costs_nothing_that_was_there(
     checkpoints, tmp_path, monkeypatch, failing
 ):

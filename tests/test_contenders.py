@@ -17,11 +17,11 @@ from dcgan.profiling.contenders import (
 )
 from dcgan.profiling.cumulative import cumulative
 from dcgan.profiling.variants import first_shards, pack_as, write_images
-from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.pixels import to_uint8
-from pipeline.reader import Reader
+from pipeline.images.pixels import to_uint8
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.reader import Reader
+from pipeline.shards.manifest import Recipe, ShardSet
 from tests.needs import require, within
 from tests.packing_runs import serially
 from tests.pictures import CELEBA, encode, names_in, pack_pictures, smooth
@@ -38,7 +38,7 @@ FLOATS, PIXELS = (BATCH, 3, SIZE, SIZE), (BATCH, SIZE, SIZE, 3)
 @pytest.fixture(scope="module", autouse=True)
 def without_packing_processes():
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("pipeline.packing.write_shards", serially)
+        patches.setattr("pipeline.packing.pack.write_shards", serially)
         yield
 
 
@@ -154,7 +154,7 @@ def test_webdatasets_processes_have_a_shard_and_a_batch_each(shards, batch_size,
 
 
 def test_a_cache_that_does_not_fit_is_refused(shards, monkeypatch):
-    monkeypatch.setattr("pipeline.opening.free_memory", lambda device: 1000)
+    monkeypatch.setattr("pipeline.loading.open.free_memory", lambda device: 1000)
     with pytest.raises(UserError) as refused:
         cached("cache", shards, CONDITIONS)
     assert_four_parts(refused.value, "--images", "free")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.packing import Copies
-from pipeline.shard import DIGESTS, PROGRESS
+from pipeline.packing.pack import Copies
+from pipeline.packing.shard import DIGESTS, PROGRESS
 from tests.packing_runs import in_process, pack_folder, tree
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
 from tests.test_outfolder import stop
@@ -40,7 +40,7 @@ def test_shards_of_an_earlier_version_are_gone_on_with(tmp_path, monkeypatch, da
     pictures = write_pictures(tmp_path / "in", TWICE)
     plain = pack_folder(pictures, tmp_path / "plain", per_shard=3)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing._gather", stop)
+        patch.setattr("pipeline.packing.pack._gather", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set", per_shard=3)
     path = tmp_path / "set" / PROGRESS / f"shard-000001.{DIGESTS}"

@@ -6,10 +6,11 @@ import os
 import pytest
 import torch
 
-from dcgan import doctor, evaluate, profile, sample, session
-from pipeline import cores
-from pipeline.cores import core_limits, limit_torch_threads, usable_cores
+from dcgan import doctor, evaluate, profile, sample
+from dcgan.training import session
+from pipeline import machine as cores
 from pipeline.errors import UserError
+from pipeline.machine import core_limits, limit_torch_threads, usable_cores
 from tests.pictures import numbered_pictures, write_pictures
 from tests.running import tiny
 from tools import make_shards
@@ -169,7 +170,7 @@ def test_packing_takes_a_worker_a_usable_core_unless_told(tmp_path, monkeypatch,
         found.append(workers)
         raise Begun
 
-    monkeypatch.setattr("pipeline.packing.write_shards", write_shards)
+    monkeypatch.setattr("pipeline.packing.pack.write_shards", write_shards)
     with pytest.raises(Begun):
         make_shards.make_shards(pictures, tmp_path / "set", workers=asked)
     assert found == [expected]

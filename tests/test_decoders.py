@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.batches import LoaderOptions
-from pipeline.checking import decode
-from pipeline.decoders import DecodeError, RawDecoder, Squares
-from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
-from pipeline.manifest import Recipe
-from pipeline.pixels import luma
-from pipeline.resizing import fit_square
+from pipeline.images.decode import decode
+from pipeline.images.pixels import luma
+from pipeline.images.resize import fit_square
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.decoders import DecodeError, RawDecoder, Squares
+from pipeline.loading.fallback import BATCHES_AHEAD, ThreadDecoder
+from pipeline.shards.manifest import Recipe
 from tests.needs import require, within
 from tests.pictures import CELEBA, Pixels, encode, noisy, pack_pictures, smooth
 
@@ -56,7 +56,7 @@ def sets(tmp_path_factory):
 
 def open_dali(shards, size=64, channels=3, batch_size=16, workers=2):
     require("dali")
-    from pipeline.dali import DaliDecoder
+    from pipeline.loading.dali import DaliDecoder
 
     return DaliDecoder(shards, LoaderOptions(batch_size, size, channels, workers=workers))
 
@@ -169,7 +169,7 @@ def test_a_stored_square_has_the_pixels_that_a_loader_would_make_of_its_source(s
 
 
 def _stored_samples(shards):
-    from pipeline.reader import Reader
+    from pipeline.loading.reader import Reader
 
     reader = Reader(shards)
     samples = reader.read(np.arange(len(shards)))

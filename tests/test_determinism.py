@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from dcgan import determinism, session
-from dcgan.build import build
-from dcgan.checkpoint import State
-from dcgan.determinism import compute_alike
-from dcgan.log import Log
-from dcgan.run import RunFolder
-from dcgan.trainer import Trainer
+from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.log import Log
+from dcgan.step import determinism
+from dcgan.step.determinism import compute_alike
+from dcgan.training import session
+from dcgan.training.build import build
+from dcgan.training.checkpoint import State
+from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
 from tests.running import (
     DCGAN_TRAIN,

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan.distributed import ALONE, LostRankError, Ranks
-from dcgan.environment import own_device
-from dcgan.gradients import SharedGradients
-from dcgan.step import AdversarialStep
+from dcgan.distributed import ALONE, LostRankError, Ranks, SharedGradients
+from dcgan.rundir.environment import own_device
+from dcgan.step.adversarial import AdversarialStep
 from pipeline.errors import UserError
 from tests.ranks import in_ranks
 from tests.reference.shared_step import shared_step

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.distributed.run import get_args_parser
 
-from dcgan.models import Generator
+from dcgan.nets.models import Generator
 from dcgan.options import PRESETS
-from pipeline.packing import Packing, pack
-from pipeline.sources import open_source
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources import open_source
 from tests.markdown import (
     GUIDES,
     TINY,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from docs.pictures import HEIGHT, WIDTH, save_page, save_strip
 from tests.needs import require
 

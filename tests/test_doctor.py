@@ -14,7 +14,7 @@ from dcgan.checks import machine as machine_checks
 from dcgan.checks import probes
 from dcgan.checks.findings import Check, Verdict, examine
 from dcgan.checks.shards import one_batch, shard_set
-from pipeline.manifest import MANIFEST
+from pipeline.shards.manifest import MANIFEST
 from tests.running import ROOT
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def test_room_on_the_disk(monkeypatch, gib, verdict):
 
 @pytest.mark.parametrize(("gib", "verdict"), [(8, OK), (2, WARNING), (1.4, FAIL)])
 def test_room_in_memory(monkeypatch, gib, verdict):
-    monkeypatch.setattr("pipeline.memory.free_memory", lambda device: int(gib * 2**30))
+    monkeypatch.setattr("pipeline.machine.free_memory", lambda device: int(gib * 2**30))
     (finding,) = machine_checks.memory(CPU)
     assert finding.verdict is verdict
 
@@ -144,7 +144,7 @@ def test_room_in_memory(monkeypatch, gib, verdict):
 )
 def test_shared_memory(monkeypatch, machine, tmp_path, mib, cards, verdict, said):
     machine(gpus=[H100] * cards, cuda_available=cards > 0)
-    monkeypatch.setattr("pipeline.memory.SHARED", tmp_path if mib is not None else tmp_path / "no")
+    monkeypatch.setattr("pipeline.machine.SHARED", tmp_path if mib is not None else tmp_path / "no")
     usage = shutil.disk_usage(".")._replace(free=(mib or 0) << 20)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     finding = machine_checks.shared_memory()
@@ -165,7 +165,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch):
 
 @pytest.mark.parametrize(("flags", "verdict"), [({"amx_bf16"}, OK), ({"avx2"}, WARNING)])
 def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
-    monkeypatch.setattr("dcgan.precision._cpu_flags", lambda: flags)
+    monkeypatch.setattr("dcgan.step.precision._cpu_flags", lambda: flags)
     assert machine_checks.bfloat16(CPU).verdict is verdict
 
 

@@ -7,7 +7,6 @@ import time
 import pytest
 import torch
 
-from dcgan import speed
 from dcgan.checks import data, verify
 from dcgan.checks.data import (
     by_dali,
@@ -21,11 +20,12 @@ from dcgan.checks.data import (
 from dcgan.checks.findings import Finding, Verdict, examine
 from dcgan.checks.pictures import BATCH, PICTURES, work_set
 from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
-from pipeline.batches import Batches, LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.manifest import ShardSet
+from dcgan.step import train_step as speed
+from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import ShardSet
 from tests.needs import require
 
 CPU = torch.device("cpu")

@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import session
-from dcgan.models import Discriminator
-from dcgan.pictures import save_losses
-from dcgan.room import shortage_named
-from dcgan.run import RunFolder
-from dcgan.signals import StopRequest
-from dcgan.step import AdversarialStep
+from dcgan.nets.models import Discriminator
+from dcgan.rundir.folder import RunFolder
+from dcgan.sampling.pictures import save_losses
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.training import session
+from dcgan.training.capacity import shortage_named
+from dcgan.training.signals import StopRequest
 from pipeline.errors import UserError
 from tests.running import (
     Served,
@@ -199,7 +199,7 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
 ):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=6, log_every=3))
     monkeypatch.setattr(trainer, "_handle", lambda alarms: None)
-    monkeypatch.setattr("dcgan.records.save_losses", save_losses)  # drawn here
+    monkeypatch.setattr("dcgan.training.records.save_losses", save_losses)  # drawn here
     update = AdversarialStep.__call__
 
     def diverge(self, real, noise):

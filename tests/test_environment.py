@@ -9,8 +9,8 @@ from importlib import metadata
 import pytest
 import torch
 
-from dcgan import environment
-from dcgan.environment import describe_environment, pick_device
+from dcgan.rundir import environment
+from dcgan.rundir.environment import describe_environment, pick_device
 from pipeline.errors import UserError
 from tests.running import ROOT, assert_four_parts
 

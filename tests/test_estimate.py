@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import estimate as estimating
 from pipeline.errors import UserError
-from pipeline.estimate import benchmark, estimate
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.packing import Packing
-from pipeline.sources import open_source
-from pipeline.storing import make_recipe
+from pipeline.packing import estimate as estimating
+from pipeline.packing.estimate import benchmark, estimate
+from pipeline.packing.pack import Packing
+from pipeline.packing.sources import open_source
+from pipeline.packing.store import make_recipe
+from pipeline.shards.manifest import Recipe, ShardSet
 from tests.packing_runs import pack_folder, run_tool, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
 

@@ -12,16 +12,17 @@ import torch
 from PIL import Image
 
 from dcgan.evaluate import main
-from dcgan.generate import generate, latents
-from dcgan.judging import metrics, neighbours, swd
-from dcgan.judging.kept import cache_folder
-from dcgan.judging.metrics import Judge, Reals, fake_blocks
-from dcgan.models import Generator, init_weights
-from dcgan.run import RunFolder
-from dcgan.weights import load_generator
-from pipeline.batches import LoaderOptions
+from dcgan.metrics import neighbours, swd
+from dcgan.metrics import reals as metrics
+from dcgan.metrics.reals import Judge, Reals, fake_blocks
+from dcgan.metrics.reference_cache import cache_folder
+from dcgan.nets.models import Generator, init_weights
+from dcgan.nets.weights import load_generator
+from dcgan.rundir.folder import RunFolder
+from dcgan.sampling.generate import generate, latents
 from pipeline.errors import UserError
-from pipeline.manifest import ShardSet
+from pipeline.loading.batches import LoaderOptions
+from pipeline.shards.manifest import ShardSet
 from tests.pictures import encode, numbered, numbers, pack_pictures, smooth
 from tests.running import assert_four_parts, run_command, tiny, train_here
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from dcgan.checks.verify import why_no_compiler
-from dcgan.run import RunFolder
-from dcgan.step import AdversarialStep
+from dcgan.rundir.folder import RunFolder
+from dcgan.step.adversarial import AdversarialStep
 from dcgan.train import app
-from pipeline.manifest import ShardSet
+from pipeline.shards.manifest import ShardSet
 from tests.packing_runs import without_workers
 from tests.pictures import names_in, smooth, stored
 from tests.reference.tape import Tape

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError
 from tests.faults import __main__ as harness
 from tests.faults.cases import Case

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.feeder import Feeder
+from pipeline.loading.prefetcher import Feeder
 from tests.needs import within
 
 NAME = "fed"

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as extractor
 
-from dcgan.judging import fidelity
-from dcgan.judging.evaluation import print_rest
-from dcgan.judging.fidelity import Inception
-from dcgan.judging.kept import cache_folder
-from dcgan.judging.metrics import BATCH, Reals
-from dcgan.models import Generator, init_weights
-from pipeline.batches import LoaderOptions
+from dcgan.metrics import fid as fidelity
+from dcgan.metrics.evaluation import print_rest
+from dcgan.metrics.fid import Inception
+from dcgan.metrics.reals import BATCH, Reals
+from dcgan.metrics.reference_cache import cache_folder
+from dcgan.nets.models import Generator, init_weights
 from pipeline.errors import UserError
+from pipeline.loading.batches import LoaderOptions
 from tests.running import assert_four_parts
 
 CPU = torch.device("cpu")

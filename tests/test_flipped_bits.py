@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import MANIFEST, SAMPLES
+from pipeline.shards.manifest import MANIFEST, SAMPLES
 from tests.three_sets import faults, original, sets, store
 
 __all__ = ["original", "sets", "store"]  # fixtures

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.checking import RejectedError, decode
-from pipeline.sieve import IMAGE_SUFFIXES
+from pipeline.images.decode import RejectedError, decode
+from pipeline.packing.sieve import IMAGE_SUFFIXES
 from tests.pictures import encode, smooth
 
 PICTURE = smooth(48, 40)

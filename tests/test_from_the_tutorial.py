@@ -14,14 +14,14 @@ from typer import Typer
 from typer.main import get_command
 
 from dcgan import train
-from dcgan.generate import generate, latents
-from dcgan.models import Discriminator
+from dcgan.nets.models import Discriminator
+from dcgan.nets.weights import load_generator, load_weights
 from dcgan.options import PRESETS
 from dcgan.profiling import tutorial_step
-from dcgan.run import RunFolder
-from dcgan.step import AdversarialStep
-from dcgan.weights import load_generator, load_weights
-from pipeline.pixels import to_uint8
+from dcgan.rundir.folder import RunFolder
+from dcgan.sampling.generate import generate, latents
+from dcgan.step.adversarial import AdversarialStep
+from pipeline.images.pixels import to_uint8
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator
 from tests.running import ROOT, TINY, tiny, train_here
 from tools import make_shards

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.archives import DamagedError, Member, TarSource, ZipSource
-from pipeline.celeba import select
 from pipeline.errors import UserError
-from pipeline.sources import open_source
-from pipeline.tars import headers
+from pipeline.packing.archives import DamagedError, Member, TarSource, ZipSource
+from pipeline.packing.celeba import select
+from pipeline.packing.sources import open_source
+from pipeline.shards.tar import headers
 from tests.archives import tar_of, zip_of
 from tests.fuzzing import changed_bytes, some, survives
 from tests.pictures import encode, smooth

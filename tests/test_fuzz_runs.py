@@ -10,14 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan.checkpoint import Checkpoints, State
-from dcgan.judging.kept import kept
-from dcgan.models import Generator
-from dcgan.records import Plan, Records
+from dcgan.metrics.reference_cache import kept
+from dcgan.nets.models import Generator
+from dcgan.nets.weights import load_generator, read_state, refuse_inflated
 from dcgan.reporting.page import run_page
 from dcgan.reporting.read import read_run
-from dcgan.run import RunFolder, read_lines
-from dcgan.weights import load_generator, read_state, refuse_inflated
+from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.training.checkpoint import Checkpoints, State
+from dcgan.training.records import Records
+from dcgan.training.stats import Plan
 from pipeline.errors import UserError
 from tests.fuzzing import VALUES, address_space, changed_bytes, changed_json, some, survives
 from tests.hostile_nets import GONE, TENSORS, Hijacked, Opens, deflated, laughs, paths, replaced

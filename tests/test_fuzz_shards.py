@@ -13,16 +13,16 @@ import simplejpeg
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
-from pipeline.index import index_text, read_index
-from pipeline.jpeg import read_sides
-from pipeline.loader import Loader
-from pipeline.manifest import MANIFEST, SAMPLES, Recipe, ShardSet
-from pipeline.outfolder import claim
-from pipeline.reader import Reader
-from pipeline.shard import PROGRESS, finished
-from pipeline.verifying import Findings, find, mixing, samples, verify
+from pipeline.images.jpeg import read_sides
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.loader import Loader
+from pipeline.loading.reader import Reader
+from pipeline.packing.outdir import claim
+from pipeline.packing.shard import PROGRESS, finished
+from pipeline.shards.manifest import MANIFEST, SAMPLES, Recipe, ShardSet
+from pipeline.shards.tar import index_text, read_index
+from pipeline.verify import Findings, find, mixing, samples, verify
 from tests.fuzzing import changed_bytes, changed_json, some, survives
 from tests.odd_files import JPEG
 from tests.pictures import numbered, numbered_pictures, pack_pictures

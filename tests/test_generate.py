@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from dcgan.generate import BATCH, FIXED_SEEDS, generate, generate_each, latents
-from dcgan.models import Generator, init_weights
-from dcgan.precision import choose_kernels, set_matrix_format
-from pipeline.pixels import to_uint8
+from dcgan.nets.models import Generator, init_weights
+from dcgan.sampling.generate import BATCH, FIXED_SEEDS, generate, generate_each, latents
+from dcgan.step.precision import choose_kernels, set_matrix_format
+from pipeline.images.pixels import to_uint8
 
 NZ = 100
 
@@ -141,7 +141,7 @@ def test_images_are_drawn_alike_in_every_process(monkeypatch):
         yield
         entered.append("left")
 
-    monkeypatch.setattr("dcgan.generate.alike_in_every_process", noted)
+    monkeypatch.setattr("dcgan.sampling.generate.alike_in_every_process", noted)
     images = generate_each(trained(ngf=4), latents(range(BATCH + 1), NZ))
     next(images)
     assert entered == ["cpu", "left"]  # not for as long as somebody takes the images

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as transforms
 
-from pipeline.geometry import centred, resized
-from pipeline.manifest import Recipe
+from pipeline.images.geometry import centred, resized
+from pipeline.shards.manifest import Recipe
 from tests.needs import require, within
 
 SIDES = st.integers(1, 2000)
@@ -76,7 +76,7 @@ def by_dali(sizes: list[tuple[int, int]], recipe: Recipe, image_size: int) -> np
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
 
-    from pipeline.graph import _seen
+    from pipeline.loading.dali import _seen
 
     graph = Pipeline(batch_size=len(sizes), num_threads=1, device_id=None)
     with graph:

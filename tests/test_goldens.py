@@ -23,10 +23,10 @@ import pytest
 import torch
 from typer.main import get_command
 
-from dcgan.checkpoint import VERSION as STATE
-from pipeline.manifest import ShardSet
-from pipeline.schedule import Schedule
-from pipeline.storing import make_recipe
+from dcgan.training.checkpoint import VERSION as STATE
+from pipeline.packing.store import make_recipe
+from pipeline.shards.manifest import ShardSet
+from pipeline.shards.order import Schedule
 from tests.pictures import contents, encode, pack_pictures, smooth
 from tests.running import (
     ROOT,

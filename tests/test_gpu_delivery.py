@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from pipeline.batches import Batches, LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.pixels import to_signed
+from pipeline.images.pixels import to_signed
+from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
 from tests.needs import require, take, within
 
 pytestmark = pytest.mark.gpu

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.batches import LoaderOptions
-from pipeline.loader import Loader
-from pipeline.manifest import ShardSet
-from pipeline.pixels import to_signed
-from pipeline.reader import Reader
-from pipeline.schedule import Schedule
+from pipeline.images.pixels import to_signed
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.loader import Loader
+from pipeline.loading.reader import Reader
+from pipeline.shards.manifest import ShardSet
+from pipeline.shards.order import Schedule
 from tests.loaders import keys, open_kind
 from tests.needs import require, take, within
 from tests.pictures import CELEBA, encode, noisy, pack_pictures, smooth
@@ -107,7 +107,7 @@ def through_dali(shards):
 
     @functools.cache
     def run(image_size, channels=3, until="resize"):
-        from pipeline.graph import build_graph
+        from pipeline.loading.dali import build_graph
 
         with closing(Reader(shards)) as reader:
             read = iter([reader.read(np.arange(len(shards)))])

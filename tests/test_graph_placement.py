@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions
+from pipeline.loading.batches import LoaderOptions
 from tests.needs import require
 from tests.pictures import encode, numbered_pictures, pack_pictures, smooth
 
@@ -14,9 +14,11 @@ from tests.pictures import encode, numbered_pictures, pack_pictures, smooth
 def operators(numbered_set, monkeypatch):
     """The operators of a graph, by name. Nothing is run."""
     require("dali")
-    from pipeline.graph import build_graph
+    from pipeline.loading.dali import build_graph
 
-    monkeypatch.setattr("pipeline.graph._device_id", lambda device: None)  # where there is no GPU
+    monkeypatch.setattr(
+        "pipeline.loading.dali._device_id", lambda device: None
+    )  # where there is no GPU
 
     def build(device, until="normalise", shards=None, channels=3, **options):
         graph = build_graph(
@@ -69,7 +71,7 @@ def test_everything_from_decoding_on_runs_on_the_device(operators, device, decod
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_gpus_decoder_is_told_how_to_decode(operators, tmp_path, share):
-    from pipeline.graph import MEMORY_PADDING
+    from pipeline.loading.dali import MEMORY_PADDING
 
     shards = pack_pictures(tmp_path, numbered_pictures(3))
     width, height = shards.manifest.largest_image
@@ -115,7 +117,7 @@ def test_the_loaders_graph_ends_where_its_batches_are_made(
     numbered_set, monkeypatch, device, dtype, until
 ):
     require("dali")
-    from pipeline.dali import DaliDecoder
+    from pipeline.loading.dali import DaliDecoder
 
     asked = []
 
@@ -123,7 +125,7 @@ def test_the_loaders_graph_ends_where_its_batches_are_made(
         asked.append(arguments)
         return SimpleNamespace(build=lambda: None)
 
-    monkeypatch.setattr("pipeline.dali.build_graph", build_graph)
+    monkeypatch.setattr("pipeline.loading.dali.build_graph", build_graph)
     options = LoaderOptions(8, device=torch.device(device), dtype=dtype)
     DaliDecoder(numbered_set(12, 5), options)
     assert asked == [(options, until)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcgan.step import STATISTICS, AdversarialStep
+from dcgan.step.adversarial import STATISTICS, AdversarialStep
 from tests.needs import take, within
 from tests.steps import batch, nets
 

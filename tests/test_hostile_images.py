@@ -8,11 +8,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from pipeline.checking import MAX_PIXELS
 from pipeline.errors import UserError
-from pipeline.jpeg import MAX_SEGMENTS, read_sides
-from pipeline.manifest import MANIFEST, ShardSet
-from pipeline.reader import Reader
+from pipeline.images.decode import MAX_PIXELS
+from pipeline.images.jpeg import MAX_SEGMENTS, read_sides
+from pipeline.loading.reader import Reader
+from pipeline.shards.manifest import MANIFEST, ShardSet
 from tests.loaders import of_jpegs
 from tests.needs import require, take
 from tests.odd_files import JPEG, ODD, Untouched, frame, in_header
@@ -96,7 +96,7 @@ def test_images_as_large_as_the_manifest_says_are_read(spare_set):
 def test_a_batch_that_does_not_fit_into_memory_is_refused(spare_set, monkeypatch, free, refused):
     """Ten images of 64 megapixels each, the others small."""
     claim_in_manifest(spare_set, 8000, 8000)
-    monkeypatch.setattr("pipeline.reader.free_memory", lambda device: int(free))
+    monkeypatch.setattr("pipeline.loading.reader.free_memory", lambda device: int(free))
     for shard in range(2):
         for place in range(5):
             overwrite_sample(spare_set, claiming(8000, 8000), shard, place)
@@ -107,7 +107,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_refused(spare_set, monkeypatch
             assert_four_parts(error.value, "12 images that take 1.9 GB", "1.9 GB that are free")
         else:
             assert len(reader.read(np.arange(12))) == 12
-        monkeypatch.setattr("pipeline.reader.free_memory", lambda device: 0)
+        monkeypatch.setattr("pipeline.loading.reader.free_memory", lambda device: 0)
         assert len(reader.read(np.arange(5))) == 5  # a gigabyte is always there
 
 

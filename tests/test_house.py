@@ -6,9 +6,9 @@ import tomllib
 import pytest
 import yaml
 
-from dcgan import checkpoint
-from dcgan.judging import kept
-from pipeline import index, manifest
+from dcgan.metrics import reference_cache as kept
+from dcgan.training import checkpoint
+from pipeline.shards import manifest, tar
 from tests.running import ROOT
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -73,6 +73,6 @@ def test_versions_of_formats_are_those_in_the_table():
     rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines()]
     told = {name: today for name, _, today in (row for row in rows if len(row) == 3)}
     assert told["shard set"] == str(manifest.FORMAT)
-    assert told["index of a shard"] == index.VERSION
+    assert told["index of a shard"] == tar.VERSION
     assert told["checkpoint"] == str(checkpoint.VERSION)
     assert told["kept references of `dcgan-evaluate`"] == str(kept.FORMAT)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.index import index_text, read_index
+from pipeline.shards.tar import index_text, read_index
 from tests.needs import require
 
 

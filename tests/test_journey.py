@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan.generate import FIXED_SEEDS, generate, latents
-from dcgan.models import Discriminator, Generator
-from dcgan.weights import load_weights
-from pipeline.batches import LoaderOptions
-from pipeline.manifest import ShardSet
-from pipeline.opening import open_loader
-from pipeline.pixels import to_signed, to_uint8
+from dcgan.nets.models import Discriminator, Generator
+from dcgan.nets.weights import load_weights
+from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
+from pipeline.images.pixels import to_signed, to_uint8
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.open import open_loader
+from pipeline.shards.manifest import ShardSet
 from tests.needs import take, within
 from tests.pictures import CELEBA, decode, encode, noisy, smooth, write_pictures
 from tests.running import ROOT, cells, run_command, tiny, train_here

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.pixels import to_signed
+from pipeline.images.pixels import to_signed
 from tests.loaders import of_jpegs, open_kind
 from tests.needs import require, take, within
 from tests.pictures import encode, pack_pictures, smooth

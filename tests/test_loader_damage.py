@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.manifest import ShardSet
-from pipeline.reader import Reader
-from pipeline.schedule import Schedule
+from pipeline.loading.reader import Reader
+from pipeline.shards.manifest import ShardSet
+from pipeline.shards.order import Schedule
 from tests.loaders import keys, of_jpegs
 from tests.needs import take, within
 from tests.pictures import numbers
@@ -132,7 +132,7 @@ def stuck(monkeypatch):
         return reading(self, rows)
 
     monkeypatch.setattr(Reader, "read", read)
-    monkeypatch.setattr("pipeline.stream.CLOSING_PATIENCE", 0.1)
+    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.1)
     yield
     blocked.set()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.schedule import Schedule, steps_per_epoch
+from pipeline.shards.order import Schedule, steps_per_epoch
 from tests.loaders import keys, planned, take_epochs
 
 EPOCHS = [
@@ -28,7 +28,7 @@ def test_no_image_comes_twice_in_an_epoch(
     open_batches, make_set, monkeypatch, images, per_shard, batch_size, ranks, window
 ):
     if window:
-        monkeypatch.setattr("pipeline.schedule.WINDOW", window)
+        monkeypatch.setattr("pipeline.shards.order.WINDOW", window)
     shards = make_set(images, per_shard)
     loaders = [
         open_batches(shards, batch_size, dtype=torch.uint8, rank=rank, num_ranks=ranks)
@@ -49,7 +49,7 @@ def test_no_image_comes_twice_in_an_epoch(
 @pytest.mark.parametrize("window", [None, 5], ids=["one-window", "small-windows"])
 def test_the_order_is_the_schedules(open_batches, make_set, monkeypatch, window, rank, ranks):
     if window:
-        monkeypatch.setattr("pipeline.schedule.WINDOW", window)
+        monkeypatch.setattr("pipeline.shards.order.WINDOW", window)
     shards = make_set(23, 9)
     share = {"seed": 7, "rank": rank, "num_ranks": ranks}
     schedule, key_of = Schedule.of(shards, 4, **share), keys(shards)
@@ -82,7 +82,7 @@ def test_other_images_go_unseen_each_epoch(open_batches, make_set, ranks):
 
 def test_shards_come_in_another_order_each_epoch(open_batches, make_set, monkeypatch):
     # With a window of one shard, what comes together lay together
-    monkeypatch.setattr("pipeline.schedule.WINDOW", 1)
+    monkeypatch.setattr("pipeline.shards.order.WINDOW", 1)
     shards = make_set(24, 6)
     key_of = keys(shards)
     of_shard = {key: row // 6 for row, key in enumerate(key_of)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcgan.log import Log
+from dcgan.rundir.log import Log
 from tests.running import OF_A_TERMINAL
 
 

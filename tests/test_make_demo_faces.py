@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.demo_faces import Face, draw, encode
 from pipeline.errors import UserError
+from pipeline.images.demo_faces import Face, draw, encode
 from tools.make_demo_faces import IMAGES, RECORD, app
 
 TOOL = Path(__file__).parents[1] / "tools" / "make_demo_faces.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import ShardSet
+from pipeline.shards.manifest import ShardSet
 from tests.archives import tar_of, zip_of
 from tests.pictures import contents, encode, names_in, rows_of, smooth, write_pictures
 

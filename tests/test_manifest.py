@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST, ShardSet, pack_command
-from pipeline.shard import PROGRESS
+from pipeline.packing.shard import PROGRESS
+from pipeline.shards.manifest import MANIFEST, ShardSet, pack_command
 
 
 def rewrite(change):

@@ -19,7 +19,7 @@ from dcgan.profiling.measuring import (
     take_round,
     warm_up,
 )
-from pipeline.feeder import Feeder
+from pipeline.loading.prefetcher import Feeder
 from tests.needs import within
 
 CPU = torch.device("cpu")

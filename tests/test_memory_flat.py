@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipeline.manifest import Recipe
+from pipeline.shards.manifest import Recipe
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import ROOT, run_command
 
@@ -15,10 +15,10 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import psutil, torch
-from pipeline.batches import LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.loader import Loader
-from pipeline.manifest import ShardSet
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import ShardSet
 
 folder, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 loader = Loader(ShardSet.open(Path(folder)), LoaderOptions(8, 32, dtype=torch.uint8))

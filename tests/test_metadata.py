@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.checking import RejectedError, decode
-from pipeline.manifest import Recipe
-from pipeline.storing import store
+from pipeline.images.decode import RejectedError, decode
+from pipeline.packing.store import store
+from pipeline.shards.manifest import Recipe
 from tests.odd_files import (
     CMYK,
     CUT_TURN,

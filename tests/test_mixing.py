@@ -14,7 +14,7 @@ from pipeline.mixing import (
     shard_strays,
     stray_limits,
 )
-from pipeline.order import permutation
+from pipeline.shards.order import permutation
 
 COUNT, PER_SHARD = 4000, 400
 

@@ -6,8 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan import patches
-from dcgan.models import CHANNELS, SIZES, Discriminator, Generator, count_parameters, init_weights
+from dcgan.nets import im2col as patches
+from dcgan.nets.models import (
+    CHANNELS,
+    SIZES,
+    Discriminator,
+    Generator,
+    count_parameters,
+    init_weights,
+)
 from pipeline.errors import UserError
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
 

@@ -12,12 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dcgan import speed
-from dcgan.capture import WARM_UPS, capture
-from dcgan.distributed import Ranks
-from dcgan.gradients import SharedGradients
-from dcgan.speed import choose_step
-from dcgan.stats import StepRows
+from dcgan.distributed import Ranks, SharedGradients
+from dcgan.step import train_step as speed
+from dcgan.step.graph import WARM_UPS, capture
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import choose_step
 from tests.running import DCGAN_TRAIN, TINY, flags, run_command
 from tests.steps import BATCH, pixel_batch, states, whole_step
 
@@ -125,7 +124,7 @@ def test_a_warm_up_has_room_in_a_tick_of_one_step(monkeypatch):
     for name, fake in pretended.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     monkeypatch.setattr(
-        "dcgan.capture._drawing_again_after_a_failure", lambda random: nullcontext()
+        "dcgan.step.graph._drawing_again_after_a_failure", lambda random: nullcontext()
     )
     step, places = whole_step(), list[int]()
     step.rows = StepRows(1, torch.device("cpu"))
@@ -183,7 +182,7 @@ def compare_over_20_steps(mode_step, eager, rows):
     for k in range(20):
         mode_step(pixel_batch(k))
         eager(pixel_batch(k))
-    found, wanted = mode_step.rows.take(20).read(), eager.rows.take(20).read()
+    found, wanted = mode_step.rows.take(20)(), eager.rows.take(20)()
     assert found[:rows] == pytest.approx(wanted[:rows], rel=1e-5)
     assert found == pytest.approx(wanted, rel=0.01)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan.monitor import SATURATED_STEPS, Alarm, Monitor, MonitorState, spread
+from dcgan.training.monitor import SATURATED_STEPS, Alarm, Monitor, MonitorState, spread
 from tests.pictures import smooth
 
 Rows = npt.NDArray[np.float32]

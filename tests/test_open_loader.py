@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions, default_workers
-from pipeline.cache import ResidentCache
-from pipeline.decoders import RawDecoder
 from pipeline.errors import UserError
-from pipeline.fallback import ThreadDecoder
-from pipeline.feeder import DATA_TIMEOUT
-from pipeline.loader import Loader
-from pipeline.opening import CACHE_SHARE, open_loader, place_cache
-from pipeline.synthetic import SyntheticLoader
+from pipeline.loading.batches import LoaderOptions, default_workers
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.decoders import RawDecoder
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.loading.open import CACHE_SHARE, open_loader, place_cache
+from pipeline.loading.prefetcher import DATA_TIMEOUT
+from pipeline.loading.synthetic import SyntheticLoader
 from tests.needs import require, take, within
 
 
@@ -32,7 +32,7 @@ def open_set():
 
 def test_dali_is_chosen_where_it_runs(open_set, numbered_set):
     require("dali")
-    from pipeline.dali import DaliDecoder
+    from pipeline.loading.dali import DaliDecoder
 
     shards = numbered_set(12, 5)
     loader = open_set(shards.folder)
@@ -134,7 +134,7 @@ DECODED = 12 * 32 * 32 * 3
 
 
 def free(monkeypatch, size):
-    monkeypatch.setattr("pipeline.opening.free_memory", lambda device: size)
+    monkeypatch.setattr("pipeline.loading.open.free_memory", lambda device: size)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
@@ -192,7 +192,9 @@ PLACES = {
 @pytest.mark.parametrize(("cache", "device", "host", "where"), PLACES.values(), ids=PLACES)
 def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device, host, where):
     sizes = {"cuda": device, "cpu": host}
-    monkeypatch.setattr("pipeline.opening.free_memory", lambda place: sizes[place.type] * 10**6)
+    monkeypatch.setattr(
+        "pipeline.loading.open.free_memory", lambda place: sizes[place.type] * 10**6
+    )
     place, why = place_cache(
         2 * 10**6, LoaderOptions(1, 1, 1, device=torch.device("cuda"), cache=cache)
     )
@@ -230,5 +232,5 @@ def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numb
     [(1, "cpu", 1), (2, "cuda", 2), (64, "cpu", 8), (64, "cuda:1", 4)],
 )
 def test_default_workers_are_one_a_core_up_to_a_limit(monkeypatch, cores, device, workers):
-    monkeypatch.setattr("pipeline.batches.usable_cores", lambda: cores)
+    monkeypatch.setattr("pipeline.loading.batches.usable_cores", lambda: cores)
     assert default_workers(torch.device(device)) == workers

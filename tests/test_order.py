@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.order import permutation, windowed
+from pipeline.shards.order import permutation, windowed
 
 GOLDEN = {
     # (count, seed, epoch): the order

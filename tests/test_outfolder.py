@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST, Recipe, ShardSet, file_digest
-from pipeline.opening import open_loader
-from pipeline.outfolder import NEW, PLAN
-from pipeline.shard import PROGRESS
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.open import open_loader
+from pipeline.packing.outdir import NEW, PLAN
+from pipeline.packing.shard import PROGRESS
+from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet, file_digest
 from tests.archives import tar_of
 from tests.packing_runs import in_process, pack_folder, run_tool, state, tree
 from tests.pictures import names_in, numbered_pictures, write_pictures
@@ -35,7 +35,7 @@ def pictures(tmp_path):
 def unfinished(pictures, tmp_path, monkeypatch):
     """The folder of a set whose manifest was never written."""
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing._gather", stop)
+        patch.setattr("pipeline.packing.pack._gather", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set", per_shard=4)
     assert state(tmp_path / "set") == "unfinished"
@@ -118,7 +118,7 @@ def test_an_unfinished_set_of_a_compressed_tar_is_gone_on_with(tmp_path, monkeyp
     path = tmp_path / "faces.tar.gz"
     path.write_bytes(gzip.compress(tar_of(numbered_pictures(9))))
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing._gather", stop)
+        patch.setattr("pipeline.packing.pack._gather", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(path, tmp_path / "set", per_shard=4)
     assert pack_folder(path, tmp_path / "set", per_shard=4).resumed == 3
@@ -136,7 +136,7 @@ def test_an_unfinished_replacement_is_not_mixed_with_another(pictures, tmp_path,
     pack_folder(pictures, tmp_path / "set", per_shard=4)
     before = tree(tmp_path / "set")
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing._gather", stop)
+        patch.setattr("pipeline.packing.pack._gather", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set", per_shard=4, seed=1, overwrite=True)
     assert {k: v for k, v in tree(tmp_path / "set").items() if NEW not in k} == before
@@ -251,7 +251,7 @@ def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch
         return open_loader(str(unfinished), LoaderOptions(2, 32, workers=1, cache=cache))
 
     messages = [message(lambda: ShardSet.open(unfinished)), message(open_batches)]
-    monkeypatch.setattr("pipeline.loader._why_not_dali", lambda device: "not wanted here")
+    monkeypatch.setattr("pipeline.loading.loader._why_not_dali", lambda device: "not wanted here")
     messages.append(message(open_batches))
     assert {str(error) for error in messages} == {str(messages[0])}
     assert messages[0].found == f"shards but no {MANIFEST}: an unfinished set"
@@ -260,7 +260,7 @@ def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch
 
 def test_a_set_is_unfinished_from_its_first_moment_on(pictures, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.deal", stop)
+        patch.setattr("pipeline.packing.pack.deal", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set")
     assert names_in(tmp_path / "set") == [PROGRESS]

@@ -8,9 +8,12 @@ import zlib
 import pytest
 import webdataset
 
-from pipeline import files, packing
+from pipeline import files
 from pipeline.errors import UserError
-from pipeline.manifest import (
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.pack import pack as packing
+from pipeline.packing.sources import open_source
+from pipeline.shards.manifest import (
     MANIFEST,
     SAMPLES,
     Manifest,
@@ -19,9 +22,7 @@ from pipeline.manifest import (
     digest,
     file_digest,
 )
-from pipeline.order import permutation
-from pipeline.packing import Packing, pack
-from pipeline.sources import open_source
+from pipeline.shards.order import permutation
 from tests.needs import require
 from tests.packing_runs import in_process
 from tests.pictures import contents, encode, names_in, rows_of, smooth, stored, write_pictures

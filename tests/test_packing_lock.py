@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.manifest import ShardSet
-from pipeline.outfolder import LOCK, locked, swap_in
+from pipeline.packing.outdir import LOCK, locked, swap_in
+from pipeline.shards.manifest import ShardSet
 from tests.packing_runs import in_process, pack_folder, packing, tree, waited
 from tests.pictures import names_in, numbered_pictures, write_pictures
 
@@ -19,7 +19,7 @@ __all__ = ["in_process"]  # a fixture
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.outfolder import locked
+from pipeline.packing.outdir import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -81,7 +81,7 @@ def test_the_folder_is_held_for_as_long_as_it_is_written(pictures, tmp_path, mon
         held.append(target)
         return swap_in(target, *arguments)
 
-    monkeypatch.setattr("pipeline.packing.swap_in", look)
+    monkeypatch.setattr("pipeline.packing.pack.swap_in", look)
     pack_folder(pictures, out)
     pack_folder(pictures, out, overwrite=True)
     assert held == [out, out / ".new"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcgan import patches
-from dcgan.models import Discriminator, Generator
+from dcgan.nets import im2col as patches
+from dcgan.nets.models import Discriminator, Generator
 
 GEOMETRIES = [(4, 2, 1, 4), (4, 1, 0, 1), (4, 2, 1, 3), (2, 2, 0, 2)]
 """Kernel, stride, padding, side of the smaller map."""

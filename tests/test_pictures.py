@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan.pictures import (
+from dcgan.sampling.pictures import (
     POINTS,
     _extremes,
     _running_mean,

@@ -12,9 +12,9 @@ from dcgan.checks import machine
 from dcgan.checks.findings import Check, Finding
 from dcgan.checks.shards import one_batch, shard_set
 from dcgan.profiling.contenders import webdataset_shards
-from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST, ShardSet
+from pipeline.loading.batches import LoaderOptions
+from pipeline.shards.manifest import MANIFEST, ShardSet
 from tests.needs import take
 from tests.packing_runs import in_process, pack_folder
 from tests.pictures import numbered_pictures, write_pictures

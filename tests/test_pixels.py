@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from pipeline.pixels import MEAN, STD, to_signed, to_uint8
+from pipeline.images.pixels import MEAN, STD, to_signed, to_uint8
 from tests.pictures import smooth
 
 EVERY_LEVEL = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcgan import precision
-from dcgan.precision import choose_precision
+from dcgan.step import precision
+from dcgan.step.precision import choose_precision
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
 

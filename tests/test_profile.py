@@ -35,7 +35,7 @@ FACES = {f"{number:02d}.jpg": encode(smooth(*CELEBA, number)) for number in rang
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("pipeline.packing.write_shards", serially)
+        patches.setattr("pipeline.packing.pack.write_shards", serially)
         patches.setattr("dcgan.profiling.measuring.AHEAD_FACTOR", 2)
         patches.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
         yield patches
@@ -170,7 +170,7 @@ def test_ratios_are_those_of_the_rounds(run):
 
 
 def test_a_raw_set_is_compared_as_far_as_it_goes(run, patched, shards, tmp_path_factory):
-    from pipeline.manifest import Recipe
+    from pipeline.shards.manifest import Recipe
 
     recipe = Recipe(store="raw", crop="centre", size=32, filter="bilinear")
     raw = pack_pictures(tmp_path_factory.mktemp("raw"), FACES, recipe=recipe, per_shard=8)

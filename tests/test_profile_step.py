@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcgan import patches
-from dcgan.build import build_nets
+from dcgan.nets import im2col as patches
 from dcgan.options import TrainConfig
 from dcgan.profile import app
 from dcgan.profiling import counts, entrants
@@ -19,6 +18,7 @@ from dcgan.profiling.entrants import Entrant, UnavailableError
 from dcgan.profiling.measuring import CpuClock
 from dcgan.profiling.step import Turn, Work, _conclusions, _faster, _thriftier, _turn
 from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
+from dcgan.training.build import build_nets
 from pipeline.errors import UserError
 from tests import steps
 from tests.reference import tutorial as reference

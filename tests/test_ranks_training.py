@@ -12,19 +12,19 @@ import psutil
 import pytest
 import torch
 
-from dcgan import session
-from dcgan.build import build, build_nets, stream
 from dcgan.distributed import Ranks
-from dcgan.log import Log
-from dcgan.monitor import Alarm, Monitor
-from dcgan.run import RunFolder
-from dcgan.signals import StopRequest
-from dcgan.trainer import Trainer
-from pipeline.batches import LoaderOptions
+from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.log import Log
+from dcgan.training import session
+from dcgan.training.build import build, build_nets, stream
+from dcgan.training.monitor import Alarm, Monitor
+from dcgan.training.signals import StopRequest
+from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
-from pipeline.loader import Loader
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.pixels import to_signed
+from pipeline.images.pixels import to_signed
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import Recipe, ShardSet
 from tests.packing_runs import waited
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.ranks import end, in_ranks, start

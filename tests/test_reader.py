@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import reader
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST, Recipe, ShardSet, digest
-from pipeline.reader import Reader
+from pipeline.loading import reader
+from pipeline.loading.reader import Reader
+from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet, digest
 from tests.needs import within
 from tests.pictures import numbered_pictures, pack_pictures, stored
 from tests.running import assert_four_parts

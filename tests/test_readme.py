@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dcgan.models import Generator
-from dcgan.weights import save_weights
+from dcgan.nets.models import Generator
+from dcgan.nets.weights import save_weights
 from tests.markdown import BIN, TINY, blocks, guide, lines, make_celeba_zip, name_of, shell
 from tests.running import ROOT
 

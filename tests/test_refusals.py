@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from dcgan.models import Discriminator, Generator
+from dcgan.nets.models import Discriminator, Generator
 from dcgan.train import main
-from pipeline.manifest import MANIFEST
+from pipeline.shards.manifest import MANIFEST
 from tests.running import TINY, contents, files_below, flags
 
 

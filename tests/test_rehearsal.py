@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dcgan.distributed import Ranks
-from dcgan.gradients import SharedGradients
-from dcgan.speed import WholeStep
-from dcgan.step import AdversarialStep
+from dcgan.distributed import Ranks, SharedGradients
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.step.train_step import WholeStep
 from tests.reference.tape import Tape
 from tests.steps import pixel_batch, states, whole_step
 
@@ -66,7 +65,7 @@ def test_replays_are_eager_steps_to_the_bit(bf16):
     found, wanted = replayed_and_eager(captured, eager)
     for mine, theirs in zip(found, wanted, strict=True):
         assert torch.equal(mine, theirs)
-    rows = captured.rows.take(2 + REPLAYS).read()
+    rows = captured.rows.take(2 + REPLAYS)()
     assert torch.equal(torch.from_numpy(rows[2:]), torch.stack(found[:REPLAYS]))
     last = states(captured)
     unmoved = [k for k, (old, new) in enumerate(zip(first, last, strict=False)) if old.equal(new)]

@@ -5,11 +5,11 @@ import tarfile
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
-from pipeline.order import permutation
-from pipeline.packing import Packing, pack
-from pipeline.shard import PROGRESS, Work, write_shard
-from pipeline.sources import open_source
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.shard import PROGRESS, Work, write_shard
+from pipeline.packing.sources import open_source
+from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
+from pipeline.shards.order import permutation
 from tests.odd_files import ODD, Converted, Rejected, Untouched
 from tests.packing_runs import in_process, without_workers
 from tests.pictures import contents, encode, names_in, rows_of, smooth, stored, write_pictures

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dcgan.report import write_page
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from tests.needs import chromium, require
 from tests.report_runs import alarm_of, metric_of, save_plain, write_lines, write_run
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.resizing import LONGEST, fit_square, resize
+from pipeline.images.resize import LONGEST, fit_square, resize
 from tests.pictures import CELEBA, noisy, smooth
 
 SIZES = st.sampled_from([8, 16, 32, 64, 109, 128, 256])

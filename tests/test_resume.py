@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.checking import RejectedError
 from pipeline.errors import UserError
-from pipeline.manifest import MANIFEST
-from pipeline.outfolder import LOCK, NEW
-from pipeline.shard import PROGRESS
+from pipeline.images.decode import RejectedError
+from pipeline.packing.outdir import LOCK, NEW
+from pipeline.packing.shard import PROGRESS
+from pipeline.shards.manifest import MANIFEST
 from tests.packing_runs import (
     finished_shards,
     in_process,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions
-from pipeline.cache import ResidentCache
 from pipeline.errors import UserError
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.manifest import Recipe, ShardSet
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import Recipe, ShardSet
 from tests.needs import OBSTACLES, take, within
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import ROOT, assert_four_parts, environment

@@ -8,12 +8,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dcgan.average import Average
 from dcgan.evaluate import evaluate
-from dcgan.models import Discriminator, Generator
-from dcgan.run import write_object
+from dcgan.nets.models import Discriminator, Generator
+from dcgan.nets.weights import save_weights
+from dcgan.rundir.folder import write_object
+from dcgan.step.ema import Average
 from dcgan.train import app
-from dcgan.weights import save_weights
 from pipeline.errors import UserError
 from tests.running import (
     TINY,
@@ -265,7 +265,7 @@ def test_a_run_without_checkpoints_is_not_begun_again(tmp_path):
 
 def test_state_of_another_version_is_refused(tmp_path, monkeypatch):
     run = begun(tmp_path)
-    monkeypatch.setattr("dcgan.checkpoint.VERSION", 3)
+    monkeypatch.setattr("dcgan.training.checkpoint.VERSION", 3)
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(run.path, max_steps=4))
     assert_four_parts(refusal.value, "version 2", "version 3")

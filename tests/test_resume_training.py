@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan import session
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
+from dcgan.training import session
 from pipeline.errors import UserError
 from tests.running import (
     DCGAN_TRAIN,
@@ -176,7 +176,7 @@ def test_killed_at_random_steps_it_ends_with_the_same_bytes(tmp_path, data, chec
 def test_a_second_signal_ends_it_at_once_and_the_run_still_goes_on(tmp_path):
     script = (
         "import os, signal, sys\n"
-        "from dcgan.step import AdversarialStep\n"
+        "from dcgan.step.adversarial import AdversarialStep\n"
         "update = AdversarialStep.__call__\n"
         "def twice(self, real, noise):\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGINT)\n"

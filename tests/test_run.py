@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcgan.run import RunFolder, append_line, read_lines
+from dcgan.rundir.folder import RunFolder, append_line, read_lines
 from pipeline.errors import UserError
 from tests.running import assert_four_parts, contents
 

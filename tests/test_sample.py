@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan import sampling
 from dcgan.cli import version
-from dcgan.generate import BATCH, FIXED_SEEDS, generate, latents
-from dcgan.pictures import save_image
+from dcgan.nets.weights import save_weights
 from dcgan.sample import sample
-from dcgan.weights import save_weights
-from pipeline.pixels import to_uint8
+from dcgan.sampling import sample as sampling
+from dcgan.sampling.generate import BATCH, FIXED_SEEDS, generate, latents
+from dcgan.sampling.pictures import save_image
+from pipeline.images.pixels import to_uint8
 from tests.pictures import names_in
 from tests.reference.tutorial import TutorialGenerator
 from tests.running import cells, run_command

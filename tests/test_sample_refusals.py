@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dcgan import sampling
-from dcgan.models import Discriminator, Generator
-from dcgan.pictures import save_image
+from dcgan.nets.models import Discriminator, Generator
+from dcgan.nets.weights import load_generator, save_weights
 from dcgan.sample import sample
-from dcgan.weights import load_generator, save_weights
+from dcgan.sampling import sample as sampling
+from dcgan.sampling.pictures import save_image
 from pipeline.errors import UserError
 from tests.pictures import names_in
 from tests.running import assert_four_parts

@@ -9,8 +9,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.manifest import Manifest, Recipe, Shard, ShardSet
-from pipeline.schedule import Schedule, steps_per_epoch
+from pipeline.shards.manifest import Manifest, Recipe, Shard, ShardSet
+from pipeline.shards.order import Schedule, steps_per_epoch
 from tests.running import assert_four_parts
 
 DIGEST = "0" * 64

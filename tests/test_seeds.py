@@ -2,8 +2,8 @@
 
 import pytest
 
-from dcgan.generate import FIXED_SEEDS
-from dcgan.seeds import count, parse_seeds, parse_stops, seed_in, told
+from dcgan.sampling.generate import FIXED_SEEDS
+from dcgan.sampling.seeds import count, parse_seeds, parse_stops, seed_in, told
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from typer.testing import CliRunner
 
-from dcgan import session
 from dcgan.options import PRESETS, TrainConfig
-from dcgan.step import AdversarialStep, discriminator_loss
+from dcgan.step.adversarial import AdversarialStep, discriminator_loss
 from dcgan.train import app
+from dcgan.training import session
 from pipeline.errors import UserError
 from tests.running import assert_four_parts, contents, new_trainer, tiny, train_here
 from tests.steps import batch, nets
@@ -145,7 +145,7 @@ def test_a_disk_that_takes_no_more_is_told_plainly(tmp_path, monkeypatch, number
     def full(path, record):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr("dcgan.records.append_line", full)
+    monkeypatch.setattr("dcgan.training.records.append_line", full)
     with pytest.raises(UserError) as told:
         session.train(tiny(tmp_path / "run", max_steps=2))
     assert_four_parts(told.value, "stats.jsonl", os.strerror(number), "to go on")
@@ -169,7 +169,7 @@ def test_the_room_asked_for_is_what_checkpoints_take(tmp_path, monkeypatch):
     (checkpoint,) = trainer.run.folder.checkpoints.glob("*.pt")
     size = checkpoint.stat().st_size
     needed = []
-    monkeypatch.setattr("dcgan.room.PICTURES", 0)
+    monkeypatch.setattr("dcgan.training.capacity.PICTURES", 0)
     for keep in (1, 2):
         for free in range(1, 20):
             monkeypatch.setattr(

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.archives import Member
-from pipeline.index import index_text
-from pipeline.order import permutation
-from pipeline.packing import deal
-from pipeline.shard import TarWriter
+from pipeline.packing.archives import Member
+from pipeline.packing.pack import deal
+from pipeline.packing.shard import TarWriter
+from pipeline.shards.order import permutation
+from pipeline.shards.tar import index_text
 from tests.needs import require
 
 COUNTS = st.integers(0, 300)

@@ -10,10 +10,10 @@ import time
 import pytest
 import torch
 
-from dcgan.models import Discriminator, Generator
-from dcgan.run import RunFolder
-from dcgan.signals import StopRequest
-from dcgan.weights import load_weights
+from dcgan.nets.models import Discriminator, Generator
+from dcgan.nets.weights import load_weights
+from dcgan.rundir.folder import RunFolder
+from dcgan.training.signals import StopRequest
 from tests.running import (
     DCGAN_TRAIN,
     TINY,
@@ -52,7 +52,7 @@ def test_handlers_are_restored_after_an_error():
 
 SECOND = """
 import os, signal, sys, time
-from dcgan.signals import StopRequest
+from dcgan.training.signals import StopRequest
 with StopRequest() as stop:
     os.kill(os.getpid(), int(sys.argv[1]))
     print("noted", stop.signal.name, flush=True)
@@ -143,7 +143,8 @@ def test_a_run_that_is_asked_to_stop_writes_everything_and_says_so(tmp_path, num
 
 SLOW_TO_END = """
 import pathlib, time
-from dcgan import train, trainer
+from dcgan import train
+from dcgan.training import trainer
 def keep(self):
     (self.run.folder.path / "keeping").touch()
     time.sleep(600)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import archives
-from pipeline.archives import DamagedError, Member
-from pipeline.downloads import CELEBA_ZIP_BYTES
 from pipeline.errors import UserError
-from pipeline.sources import FolderSource, in_classes, open_source
+from pipeline.packing.archives import DamagedError, Member
+from pipeline.packing.downloads import CELEBA_ZIP_BYTES
+from pipeline.packing.sources import FolderSource, in_classes, open_source
+from pipeline.shards import tar
 from tests.archives import tar_of, zip_of
 from tests.needs import within
 from tests.pictures import encode, smooth, write_pictures
@@ -229,7 +229,7 @@ def test_a_folder_named_like_an_image_is_a_folder(tmp_path):
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
     write_pictures(tmp_path, {"a.jpg": JPEG})
     with (tmp_path / "b.jpg").open("wb") as file:
-        file.truncate(archives.MAX_FILE_BYTES + 1)  # without a byte on the disk
+        file.truncate(tar.MAX_FILE_BYTES + 1)  # without a byte on the disk
     source = open_source(tmp_path)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("read"))
     with pytest.raises(DamagedError, match="268,435,457 bytes, over 268,435,456"):

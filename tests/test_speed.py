@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dcgan.average import SETTLING, SETTLING_IMAGES, Average
-from pipeline.pixels import to_signed
+from dcgan.step.ema import SETTLING, SETTLING_IMAGES, Average
+from pipeline.images.pixels import to_signed
 from tests.steps import BATCH, NZ, nets, pixel_batch, states, whole_step
 
 # What goes into the update, and what comes out

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan import stats
-from dcgan.stats import Clock, StepRows
+from dcgan.step.statistics import StepRows
+from dcgan.training import stats
+from dcgan.training.stats import Clock
 
 CPU = torch.device("cpu")
 
@@ -39,10 +40,8 @@ def test_pace_of_plain_steps(time):
     clock = Clock(CPU)
     for _ in range(4):
         do_step(clock, time, wait=0.5, work=1.5)
-    pace = clock.lap().pace(steps=4, batch_size=16)
-    assert pace.step_ms == pytest.approx(2000)
-    assert pace.img_per_s == pytest.approx(8)
-    assert pace.data_wait_pct == pytest.approx(25)
+    spent = clock.lap()()
+    assert (spent.step_ms(4), spent.data_wait_pct) == pytest.approx((2000, 25))
 
 
 def test_pauses_do_not_count(time):
@@ -53,15 +52,15 @@ def test_pauses_do_not_count(time):
     do_step(clock, time, wait=1, work=3)
     with clock.paused():
         time.pass_by(50)
-    pace = clock.lap().pace(steps=2, batch_size=16)
-    assert (pace.step_ms, pace.img_per_s, pace.data_wait_pct) == pytest.approx((4000, 4, 25))
+    spent = clock.lap()()
+    assert (spent.step_ms(2), spent.data_wait_pct) == pytest.approx((4000, 25))
 
 
 def test_waits_count_even_if_they_are_everything(time):
     clock = Clock(CPU)
     do_step(clock, time, wait=5, work=0)
-    pace = clock.lap().pace(steps=1, batch_size=10)
-    assert (pace.data_wait_pct, pace.img_per_s) == pytest.approx((100, 2))
+    spent = clock.lap()()
+    assert (spent.step_ms(1), spent.data_wait_pct) == pytest.approx((5000, 100))
 
 
 def test_a_tick_knows_nothing_of_what_was_before(time):
@@ -72,8 +71,8 @@ def test_a_tick_knows_nothing_of_what_was_before(time):
         time.pass_by(5)
     clock.lap()
     do_step(clock, time, wait=0, work=2)
-    pace = clock.lap().pace(steps=1, batch_size=4)
-    assert (pace.step_ms, pace.img_per_s, pace.data_wait_pct) == pytest.approx((2000, 2, 0))
+    spent = clock.lap()()
+    assert (spent.step_ms(1), spent.data_wait_pct) == pytest.approx((2000, 0))
 
 
 def test_on_cuda_the_wait_is_the_streams_idle_time(time, monkeypatch):
@@ -92,17 +91,17 @@ def test_on_cuda_the_wait_is_the_streams_idle_time(time, monkeypatch):
         with clock.paused():
             time.pass_by(100)
         do_step(clock, time, wait=1, work=3)
-        pace = clock.lap().pace(steps=2, batch_size=16)
-        assert (pace.step_ms, pace.img_per_s, pace.data_wait_pct) == pytest.approx((4000, 4, 25))
+        spent = clock.lap()()
+        assert (spent.step_ms(2), spent.data_wait_pct) == pytest.approx((4000, 25))
 
 
 def test_rows_come_back_in_order_and_only_once():
     rows = StepRows(3, CPU)
-    assert rows.take(0).read().shape == (0, 5)
+    assert rows.take(0)().shape == (0, 5)
     for tick in ([0, 1, 2], [3], [4, 5]):
         for number in tick:
             rows.write(torch.arange(5.0) + number)
-        taken = rows.take(len(tick)).read()
+        taken = rows.take(len(tick))()
         assert taken.dtype == np.float32
         assert np.array_equal(taken, [np.arange(5) + number for number in tick])
 
@@ -112,14 +111,14 @@ def test_rows_that_were_asked_for_are_not_written_to_again():
     rows.write(torch.full((5,), 1.0))
     asked = rows.take(1)
     rows.write(torch.full((5,), 2.0))
-    assert (asked.read() == 1).all()
+    assert (asked() == 1).all()
 
 
 def test_a_row_is_kept_by_value():
     rows, reused = StepRows(2, CPU), torch.zeros(5)
     for number in range(2):
         rows.write(reused.fill_(number))
-    assert rows.take(2).read()[:, 0].tolist() == [0, 1]
+    assert rows.take(2)()[:, 0].tolist() == [0, 1]
 
 
 def test_more_steps_than_a_tick_has_are_refused():
@@ -137,4 +136,4 @@ def test_rows_of_two_ticks_may_be_on_their_way():
         for number in range(2):
             rows.write(torch.full((5,), 2.0 * tick + number, device="cuda"))
         on_their_way.append(rows.take(2))
-    assert [asked.read()[:, 0].tolist() for asked in on_their_way] == [[0, 1], [2, 3]]
+    assert [asked()[:, 0].tolist() for asked in on_their_way] == [[0, 1], [2, 3]]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcgan import patches
-from dcgan.step import STATISTICS, AdversarialStep
+from dcgan.nets import im2col as patches
+from dcgan.step.adversarial import STATISTICS, AdversarialStep
 from tests.reference.tutorial import tutorial_optimizers, tutorial_step
 from tests.steps import batch, nets
 

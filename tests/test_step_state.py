@@ -7,7 +7,7 @@ import torch
 
 from dcgan.checks.findings import Verdict
 from dcgan.checks.verify import step_resumes
-from dcgan.speed import WholeStep
+from dcgan.step.train_step import WholeStep
 from tests.steps import pixel_batch, states, whole_step
 
 CPU = torch.device("cpu")

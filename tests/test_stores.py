@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
-from pipeline.loader import Loader
-from pipeline.manifest import Recipe
-from pipeline.opening import open_loader
-from pipeline.schedule import Schedule
-from pipeline.storing import make_recipe
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.loader import Loader
+from pipeline.loading.open import open_loader
+from pipeline.packing.store import make_recipe
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.order import Schedule
 from tests.loaders import decoder_of, keys
 from tests.needs import require, take, within
 from tests.pictures import encode, pack_pictures, smooth

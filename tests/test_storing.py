@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 
-from pipeline import checking
-from pipeline.checking import RejectedError
 from pipeline.errors import UserError
-from pipeline.geometry import resized
-from pipeline.manifest import Recipe
-from pipeline.resizing import fit_square, resize
-from pipeline.storing import cut, make_recipe, store
+from pipeline.images import decode as checking
+from pipeline.images.decode import RejectedError
+from pipeline.images.geometry import resized
+from pipeline.images.resize import fit_square, resize
+from pipeline.packing.store import cut, make_recipe, store
+from pipeline.shards.manifest import Recipe
 from tests.pictures import CELEBA, decode, encode, noisy, smooth
 
 JPEG = encode(smooth(*CELEBA))

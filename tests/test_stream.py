@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions
-from pipeline.decoders import RawDecoder
 from pipeline.errors import UserError
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.stream import Stream
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.decoders import RawDecoder
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.loading.stream import Stream
 from tests.needs import require, take, within
 from tests.pictures import numbers
 from tests.running import assert_four_parts, run_command
@@ -31,7 +31,7 @@ def make_decoder(kind, shards, batch_size=2):
     if kind == "threads":
         return ThreadDecoder(shards, options)
     require("dali")
-    from pipeline.dali import DaliDecoder
+    from pipeline.loading.dali import DaliDecoder
 
     return DaliDecoder(shards, options)
 
@@ -39,7 +39,7 @@ def make_decoder(kind, shards, batch_size=2):
 @pytest.fixture
 def open_stream(monkeypatch):
     """Streams that are closed when the test ends; those that hang are not waited for."""
-    monkeypatch.setattr("pipeline.stream.CLOSING_PATIENCE", 0.5)
+    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.5)
     opened = []
 
     def open_(shards, decoder, plan, timeout=20.0):
@@ -60,7 +60,7 @@ def silence(monkeypatch):
         files.append(FileIO(path))
         return files[-1]
 
-    monkeypatch.setattr("pipeline.reader.FileIO", kept)
+    monkeypatch.setattr("pipeline.loading.reader.FileIO", kept)
 
     def put(path):
         path.unlink()
@@ -228,7 +228,7 @@ def test_after_an_error_of_silence_a_batch_that_comes_late_is_taken(open_stream,
 
 
 def test_a_loader_hands_its_timeout_on(spare_set, silence, monkeypatch):
-    monkeypatch.setattr("pipeline.stream.CLOSING_PATIENCE", 0.5)
+    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.5)
     for tar in spare_set.tars:
         silence(tar)
     decoder = make_decoder("threads", spare_set)
@@ -245,11 +245,11 @@ import os
 import sys
 from pathlib import Path
 import torch
-from pipeline.batches import LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import Loader
-from pipeline.manifest import ShardSet
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import ShardSet
 
 folder, kind, story = sys.argv[1:]
 shards = ShardSet.open(Path(folder))

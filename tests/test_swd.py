@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan.judging import swd
+from dcgan.metrics import swd
 from tests.pictures import noisy, smooth
 from tests.reference import swd as literal
 

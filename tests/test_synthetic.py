@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 
-from pipeline.batches import LoaderOptions
 from pipeline.errors import UserError
-from pipeline.pixels import to_signed
-from pipeline.synthetic import BATCHES, SAMPLES, SyntheticLoader
+from pipeline.images.pixels import to_signed
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.synthetic import BATCHES, SAMPLES, SyntheticLoader
 
 
 def loader(batch_size=4, size=16, channels=3, seed=0, dtype=torch.float32) -> SyntheticLoader:

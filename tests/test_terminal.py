@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dcgan.checks.findings import first_line
-from dcgan.judging.evaluation import print_facts
-from dcgan.log import Log
+from dcgan.metrics.evaluation import print_facts
+from dcgan.rundir.log import Log
 from pipeline.errors import UserError, counted, plain
-from pipeline.manifest import REJECTS, ShardSet
+from pipeline.shards.manifest import REJECTS, ShardSet
 from tests.packing_runs import in_process
 from tests.pictures import numbered, numbered_pictures, write_pictures
 from tests.test_check_shards import check

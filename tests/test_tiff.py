@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.checking import RejectedError, decode
+from pipeline.images.decode import RejectedError, decode
 from tests.odd_files import RAMP
 from tests.pictures import encode, noisy
 from tests.tiffs import COMPRESSIONS, HEIGHT, WIDTH, Layout, shown, tiff, tiff_of

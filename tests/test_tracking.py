@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from dcgan.pictures import save_grid
-from dcgan.tracking import Tracking
+from dcgan.rundir.tensorboard import Tracking
+from dcgan.sampling.pictures import save_grid
 from tests.pictures import decode
 
 RECORD: dict[str, Any] = {"step": 50, "epoch": 1, "nimg": 6400}
@@ -262,7 +262,7 @@ def test_a_tensorboard_that_does_not_work_is_told(tmp_path, monkeypatch):
 
 
 def test_without_tensorboard_nothing_is_written_or_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("dcgan.tracking.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dcgan.rundir.tensorboard.importlib.util.find_spec", lambda name: None)
     assert Tracking.open(tmp_path / "events", 0, refuse) is None
     assert not (tmp_path / "events").exists()
 
@@ -294,6 +294,6 @@ def test_no_thread_is_left_running(tmp_path):
 @needs_tensorboard
 def test_the_import_is_left_until_a_run_begins():
     heavy = "{'torch', 'tensorboard'} & set(sys.modules)"
-    code = f"import sys, dcgan.tracking; sys.exit(str({heavy}) if {heavy} else 0)"
+    code = f"import sys, dcgan.rundir.tensorboard; sys.exit(str({heavy}) if {heavy} else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

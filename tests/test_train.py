@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dcgan.models import Discriminator, Generator, count_parameters
-from dcgan.run import RunFolder
-from dcgan.weights import load_weights
+from dcgan.nets.models import Discriminator, Generator, count_parameters
+from dcgan.nets.weights import load_weights
+from dcgan.rundir.folder import RunFolder
 from tests.pictures import numbers
 from tests.running import (
     DCGAN_TRAIN,

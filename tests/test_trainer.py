@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan import stats
-from dcgan.generate import FIXED_SEEDS, generate, latents
-from dcgan.models import Discriminator, Generator, init_weights
+from dcgan.nets.models import Discriminator, Generator, init_weights
+from dcgan.nets.weights import save_weights
 from dcgan.options import TrainConfig
-from dcgan.run import RunFolder
-from dcgan.step import AdversarialStep
-from dcgan.weights import save_weights
-from pipeline.batches import LoaderOptions
+from dcgan.rundir.folder import RunFolder
+from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.training import stats
+from pipeline.loading.batches import LoaderOptions
 from tests.running import (
     CountedBatches,
     cells,
@@ -64,7 +64,7 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
         asked.extend(arguments)
         return CountedBatches()
 
-    monkeypatch.setattr("dcgan.build.open_loader", open_loader)
+    monkeypatch.setattr("dcgan.training.build.open_loader", open_loader)
     loading = {"cache": "host", "data_timeout": 7.0}
     new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
     *first, progress = asked

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dcgan import session
-from dcgan.judging.metrics import Judge
-from dcgan.monitor import SATURATED_STEPS, RollBack
-from dcgan.run import RunFolder, read_lines
-from dcgan.step import AdversarialStep
+from dcgan.metrics.reals import Judge
+from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.training import session
+from dcgan.training.monitor import SATURATED_STEPS, RollBack
 from pipeline.errors import UserError
 from tests.running import (
     TINY,
@@ -207,7 +207,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
 
             return SimpleNamespace(record=record)
 
-    monkeypatch.setattr("dcgan.judging.metrics.Judge", Judge)
+    monkeypatch.setattr("dcgan.metrics.reals.Judge", Judge)
     trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
     run = trainer.run.folder
     assert all(net is trainer.run.net_to_sample() for net in judged)
@@ -231,7 +231,7 @@ def test_nets_that_are_no_numbers_are_not_judged(tmp_path, poison):
 def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch):
     """Nor is it taken off twice."""
     monkeypatch.setattr(
-        "dcgan.judging.metrics.Judge", lambda *options: SimpleNamespace(judge=slow_judge)
+        "dcgan.metrics.reals.Judge", lambda *options: SimpleNamespace(judge=slow_judge)
     )
     options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
     trainer = new_trainer(tiny(tmp_path / "run", **options))
@@ -255,7 +255,7 @@ def slow_judge(net):
 
 def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dcgan.judging.metrics.Judge", functools.partial(Judge, n=64))
+    monkeypatch.setattr("dcgan.metrics.reals.Judge", functools.partial(Judge, n=64))
     runs = [
         train_here(tiny(tmp_path / name, max_steps=4, **options)).run.folder
         for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))

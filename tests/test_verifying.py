@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.index import index_text
-from pipeline.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
 from pipeline.mixing import measure
-from pipeline.order import permutation
-from pipeline.shard import TarWriter
-from pipeline.verifying import Findings, find, mixing, samples, verify
+from pipeline.packing.shard import TarWriter
+from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
+from pipeline.shards.order import permutation
+from pipeline.shards.tar import index_text
+from pipeline.verify import Findings, find, mixing, samples, verify
 from tests.packing_runs import pack_folder, without_workers
 from tests.three_sets import faults, original, sets, store
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan.generate import latents
-from dcgan.walk import slerp, walk
+from dcgan.sampling.generate import latents
+from dcgan.sampling.walk import slerp, walk
 
 NZ = 100
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan.models import CHANNELS, SIZES, Discriminator, Generator
-from dcgan.weights import load_generator, load_weights
+from dcgan.nets.models import CHANNELS, SIZES, Discriminator, Generator
+from dcgan.nets.weights import load_generator, load_weights
 from pipeline.errors import UserError
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
 from tests.running import assert_four_parts

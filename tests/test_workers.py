@@ -12,11 +12,11 @@ from functools import partial
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.packing.shard import Work, names, write_shard
+from pipeline.packing.sources import open_source
+from pipeline.packing.store import make_recipe
+from pipeline.packing.workers import _prepare
 from pipeline.processes import Workers
-from pipeline.shard import Work, names, write_shard
-from pipeline.sources import open_source
-from pipeline.storing import make_recipe
-from pipeline.workers import _prepare
 from tests.packing_runs import (
     SHARED_MEMORY,
     TOOLS,
@@ -231,8 +231,8 @@ def test_an_error_of_a_worker_arrives_whole(tmp_path):
 MEASURE = """
 import multiprocessing, sys
 from pathlib import Path
-from pipeline.packing import Packing, pack
-from pipeline.sources import open_source
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources import open_source
 
 peaks = {}
 

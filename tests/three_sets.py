@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.verifying import Findings, verify
+from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.verify import Findings, verify
 from tests.packing_runs import pack_folder, without_workers
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
 

@@ -16,9 +16,9 @@ from rich.progress import track
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import UserError, counted, told_plainly
 from pipeline.files import write_whole, writing
-from pipeline.manifest import ShardSet
+from pipeline.shards.manifest import ShardSet
 from pipeline.sheet import save_sheet
-from pipeline.verifying import Findings, find, mixing, verify
+from pipeline.verify import Findings, find, mixing, verify
 
 MAX_FAULTS_SHOWN = 8
 

@@ -15,10 +15,10 @@ from typing import Annotated
 import typer
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.cores import usable_cores
-from pipeline.demo_faces import MARK, Face, encode
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import PARTIAL, write_whole
+from pipeline.images.demo_faces import MARK, Face, encode
+from pipeline.machine import usable_cores
 from pipeline.processes import Workers
 
 IMAGES, RECORD = "img_align_celeba", "demo-faces.json"

@@ -21,14 +21,14 @@ from rich.progress import (
 from rich.table import Table
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.archives import Member
-from pipeline.celeba import select
-from pipeline.cores import usable_cores
 from pipeline.errors import UserError, counted, plain, told_plainly
-from pipeline.estimate import SAMPLE, Estimate, benchmark, estimate
-from pipeline.packing import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
-from pipeline.sources import Source, in_classes, open_source
-from pipeline.storing import make_recipe
+from pipeline.machine import usable_cores
+from pipeline.packing.archives import Member
+from pipeline.packing.celeba import select
+from pipeline.packing.estimate import SAMPLE, Estimate, benchmark, estimate
+from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
+from pipeline.packing.sources import Source, in_classes, open_source
+from pipeline.packing.store import make_recipe
 
 app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste

@@ -8,10 +8,10 @@ import torch
 
 from dcgan.checks.findings import Finding, fail, not_checked, ok
 from dcgan.checks.pictures import BATCH, SIZE, work_set
-from pipeline.batches import Batches, LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.loader import Loader
-from pipeline.manifest import ShardSet
+from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.loader import Loader
+from pipeline.shards.manifest import ShardSet
 
 LEVELS = 1.0
 """Mean difference of GPU pixels and CPU pixels, in 8-bit levels."""

@@ -29,7 +29,7 @@ from dcgan.checks.probes import (
     torch_cuda,
 )
 from dcgan.checks.shards import one_batch, shard_set
-from pipeline.cores import core_limits, usable_cores
+from pipeline.machine import core_limits, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -244,7 +244,7 @@ def cores() -> Finding:
 
 def bfloat16(device: torch.device) -> Finding:
     """What `--precision auto` takes on this device, and why."""
-    from dcgan.precision import choose_precision
+    from dcgan.step.precision import choose_precision
 
     name, wanted = "bfloat16", "hardware that multiplies it"
     choice = choose_precision("auto", device)
@@ -258,7 +258,7 @@ def memory(device: torch.device) -> list[Finding]:
     """What is free, of the host and of a CUDA device."""
     import torch
 
-    from pipeline.memory import free_memory
+    from pipeline.machine import free_memory
 
     places = {"memory": torch.device("cpu")}
     if device.type == "cuda":
@@ -272,7 +272,7 @@ def memory(device: torch.device) -> list[Finding]:
 
 def shared_memory() -> Finding:
     """What is left of /dev/shm, which several GPUs need (NCCL's guide, "Shared memory")."""
-    from pipeline.memory import MIB, free_shared_memory, shared_memory_lack
+    from pipeline.machine import MIB, free_shared_memory, shared_memory_lack
 
     if sys.platform != "linux":
         return not_checked("shared memory", f"no /dev/shm on {sys.platform}")

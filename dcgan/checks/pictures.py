@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.demo_faces import Face, draw
-from pipeline.manifest import ShardSet
-from pipeline.packing import Packing, pack
-from pipeline.sources import open_source
+from pipeline.images.demo_faces import Face, draw
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources import open_source
+from pipeline.shards.manifest import ShardSet
 
 BATCH, SIZE = 8, 64
 

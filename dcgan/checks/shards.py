@@ -18,7 +18,7 @@ BATCH_TIMEOUT = 60.0
 
 def shard_set(folder: Path | None) -> Finding:
     """Whether the set opens, and its recipe."""
-    from pipeline.manifest import ShardSet
+    from pipeline.shards.manifest import ShardSet
 
     name, wanted = "shard set", "a complete set"
     if folder is None:
@@ -32,9 +32,9 @@ def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Findi
     """Whether a batch of the set comes out of the loader, and of which one."""
     import torch
 
-    from pipeline.batches import LoaderOptions
-    from pipeline.loader import Loader
-    from pipeline.manifest import ShardSet
+    from pipeline.loading.batches import LoaderOptions
+    from pipeline.loading.loader import Loader
+    from pipeline.shards.manifest import ShardSet
 
     name, wanted = "one batch", f"within {BATCH_TIMEOUT:g} s"
     if folder is None:

@@ -17,7 +17,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 import torch
 from torch import nn
 
-from dcgan.build import build_nets, build_step
 from dcgan.checks.data import (
     by_dali,
     cache_is_stream,
@@ -29,9 +28,10 @@ from dcgan.checks.data import (
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.checks.pictures import BATCH, SIZE, work_set
 from dcgan.options import TrainConfig
-from dcgan.speed import WholeStep, keep_compiled_code
-from dcgan.stats import StepRows
-from pipeline.batches import Batches
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import WholeStep, keep_compiled_code
+from dcgan.training.build import build_nets, build_step
+from pipeline.loading.batches import Batches
 
 STEPS = 20
 
@@ -124,7 +124,7 @@ def same_steps(mode: str, device: torch.device, say: Say) -> Iterator[Finding]:
         pixels = _pixels(seed, fast.pixels.shape).to(device)
         fast(pixels)
         eager(pixels)
-    rows, wanted = (step.rows.take(STEPS).read() for step in (fast, eager))
+    rows, wanted = (step.rows.take(STEPS)() for step in (fast, eager))
     apart = abs(rows - wanted) / abs(wanted).clip(1e-6)
     yield _below(f"{name}, first step", float(apart[0].max()), FIRST_STEP, "relative", REPORT)
     yield _below(f"{name}, {STEPS} steps", float(apart.max()), LATER_STEPS, "relative", REPORT)

@@ -12,14 +12,14 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from dcgan.environment import describe_environment, pick_device
 from dcgan.options import MeasuringSet
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
 from dcgan.profiling.variants import first_shards
-from pipeline.batches import LoaderOptions
-from pipeline.cores import limit_torch_threads
-from pipeline.manifest import ShardSet
-from pipeline.schedule import steps_per_epoch
+from dcgan.rundir.environment import describe_environment, pick_device
+from pipeline.loading.batches import LoaderOptions
+from pipeline.machine import limit_torch_threads
+from pipeline.shards.manifest import ShardSet
+from pipeline.shards.order import steps_per_epoch
 
 SHOWN_PACKAGES = (
     "torch",

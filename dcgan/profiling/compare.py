@@ -22,9 +22,9 @@ from dcgan.profiling.contenders import (
 from dcgan.profiling.measuring import Contender, Round, Spread, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
 from dcgan.profiling.variants import pack_as, write_images
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import open_decoder
-from pipeline.memory import MIB, shared_memory_lack
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import open_decoder
+from pipeline.machine import MIB, shared_memory_lack
 
 TUTORIAL = "ImageFolder, DataLoader"
 WEBDATASET = "webdataset, torchvision"

@@ -11,17 +11,17 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dcgan.profiling.measuring import Contender
-from pipeline.batches import LoaderOptions
-from pipeline.cache import ResidentCache
-from pipeline.decoders import Decoder
 from pipeline.errors import UserError
-from pipeline.fallback import BATCHES_AHEAD
-from pipeline.loader import Loader
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.opening import place_cache
-from pipeline.order import permutation
-from pipeline.pixels import MEAN, STD
-from pipeline.stream import READY
+from pipeline.images.pixels import MEAN, STD
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.cache import ResidentCache
+from pipeline.loading.decoders import Decoder
+from pipeline.loading.fallback import BATCHES_AHEAD
+from pipeline.loading.loader import Loader
+from pipeline.loading.open import place_cache
+from pipeline.loading.stream import READY
+from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.order import permutation
 
 DATALOADER_AHEAD = 2
 """Batches that a worker of torch's DataLoader prepares, by default."""

@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dcgan.precision import set_matrix_format
 from dcgan.profiling.measuring import synchronise
+from dcgan.step.precision import set_matrix_format
 
 SIDES = {"cuda": 8192}
 """Of the square matrices whose product is timed, by type of device: large enough to fill it."""

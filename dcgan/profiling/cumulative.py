@@ -15,15 +15,15 @@ import torch
 
 from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender
-from pipeline.batches import LoaderOptions
-from pipeline.decoders import RawDecoder
-from pipeline.fallback import BATCHES_AHEAD, ThreadDecoder
-from pipeline.feeder import Feeder
-from pipeline.loader import open_decoder
-from pipeline.manifest import ShardSet
-from pipeline.reader import Encoded, Reader
-from pipeline.schedule import Schedule
-from pipeline.stream import CLOSING_PATIENCE, READY
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.decoders import RawDecoder
+from pipeline.loading.fallback import BATCHES_AHEAD, ThreadDecoder
+from pipeline.loading.loader import open_decoder
+from pipeline.loading.prefetcher import Feeder
+from pipeline.loading.reader import Encoded, Reader
+from pipeline.loading.stream import CLOSING_PATIENCE, READY
+from pipeline.shards.manifest import ShardSet
+from pipeline.shards.order import Schedule
 
 
 def cumulative(shards: ShardSet, conditions: LoaderOptions) -> list[Contender]:
@@ -99,7 +99,7 @@ def _decodes_apart(shards: ShardSet, conditions: LoaderOptions) -> bool:
 
 def _decoded(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None, None]:
     """Decoded images of their own sizes, in DALI's memory."""
-    from pipeline.graph import build_graph
+    from pipeline.loading.dali import build_graph
 
     encoded = _encoded(shards, conditions)
     graph = build_graph(shards, lambda: next(encoded), conditions, "decode")

@@ -9,18 +9,18 @@ from itertools import cycle
 
 import torch
 
-from dcgan.build import build_nets, build_step
 from dcgan.options import MeasuringStep, TrainConfig
-from dcgan.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.profiling.bench import say
 from dcgan.profiling.counts import Act, count_calls
 from dcgan.profiling.measuring import synchronise
 from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
-from dcgan.speed import keep_compiled_code
-from dcgan.stats import StepRows
-from pipeline.batches import LoaderOptions
-from pipeline.pixels import to_signed
-from pipeline.synthetic import BATCHES, SyntheticLoader
+from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import keep_compiled_code
+from dcgan.training.build import build_nets, build_step
+from pipeline.images.pixels import to_signed
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 ROWS = 2**16
 """Of statistics, for the steps of a turn; also the most steps of one."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from dcgan.environment import describe_environment, pick_device
 from dcgan.options import MeasuringStep
-from dcgan.precision import set_matrix_format
 from dcgan.profiling.bench import machine, progress
 from dcgan.profiling.counts import SIDE, SIDES, count_flops, matrix_rate
 from dcgan.profiling.entrants import ROWS, TUTORIAL, Entrant, make_entrants
 from dcgan.profiling.measuring import CpuClock, Spread, ratios, synchronise
 from dcgan.profiling.report import Bars, Report, Table, span, times
-from pipeline.cores import limit_torch_threads
+from dcgan.rundir.environment import describe_environment, pick_device
+from dcgan.step.precision import set_matrix_format
+from pipeline.machine import limit_torch_threads
 
 LEAST_STEPS = 3
 """In a turn."""

@@ -12,12 +12,12 @@ from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender, Spread, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
-from pipeline.batches import MAX_WORKERS, LoaderOptions
-from pipeline.cores import usable_cores
-from pipeline.decoders import RawDecoder
-from pipeline.fallback import ThreadDecoder
-from pipeline.loader import open_decoder
-from pipeline.manifest import ShardSet
+from pipeline.loading.batches import MAX_WORKERS, LoaderOptions
+from pipeline.loading.decoders import RawDecoder
+from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.loader import open_decoder
+from pipeline.machine import usable_cores
+from pipeline.shards.manifest import ShardSet
 
 AGAIN = "the default again"
 """A twin of the default: how far its rate strays from the default's is the noise."""
@@ -119,7 +119,7 @@ def _plan(bench: Bench) -> tuple[Setting, list[Factor], list[str]]:
         setting = Setting(c.threads, c.batch_size, 0, 0.0)
         told = f"prefetch depth and decoder share: DALI's, not in use here ({decoder.description})."
         return setting, [workers, batch], [told]
-    from pipeline.graph import DECODER_SHARE, PREFETCH
+    from pipeline.loading.dali import DECODER_SHARE, PREFETCH
 
     setting = Setting(c.threads, c.batch_size, PREFETCH, DECODER_SHARE)
     prefetch = Factor("prefetch", PREFETCHES, lambda value: _constant("PREFETCH", value))
@@ -136,7 +136,7 @@ def _worker_counts() -> tuple[int, ...]:
 
 
 def _constant(name: str, value: float) -> str:
-    return f"{name} = {value:g} in pipeline/graph.py"
+    return f"{name} = {value:g} in pipeline/loading/dali.py"
 
 
 def _sweep_factor(bench: Bench, default: Setting, factor: Factor) -> Swept:
@@ -183,7 +183,7 @@ def _contender(
     c = replace(conditions, workers=setting.workers, batch_size=setting.batch_size)
     if not setting.prefetch:  # not DALI's: the loader's own choice of a decoder
         return ours(name, shards, c)
-    from pipeline.dali import DaliDecoder
+    from pipeline.loading.dali import DaliDecoder
 
     decoder = DaliDecoder(shards, c, setting.prefetch, setting.decoder_share)
     return ours(name, shards, c, decoder, setting.prefetch)

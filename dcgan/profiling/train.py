@@ -11,9 +11,7 @@ from itertools import cycle
 
 import torch
 
-from dcgan.build import build_nets, build_step
 from dcgan.options import MeasuringTraining, TrainConfig
-from dcgan.precision import choose_precision
 from dcgan.profiling.bench import Bench, progress
 from dcgan.profiling.contenders import cached, ours
 from dcgan.profiling.measuring import (
@@ -27,10 +25,13 @@ from dcgan.profiling.measuring import (
     warm_up,
 )
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
-from dcgan.speed import choose_step, keep_compiled_code
-from dcgan.stats import Clock, Pace, StepRows
-from pipeline.batches import LoaderOptions
-from pipeline.synthetic import BATCHES, SyntheticLoader
+from dcgan.step.precision import choose_precision
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import choose_step, keep_compiled_code
+from dcgan.training.build import build_nets, build_step
+from dcgan.training.stats import Clock
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4
 """In a round."""
@@ -43,11 +44,21 @@ FREE, AS_IT_IS, CACHED = "free data", "the set as it is", "the cache"
 Alone = Mapping[str, Sequence[Round]]
 """Rounds of loaders."""
 
-Together = Mapping[str, Sequence[Pace]]
+Together = Mapping[str, Sequence["Pace"]]
 """Rounds of the step, by what feeds it."""
 
 Update = Callable[[torch.Tensor], object]
 """One step of training on a batch of the loader's."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a round of steps was."""
+
+    step_ms: float
+    img_per_s: float
+    data_wait_pct: float
+    """Share of the time that the step spent waiting for a batch."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ class Training:
         clock.restart()
         self._steps(steps, clock)
         synchronise(device)
-        return clock.lap().pace(steps, self.fed.batch_size)
+        spent = clock.lap()()
+        step_ms = spent.step_ms(steps)
+        return Pace(step_ms, 1e3 * self.fed.batch_size / step_ms, spent.data_wait_pct)
 
     def _steps(self, steps: int, clock: Clock) -> None:
         for _ in range(steps):

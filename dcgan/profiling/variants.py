@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.manifest import Recipe, ShardSet
-from pipeline.packing import Packing, pack
-from pipeline.reader import Reader
-from pipeline.sources import open_source
-from pipeline.storing import make_recipe
+from pipeline.loading.reader import Reader
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources import open_source
+from pipeline.packing.store import make_recipe
+from pipeline.shards.manifest import Recipe, ShardSet
 
 FOLDER = "images"
 """Of the written files: ImageFolder wants a sub-folder for each class, and there is one."""

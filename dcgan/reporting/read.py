@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError
 
-from dcgan.run import MAX_COUNT, MAX_LINE, RunFolder, require_shallow
+from dcgan.rundir.folder import MAX_COUNT, MAX_LINE, RunFolder, require_shallow
 from pipeline.errors import UserError
 
 Curve = npt.NDArray[np.float64]
 
 CURVES = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
-"""The columns of `losses.csv` after the step: `dcgan.step.STATISTICS`, without loading torch."""
+"""The columns of `losses.csv` after the step: `STATISTICS` of the step, without loading torch."""
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
@@ -271,7 +271,7 @@ _TURNS = re.compile(
     r"Training finished|Training broke off|Time is up|Stopped).*$",
     re.MULTILINE,
 )
-"""Lines of `log.txt` at which a run begins and ends: see `dcgan.trainer`."""
+"""Lines of `log.txt` at which a run begins and ends: see `dcgan.training.trainer`."""
 
 
 def _status(path: Path, notes: list[str]) -> str:

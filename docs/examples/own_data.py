@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.archives import Member
 from pipeline.errors import told_plainly
-from pipeline.packing import Packing, pack
-from pipeline.storing import make_recipe
+from pipeline.packing.archives import Member
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.store import make_recipe
 
 FOLDER = Path("own-data")
 

@@ -11,11 +11,11 @@ from contextlib import closing
 import torch
 import torch.nn.functional as F
 
-from dcgan.build import build
-from dcgan.log import Log
 from dcgan.options import TrainConfig
-from dcgan.signals import StopRequest
-from dcgan.trainer import Trainer
+from dcgan.rundir.log import Log
+from dcgan.training.build import build
+from dcgan.training.signals import StopRequest
+from dcgan.training.trainer import Trainer
 from pipeline.errors import told_plainly
 
 

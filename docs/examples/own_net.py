@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dcgan.environment import pick_device
-from dcgan.generate import FIXED_SEEDS, generate, latents
-from dcgan.pictures import save_grid
-from dcgan.speed import WholeStep, choose_step
-from dcgan.stats import StepRows
-from dcgan.step import STATISTICS, AdversarialStep
-from pipeline.batches import LoaderOptions
-from pipeline.opening import open_loader
+from dcgan.rundir.environment import pick_device
+from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
+from dcgan.sampling.pictures import save_grid
+from dcgan.step.adversarial import STATISTICS, AdversarialStep
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import WholeStep, choose_step
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.open import open_loader
 
 SHARDS, BATCH, SIZE, NZ, TICK = "synthetic", 16, 48, 32, 10  # or SHARDS = "shards/"
 
@@ -58,7 +58,7 @@ def main() -> None:
         for _ in range(TICK):
             loader.fill(step.pixels)
             step.run()
-        means = step.rows.take(TICK).read().mean(axis=0)  # the one look at the device
+        means = step.rows.take(TICK)().mean(axis=0)  # the one look at the device
         told = zip(STATISTICS, means, strict=True)
         print(f"step {tick * TICK}", *(f"{name} {mean:.3f}" for name, mean in told))
     loader.close()

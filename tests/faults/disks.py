@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from tests.faults.cases import Case
 from tests.faults.harm import fill, make_room
 from tests.faults.lab import FailedError, Lab, appears, line

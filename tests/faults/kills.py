@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError
-from pipeline.manifest import ShardSet
-from pipeline.outfolder import LOCK
+from pipeline.packing.outdir import LOCK
+from pipeline.shards.manifest import ShardSet
 from tests.faults.cases import Case
 from tests.faults.harm import cut
 from tests.faults.lab import (

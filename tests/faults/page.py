@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from pipeline.cores import usable_cores
+from pipeline.machine import usable_cores
 from tests.faults.lab import LIMIT
 from tests.faults.rows import Row, summary, table
 

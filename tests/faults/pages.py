@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.files import PARTIAL
 from tests.faults.cases import Case
 from tests.faults.kills import KILLS, SECONDS, a_blow

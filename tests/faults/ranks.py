@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from tests.faults.cases import Case
 from tests.faults.lab import (
     FOUR_PARTS,

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from dcgan.run import RunFolder
+from dcgan.rundir.folder import RunFolder
 from pipeline.files import PARTIAL
 from tests.faults.lab import (
     KILL,

@@ -1,1 +1,0 @@
-"""How far generated images are from real ones."""

@@ -1,0 +1,1 @@
+"""How good a generator's images are."""

@@ -1,0 +1,201 @@
+"""A run's generator beside real images: each metric, on the terminal and in the run folder."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from dcgan.cli import tell_progress
+from dcgan.metrics import fid as fidelity
+from dcgan.metrics import neighbours
+from dcgan.metrics.fid import Inception
+from dcgan.metrics.reals import BATCH, Judge, Measured, Provenance, Reals, Swd
+from dcgan.nets.models import Generator
+from dcgan.nets.weights import load_generator
+from dcgan.options import EvaluateOptions
+from dcgan.rundir.environment import pick_device
+from dcgan.rundir.folder import RunFolder, append_line, read_lines
+from pipeline.errors import UserError, plain
+from pipeline.files import writing
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.open import SYNTHETIC
+from pipeline.machine import limit_torch_threads
+from pipeline.shards.manifest import ShardSet
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """Measure a run's generator, and write the numbers down.
+
+    Raises:
+        UserError: no run, no net, or no set to compare with.
+    """
+    limit_torch_threads()
+    folder = RunFolder.open(options.run)
+    shards = options.shards or _shards_of(folder)
+    device = pick_device(options.device)
+    path = folder.generator_to_sample(options.raw_net)
+    net = load_generator(path).to(device)
+    inception = None
+    if options.fid or options.weights is not None:
+        inception = Inception(options.weights, device)  # before minutes are spent on the rest
+    setting = _Setting(shards, net, device, options.workers)
+    seen = _Seen(folder, path.name)
+    print_facts(
+        {
+            "net": f"{path}, after {seen.nimg:,} images",
+            "reals": f"{shards}, {setting.reals(options.n).recipe}",
+        }
+    )
+    swd = setting.swd(options.n)
+    seen.record(swd)
+    print_swd(swd)
+    rows = setting.neighbours(options.n, seen.picture)
+    if inception is not None:
+        rows += setting.fidelity(inception, options.fid_n)
+    for measured in rows:
+        seen.record(measured)
+    print_rest(rows)
+    picture = f"{seen.picture}: samples, and the real images nearest to each"
+    print_facts({"picture": picture, "numbers": str(folder.metrics)})
+
+
+class _Setting:
+    """One net beside one set."""
+
+    def __init__(
+        self, shards: str, net: Generator, device: torch.device, workers: int | None
+    ) -> None:
+        self._shards, self._net = shards, net
+        size, channels = net.options["--image-size"], net.options["--channels"]
+        self._options = LoaderOptions(BATCH, size, channels, device=device, workers=workers)
+
+    def reals(self, n: int) -> Reals:
+        return Reals(self._shards, self._options, 2 * n)
+
+    def swd(self, n: int) -> Swd:
+        tell_progress("sliced Wasserstein distance")
+        return Judge(self.reals(n), n).judge(self._net)
+
+    def neighbours(self, n: int, picture: Path) -> list[Measured]:
+        tell_progress("nearest real neighbours")
+        found = neighbours.find(self._net, self.reals(n))
+        with _writing(picture):
+            found.save(picture)
+        if found.measured is None:
+            tell_progress("most real images occur twice: the distance to them has no measure")
+        return [] if found.measured is None else [found.measured]
+
+    def fidelity(self, inception: Inception, n: int) -> list[Measured]:
+        tell_progress("FID and KID: each image goes through Inception at 299×299")
+        return fidelity.measure(self._net, self.reals(n), inception, n)
+
+
+class _Seen:
+    """Where the numbers of one net are written down."""
+
+    def __init__(self, run: RunFolder, net: str) -> None:
+        self._run, self._net = run, net
+        self.picture = run.neighbours
+        ticks = [tick.get("nimg") for tick in read_lines(run.stats)]
+        counts = [nimg for nimg in ticks if isinstance(nimg, int)]
+        self.nimg = counts[-1] if counts else 0
+
+    def record(self, measured: Measured) -> None:
+        with _writing(self._run.metrics):
+            append_line(self._run.metrics, measured.record(self.nimg, self._net))
+
+
+def _writing(path: Path) -> AbstractContextManager[None]:
+    wanted = "a run folder that can be written, and room in it"
+    return writing(path, wanted, "make room, then give the same command again")
+
+
+def print_facts(facts: dict[str, str]) -> None:
+    """Print a line each, the name first; facts may have names from a file in them."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for name, fact in facts.items():
+        console.print(f"{name:<9}{plain(fact)}")
+
+
+def print_swd(swd: Swd) -> None:
+    """Print the distances of a generator with a scale in each column, the floor below."""
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for side in swd.scales:
+        table.add_column(f"{side}×{side}", justify="right", no_wrap=True)
+    table.add_column("mean", justify="right", no_wrap=True, style="bold")
+    floor = 0.0 if swd.floor is None else swd.floor
+    rows = {
+        "generated against real": [*swd.scales.values(), swd.value],
+        "real against real, the floor": [*swd.floor_scales.values(), floor],
+    }
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:.2f}" for value in values))
+    _print(f"Sliced Wasserstein distance × 10³, n = {swd.n:,}", table)
+
+
+def print_rest(measured: list[Measured]) -> None:
+    """Print the other numbers, each beside its floor, and what may be said of it."""
+    if not measured:
+        return
+    table = _table()
+    table.add_column("", no_wrap=True)
+    for column in ("value", "floor", "n"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for each in measured:
+        floor = "" if each.floor is None else f"{each.floor:.4g}"
+        table.add_row(
+            _NAMES[each.metric], f"{each.value:.4g}", floor, f"{each.n:,}", _note(each.source)
+        )
+    _print("Other numbers", table)
+
+
+def _note(source: Provenance) -> str:
+    if source.digest is None:
+        return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
+    known = "published" if source.comparable else "unknown, not comparable with published numbers"
+    return f"weights {source.digest[:8]}: {known}"
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False)
+
+
+def _print(title: str, table: Table) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    # No narrower, whatever the screen: figures are not to be broken
+    wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
+    console.print(f"\n{title}")
+    wide.print(table)
+
+
+LEAST_COLUMNS = 140
+"""Of the terminal, for tables."""
+
+_NAMES = {
+    "fid": "FID",
+    "kid": "KID",
+    "neighbours": "distance to nearest real",
+}
+
+
+def _shards_of(run: RunFolder) -> str:
+    options = run.options()
+    name, known = options.get("shards"), options.get("shard_set")
+    if name == SYNTHETIC:
+        return SYNTHETIC
+    wanted, found = "the set that the run was trained on", "which is no folder here"
+    remedy = "name a shard set: --shards FOLDER"
+    if isinstance(name, str) and Path(name).is_dir():
+        fingerprint = ShardSet.open(Path(name)).fingerprint
+        if known in (None, fingerprint):  # None: of a run from before it was written down
+            return name
+        found = f"which is set {fingerprint} by now"
+        wanted += f", {known}"
+        remedy += f"; this one, if you mean it: --shards {name}"
+    raise UserError(run.config, f"shards {name}, {found}", wanted, remedy)

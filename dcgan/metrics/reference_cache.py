@@ -1,0 +1,64 @@
+"""What was computed from real images alone, kept for the next time."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcgan.nets.weights import refuse_inflated
+from pipeline.files import replacing
+
+FORMAT = 1
+"""Of the kept references; another number, and older files are passed over."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def cache_folder() -> Path:
+    """Where references are kept: specifications.freedesktop.org/basedir-spec."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification says to pass over relative ones
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dcgan-shards"
+
+
+def kept(key: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    """Take a reference from the cache, or compute it and put it there.
+
+    Args:
+        key: all that it depends on, in plain values.
+        compute: gives arrays of numbers, by name.
+
+    Returns:
+        What `compute` gives, to the bit; a file that is damaged, or of another key, is replaced.
+    """
+    told = json.dumps(key | {"format": FORMAT}, sort_keys=True)
+    path = cache_folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.npz"
+    found = _read(path, told)
+    if found is not None:
+        return found
+    arrays = compute()
+    named: dict[str, Any] = {"key": np.array(told), **arrays}
+    with contextlib.suppress(OSError):  # a full disk or a locked home costs time, not the result
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **named)
+    return arrays
+
+
+def _read(path: Path, key: str) -> Arrays | None:
+    try:
+        # Opened here: numpy leaves a file that it refuses to the garbage collector
+        refuse_inflated(path)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}  # zip checks each one's CRC
+        return arrays if str(arrays.pop("key")) == key else None
+    except Exception:  # whatever numpy and zipfile trip over in a damaged file
+        return None

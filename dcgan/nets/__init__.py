@@ -1,0 +1,1 @@
+"""The two nets and their weights."""

@@ -1,0 +1,250 @@
+"""Weights in files: written whole or not at all; anybody's are read or refused, never run."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcgan.nets.models import SIZES, Discriminator, Generator
+from pipeline.errors import UserError
+from pipeline.files import replacing
+
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile add to the names of tensors, around a net or a part of it."""
+
+WANTED = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
+
+
+def load_tensors(path: Path) -> Any:
+    """Read what `torch.save` wrote, onto the CPU: nothing in the file is run, and no bomb inflated.
+
+    Raises:
+        ValueError: it unpacks to more than it is.
+        Exception: whatever zipfile and torch trip over in a file that is not theirs.
+    """
+    refuse_inflated(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def refuse_inflated(path: Path) -> None:
+    """Refuse a zip that holds more than it is: a decompression bomb.
+
+    torch and numpy write what they save into zips as it is, and inflate what somebody else
+    deflated, however much comes out.
+
+    Raises:
+        ValueError: members are compressed, or lie over each other.
+        Exception: whatever zipfile trips over.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = path.stat().st_size
+    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not stored or sum(member.file_size for member in members) > size:
+        raise ValueError(f"it unpacks to more than its {size:,} bytes")
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it is an ordinary tensor, all of whose numbers are really there.
+
+    A view may repeat one number a billion times: whoever copies it needs the memory for all.
+    """
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.layout == torch.strided
+        and tensor.device.type != "meta"
+        and not (tensor.is_quantized or tensor.is_nested or tensor.is_complex())
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
+    """Read a state dict, under the names that the net itself gives to its tensors.
+
+    Args:
+        path: as `torch.save(net.state_dict(), path)` writes it, also of a net that was wrapped by
+            DataParallel or torch.compile, or saved before torch 0.4.1.
+        where: the file as the user named it, for the error.
+
+    Returns:
+        Tensors on the CPU, finite in float32.
+
+    Raises:
+        UserError: for a missing file, or one that holds anything else.
+    """
+    if not path.is_file():
+        raise UserError(
+            where, "a folder" if path.is_dir() else "no such file", WANTED, "check the path"
+        )
+    try:
+        with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
+            warnings.simplefilter("ignore")
+            found = load_tensors(path)
+    except PermissionError as error:
+        raise UserError(
+            where, str(error.strerror), "a file that this user may read", "see ls -ld, or copy it"
+        ) from None
+    except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
+        raise UserError(
+            where,
+            f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})",
+            WANTED,
+            "name a netG.pth or netD.pth; if it holds a whole pickled net that you trust, load that"
+            " in Python and save its state_dict()",
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(where, f"a {type(found).__name__}", WANTED, "save net.state_dict() instead")
+    state = {}
+    for name, value in dict.items(found):  # not by methods of the file's own choice
+        _require_tensor(name, value, where)
+        state[".".join(part for part in name.split(".") if part not in WRAPPERS)] = value
+    for name in [*state]:  # BatchNorm did not count its batches before torch 0.4.1
+        layer, _, part = name.rpartition(".")
+        if part == "running_var":
+            state.setdefault(f"{layer}.num_batches_tracked", torch.tensor(0))
+    return state
+
+
+def _require_tensor(name: object, value: object, where: str) -> None:
+    """Refuse an entry of a file's dict that a net cannot take, or that would spoil it."""
+    if isinstance(value, torch.Tensor) and not is_plain(value):
+        raise UserError(
+            where,
+            f"a tensor {name!r:.80} that holds less than it claims",
+            WANTED,
+            "save it anew",
+        )
+    if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
+        raise UserError(
+            where,
+            f"a dict in which {name!r} is a {type(value).__name__}",
+            WANTED,
+            "save the net's state_dict() alone, not a checkpoint around it",
+        )
+    if not value.float().isfinite().all():
+        raise UserError(
+            where,
+            f"numbers in {name:.80} that are not finite: its training diverged",
+            "finite weights",
+            "name a net that was saved earlier; a run keeps some in its folder nets/",
+        )
+
+
+def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) -> None:
+    """Fill a net from a state dict in a file, all of it or, on an error, nothing.
+
+    Args:
+        net: takes the weights in place, on its own device and in its own type.
+        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; see
+            `read_state`. Never runs code from it.
+        flag: the option that named the file, for the error.
+
+    Raises:
+        UserError: for a missing file, one that holds anything else, or one that does not fit.
+    """
+    where = f"{flag} {path}"
+    state = read_state(Path(path), where)
+    found, wanted = _first_difference(_shapes(state), _shapes(net.state_dict()))
+    if found:
+        raise UserError(where, found, wanted, _remedy(net, state, flag))
+    net.load_state_dict(state)
+
+
+def load_generator(path: str | Path) -> Generator:
+    """Build the generator whose weights a file holds; their shapes tell its options.
+
+    Args:
+        path: a state dict, of ours or of pytorch/examples; see `load_weights`.
+
+    Returns:
+        On the CPU, in float32, in eval mode. Torch's random state is not touched.
+
+    Raises:
+        UserError: for a missing file, and one that holds anything else.
+    """
+    state = read_state(Path(path), str(path))
+    net = _origin(state)
+    wanted = f"the weights of a Generator of {', '.join(map(str, SIZES))} pixels, grey or RGB"
+    if not isinstance(net, Generator):
+        found = "the weights of a Discriminator" if net else "tensors of another net"
+        remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
+        raise UserError(path, found, wanted, remedy)
+    net.to_empty(device="cpu").load_state_dict(state)
+    return net.eval()
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _first_difference(
+    found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
+) -> tuple[str, str]:
+    """Say of the first tensor that differs what it is and what it should be; two "" if none is."""
+    for name, shape in wanted.items():
+        if name not in found:
+            return f"no {name}", f"{name} of shape {shape}"
+        if found[name] != shape:
+            return f"{name} of shape {found[name]}", f"{name} of shape {shape}"
+    for name, shape in found.items():
+        if name not in wanted:
+            return f"{name} of shape {shape}", f"nothing after {list(wanted)[-1]}"
+    return "", ""
+
+
+def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag: str) -> str:
+    origin = _origin(state)
+    if origin is None:
+        return f"check {', '.join(net.options)}: they must be those that the file was trained with"
+    if type(origin) is not type(net):
+        return (
+            f"this file holds a {type(origin).__name__};"
+            f" give {flag} the weights of a {type(net).__name__}"
+        )
+    differing = (
+        f"{option} {value}"
+        for option, value in origin.options.items()
+        if net.options[option] != value
+    )
+    return f"run with {' '.join(differing)}"
+
+
+def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
+    """Build, without memory, the net that these weights come from; None if no options give it."""
+    kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
+    if not kernels or 0 in kernels[0] + kernels[-1]:
+        return None
+    first, last = kernels[0], kernels[-1]  # (in, out, 4, 4) in a Generator, else (out, in, 4, 4)
+    with torch.device("meta"):
+        for build in (
+            lambda: Generator(8 * first[1] // last[0], nz=first[0], ngf=last[0], channels=last[1]),
+            lambda: Discriminator(8 * last[1] // first[0], ndf=first[0], channels=first[1]),
+        ):
+            with contextlib.suppress(UserError):
+                net = build()
+                if _shapes(net.state_dict()) == _shapes(state):
+                    return net
+    return None
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """Write a net's state dict, whole or not at all, for us and the ancestors."""
+    state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+    try:
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+        raise UserError(
+            path,
+            f"cannot be written ({str(error).splitlines()[0][:160]})",
+            "room for the net",
+            "make room, then give the same command again",
+        ) from error

@@ -1,0 +1,70 @@
+"""From seeds to images: image i depends on seed i alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import nn
+
+from dcgan.sampling.pictures import COLUMNS, ROWS
+from dcgan.step.precision import alike_in_every_process
+from pipeline.images.pixels import to_uint8
+
+FIXED_SEEDS = range(ROWS * COLUMNS)
+"""Of the fixed noise that every grid is drawn from: cell (row, column) is seed 8·row + column."""
+
+BATCH = 16
+"""Images generated at a time, always: another batch size selects other kernels, and would change a
+few pixels by a level."""
+
+
+def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
+    """Draw one latent for each seed, each from a random generator of its own.
+
+    Returns:
+        (len(seeds), nz, 1, 1) float32 on the CPU, N(0, 1).
+    """
+    rows = [torch.randn(nz, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows).reshape(len(seeds), nz, 1, 1)
+
+
+def generate(generator: nn.Module, noise: torch.Tensor) -> torch.Tensor:
+    """Generate images with BatchNorm's running statistics, from a copy of the net.
+
+    The ancestors sample in train mode, which mixes the images of a batch and disturbs training.
+
+    Args:
+        generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
+            it stays as it is.
+        noise: (N, nz, 1, 1) float.
+
+    Returns:
+        (N, S, S, C) uint8 on the CPU, drawn in float32.
+    """
+    return torch.stack([*generate_each(generator, noise)])
+
+
+def generate_each(generator: nn.Module, noise: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Generate images one after another, as `generate` does, however many: in constant memory.
+
+    Args:
+        generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
+            it stays as it is.
+        noise: latents of (nz, 1, 1) float each, taken a batch at a time.
+
+    Yields:
+        (S, S, C) uint8 on the CPU.
+    """
+    device = next(generator.parameters()).device
+    # In the trainer's layout: a net fresh from a file has another, which selects other kernels too
+    net = copy.deepcopy(generator).eval().float().to(memory_format=torch.channels_last)
+    left = iter(noise)
+    while batch := [*islice(left, BATCH)]:
+        padded = torch.zeros(BATCH, *batch[0].shape)
+        padded[: len(batch)] = torch.stack(batch)
+        with torch.no_grad(), alike_in_every_process(device):
+            images = to_uint8(net(padded.to(device)))[: len(batch)].cpu()
+        yield from images

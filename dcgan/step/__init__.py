@@ -1,0 +1,1 @@
+"""One update of D and one of G."""

@@ -1,0 +1,1 @@
+"""A run: built, trained, saved and resumed."""

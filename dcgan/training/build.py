@@ -1,0 +1,502 @@
+"""From options to a `Run`: new, or as its last checkpoint left it.
+
+The order is part of the meaning: determinism before any work on a GPU, weights before optimisers
+are captured, the state before the step is prepared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcgan.distributed import ALONE, Ranks, SharedGradients
+from dcgan.nets.models import Discriminator, Generator, count_parameters, init_weights
+from dcgan.nets.weights import load_weights, save_weights
+from dcgan.options import TrainConfig
+from dcgan.rundir.environment import own_device, pick_device
+from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.step.determinism import compute_alike
+from dcgan.step.ema import Average
+from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import WholeStep, choose_step
+from dcgan.training.capacity import check_disk
+from dcgan.training.checkpoint import Checkpoints, Position, State, StepState, unfit
+from dcgan.training.stats import Plan
+from pipeline.errors import UserError
+from pipeline.loading.batches import Batches, LoaderOptions, default_workers
+from pipeline.loading.open import open_loader
+
+Log = Callable[[str], object]
+
+REFILL_SECONDS = 2.0
+"""Between two lines on how far the cache is filled."""
+
+AUTO = ("device", "precision", "step")
+"""Resolved once, by the run's first process; a later one takes what stands in its options."""
+
+NETS = ("netG", "netD")
+"""Files that are read before a run's first step, and need not be there or be named after that."""
+
+
+@dataclass
+class Run:
+    """What a run works with, before its first step or at its last checkpoint."""
+
+    config: TrainConfig
+    """With every `auto` resolved."""
+    folder: RunFolder
+    ranks: Ranks
+    device: torch.device
+    """Of this rank."""
+    mode: Choice
+    """How the step runs."""
+    precision: Choice
+    generator: Generator
+    discriminator: Discriminator
+    batches: Batches
+    plan: Plan
+    step: WholeStep
+    checkpoints: Checkpoints
+    resumed: bool
+    """Whether the folder holds a run already."""
+    state: State | None
+    """The checkpoint that it continues from."""
+    rollbacks: int
+    """How often the run went back to a checkpoint."""
+
+    def prepare(self, log: Log) -> None:
+        """Make the step ready to run, and see that all ranks begin alike.
+
+        Raises:
+            UserError: one does not.
+        """
+        if self.ranks.count > 1:
+            self._connect()
+        # Before the first batch: a capture does not get on with DALI's work on the device
+        taken = self.step.prepare(self.mode.name, log, self.ranks.all)
+        if taken != self.mode.name:
+            log(f"step     {taken}, since {self.mode.name} cannot be had")
+
+    def _connect(self) -> None:
+        ranks = self.ranks
+        ranks.connect(self.device)
+        seen = f"a folder that every machine sees as {self.folder.path}"
+        ranks.require_same("weights", self.step.digest, f"give --run {seen}")
+        ranks.require_same("images", self._images, "give --shards the same set on every machine")
+        self.step.update.share = SharedGradients(ranks, self.generator, self.discriminator)
+
+    def _images(self) -> str:
+        """What the ranks' batches are drawn from, and where they are in it."""
+        state = self.batches.state_dict()
+        return repr(state | {"identity": state["identity"] | {"rank": 0}})
+
+    def step_state(self) -> StepState:
+        """The step's state, with what differs between ranks gathered from all of them.
+
+        Raises:
+            UserError: their weights differ, which must not be.
+        """
+        again = "give the same command with the same --run, to go on from the last checkpoint;"
+        again += " if it comes again, suspect that rank's memory or device"
+        self.ranks.require_same("weights", self.step.digest, again)
+        own = self.step.state_dict()
+        gathered = {name: self.ranks.gather(own[name]) for name in ("random", "rows")}
+        return StepState(**(own | gathered))
+
+    def net_to_sample(self) -> Generator:
+        """What pictures are drawn with, made ready for it: the moving average, if there is one."""
+        average = self.step.average
+        if average is None:
+            return self.generator
+        average.settle(self.config.nz)
+        assert isinstance(average.net, Generator)
+        return average.net
+
+    def save_nets(self) -> None:
+        """Write the nets as they are, as plain state dicts."""
+        save_weights(self.generator, self.folder.generator)
+        save_weights(self.discriminator, self.folder.discriminator)
+        if self.step.average is not None:
+            save_weights(self.net_to_sample(), self.folder.generator_average)
+        else:  # one from before a change of --ema-nimg is not this run's net any more
+            self.folder.generator_average.unlink(missing_ok=True)
+
+    def save_epoch(self, nimg: int) -> None:
+        """Write the nets as they are after an epoch."""
+        save_weights(self.generator, self.folder.generator_at(nimg))
+        save_weights(self.discriminator, self.folder.discriminator_at(nimg))
+
+    def save_best(self, nimg: int, swd: float) -> None:
+        """Write the net that pictures are drawn with, and have its checkpoint stay."""
+        self.checkpoints.judged(nimg, swd)
+        save_weights(self.net_to_sample(), self.folder.generator_best)
+
+    def options(self) -> dict[str, Any]:
+        """What `config.json` says: all options as resolved, and the set that `shards` led to."""
+        return self.config.to_json() | {"shard_set": self.batches.identity["shard set"]}
+
+    def describe(self, steps: int) -> Iterator[str]:
+        """Lines for people, after so many steps."""
+        yield f"run      {self.folder.path}"
+        if self.resumed:
+            yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
+        yield f"seed     {self.config.seed}"
+        yield "options  " + ", ".join(f"{name} {value}" for name, value in self.options().items())
+        if self.ranks.count > 1:
+            images = self.batches.batch_size
+            yield f"ranks    {self.ranks.count} processes, {images} images of each batch"
+        yield f"loader   {self.batches.description}"
+        if not self.resumed:  # else they stand further up in the log
+            for net in (self.generator, self.discriminator):
+                yield f"{net}, {count_parameters(net):,} parameters"
+        choices = (self.mode, self.precision)
+        yield "step     " + "; ".join(f"{choice.name}, {choice.reason}" for choice in choices)
+
+
+def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
+    """Build a run; nothing has been written then.
+
+    Args:
+        config: as asked for.
+        log: takes a line on whatever is passed over or changed on the way.
+        ranks: that train together.
+
+    Raises:
+        UserError: what is asked for cannot be done.
+    """
+    # What there is of it already
+    folder = RunFolder.at(config.run)
+    checkpoints = Checkpoints(folder.checkpoints, config.keep, log)
+    previous = _find(folder, checkpoints)
+    state = None if previous is None else previous.state
+    rollbacks = 0 if previous is None else previous.rollbacks
+
+    # Its options, with every `auto` resolved
+    config, device, mode, precision = _resolve(config, previous, folder, ranks)
+    if previous is not None:
+        previous.require_same(config, log)
+    if config.deterministic:
+        compute_alike(0 if state is None else state.threads)
+
+    # Nets, data, step
+    first = config
+    if state is not None:  # which has the weights: files of first ones may be gone
+        first = config.replace(netG=None, netD=None)
+    generator, discriminator = build_nets(first, device)
+    batches = _open_batches(config, device, ranks, log)
+    steps = batches.steps_per_epoch
+    plan = Plan(config.total_steps(steps), steps, config.batch_size)
+    # A tick that an earlier process began may have had another length
+    begun = 0 if state is None else state.step.rows.shape[1]
+    rows = StepRows(begun + min(config.log_every, plan.total_steps), device)
+    step = build_step(config, generator, discriminator, rows, rollbacks, ranks)
+    if ranks.is_first:
+        check_disk(folder.path, step, config.keep)
+
+    # The state of the checkpoint
+    if state is not None:
+        assert previous is not None
+        _restore_step(step, state, rollbacks, previous.device_type, ranks, checkpoints.folder)
+        _restore_batches(batches, state.batches, config.allow_change, log, checkpoints.folder)
+    return Run(
+        config,
+        folder,
+        ranks,
+        device,
+        mode,
+        precision,
+        generator,
+        discriminator,
+        batches,
+        plan,
+        step,
+        checkpoints,
+        previous is not None,
+        state,
+        rollbacks,
+    )
+
+
+def _resolve(
+    config: TrainConfig, previous: _Previous | None, folder: RunFolder, ranks: Ranks
+) -> tuple[TrainConfig, torch.device, Choice, Choice]:
+    """Put a value for every `auto`: the run's own, or what this machine takes."""
+    config = config if previous is None else previous.settle(config)
+    picked = pick_device(config.device)
+    device = own_device(picked, ranks)
+    precision, mode = choose_precision(config.precision, device), choose_step(config.step, device)
+    config = config.replace(
+        run=str(folder.path),
+        device=str(picked),
+        workers=config.workers or default_workers(device),
+        precision=precision.name,
+        step=mode.name,
+        ranks=ranks.count,
+    )
+    return config, device, mode, precision
+
+
+def build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Discriminator]:
+    """Both nets on their device, in channels_last, with their first weights."""
+    generator = Generator(config.image_size, config.nz, config.ngf, config.channels)
+    discriminator = Discriminator(config.image_size, config.ndf, config.channels)
+    weights = stream(config.seed, "weights", torch.device("cpu"))
+    init_weights(generator, weights)
+    init_weights(discriminator, weights)
+    if config.netG is not None:
+        load_weights(generator, config.netG, "--netG")
+    if config.netD is not None:
+        load_weights(discriminator, config.netD, "--netD")
+    for net in (generator, discriminator):
+        net.to(device).to(memory_format=torch.channels_last)
+    return generator, discriminator
+
+
+def stream(seed: int, purpose: str, device: torch.device) -> torch.Generator:
+    """A random stream of its own for each purpose, so that the noise is not the weights again."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    generator = torch.Generator(device)
+    generator.manual_seed(int.from_bytes(digest[:8]) >> 1)
+    return generator
+
+
+def build_step(
+    config: TrainConfig,
+    generator: Generator,
+    discriminator: Discriminator,
+    rows: StepRows,
+    rollbacks: int = 0,
+    ranks: Ranks = ALONE,
+) -> WholeStep:
+    """The step of `config`, whose `precision` and `seed` are resolved, over nets on their device.
+
+    Args:
+        config: the options.
+        generator: on its device.
+        discriminator: likewise.
+        rows: takes the statistics.
+        rollbacks: how often the run went back already: each time draws other random numbers.
+        ranks: that share each batch, and draw random numbers of their own.
+    """
+    device = next(generator.parameters()).device
+    set_matrix_format(config.precision, device)
+    choose_kernels()
+    average = None
+    if config.ema_nimg:
+        average = Average(generator, config.batch_size, config.ema_nimg)
+    bf16 = config.precision == "bf16"
+    images = ranks.share_of(config.batch_size)
+    return WholeStep(
+        AdversarialStep(
+            generator,
+            discriminator,
+            config.lr_d or config.lr,
+            config.lr_g or config.lr,
+            config.beta1,
+            bf16,
+            config.label_smoothing,
+        ),
+        (images, config.image_size, config.image_size, config.channels),
+        config.nz,
+        stream(config.seed, _noise(rollbacks, ranks.rank), device),
+        rows,
+        config.mirror,
+        average,
+    )
+
+
+def _noise(rollbacks: int, rank: int) -> str:
+    """The purpose of a rank's noise, in each of a run's attempts."""
+    attempt = f"noise/{rollbacks}" if rollbacks else "noise"
+    return f"{attempt}/rank {rank}" if rank else attempt
+
+
+def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: Log) -> Batches:
+    options = LoaderOptions(
+        batch_size=ranks.share_of(config.batch_size),
+        image_size=config.image_size,
+        channels=config.channels,
+        device=device,
+        seed=config.seed,
+        dtype=torch.uint8,
+        workers=config.workers,
+        cache=config.cache,
+        data_timeout=config.data_timeout,
+        rank=ranks.rank,
+        num_ranks=ranks.count,
+    )
+    return open_loader(config.shards, options, _Refill(log))
+
+
+class _Refill:
+    """Logs now and then how far the cache is: nearly all of it is read anew after a resume."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._logged: float | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._logged is None:
+            self._logged = now
+        if now - self._logged >= REFILL_SECONDS:
+            self._log(f"cache    {done:,} of {total:,} images read")
+            self._logged = now
+
+
+def _restore_step(
+    step: WholeStep, state: State, rollbacks: int, device_type: str, ranks: Ranks, folder: Path
+) -> None:
+    same_random = state.rollbacks == rollbacks
+    if device_type != step.random.device.type:  # whose random numbers are of another kind
+        state.step.random = step.random.get_state().expand(ranks.count, -1)
+        same_random = False
+    state.require_fit(step, ranks.count, folder)
+    # Copies: `set_state` reads from the storage's beginning
+    own = {name: getattr(state.step, name)[ranks.rank].clone() for name in ("random", "rows")}
+    step.load_state_dict(dict(state.step) | own, same_random)
+
+
+def _restore_batches(
+    batches: Batches, position: Position, anew: bool, log: Log, folder: Path
+) -> None:
+    """Put the batches where the run was; with `anew`, other ones begin the next epoch.
+
+    Raises:
+        UserError: they are other batches than the run's, or it is no place of theirs.
+    """
+    saved = position.model_dump()
+    # The first rank saved its own; the others are at the same place of other shares
+    saved["identity"] |= {"rank": batches.identity["rank"]}
+    try:
+        batches.load_state_dict(saved)
+    except UserError as error:
+        if not anew:
+            raise UserError(
+                f"--run {folder.parent}",
+                f"a run whose last checkpoint is of {error.found}, and now it is {error.wanted}",
+                "the same images in the same order",
+                "give the checkpoint's values, and --shards its set, wherever it lies by now, or"
+                " --allow-change to begin a new epoch with these",
+            ) from None
+        log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
+        batches.load_state_dict(
+            {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
+        )
+    if batches.batch >= batches.steps_per_epoch:  # no later epoch would ever begin
+        epoch = f"an epoch of {batches.steps_per_epoch:,}"
+        raise unfit(f"batch {batches.batch:,} of {epoch}", folder)
+
+
+@dataclass(frozen=True)
+class _Previous:
+    """A run as its last process left it."""
+
+    options: dict[str, Any]
+    """As in `config.json`."""
+    state: State | None
+    """Of the newest checkpoint; None if the run ended before its first one."""
+    rollbacks: int
+
+    @property
+    def device_type(self) -> str:
+        """Of the device that it ran on."""
+        return str(self.options.get("device")).partition(":")[0]
+
+    def settle(self, config: TrainConfig) -> TrainConfig:
+        """Put what each `auto` came to the first time, and where the first weights came from.
+
+        A device that is gone is chosen anew.
+        """
+        kept = {name: self.options[name] for name in AUTO if name in self.options}
+        asked = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
+        if "device" in asked:
+            try:
+                pick_device(str(asked["device"]))
+            except UserError:
+                del asked["device"]
+        for name in NETS:
+            before, now = self.options.get(name), getattr(config, name)
+            if isinstance(before, str) and (now is None or _same_place(now, before)):
+                asked[name] = before
+        return config.replace(**asked)
+
+    def require_same(self, config: TrainConfig, log: Log) -> None:
+        """Compare the options, which must be settled, with those that the run began with.
+
+        Raises:
+            UserError: some differ that may not.
+        """
+        self._require_ranks(config)
+        differing = config.differences(self.options)
+        never = [told for name, told in differing.items() if config.on_resume(name) == "fixed"]
+        if never:
+            raise UserError(
+                f"--run {config.run}",
+                f"a run that began with other options: {', '.join(never)}",
+                "the same nets and batches as in its checkpoints",
+                "give the old values, or begin a new run with another --run",
+            )
+        if self.state is not None and (nets := [name for name in NETS if name in differing]):
+            flags = " and ".join(f"--{name}" for name in nets)
+            raise UserError(
+                f"--run {config.run}",
+                f"a run with weights of its own, and {', '.join(differing[net] for net in nets)}",
+                "first weights for a new run, or none",
+                f"leave {flags} out to go on, or begin a new run with another --run",
+            )
+        if differing and not config.allow_change:
+            raise UserError(
+                f"--run {config.run}",
+                f"a run that began with other options: {', '.join(differing.values())}",
+                "the same options",
+                "give the old values, or --allow-change to go on with the new ones",
+            )
+        for told in differing.values():
+            log(f"changed  {told}")
+
+    def _require_ranks(self, config: TrainConfig) -> None:
+        before = self.options.get("ranks", 1)
+        if before == config.ranks:
+            return
+        many = f"torchrun, {before!s:.20} processes in all"
+        raise UserError(
+            f"--run {config.run}",
+            f"a run of {before!s:.20} processes, and now there are {config.ranks}",
+            "the same number: each has its own share of the set, its own noise, and its own part"
+            " of each batch for BatchNorm",
+            f"go on with {'dcgan-train' if before == 1 else many}, or begin a new run",
+        )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).absolute() == Path(other).absolute()
+
+
+def _find(run: RunFolder, checkpoints: Checkpoints) -> _Previous | None:
+    """What there is of a run in its folder; None if it has not begun.
+
+    Raises:
+        UserError: its checkpoints are gone or damaged, all of them.
+    """
+    if not run.config.exists():
+        return None
+    found = checkpoints.newest()
+    if found is None and run.generator.exists():
+        raise UserError(
+            f"--run {run.path}",
+            "a run with nets, but without checkpoints",
+            "a run that can go on, or a new folder",
+            f"choose another --run; --netG {run.generator} --netD {run.discriminator} begin there",
+        )
+    state = None if found is None else State.read(found, checkpoints.folder)
+    rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
+    return _Previous(run.options(), state, rollbacks)

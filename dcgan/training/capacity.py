@@ -1,0 +1,81 @@
+"""Room on the disk and in memory: looked for before a run, and named when it is short."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from dcgan.options import TrainConfig
+from dcgan.step.train_step import WholeStep
+from pipeline.errors import UserError
+
+PICTURES = 64 << 20
+"""Bytes for logs, curves and a few hundred grids."""
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+"""A full or locked disk, whichever file it is noticed at."""
+
+_SHORTAGES = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
+"""How torch says so where it raises a bare `RuntimeError`, as on the CPU."""
+
+
+def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
+    """See that there is room for the checkpoints that a run keeps, and for what else it writes.
+
+    Args:
+        folder: of the run, which may not exist yet.
+        step: of the run.
+        keep: checkpoints that stay.
+
+    Raises:
+        UserError: there is not.
+    """
+    nets = [step.update.generator, step.update.discriminator]
+    weights = sum(tensor.nbytes for net in nets for tensor in net.parameters())
+    average = [] if step.average is None else [*step.average.net.parameters()]
+    checkpoint = 3 * weights + sum(tensor.nbytes for tensor in average)  # Adam keeps two moments
+    # Beside those that stay: the best one, the one being written, and the nets as files
+    needed = (keep + 3) * checkpoint + PICTURES
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"--run {folder}",
+            f"{free / 1e6:,.0f} MB free on its disk",
+            f"{needed / 1e6:,.0f} MB: a checkpoint takes {checkpoint / 1e6:,.0f} MB,"
+            f" and --keep {keep} of them stay",
+            "make room, choose a --run on another disk, or a smaller --keep",
+        )
+
+
+@contextmanager
+def shortage_named(config: TrainConfig) -> Iterator[None]:
+    """Tell a lack of memory or disk in terms of the options that use it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise UserError(
+            error.filename or f"--run {config.run or 'runs/'}",
+            f"cannot be written ({error.strerror})",
+            "a disk with room that may be written to",
+            "make room, then give the same command with the same --run to go on",
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        text = str(error) or type(error).__name__
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and not any(sign in text for sign in _SHORTAGES):
+            raise
+        cache = "" if config.cache == "off" else "--cache off, "
+        raise UserError(
+            f"--batch-size {config.batch_size}",
+            f"not enough memory on {config.device} ({text.splitlines()[0][:160]})",
+            "a step that fits",
+            f"try {cache}--batch-size {max(1, config.batch_size // 2)}, or smaller --ngf and --ndf",
+        ) from error

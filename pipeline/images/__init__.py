@@ -1,0 +1,1 @@
+"""One image: from bytes to pixels, and to the square that training sees."""

@@ -1,0 +1,1 @@
+"""From a shard set to batches on a device."""

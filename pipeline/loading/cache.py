@@ -1,0 +1,121 @@
+"""The resident cache: the whole decoded set in memory, so that later epochs decode nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from pipeline.loading.batches import Batches
+from pipeline.loading.loader import Loader
+from pipeline.loading.stream import Stream
+from pipeline.shards.order import Rows
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and the images in all."""
+
+
+class ResidentCache(Batches):
+    """Streams the first epoch and keeps it; gathers every later one.
+
+    Its batches are those that the loader would give, in each epoch, to the bit: images lie by their
+    row in the set, and the same schedule says which rows make up a batch.
+
+    Args:
+        loader: of uint8 images; has given no batch yet.
+        where: the memory that holds the images: the loader's own device, or the CPU's.
+        dtype: as the loader's.
+        progress: told while what the first epoch left out is read: nearly all, after a resume.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        where: torch.device,
+        dtype: torch.dtype = torch.uint8,
+        progress: Progress = lambda done, total: None,
+    ) -> None:
+        assert not loader.dtype.is_floating_point, "the cache keeps stored pixels"
+        super().__init__(
+            loader.batch_size, loader.steps_per_epoch, dtype, loader.identity, loader.description
+        )
+        self._loader, self._schedule, self._progress = loader, loader.schedule, progress
+        options = loader.options
+        self._device = options.device
+        shape = (len(self._schedule), options.image_size, options.image_size, options.channels)
+        self._images = torch.empty(shape, dtype=torch.uint8, device=where)
+        self._stream: Stream | None = None
+        self._filled = 0
+        self._order: torch.Tensor | None = None
+        self._next_order: Future[torch.Tensor] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="order")
+
+    def _close(self) -> None:
+        self._loader.close()
+        self._thread.shutdown(cancel_futures=True)
+        self._images = torch.empty(0, dtype=torch.uint8)
+
+    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+        if self._stream is None and self._filled == 0:
+            self._stream = self._loader.stream(self._filling())
+        if self.epoch == 0:
+            return self._take_and_keep(out)
+        if self._stream is not None:
+            self._fill_up()
+        return self._gather(out)
+
+    def _filling(self) -> Iterator[Rows]:
+        """What is left of the first epoch, then all rows that it did not contain, in set order."""
+        batches = list(self._schedule.batches(0, self.batch)) if self.epoch == 0 else []
+        yield from batches
+        mine = np.arange(len(self._schedule)) + self._schedule.first
+        rest = np.setdiff1d(mine, np.concatenate([np.empty(0, np.int64), *batches]))
+        for start in range(0, len(rest), self.batch_size):
+            yield rest[start : start + self.batch_size]
+
+    def _take_and_keep(self, out: torch.Tensor | None) -> torch.Tensor:
+        assert self._stream is not None
+        rows, images = self._stream.take(out)
+        places = torch.from_numpy(rows - self._schedule.first)
+        self._images.index_copy_(0, places.to(self._images.device), images.to(self._images.device))
+        self._filled += len(rows)
+        return images
+
+    def _fill_up(self) -> None:
+        """Read what the first epoch left out; in a resumed process, that is nearly all."""
+        assert self._stream is not None
+        while self._filled < len(self._schedule):
+            self._take_and_keep(None)
+            self._progress(self._filled, len(self._schedule))
+        self._loader.close()
+        self._stream = None
+
+    def _gather(self, out: torch.Tensor | None) -> torch.Tensor:
+        if self._order is None or self.batch == 0:
+            self._order = self._order_of_epoch()
+        places = self._order[self.batch * self.batch_size :][: self.batch_size]
+        if self._images.device.type != "cpu":
+            if out is None:
+                return self._images[places]
+            return torch.index_select(self._images, 0, places, out=out)
+        gathered = torch.empty(
+            (self.batch_size, *self._images.shape[1:]),
+            dtype=torch.uint8,
+            pin_memory=self._device.type == "cuda",
+        )
+        # One thread: torch would wake all of its own for a fifth of a millisecond
+        np.take(self._images.numpy(), places.numpy(), axis=0, out=gathered.numpy(), mode="clip")
+        if out is None:
+            return gathered.to(self._device, non_blocking=True)
+        return out.copy_(gathered, non_blocking=True)
+
+    def _order_of_epoch(self) -> torch.Tensor:
+        """This epoch's order, where the images are; the next one's is being drawn meanwhile."""
+        drawn = self._next_order.result() if self._next_order else self._draw(self.epoch)
+        self._next_order = self._thread.submit(self._draw, self.epoch + 1)
+        return drawn.to(self._images.device, non_blocking=True)
+
+    def _draw(self, epoch: int) -> torch.Tensor:
+        return torch.from_numpy(self._schedule.order(epoch) - self._schedule.first)

@@ -1,0 +1,260 @@
+"""Decoding by DALI: decode → resize and crop → normalise, one graph for CPU and GPU.
+
+On a GPU the decoder is DALI's `mixed` one (encoded bytes on the host, pixels on the device) and
+everything after it runs on the device; on a CPU all of it runs on the host. There the loader stops
+the graph after decoding: torch's resize takes a sixth of DALI's time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Literal
+
+import torch
+from nvidia.dali import __version__ as dali_version
+from nvidia.dali import fn, types
+from nvidia.dali import math as dali_math
+from nvidia.dali.pipeline import Pipeline
+from torch.utils.dlpack import from_dlpack
+
+from pipeline.images.pixels import MEAN, STD
+from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.decoders import DecodeError, Squares
+from pipeline.loading.reader import Encoded
+from pipeline.shards.manifest import Recipe, ShardSet
+
+PREFETCH = 3
+"""Batches prepared ahead: two hide the decoder's jitter, the third the reader's."""
+
+DECODER_SHARE = 0.0
+"""Of the images that a GPU's own JPEG engine decodes, where it has one; the others go to its CUDA
+cores. With both at work, DALI's default being 0.65, an image's pixels depend on which of them it
+meets: on an H100, 3,550 of 7,872 faces differed between two epochs, by up to 3 levels; with none or
+all of them in the engine, no face did. The CUDA cores alone were as fast as both, 20,602 faces of
+178×218 a second beside 20,157, and the engine alone slower, 12,944 (four threads, batches of 128).
+"""
+
+MEMORY_PADDING = 1 << 20
+"""Bytes that each GPU decoder thread sets aside. DALI's defaults (16 MiB and more) are meant for
+photographs; a megabyte holds a decoded face of 178×218 nine times."""
+
+MAX_PREALLOCATED = 1 << 30
+"""Bytes of RGB that the hints for a GPU's JPEG engine may stand for, over a batch: they come from
+the manifest, which may claim anything. For a larger image, DALI sets more aside then."""
+
+Stage = Literal["decode", "resize", "normalise"]
+
+
+def build_graph(
+    shards: ShardSet,
+    source: Callable[[], list[Encoded]],
+    options: LoaderOptions,
+    until: Stage,
+    prefetch: int = PREFETCH,
+    decoder_share: float = DECODER_SHARE,
+) -> Pipeline:
+    """Define the graph over encoded images that come from outside.
+
+    Args:
+        shards: a set of JPEGs; tells the crop and the largest image.
+        source: called for each batch; raises StopIteration when there are no more.
+        options: of the loader; everything from decoding on runs on its device.
+        until: the last stage. `decode` gives images of their own sizes, (H, W, C) uint8; `resize`
+            squares, uint8; `normalise` squares, float in [-1, 1].
+        prefetch: batches prepared ahead.
+        decoder_share: see `DECODER_SHARE`.
+
+    Returns:
+        A pipeline with one output, (B, S, S, C) unless `until` says less.
+    """
+    on_gpu = options.device.type == "cuda"
+    graph = Pipeline(
+        batch_size=options.batch_size,
+        num_threads=options.threads,
+        device_id=_device_id(options.device) if on_gpu else None,
+        prefetch_queue_depth=prefetch,
+    )
+    with graph:
+        encoded = fn.external_source(
+            name="encoded", source=source, dtype=types.UINT8, ndim=1, no_copy=True
+        )
+        images = fn.decoders.image(
+            encoded,
+            name="decode",
+            device="mixed" if on_gpu else "cpu",
+            output_type=types.RGB if options.channels == 3 else types.GRAY,
+            # libjpeg's own chroma upsampling; the GPU decoder's default differs from it
+            jpeg_fancy_upsampling=True,
+            **(_gpu_decoder(shards, options.batch_size, decoder_share) if on_gpu else {}),
+        )
+        if until != "decode":
+            images = _resize(encoded, images, shards.manifest.recipe, options.image_size)
+        if until == "normalise":
+            images = _normalise(images, options.channels)
+        graph.set_outputs(images)
+    return graph
+
+
+def _device_id(device: torch.device) -> int:
+    return device.index if device.index is not None else torch.cuda.current_device()
+
+
+def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dict[str, Any]:
+    most = math.isqrt(MAX_PREALLOCATED // (3 * batch_size))
+    width, height = (min(side, most) for side in shards.manifest.largest_image)
+    return {
+        "hw_decoder_load": decoder_share,
+        "preallocate_width_hint": width,
+        "preallocate_height_hint": height,
+        "device_memory_padding": MEMORY_PADDING,
+        "host_memory_padding": MEMORY_PADDING,
+    }
+
+
+def _resize(encoded: Any, images: Any, recipe: Recipe, image_size: int) -> Any:
+    # Of the encoded bytes: known on the host, before the GPU has decoded anything
+    shape = fn.peek_image_shape(encoded, name="shape", dtype=types.INT32)
+    roi_start, roi_end = _seen(shape[0], shape[1], recipe, image_size)
+    return fn.resize(
+        images,
+        name="resize",
+        size=[image_size, image_size],
+        roi_start=roi_start,
+        roi_end=roi_end,
+        interp_type=types.INTERP_TRIANGULAR,  # antialiased, as Pillow's BILINEAR is
+    )
+
+
+def _normalise(images: Any, channels: int) -> Any:
+    return fn.crop_mirror_normalize(
+        images,
+        name="normalise",
+        dtype=types.FLOAT,
+        output_layout="HWC",
+        mean=[MEAN] * channels,
+        std=[STD] * channels,
+    )
+
+
+def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any, Any]:
+    """The region to resize, in pixels of the stored image: `geometry`, in DALI's expressions.
+
+    One resize of that region is the same as a resize of the whole image and then a crop, and
+    touches fewer pixels.
+
+    Returns:
+        (top, left) and (bottom, right).
+    """
+    if recipe.store == "original" and isinstance(recipe.crop, int):
+        spans = [_middle(side, recipe.crop) for side in (height, width)]
+    else:
+        shorter = dali_math.min(height, width)
+        resized = [image_size * side // shorter for side in (height, width)]
+        spans = [
+            _span(side, new, image_size) for side, new in zip((height, width), resized, strict=True)
+        ]
+    return fn.stack(*(start for start, _ in spans)), fn.stack(*(end for _, end in spans))
+
+
+def _middle(side: Any, crop: int) -> tuple[Any, Any]:
+    start = fn.cast(_half_to_even(side - crop), dtype=types.FLOAT)
+    return start, start + crop
+
+
+def _span(side: Any, resized: Any, image_size: int) -> tuple[Any, Any]:
+    """Start and end, in pixels of `side`, of the middle `image_size` of `resized`."""
+    scale = fn.cast(side, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
+    start = fn.cast(_half_to_even(resized - image_size), dtype=types.FLOAT) * scale
+    return start, start + image_size * scale
+
+
+def _half_to_even(spare: Any) -> Any:
+    """Python's round(spare / 2) for integers of 0 and more: 1 → 0, 3 → 2, 5 → 2, 7 → 4."""
+    odd = spare & 1
+    return (1 - odd) * (spare // 2) + odd * 2 * ((spare + 1) // 4)
+
+
+class DaliDecoder:
+    """Runs the DALI graph.
+
+    Args:
+        shards: a set of JPEGs.
+        options: of the loader; on CUDA, the graph normalises float batches too.
+        prefetch: batches prepared ahead.
+        decoder_share: of images that go to a GPU's JPEG engine.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        options: LoaderOptions,
+        prefetch: int = PREFETCH,
+        decoder_share: float = DECODER_SHARE,
+    ) -> None:
+        self._squares, self._device = Squares.of(shards, options), options.device
+        self._on_gpu = self._device.type == "cuda"
+        self._encoded: Iterator[list[Encoded]] = iter(())
+        self.name = f"dali-{self._device.type}"
+        work = "DALI {} decodes and resizes" if self._on_gpu else "DALI {} decodes, torch resizes"
+        self.description = f"{work.format(dali_version)}, {options.threads} threads"
+        until: Stage = "decode"
+        if self._on_gpu:
+            until = "normalise" if options.dtype.is_floating_point else "resize"
+        self._graph: Any = build_graph(
+            shards,
+            lambda: next(self._encoded),
+            options,
+            until,
+            prefetch=prefetch,
+            decoder_share=decoder_share,
+        )
+        self._graph.build()
+
+    def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[Any, None, None]:
+        self._encoded = encoded
+        try:
+            while True:
+                # Without a stream this waits for the batch: here, and not in the thread that trains
+                (output,) = self._graph.run()
+                yield output if self._on_gpu else self._fitted(output)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            # Without the frames of text around it
+            reason = str(error).partition("encountered:")[2].strip() or str(error)
+            raise DecodeError(reason.splitlines()[0]) from error
+
+    def deliver(self, decoded: Any, out: torch.Tensor | None) -> torch.Tensor:
+        if self._on_gpu:
+            return self._copied(decoded, out)
+        return self._squares.deliver(decoded, out)
+
+    def close(self) -> None:
+        self._graph = None  # and its threads with it
+
+    def _fitted(self, output: Any) -> torch.Tensor:
+        if not output.is_dense_tensor():  # images of several sizes
+            images = (self._squares.fit(from_dlpack(image)) for image in output)
+            return self._squares.collect(images, len(output))
+        # The dynamic executor never writes again to a batch that somebody holds
+        batch = from_dlpack(output.as_tensor())
+        if batch.shape[1:3] == 2 * (self._squares.options.image_size,):
+            return batch
+        return self._squares.collect(self._squares.fit(batch), len(batch))
+
+    def _copied(self, output: Any, out: torch.Tensor | None) -> torch.Tensor:
+        """Copy a batch out on the current stream, behind which DALI's buffer waits.
+
+        Exporting it through dlpack instead would leave its release to a background thread of
+        DALI's that synchronises the whole device (dali/pipeline/data/dltensor.cc).
+        """
+        from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
+
+        batch = output.as_tensor()
+        if out is None:
+            dtype = to_torch_type[batch.dtype]
+            out = torch.empty(batch.shape(), dtype=dtype, device=self._device)
+        stream = torch.cuda.current_stream(self._device)
+        feed_ndarray(batch, out, cuda_stream=stream)
+        return out

@@ -1,0 +1,179 @@
+"""Reads the encoded samples of a shard set by row.
+
+Plain reads rather than a mapping: a shard that is cut short while it is mapped ends the process
+with a signal; a read just comes back short, and the error names the shard and the sample.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from contextlib import suppress
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.errors import UserError
+from pipeline.images.decode import RejectedError, require_stored
+from pipeline.images.jpeg import read_sides
+from pipeline.machine import free_memory
+from pipeline.shards.manifest import ShardSet, pack_command
+from pipeline.shards.order import Rows
+from pipeline.shards.tar import MAX_FILE_BYTES, Places, read_index
+
+Encoded = npt.NDArray[np.uint8]
+"""(bytes,) of one sample, as stored."""
+
+ALWAYS_THERE = 1 << 30
+"""Bytes of decoded images that nobody is asked about; a batch of faces takes a hundredth."""
+
+MAX_OPEN = 256
+"""Tars held open at a time; the usual limit of a process is 1,024 files."""
+
+
+class Reader:
+    """The samples of a set, as bytes.
+
+    Args:
+        shards: an opened set.
+
+    Raises:
+        UserError: an index does not fit its tar.
+    """
+
+    def __init__(self, shards: ShardSet) -> None:
+        self._shards, self._tars = shards, shards.tars
+        self._of_jpegs = shards.manifest.recipe.store != "raw"
+        places = [self._read_index(number) for number in range(len(self._tars))]
+        self._offsets = np.concatenate([place.offsets for place in places])
+        self._sizes = np.concatenate([place.sizes for place in places])
+        self._keys = np.concatenate([place.keys for place in places])
+        self._ends = np.cumsum([len(place.keys) for place in places])
+        self._open: OrderedDict[int, FileIO] = OrderedDict()
+        self.tar = self._tars[0]
+        """The one being read, or read last."""
+
+    def read(self, rows: Rows) -> list[Encoded]:
+        """Read some samples, in this order.
+
+        Raises:
+            UserError: a shard is gone, cannot be read, or is shorter than it was; or a sample of a
+                JPEG set is none by its header, or larger than the set's largest image; or
+                together they would not fit into memory.
+        """
+        numbers = np.searchsorted(self._ends, rows, side="right")
+        places = zip(
+            rows.tolist(),
+            numbers.tolist(),
+            self._offsets[rows].tolist(),
+            self._sizes[rows].tolist(),
+            strict=True,
+        )
+        encoded = [self._read_at(*place) for place in places]
+        if self._of_jpegs:
+            self._require_memory(encoded)
+        return encoded
+
+    def _require_memory(self, encoded: list[Encoded]) -> None:
+        """See that a batch may be decoded: the headers of a few files could ask for all there is.
+
+        Raises:
+            UserError: it is too large.
+        """
+        width, height = self._shards.manifest.largest_image
+        if 3 * width * height * len(encoded) <= ALWAYS_THERE:
+            return
+        sides = [read_sides(sample.data) or (0, 0) for sample in encoded]
+        needed = 3 * sum(width * height for width, height in sides)
+        free = free_memory(torch.device("cpu"))
+        if needed > max(free, ALWAYS_THERE):
+            raise UserError(
+                self._shards.folder,
+                f"{len(encoded)} images that take {needed / 1e9:,.1f} GB decoded",
+                f"a batch that fits into the {free / 1e9:,.1f} GB that are free",
+                "use a smaller --batch-size, or pack smaller images: --crop centre --size 256",
+            )
+
+    def _read_at(self, row: int, number: int, offset: int, size: int) -> Encoded:
+        self.tar = self._tars[number]
+        try:
+            file = self._file(number)
+            file.seek(offset)
+            data = file.read(size)
+        except OSError as error:
+            raise self._damaged(self.tar, f"unreadable ({error.strerror})") from error
+        if len(data) != size:
+            raise self._damaged(self.tar, f"a file that ends before byte {offset + size:,}")
+        if self._of_jpegs:
+            try:
+                require_stored(data, self._shards.manifest.largest_image)
+            except RejectedError as fault:
+                raise self.undecodable(row, fault) from None
+        return np.frombuffer(data, dtype=np.uint8)
+
+    def _file(self, number: int) -> FileIO:
+        file = self._open.pop(number, None) or _open(self._tars[number])
+        self._open[number] = file
+        if len(self._open) > MAX_OPEN:
+            self._open.popitem(last=False)[1].close()
+        return file
+
+    def describe(self, row: int) -> tuple[Path, str]:
+        """The tar that a row lies in, and the key of its sample there."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        return self._tars[number], f"{self._keys[row]:08d}"
+
+    def undecodable(self, row: int, fault: RejectedError) -> UserError:
+        """Say which sample is no image, and why."""
+        tar, key = self.describe(row)
+        return UserError(
+            tar,
+            f"sample {key} does not decode: {fault}",
+            "shards as tools/make_shards.py writes them",
+            f"pack the set again: {pack_command(self._shards.folder)}",
+        )
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def _read_index(self, number: int) -> Places:
+        """Where the samples of a tar lie; nothing past its end, and none of an impossible size."""
+        index, shard = self._shards.indexes[number], self._shards.manifest.shards[number]
+        recipe = self._shards.manifest.recipe
+        try:
+            places = read_index(index.read_bytes(), recipe.extension)
+        except ValueError as error:
+            raise self._damaged(index, str(error)) from None
+        except OSError as error:
+            raise self._damaged(index, f"unreadable ({error.strerror})") from error
+        offsets, sizes, _ = places
+        if len(offsets) != shard.samples:
+            raise self._damaged(index, f"{len(offsets):,} samples, not {shard.samples:,}")
+        if min(offsets.min(), sizes.min()) < 0 or (sizes > shard.bytes - offsets).any():
+            raise self._damaged(index, "samples outside of the tar")
+        # Of lines that name the same bytes again and again, a batch would fill the memory
+        if (sizes > MAX_FILE_BYTES).any() or sizes.sum() > shard.bytes:
+            raise self._damaged(index, "samples that are larger than the tar can hold")
+        if recipe.store == "raw" and (sizes != 3 * (recipe.size or 0) ** 2).any():
+            raise self._damaged(index, f"samples that are not {recipe.size}×{recipe.size} pixels")
+        return places
+
+    def _damaged(self, path: Path, found: str) -> UserError:
+        return UserError(
+            path,
+            found,
+            "shards as tools/make_shards.py writes them",
+            f"copy the set again, or pack it again: {pack_command(self._shards.folder)}",
+        )
+
+
+def _open(tar: Path) -> FileIO:
+    file = FileIO(tar)
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # its samples are wanted soon, and in random order; only advice
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+    return file

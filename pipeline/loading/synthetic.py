@@ -1,0 +1,38 @@
+"""Batches that cost nothing: how fast training would be if data were free."""
+
+from __future__ import annotations
+
+import torch
+
+from pipeline.loading.batches import Batches, LoaderOptions
+
+SAMPLES = 16_384
+"""Images in an epoch: enough for a few hundred steps at the usual batch sizes."""
+
+BATCHES = 4
+"""Different ones, served in turn: more than one, so that nothing can depend on a constant batch."""
+
+
+class SyntheticLoader(Batches):
+    """Uniform noise in the interface of `Batches`, made once and served again and again.
+
+    Args:
+        options: what its batches are to be; each rank has noise of its own.
+    """
+
+    def __init__(self, options: LoaderOptions) -> None:
+        size, side = options.batch_size, options.image_size
+        steps = max(1, SAMPLES // options.num_ranks // size)
+        told = "synthetic noise: no images are read"
+        super().__init__(size, steps, options.dtype, options.identity(), told)
+        random = torch.Generator().manual_seed((options.seed + options.rank) % 2**63)
+        shape = (BATCHES, size, side, side, options.channels)
+        pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
+        self._pixels = pixels.to(options.device)
+
+    def _close(self) -> None:
+        self._pixels = torch.empty(0)
+
+    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+        pixels = self._pixels[(self.epoch * self.steps_per_epoch + self.batch) % BATCHES]
+        return pixels if out is None else out.copy_(pixels)

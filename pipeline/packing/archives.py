@@ -1,0 +1,290 @@
+"""Images in a zip or a tar, read where they lie: nothing is extracted.
+
+A source lists its members once; a member carries what is needed to read it, so that worker
+processes open the file and nothing else: reading a large archive's directory again in each of them
+would cost seconds and gigabytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.packing.downloads import not_an_archive
+from pipeline.packing.sieve import LEFT_OUT, TO_NOTHING, Sieve
+from pipeline.shards.tar import MAX_FILE_BYTES, headers, unpack
+
+ZIP_LOCAL_HEADER = 30
+"""Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
+
+NOT_REGULAR = -1
+"""In place of the size of what is no regular file."""
+
+
+class Member(NamedTuple):
+    """One image file of a source, and where it lies."""
+
+    name: str
+    """Relative, with forward slashes."""
+    size: int
+    """In bytes, when read."""
+    offset: int = 0
+    """In the archive: of a zip member's local header, of a tar member's data."""
+    packed: int = 0
+    """In a zip: bytes as stored."""
+    deflated: bool = False
+    crc32: int = 0
+    """In a zip: of the bytes when read."""
+
+
+class DamagedError(ValueError):
+    """A member that its archive cannot give back as it was; the message says how."""
+
+
+class Listing(NamedTuple):
+    """What a source holds."""
+
+    members: list[Member]
+    """Its images, sorted by name."""
+    left_out: Counter[str]
+    """How many of its other files, by suffix or by what they are."""
+    links: Counter[str]
+    """How many, by what became of them."""
+    archives: dict[str, int]
+    """What was left out and is an archive itself: sizes by name, sorted."""
+
+    @classmethod
+    def of(cls, members: Iterable[Member], sieve: Sieve) -> Listing:
+        """What has been found, and what was left out."""
+        return cls(sorted(members), sieve.left_out(), sieve.links(), sieve.archives())
+
+
+class ImageFiles(ABC):
+    """Image files of a folder or archive, which are listed once."""
+
+    path: Path
+    _listing: Listing | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listing": None}
+
+    def listing(self) -> Listing:
+        """What is there: images, and what else.
+
+        Raises:
+            UserError: it cannot be listed whole.
+        """
+        if self._listing is None:
+            self._listing = self._list()
+        return self._listing
+
+    def members(self) -> list[Member]:
+        """All images, sorted by name."""
+        return self.listing().members
+
+    @abstractmethod
+    def read(self, member: Member) -> bytes:
+        """One image file's bytes.
+
+        Raises:
+            DamagedError: the archive is damaged there.
+            OSError: the file cannot be read.
+        """
+
+    @abstractmethod
+    def _list(self) -> Listing: ...
+
+
+class _ArchiveSource(ImageFiles):
+    """What zip and tar share: one file, opened once in each process."""
+
+    _file: BinaryIO | None = None
+
+    def __init__(self, path: Path, contents: Path | None = None) -> None:
+        self.path = path
+        self._contents = contents or path
+        self._listed = _version(self._contents.stat())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_file": None}
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        if self._file is None:
+            self._file = self._contents.open("rb")
+        if _version(os.fstat(self._file.fileno())) != self._listed:
+            raise changed(self.path)
+        end, _ = self._listed
+        if min(offset, size) < 0 or offset + size > end:  # before memory is set aside for it
+            raise DamagedError("the archive ends within it")
+        self._file.seek(offset)
+        data = self._file.read(size)
+        if _version(os.fstat(self._file.fileno())) != self._listed:
+            raise changed(self.path)
+        if len(data) != size:
+            raise DamagedError("the archive ends within it")
+        return data
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def changed(path: Path) -> OSError:
+    """Say that a source did not hold still: its images are not bad ones, and no rejects."""
+    return OSError(errno.ESTALE, "it changed while it was being read", str(path))
+
+
+class ZipSource(_ArchiveSource):
+    """Images in a zip, read where they lie: nothing is extracted, no name becomes a path."""
+
+    def _list(self) -> Listing:
+        found, sieve = [], Sieve()
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                for info in _consumed(archive):
+                    # APPNOTE 4.4.17 wants slashes; PowerShell 5 writes backslashes all the same
+                    name = info.filename.replace("\\", "/")
+                    if name.endswith("/") or sieve.is_litter(name):
+                        continue
+                    if stat.S_ISLNK(info.external_attr >> 16):
+                        sieve.link(LEFT_OUT)
+                    elif sieve.is_image(name, info.file_size):
+                        found.append(self._member(info, name))
+        except UserError:
+            raise
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # which is a place that no file has
+                raise
+            raise not_an_archive(self.path) from None
+        except Exception:  # zipfile lets nearly every type through
+            raise not_an_archive(self.path) from None
+        return Listing.of(found, sieve)
+
+    def _member(self, info: zipfile.ZipInfo, name: str) -> Member:
+        encrypted = info.flag_bits & 1
+        if encrypted or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(
+                f"{self.path}: {info.filename}",
+                "encrypted" if encrypted else f"compressed by method {info.compress_type}",
+                "a zip that is not encrypted, stored or deflated as usual",
+                "extract it with another tool and pack the folder",
+            )
+        deflated = info.compress_type == zipfile.ZIP_DEFLATED
+        size, packed = info.file_size, info.compress_size
+        return Member(name, size, info.header_offset, packed, deflated, info.CRC)
+
+    def read(self, member: Member) -> bytes:
+        require_bounded(member)
+        head = self._bytes(member.offset, ZIP_LOCAL_HEADER)
+        if head[:4] != b"PK\x03\x04":
+            raise DamagedError("no local header where the directory says")
+        skip = int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        data = self._bytes(member.offset + ZIP_LOCAL_HEADER + skip, member.packed)
+        if member.deflated:
+            data = _inflate(data, member.size)
+        if len(data) != member.size or zlib.crc32(data) != member.crc32:
+            raise DamagedError("its checksum is wrong")
+        return data
+
+
+def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    """The directory's entries, each given up at once: of a million, they take half a gigabyte."""
+    archive.NameToInfo.clear()
+    while archive.filelist:
+        yield archive.filelist.pop()
+
+
+class TarSource(_ArchiveSource):
+    """Images in a tar, read where they lie; symbolic links and devices in it are left out."""
+
+    def _list(self) -> Listing:
+        # Of equal names the last one counts, as when a tar is extracted
+        latest: dict[str, Member] = {}
+        others: dict[str, Member] = {}
+        sieve = Sieve()
+        try:
+            for entry in headers(self._contents):
+                key = entry.name.removeprefix("./")
+                name = key.replace("\\", "/")  # as some programs on Windows write
+                if entry.isdir():
+                    continue
+                if sieve.is_litter(name):
+                    others[key] = Member(name, entry.size, entry.offset_data)
+                elif entry.issym():
+                    sieve.link(LEFT_OUT)
+                elif entry.islnk():  # one more name of a file that stands further up
+                    target = entry.linkname.removeprefix("./")
+                    file = latest.get(target) or others.get(target)
+                    if file is None:
+                        sieve.link(TO_NOTHING, name)
+                    elif sieve.is_image(name):
+                        latest[key] = file._replace(name=name)
+                elif not entry.isreg():
+                    sieve.special()
+                else:
+                    size = NOT_REGULAR if entry.issparse() else entry.size
+                    taken = latest if sieve.is_image(name, entry.size) else others
+                    taken[key] = Member(name, size, entry.offset_data)
+        except tarfile.TarError as error:
+            raise not_an_archive(self.path, str(error)) from None
+        return Listing.of(latest.values(), sieve)
+
+    def read(self, member: Member) -> bytes:
+        if member.size == NOT_REGULAR:
+            raise DamagedError("a sparse file: extract the tar and pack the folder")
+        require_bounded(member)
+        return self._bytes(member.offset, member.size)
+
+
+class CompressedTarSource(TarSource):
+    """Images in a tar in gzip, bzip2 or xz, which is decompressed once.
+
+    It goes into a file that has no name, so that nothing of it stays, not even of a process that is
+    killed. Workers open it through their parent, which holds it.
+    """
+
+    _unpacked: BinaryIO | None = None
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        try:
+            self._unpacked = unpack(path, scratch)
+        except tarfile.ReadError as error:
+            raise not_an_archive(path, str(error)) from None
+        super().__init__(path, Path(f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_unpacked": None}
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._unpacked is not None:
+            self._unpacked.close()
+
+
+def require_bounded(member: Member) -> None:
+    """Refuse a size that no image file has, before memory is set aside for it."""
+    size = max(member.size, member.packed)
+    if size > MAX_FILE_BYTES:
+        raise DamagedError(f"a file of {size:,} bytes, over {MAX_FILE_BYTES:,}")
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    """Decompress, but never more than the directory promised."""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+    except zlib.error as error:
+        raise DamagedError(f"it cannot be decompressed ({error})") from None

@@ -1,0 +1,223 @@
+"""The output folder of packing: whose it is, what an earlier run left, and the change of sets."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.files import PARTIAL, writing
+from pipeline.packing.shard import PROGRESS, Entry
+from pipeline.shards.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    REJECTS,
+    SAMPLES,
+    Manifest,
+    Recipe,
+)
+
+NEW = ".new"
+"""Sub-folder in which `--overwrite` builds the next set."""
+
+PLAN = "plan.json"
+"""In the progress folder: of which source and with which options the set is made."""
+
+LOCK = ".packing.lock"
+"""Held by the process that packs; gone when it ends, unless it was killed."""
+
+NOT_CONTENT = frozenset(("README.md", ".gitignore", LOCK))
+"""Files that may stand in an output folder without making it somebody's."""
+
+OURS = re.compile(
+    rf"(shard-\d{{6}}\.(tar|idx)|{re.escape(SAMPLES)}|{re.escape(REJECTS)}|{re.escape(MANIFEST)})"
+    rf"({re.escape(PARTIAL)})?"
+)
+"""Files of a set, finished or not."""
+
+TAR_OVERHEAD = 1024
+"""Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Have an output folder for this process alone, and make it; a killed one lets go of it too.
+
+    Raises:
+        UserError: another process has it, or it cannot be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
+    refusal = UserError(
+        f"--out {out}",
+        "a folder that another process is packing into",
+        "a folder that nobody packs into at the moment",
+        "wait for its end, or choose another --out",
+    )
+    with ExitStack() as held:
+        with writing(f"--out {out}", "a folder that can be written"):
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(files.locked(out / LOCK, refusal))
+        # While it is held: filelock, from 3.21 on, sees whether what it has locked still has a name
+        held.callback(_forget, out / LOCK)
+        yield
+
+
+def _forget(lock: Path) -> None:
+    with suppress(OSError):
+        lock.unlink(missing_ok=True)
+
+
+def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
+    """Find out whether a set may be made in `out`, and make the folder.
+
+    Returns:
+        The folder to build in: `out`, or its `.new` where a complete set is to be replaced.
+
+    Raises:
+        UserError: `out` holds something else, a complete set, or an unfinished one of another plan.
+    """
+    held = {entry.name for entry in out.iterdir()} - NOT_CONTENT if out.exists() else set()
+    foreign = sorted(
+        name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
+    )
+    ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
+    # A damaged set, or a copy that lacks its manifest: theirs to give up, if they say so
+    ours = ours or (overwrite and any(name.endswith(".idx") for name in held))
+    complete = MANIFEST in held and not (out / PROGRESS / PLAN).exists()
+    if foreign or not ours:
+        others = foreign or sorted(held)
+        raise UserError(
+            f"--out {out}",
+            f"{len(others)} other entries: {', '.join(others[:5])}",
+            "a new or empty folder",
+            "choose another --out",
+        )
+    if complete and not overwrite:
+        shutil.rmtree(out / PROGRESS, ignore_errors=True)  # emptied by a run that was cut off
+        raise UserError(
+            f"--out {out}",
+            "a complete shard set",
+            "a new or empty folder",
+            "use it as it is, choose another --out, or replace it with --overwrite",
+        )
+    replacing_set = NEW in held or (MANIFEST in held and overwrite)
+    target = out / NEW if replacing_set else out
+    _require_same_plan(target, plan, overwrite)
+    with writing(f"--out {out}", "a folder that can be written"):
+        target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether this is a shard set's, of any version: other programs use the name too."""
+    return {"format", "recipe", "shards"} <= _json_object(path).keys()
+
+
+def _json_object(path: Path) -> dict[str, object]:
+    """What a file of JSON holds; empty if it is no object, or longer than any of ours."""
+    try:
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            return {}
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -> None:
+    path = target / PROGRESS / PLAN
+    if not path.is_file():
+        return
+    before = _json_object(path)
+    differing = [name for name in plan if before.get(name) != plan[name]]
+    if not differing:
+        return
+    if overwrite:
+        _empty_progress(target)
+        return
+    told = ", ".join(f"{name} {before.get(name)!s:.60}" for name in differing)
+    raise UserError(
+        f"--out {target}",
+        f"an unfinished set with other options: {told}",
+        ", ".join(f"{name} {plan[name]!s:.60}" for name in differing),
+        "repeat the command that was cut off, choose another --out, or start anew with --overwrite",
+    )
+
+
+def _empty_progress(folder: Path) -> None:
+    """Forget what was finished: records before the rows they vouch for, and the plan last of all.
+
+    The sub-folder stays: it tells that the shards beside it are ours.
+    """
+    for entry in sorted((folder / PROGRESS).iterdir(), key=_vouches_for):
+        entry.unlink()
+
+
+def _vouches_for(entry: Path) -> int:
+    return 2 if entry.name == PLAN else 0 if entry.suffix == ".json" else 1
+
+
+def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> None:
+    """Compare what is still to be written with the disk's free space.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    pixels = 3 * recipe.size**2 if recipe.size else None
+    needed = sum(
+        _at_least(member.size, pixels, recipe) + TAR_OVERHEAD
+        for entries in left
+        for _, member in entries
+    )
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise UserError(
+            f"--out {out}",
+            f"{free / 1e9:.2f} GB free",
+            f"{needed / 1e9:.2f} GB for these images",
+            "free some space, choose another --out, or pack fewer images with --limit",
+        )
+
+
+def _at_least(size: int, pixels: int | None, recipe: Recipe) -> int:
+    """What a file of `size` bytes may be expected to take: a false alarm is worse than none."""
+    if pixels is None:
+        return max(size, 0)
+    return pixels if recipe.store == "raw" else min(max(size, 0), pixels)
+
+
+def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
+    """Make a complete set the one in `out`, file by file, the manifest last; drop the leftovers.
+
+    Between the first and the last of these moves `out` has no manifest, and readers call it
+    unfinished; the same packing command finishes it.
+    """
+    _drop_leftovers(target, manifest)
+    if target == out:
+        _empty_progress(out)
+        (out / PROGRESS).rmdir()
+        return
+    shutil.rmtree(out / PROGRESS, ignore_errors=True)
+    (out / MANIFEST).unlink(missing_ok=True)
+    for entry in sorted(target.iterdir()):
+        if entry.name not in (PROGRESS, MANIFEST):
+            entry.replace(out / entry.name)
+    _drop_leftovers(out, manifest)
+    (target / MANIFEST).replace(out / MANIFEST)
+    _empty_progress(target)
+    shutil.rmtree(target)
+
+
+def _drop_leftovers(folder: Path, manifest: Manifest) -> None:
+    """Delete what an interrupted run or the set before left and this set does not have."""
+    kept = {f"{shard.name}.{suffix}" for shard in manifest.shards for suffix in ("tar", "idx")}
+    kept |= {MANIFEST, SAMPLES} | ({REJECTS} if manifest.rejected else set())
+    for entry in list(folder.iterdir()):
+        if OURS.fullmatch(entry.name) and entry.name not in kept:
+            entry.unlink()

@@ -1,0 +1,297 @@
+"""From a source to a shard set: deal, hand out to workers, gather; the manifest last.
+
+Every shard is one independent job of a worker process, and its bytes depend only on the source, the
+options and its number: the set is the same whatever the number of workers, and a killed run goes on
+with the shards that were finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import UserError, counted
+from pipeline.files import replacing, write_whole
+from pipeline.images.decode import RejectedError
+from pipeline.packing.archives import Member
+from pipeline.packing.outdir import PLAN, claim, locked, require_space, swap_in
+from pipeline.packing.shard import (
+    DIGEST,
+    DIGESTS,
+    PROGRESS,
+    Entry,
+    ShardRecord,
+    Work,
+    finished,
+    names,
+)
+from pipeline.packing.sources import Source
+from pipeline.packing.workers import write_shards
+from pipeline.shards.manifest import (
+    MANIFEST,
+    REJECTS,
+    REJECTS_HEADER,
+    SAMPLES,
+    SAMPLES_HEADER,
+    Manifest,
+    Recipe,
+)
+from pipeline.shards.order import permutation
+
+PER_SHARD = 4096
+"""About 30 MB of CelebA: long sequential reads, and still fifty shards to permute each epoch."""
+
+MAX_REJECTS = 0.01
+"""Share of the images that may be rejected before packing is an error."""
+
+REJECTS_SHOWN = 5
+"""Of too many: more are in the table that the message names."""
+
+
+class Copies(NamedTuple):
+    """Packed images whose source is byte for byte that of another, with a name before theirs."""
+
+    number: int
+    first: str
+    """The name of the first; empty where there is none."""
+    original: str
+    """Of which."""
+
+
+class _TooManyRejectsError(Exception):
+    """More than `max_rejects` allows: ends the workers, who then leave their rejects to be told."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What `pack` made."""
+
+    manifest: Manifest
+    converted: int
+    """Images under `original` that had to be encoded anew; the others went in untouched."""
+    rejected: dict[str, int]
+    """How many, by kind."""
+    copies: Copies | None
+    """None where a shard is from a version that did not look for them."""
+    written: int
+    """Images that this run went through; the others were in shards that were finished before."""
+    resumed: int
+    """Those shards."""
+    seconds: float
+    """From the first worker's readiness to the last shard."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The options of a set, and how it is made.
+
+    Only `recipe`, `seed` and `per_shard` have a say in its bytes.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    per_shard: int = PER_SHARD
+    strict: bool = False
+    """The first reject is an error."""
+    max_rejects: float = MAX_REJECTS
+    overwrite: bool = False
+    """Build beside a complete set, and replace it when the new one is complete too."""
+    workers: int = 1
+
+
+def pack(
+    source: Source,
+    members: Sequence[Member],
+    out: Path,
+    packing: Packing,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Packed:
+    """Pack images of a source into a shard set, or go on where an earlier run was cut off.
+
+    Args:
+        source: read by each worker through its own handle.
+        members: sorted by name; a sample's key is its place among them, in 8 digits.
+        out: new, empty, an unfinished set of the same source and options, or with `overwrite` a
+            complete set.
+        packing: the options.
+        progress: called a few times a second with the number of images that this call has gone
+            through, and of those that it has to.
+
+    Raises:
+        UserError: an occupied folder, another process in it, too many rejects, a full disk, a
+            source that went away.
+    """
+    plan = _plan(source, members, packing)
+    try:
+        with locked(out):
+            target = claim(out, plan, overwrite=packing.overwrite)
+            (target / PROGRESS).mkdir(parents=True, exist_ok=True)
+            write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
+            dealt = deal(members, packing.seed, packing.per_shard)
+            left = {
+                number: entries
+                for number, entries in enumerate(dealt)
+                if _is_left(finished(target, out, number), packing)
+            }
+            require_space(out, left.values(), packing.recipe)
+            written = sum(map(len, left.values()))
+
+            def report(done: int, rejected: int) -> None:
+                progress(done, written)
+                if rejected > packing.max_rejects * len(members):
+                    raise _TooManyRejectsError
+
+            work = Work(source, target, packing.recipe, packing.strict)
+            seconds = write_shards(work, left, packing.workers, report)
+            records = [_record(target, out, number) for number in range(len(dealt))]
+            manifest = _gather(target, records, len(members), packing)
+            copies = _copies(target, records, members)
+            swap_in(target, out, manifest)
+    except _TooManyRejectsError:
+        raise _too_many_rejects(target, len(members), packing.max_rejects) from None
+    except OSError as error:
+        place = error.filename or out
+        raise UserError(
+            place,
+            error.strerror or str(error),
+            "a source that can be read and a folder that can be written",
+            "put that right; the same command goes on with the shards that are finished",
+        ) from error
+    return Packed(
+        manifest,
+        converted=sum(record.converted for record in records),
+        rejected=_count(records),
+        copies=copies,
+        written=written,
+        resumed=len(dealt) - len(left),
+        seconds=seconds,
+    )
+
+
+def _is_left(record: ShardRecord | None, packing: Packing) -> bool:
+    """Whether a shard must be written: `strict` may be new, and then has a reject to name."""
+    return record is None or (packing.strict and bool(record.rejected))
+
+
+def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entry]]:
+    """Shuffle all samples and cut them into shards: shard k owns places [k·m, (k+1)·m)."""
+    order = permutation(len(members), seed).tolist()
+    entries = [(rank, members[rank]) for rank in order]
+    return [entries[first : first + per_shard] for first in range(0, len(entries), per_shard)]
+
+
+def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[str, object]:
+    """What must be equal for an unfinished set to be gone on with."""
+    content = hashlib.sha256()
+    for member in members:
+        content.update(f"{member.name}\0{member.size}\0{member.crc32}\n".encode(errors="replace"))
+    return {
+        "source": str(source.path.resolve()),
+        "images": len(members),
+        "contents": content.hexdigest(),
+        "recipe": packing.recipe.model_dump(mode="json"),
+        "seed": packing.seed,
+        "per_shard": packing.per_shard,
+    }
+
+
+def _gather(target: Path, records: list[ShardRecord], images: int, packing: Packing) -> Manifest:
+    """Join the shards' records; write the tables, then the manifest."""
+    rejected = _count(records)
+    if sum(rejected.values()) > packing.max_rejects * images:
+        raise _TooManyRejectsError
+    kept = [record for record in records if record.shard is not None]
+    if not kept:
+        raise UserError(
+            target,
+            f"every image was rejected: {counted(rejected)}",
+            "images that decode",
+            f"see {target / PROGRESS}/*.rejects.csv for each one",
+        )
+    _join(target, "samples", SAMPLES, SAMPLES_HEADER, len(records))
+    if rejected:
+        _join(target, "rejects", REJECTS, REJECTS_HEADER, len(records))
+    largest = [record.largest for record in kept if record.largest]
+    smallest = [record.smallest for record in kept if record.smallest]
+    manifest = Manifest(
+        recipe=packing.recipe,
+        seed=packing.seed,
+        samples=sum(record.shard.samples for record in kept if record.shard),
+        rejected=sum(rejected.values()),
+        image_bytes=sum(record.image_bytes for record in kept),
+        largest_image=(max(w for w, _ in largest), max(h for _, h in largest)),
+        smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
+        shards=tuple(record.shard for record in kept if record.shard),
+    )
+    write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    return manifest
+
+
+def _count(records: list[ShardRecord]) -> dict[str, int]:
+    return dict(sum((Counter(record.rejected) for record in records), Counter[str]()))
+
+
+def _record(target: Path, out: Path, number: int) -> ShardRecord:
+    record = finished(target, out, number)
+    if record is None:
+        raise UserError(
+            target / f"{names(number)}.tar",
+            "a shard that vanished after it was written",
+            "a folder that nobody else works in",
+            "run the same command again",
+        )
+    return record
+
+
+def _join(target: Path, kind: str, name: str, header: str, shards: int) -> None:
+    with replacing(target / name) as partial, partial.open("wb") as table:
+        table.write(header.encode() + b"\r\n")
+        for number in range(shards):
+            with (target / PROGRESS / f"{names(number)}.{kind}.csv").open("rb") as rows:
+                shutil.copyfileobj(rows, table)
+
+
+def _copies(target: Path, records: list[ShardRecord], members: Sequence[Member]) -> Copies | None:
+    """Find equal sources by the digests that the shards' jobs left."""
+    parts = []
+    for number, record in enumerate(records):
+        if record.shard is None:
+            continue
+        path = target / PROGRESS / f"{names(number)}.{DIGESTS}"
+        part = np.fromfile(path, DIGEST) if path.exists() else np.empty(0, DIGEST)
+        if len(part) != record.shard.samples:
+            return None
+        parts.append(part)
+    every = np.concatenate(parts)
+    every = every[np.lexsort((every["key"], every["sha256"]))]
+    again = np.flatnonzero(every["sha256"][1:] == every["sha256"][:-1]) + 1
+    if not len(again):
+        return Copies(0, "", "")
+    first = again[every["key"][again].argmin()]
+    copy, original = (members[every["key"][place]].name for place in (first, first - 1))
+    return Copies(len(again), copy, original)
+
+
+def _too_many_rejects(target: Path, images: int, share: float) -> UserError:
+    rows = []
+    for path in sorted((target / PROGRESS).glob(f"*.{REJECTS}")):
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as table:
+            rows += [(name, reason) for name, reason, _ in csv.reader(table)]
+    kinds = Counter(RejectedError(reason).kind for _, reason in rows)
+    return UserError(
+        f"--max-rejects {share}",
+        f"{len(rows):,} of {images:,} images are rejected already: {counted(kinds)}",
+        f"at most {int(share * images):,}",
+        f"see all so far in {target / PROGRESS}/*.{REJECTS}, and repair or remove them, or allow"
+        " more; the same command goes on with what is finished",
+        listed=[f"{name}: {reason}" for name, reason in sorted(rows)[:REJECTS_SHOWN]],
+    )

@@ -1,0 +1,290 @@
+"""One shard: a worker process reads, stores and writes it, and says what it has written.
+
+A shard's files, in the order in which they come to be:
+`shard-000000.tar` and `.idx` in the set's folder, then in `.packing/` its rows for `samples.csv`
+and `rejects.csv`, the digests of its sources, and last `shard-000000.json`: with it the shard is
+finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pipeline.errors import UserError
+from pipeline.files import replacing, write_whole
+from pipeline.images.decode import RejectedError
+from pipeline.packing.archives import DamagedError, Member
+from pipeline.packing.sources import Source
+from pipeline.packing.store import store
+from pipeline.shards.manifest import Count, Recipe, Shard, Size, digest, file_digest
+from pipeline.shards.tar import VERSION
+
+PROGRESS = ".packing"
+"""Sub-folder of an unfinished set: what is needed to go on with it."""
+
+REPORT_EVERY = 32
+"""Images between a worker's reports, at which it may be stopped."""
+
+DIGESTS = "digests"
+"""Suffix of the file with each sample's key and the SHA-256 of its source's bytes."""
+
+DIGEST = np.dtype([("key", "<u8"), ("sha256", "S32")])
+
+MAX_RECORD_BYTES = 1 << 16
+"""A record has one row, and a count for each kind of fault."""
+
+Entry = tuple[int, Member]
+"""A sample's key and where it comes from."""
+
+
+class ShardRecord(BaseModel):
+    """What a finished shard adds to the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: Shard | None
+    """None if every image of it was rejected: then there is no tar."""
+    image_bytes: Count
+    largest: Size | None
+    smallest: Size | None
+    converted: Count
+    rejected: dict[str, Count]
+    """How many, by kind."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if {self.shard is None} != {self.largest is None, self.smallest is None}:
+            raise ValueError("sizes of images without a shard of them, or the reverse")
+        return self
+
+
+class Progress(NamedTuple):
+    """Images of a shard since the last report."""
+
+    done: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is the same for all shards of a set."""
+
+    source: Source
+    out: Path
+    recipe: Recipe
+    strict: bool
+
+
+@dataclass
+class _Tally:
+    """What a shard's images add up to while it is being written."""
+
+    samples: list[tuple[str, str, str, str]] = field(default_factory=list)
+    digests: list[tuple[int, bytes]] = field(default_factory=list)
+    rejects: list[tuple[str, str, int]] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    widths: set[int] = field(default_factory=set)
+    heights: set[int] = field(default_factory=set)
+    converted: int = 0
+    image_bytes: int = 0
+
+
+def names(number: int) -> str:
+    """A shard's name without its suffix."""
+    return f"shard-{number:06d}"
+
+
+def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
+    """What was written of a shard by an earlier run, if it was finished and is still there.
+
+    Args:
+        target: where it was built.
+        out: where it may lie already, if that run was cut off while it changed the sets.
+        number: the shard's.
+    """
+    path = target / PROGRESS / f"{names(number)}.json"
+    try:
+        with path.open("rb") as file:
+            record = ShardRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
+    except (OSError, ValidationError):
+        return None
+    if record.shard is None:
+        return record
+    shard = record.shard
+    if shard.name != names(number):
+        return None
+    tar, index = (_either(target, out, f"{shard.name}.{suffix}") for suffix in ("tar", "idx"))
+    whole = (
+        tar.is_file()
+        and index.is_file()
+        and tar.stat().st_size == shard.bytes
+        and digest(index.read_bytes()) == shard.index_sha256
+        # of raw pixels, the set before may have a shard with the same names and sizes
+        and (tar.parent == target or file_digest(tar) == shard.tar_sha256)
+    )
+    return record if whole else None
+
+
+def _either(first: Path, second: Path, name: str) -> Path:
+    return first / name if (first / name).exists() else second / name
+
+
+def write_shard(work: Work, number: int, entries: list[Entry]) -> Generator[Progress, None, None]:
+    """Write one shard and its record; closed before its end, it leaves nothing half-written.
+
+    Raises:
+        UserError: `strict`, and an image was rejected.
+        OSError: the disk is full, or the source is gone.
+    """
+    name, tally = names(number), _Tally()
+    shard = None
+    with replacing(work.out / f"{name}.tar") as partial:
+        with partial.open("wb") as file:
+            tar = TarWriter(file)
+            yield from _fill(tar, work, name, entries, tally)
+            tar.finish()
+        if tally.samples:
+            index = tar.index_bytes()
+            write_whole(work.out / f"{name}.idx", index)
+            shard = Shard(
+                name=name,
+                samples=len(tally.samples),
+                bytes=tar.size,
+                tar_sha256=tar.sha256.hexdigest(),
+                index_sha256=digest(index),
+            )
+    if shard is None:
+        (work.out / f"{name}.tar").unlink()
+    _write_record(work.out / PROGRESS, name, shard, tally)
+
+
+def _fill(
+    tar: TarWriter, work: Work, name: str, entries: list[Entry], tally: _Tally
+) -> Generator[Progress, None, None]:
+    extension = work.recipe.extension
+    reported = rejected = 0
+    for count, (key, member) in enumerate(entries, 1):
+        try:
+            data = _read(work, member)
+            stored = store(data, work.recipe)
+        except RejectedError as reject:
+            _reject(work, member, reject, tally)
+        else:
+            tar.add(f"{key:08d}", extension, stored.data)
+            tally.samples.append(
+                (f"{key:08d}", name, member.name, f"{zlib.crc32(stored.data):08x}")
+            )
+            tally.digests.append((key, hashlib.sha256(data).digest()))
+            tally.image_bytes += len(stored.data)
+            tally.widths.add(stored.width)
+            tally.heights.add(stored.height)
+            tally.converted += stored.converted
+        if count % REPORT_EVERY == 0 or count == len(entries):
+            try:
+                yield Progress(count - reported, len(tally.rejects) - rejected)
+            except GeneratorExit:
+                _write_rejects(work.out / PROGRESS, name, tally)  # to be told why it was stopped
+                raise
+            reported, rejected = count, len(tally.rejects)
+
+
+def _read(work: Work, member: Member) -> bytes:
+    try:
+        return work.source.read(member)
+    except DamagedError as error:
+        raise RejectedError(f"unreadable ({error})") from None
+
+
+def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
+    if work.strict:
+        raise UserError(
+            f"{work.source.path}: {member.name}",
+            str(reject),
+            "an image that decodes, since --strict is given",
+            "repair or remove it, or leave --strict out to have it listed in rejects.csv",
+        )
+    tally.rejects.append((member.name, str(reject), max(member.size, 0)))
+    tally.kinds[reject.kind] += 1
+
+
+def _write_record(folder: Path, name: str, shard: Shard | None, tally: _Tally) -> None:
+    _write_csv(folder / f"{name}.samples.csv", tally.samples)
+    _write_rejects(folder, name, tally)
+    write_whole(folder / f"{name}.{DIGESTS}", np.array(tally.digests, DIGEST).tobytes())
+    seen = bool(tally.widths)
+    record = ShardRecord(
+        shard=shard,
+        image_bytes=tally.image_bytes,
+        largest=(max(tally.widths), max(tally.heights)) if seen else None,
+        smallest=(min(tally.widths), min(tally.heights)) if seen else None,
+        converted=tally.converted,
+        rejected=dict(tally.kinds),
+    )
+    write_whole(folder / f"{name}.json", record.model_dump_json().encode())
+
+
+def _write_rejects(folder: Path, name: str, tally: _Tally) -> None:
+    _write_csv(folder / f"{name}.rejects.csv", tally.rejects)
+
+
+def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
+    # surrogateescape: a folder's file names are bytes, and need not be UTF-8
+    with (
+        replacing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        csv.writer(file).writerows(rows)
+
+
+TAR_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
+"""Of an empty member without a name; date, owner and mode are tarfile's constants."""
+
+
+class TarWriter:
+    """A ustar archive of constant dates and owners, with its index and digest made on the way.
+
+    Each header is `TAR_HEADER` with name, size and checksum put in (POSIX.1-1988, ustar): building
+    it through `tarfile` costs more than reading the image does.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._rows: list[str] = []
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def add(self, key: str, extension: str, data: bytes) -> None:
+        name = f"{key}.{extension}"
+        header = bytearray(TAR_HEADER)
+        header[: len(name)] = name.encode("ascii")
+        header[124:135] = b"%011o" % len(data)
+        header[148:156] = b" " * 8  # the checksum counts itself as spaces
+        header[148:155] = b"%06o\0" % sum(header)
+        offset = self.size + len(header)
+        self._rows.append(f"{extension} {offset} {len(data)} {name}\n")
+        self._write(bytes(header) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
+
+    def finish(self) -> None:
+        """Write the two empty blocks that end an archive, and fill its last record."""
+        end = self.size + 2 * tarfile.BLOCKSIZE
+        self._write(bytes(end + -end % tarfile.RECORDSIZE - self.size))
+
+    def index_bytes(self) -> bytes:
+        """The archive's index, as `pipeline.shards.tar` describes it."""
+        return (f"{VERSION} {len(self._rows)}\n" + "".join(self._rows)).encode()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)

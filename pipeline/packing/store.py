@@ -1,0 +1,173 @@
+"""From an image file to what a shard stores of it, by the recipe."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import simplejpeg
+
+from pipeline.errors import UserError
+from pipeline.images.decode import Pixels, RejectedError, decode, is_ordinary, require_bounded
+from pipeline.images.geometry import resized
+from pipeline.images.jpeg import read_header
+from pipeline.shards.manifest import Recipe
+
+CONVERTED_QUALITY = 95
+"""Of what must be encoded anew under `--store original`: with 4:4:4 chroma, the JPEG closest to its
+source that is still of ordinary size."""
+
+
+DEFAULT_SIZE = 64
+"""The nets' default."""
+
+
+class Stored(NamedTuple):
+    """A sample's component."""
+
+    data: bytes
+    width: int
+    height: int
+    converted: bool
+    """Under `original`: whether the bytes are ours rather than the source's."""
+
+
+def make_recipe(
+    store: Literal["original", "jpeg", "raw"],
+    size: int | None,
+    crop: str | None,
+    quality: int | None,
+    *,
+    checked: bool,
+) -> Recipe:
+    """Turn the packing command's options into a recipe; None stands for an option not given.
+
+    Raises:
+        UserError: options that contradict one another, or a value out of range.
+    """
+    given = {"--size": size, "--quality": quality}
+    useless = {"original": ("--size", "--quality"), "jpeg": (), "raw": ("--quality",)}[store]
+    for flag in useless:
+        if given[flag] is not None:
+            raise UserError(
+                f"{flag} {given[flag]}",
+                f"--store {store}",
+                "a store that it has a meaning for",
+                f"leave {flag} out, or choose --store jpeg",
+            )
+    cropping = _crop(crop if crop is not None else "none" if store == "original" else "centre")
+    if store == "original":
+        return Recipe(crop=cropping, checked=checked)
+    size = DEFAULT_SIZE if size is None else size
+    quality = (CONVERTED_QUALITY if quality is None else quality) if store == "jpeg" else None
+    _require_range("--size", size, 8, 4096)
+    if quality is not None:
+        _require_range("--quality", quality, 1, 100)
+    if store == "raw" and cropping == "none":
+        raise UserError(
+            "--crop none", "--store raw", "square pixels", "use --crop centre, or --store jpeg"
+        )
+    if isinstance(cropping, int) and cropping < size:
+        raise UserError(
+            f"--crop {cropping}",
+            f"--size {size}",
+            "a crop of at least the size that is stored",
+            f"use --size {cropping} or less, or a larger --crop",
+        )
+    return Recipe(
+        store=store,
+        crop=cropping,
+        size=size,
+        filter="bilinear",
+        quality=quality,
+        checked=checked,
+    )
+
+
+def _crop(text: str) -> Literal["none", "centre"] | int:
+    if text in ("none", "centre"):
+        return "centre" if text == "centre" else "none"
+    if not text.isdecimal():
+        raise UserError(
+            f"--crop {text}",
+            "neither a word that is known nor a number",
+            "none, centre, or a number of pixels",
+            "for CelebA, --crop 108 and --crop 148 are common",
+        )
+    _require_range("--crop", int(text), 8, 1 << 16)
+    return int(text)
+
+
+def _require_range(flag: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{flag} {value}", "out of range", f"{least} to {most}", "correct it")
+
+
+def store(data: bytes, recipe: Recipe) -> Stored:
+    """Make what a shard keeps of one image file.
+
+    Args:
+        data: the file's bytes.
+        recipe: what to keep, and whether what goes in untouched is decoded too.
+
+    Raises:
+        RejectedError: it does not decode, or is smaller than the crop.
+    """
+    if recipe.store == "original" and not recipe.checked:
+        header = read_header(data)
+        if header is not None and is_ordinary(header, data):
+            require_bounded(header.width, header.height)
+            _require_crop(header.width, header.height, recipe)
+            return Stored(data, header.width, header.height, converted=False)
+    pixels, ordinary = decode(data)
+    height, width, _ = pixels.shape
+    _require_crop(width, height, recipe)
+    if recipe.store == "original":
+        stored = data if ordinary else encode(pixels, CONVERTED_QUALITY)
+        return Stored(stored, width, height, converted=not ordinary)
+    pixels = cut(pixels, recipe)
+    height, width, _ = pixels.shape
+    if recipe.store == "raw":
+        return Stored(_as_rgb(pixels).tobytes(), width, height, converted=False)
+    return Stored(encode(pixels, recipe.quality or CONVERTED_QUALITY), width, height, False)
+
+
+def cut(pixels: Pixels, recipe: Recipe) -> Pixels:
+    """Crop and resize as the recipe says, with the loaders' own kernel on the CPU.
+
+    Args:
+        pixels: (H, W, C) uint8.
+        recipe: with a size.
+
+    Returns:
+        (S, S, C) uint8; without a crop, the shorter side is S.
+    """
+    assert recipe.size is not None, "only original stores have no size"
+    # Here, since it loads torch: `original` stores and `--help` do not wait for that
+    from pipeline.images.resize import as_tensor, fit_square, resize
+
+    image = as_tensor(pixels)
+    if recipe.crop == "none":
+        height, width, _ = pixels.shape
+        small = resize(image, *resized(width, height, recipe.size))
+    else:
+        small = fit_square(image, recipe.size, None if recipe.crop == "centre" else recipe.crop)
+    return small.contiguous().numpy()
+
+
+def encode(pixels: Pixels, quality: int) -> bytes:
+    """A JPEG of (H, W, 1 or 3) uint8 pixels, with 4:4:4 chroma: small images have none to spare."""
+    colours = "GRAY" if pixels.shape[2] == 1 else "RGB"
+    subsampling = "Gray" if pixels.shape[2] == 1 else "444"
+    contiguous = np.ascontiguousarray(pixels)
+    encoded: bytes = simplejpeg.encode_jpeg(contiguous, quality, colours, subsampling)
+    return encoded
+
+
+def _as_rgb(pixels: Pixels) -> Pixels:
+    return pixels if pixels.shape[2] == 3 else pixels.repeat(3, axis=2)
+
+
+def _require_crop(width: int, height: int, recipe: Recipe) -> None:
+    if isinstance(recipe.crop, int) and min(width, height) < recipe.crop:
+        raise RejectedError(f"smaller than the crop ({width}×{height})")

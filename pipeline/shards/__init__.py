@@ -1,0 +1,1 @@
+"""The format of a shard set, and the seeded orders of its samples."""

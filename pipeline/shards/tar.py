@@ -1,0 +1,249 @@
+"""Tars: anybody's headers, read safely, and DALI's index of a shard.
+
+Python's `tarfile` trusts the sizes that it reads. On such of its versions as are still in use, a
+negative one makes it go round in circles (CVE-2025-8194), a header of digits takes the square of
+its length in time (CVE-2024-6232), and a claimed size is set aside before a byte of it is read.
+
+The index has one line a sample, so that nobody need scan the archive. Its text format is DALI's own
+(v1.2, as written by its `wds2idx`): a header `v1.2 <samples>`, then
+`<extension> <offset> <size> <member name>` for each component of each sample.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from io import BufferedIOBase, FileIO
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.shards.order import Rows
+
+VERSION = "v1.2"
+"""Of the index."""
+
+MAX_FILE_BYTES = 1 << 28
+"""A quarter of a gigabyte: no image file needs more."""
+
+MAX_HEADER_BYTES = 1 << 20
+"""Of an extended header: names, owners, attributes of a file."""
+
+_LONG_NUMBER = re.compile(rb"\d{64}")
+"""In an extended header; its lengths and sizes have at most 20 digits."""
+
+COMPRESSIONS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+"""First bytes of a compressed file, and what reads it."""
+
+CHUNK_BYTES = 1 << 20
+
+END_BYTES = 2 * tarfile.BLOCKSIZE
+"""Zeros that end a tar (POSIX.1-2017, pax, "ustar Interchange Format")."""
+
+
+def is_tar(head: bytes) -> bool:
+    """Whether a file that begins so is a tar: one of 1979 has no sign of it but its checksum."""
+    if head[257:262] == b"ustar":
+        return True
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        return False
+    return True
+
+
+def is_compressed_tar(path: Path) -> bool:
+    """Whether a file is a tar in gzip, bzip2 or xz."""
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    for magic, opened in COMPRESSIONS.items():
+        if head.startswith(magic):
+            try:
+                with opened(path) as tar:
+                    return is_tar(tar.read(tarfile.BLOCKSIZE))
+            except (EOFError, OSError, lzma.LZMAError, zlib.error):
+                return False
+    return False
+
+
+def unpack(path: Path, folder: Path) -> BinaryIO:
+    """Decompress a tar into a file without a name, which goes with its last user in any case.
+
+    Args:
+        path: of a file for which `is_compressed_tar` holds.
+        folder: on whose disk the file takes room.
+
+    Raises:
+        tarfile.ReadError: it is cut off or damaged.
+        UserError: it is larger than the room there.
+    """
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    opened = next(opened for magic, opened in COMPRESSIONS.items() if head.startswith(magic))
+    room = shutil.disk_usage(folder).free * 9 // 10  # others write there too
+    with ExitStack() as held:
+        unpacked = held.enter_context(tempfile.TemporaryFile(dir=folder))
+        try:
+            with opened(path) as tar:
+                while data := tar.read(CHUNK_BYTES):
+                    if unpacked.tell() + len(data) > room:
+                        raise _no_room(path, folder, room)
+                    unpacked.write(data)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise tarfile.ReadError("it cannot be decompressed to its end") from None
+        unpacked.flush()
+        held.pop_all()
+    return unpacked
+
+
+def _no_room(path: Path, folder: Path, room: int) -> UserError:
+    return UserError(
+        f"SOURCE {path}",
+        f"a compressed tar that unpacks to more than {room / 1e9:.2f} GB",
+        f"room to unpack it in {folder}, for as long as it is read",
+        "free some space, or choose an --out on another disk",
+    )
+
+
+def headers(tar: Path) -> Iterator[tarfile.TarInfo]:
+    """All entries of an uncompressed tar, links and devices too, in their order; forgets each.
+
+    Tars that were joined end to end are one, as with `tar --ignore-zeros`.
+
+    Raises:
+        tarfile.TarError: the archive is cut off or damaged, or made to do damage.
+        OSError: it cannot be read.
+    """
+    start: int | None = 0
+    try:
+        with _Headers(tar) as file:
+            while start is not None:
+                file.seek(start)
+                with tarfile.open(fileobj=file, mode="r:") as archive:
+                    yield from _entries(archive)
+                    start = _next_tar(file, archive.offset)
+    except (OSError, tarfile.TarError):
+        raise
+    except Exception as error:  # tarfile lets nearly every type through
+        raise tarfile.ReadError(f"{type(error).__name__} in a header") from error
+
+
+def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    reached = -1
+    while (member := archive.next()) is not None:
+        if member.size < 0 or archive.offset <= reached:
+            raise tarfile.ReadError("an entry of negative size")
+        reached = archive.offset
+        archive.members.clear()  # type: ignore[attr-defined]  # else a kilobyte of each stays
+        yield member
+
+
+def _next_tar(file: FileIO, end: int) -> int | None:
+    """Where another tar begins behind the end of one; None if only padding is there.
+
+    `tarfile` takes any block that is no header for the end. What ends a tar is two blocks of zeros.
+
+    Raises:
+        tarfile.ReadError: they are not at `end`.
+    """
+    mark = os.pread(file.fileno(), END_BYTES, end)
+    if mark.strip(b"\0"):
+        raise tarfile.ReadError(f"no header at byte {end:,}")
+    if len(mark) < END_BYTES:
+        raise tarfile.ReadError("the two blocks of zeros that end a tar are missing")
+    place = end + END_BYTES
+    while data := os.pread(file.fileno(), CHUNK_BYTES, place):
+        if rest := data.lstrip(b"\0"):
+            place += len(data) - len(rest)
+            return place - place % tarfile.BLOCKSIZE
+        place += len(data)
+    return None
+
+
+class _Headers(FileIO):
+    """A tar as `tarfile` may see it: nothing outside of it, and nothing longer than a header."""
+
+    def __init__(self, tar: Path) -> None:
+        super().__init__(tar)
+        self._size = os.fstat(self.fileno()).st_size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if not 0 <= offset <= self._size:
+            raise tarfile.ReadError("it ends within an entry")
+        return super().seek(offset, whence)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of more than {MAX_HEADER_BYTES:,} bytes")
+        data = super().read(size)
+        if size > tarfile.BLOCKSIZE and _LONG_NUMBER.search(data):
+            raise tarfile.ReadError("a header with a number of 64 digits")
+        return data
+
+
+def index_text(tar: Path) -> str:
+    """Index a tar whose samples have one component each, as `packing` writes them.
+
+    Raises:
+        tarfile.TarError: the archive is damaged.
+    """
+    rows = [
+        f"{member.name.partition('.')[2]} {member.offset_data} {member.size} {member.name}\n"
+        for member in headers(tar)
+    ]
+    return f"{VERSION} {len(rows)}\n" + "".join(rows)
+
+
+class Places(NamedTuple):
+    """Where the samples of a tar lie, (samples,) each."""
+
+    offsets: Rows
+    """In bytes from the tar's beginning."""
+    sizes: Rows
+    """In bytes."""
+    keys: Rows
+
+
+def read_index(data: bytes, extension: str) -> Places:
+    """Read what `index_text` wrote; a million lines take half a second.
+
+    Args:
+        data: the index.
+        extension: of the one component that each sample has.
+
+    Raises:
+        ValueError: it is not such an index; the message says what is wrong.
+    """
+    header, _, lines = data.partition(b"\n")
+    word = extension.encode()
+    if lines.count(word + b" ") != lines.count(b"\n"):
+        raise ValueError(f"lines that are not of one {extension} component each")
+    # Keys are numbers, so what is left of "jpg 512 7213 00000012.jpg" is three of them
+    numbers = lines.replace(b"." + word, b"").replace(word, b"").decode("ascii", "replace")
+    if not numbers.strip():
+        raise ValueError("no samples")
+    try:
+        table = np.loadtxt(numbers.splitlines(), dtype=np.int64, comments=None, ndmin=2)
+    except (ValueError, OverflowError, DeprecationWarning):
+        raise ValueError("lines that do not read as extension, offset, size and name") from None
+    expected = f"{VERSION} {len(table)}".encode()
+    if header != expected or table.shape[1:] != (3,):
+        raise ValueError(f"the header {header[:40]!r}, where {expected!r} would be right")
+    return Places(*table.T)
