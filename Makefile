@@ -83,6 +83,7 @@ lint: $(INSTALLED)
 
 # Needs no network; a warning is an error.
 docs: $(INSTALLED)
+	$(BIN)/python docs/options.py
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet \
 		--builder html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"

@@ -5,8 +5,8 @@ torchrun starts them and sets `RANK`, `LOCAL_RANK` and `WORLD_SIZE`
 batch, and has noise of its own; gradients are averaged, so that the weights stay the same on all.
 The first rank alone writes and speaks.
 
-The ranks must come to each method together: it is a meeting. The host meets over gloo, which the
-device knows nothing of; only the gradients meet on the device.
+Every method that communicates is a collective: all ranks must call it, in the same order. The hosts
+communicate over gloo; only gradients are reduced on the devices.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from pipeline.errors import UserError
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
-"""After which a rank that lives but does not come is given up: the others may be waiting for the
-first one's pictures and measurements. A rank that died is noticed at once."""
+"""Timeout of a collective: long, as the others may be waiting for the first rank's pictures and
+measurements. A rank that died is noticed at once."""
 
 
 class LostRankError(UserError):
-    """Another rank is gone: nothing can be agreed on any more."""
+    """Another rank is gone, so no collective can succeed any more."""
 
 
 class Ranks:
-    """This process among those that train together; alone, every meeting is over at once.
+    """This process among those that train together; for one process, collectives cost nothing.
 
     Args:
         rank: of this process.
@@ -48,7 +48,7 @@ class Ranks:
         local: number of this process on its machine.
 
     Attributes:
-        complete: whether all are at the same place of the program, and can meet.
+        complete: whether all ranks are still there and in step, so that collectives can succeed.
     """
 
     def __init__(self, rank: int = 0, count: int = 1, local: int = 0) -> None:
@@ -60,7 +60,7 @@ class Ranks:
     @classmethod
     @contextmanager
     def joined(cls) -> Iterator[Self]:
-        """Be among the processes that torchrun started, if it did, until all are at the end.
+        """Join the processes that torchrun started, if it did, and wait for all of them at the end.
 
         Raises:
             UserError: the others cannot be reached.
@@ -69,7 +69,7 @@ class Ranks:
         try:
             yield ranks
         except BaseException as error:
-            ranks.part_over(error)
+            ranks.separate(error)
             raise
         finally:
             ranks._leave()  # noqa: SLF001, this class's own
@@ -82,13 +82,13 @@ class Ranks:
         try:
             _join()
         except (RuntimeError, ValueError) as error:
-            meeting = (*names, "MASTER_ADDR", "MASTER_PORT")
-            told = ", ".join(f"{name}={os.environ.get(name)}" for name in meeting)
+            known = (*names, "MASTER_ADDR", "MASTER_PORT")
+            settings = ", ".join(f"{name}={os.environ.get(name)}" for name in known)
             raise UserError(
                 f"rank {os.environ['RANK']}",
                 f"no connection to the other ranks ({_first_line(error)})",
                 "processes that reach each other",
-                f"start them with torchrun, which sets {told}",
+                f"start them with torchrun, which sets {settings}",
             ) from error
         return cls(*(int(os.environ[name]) for name in names))
 
@@ -101,15 +101,15 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this rank writes files and logs."""
         return self.rank == 0
 
-    def tells(self, error: BaseException) -> bool:
-        """Whether this rank is to tell an error: the first does, unless it knows nothing of it."""
+    def reports(self, error: BaseException) -> bool:
+        """Whether this rank reports an error: the first does, or the only one that knows of it."""
         return self.is_first or not (self._is_agreed(error) or isinstance(error, LostRankError))
 
-    def part_over(self, error: BaseException) -> None:
-        """Go on without the others after an error that they know nothing of: they are elsewhere."""
+    def separate(self, error: BaseException) -> None:
+        """Take part in no more collectives after an error on this rank alone."""
         if not self._is_agreed(error):
             self.complete = self.count == 1
 
@@ -135,7 +135,10 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What fails inside on one rank fails on all, with the lowest's error. No place to meet."""
+        """Raise what fails inside on any rank on all of them: the lowest rank's error.
+
+        Nothing inside may be a collective.
+        """
         if self.count == 1 or not self.complete:
             yield
             return
@@ -149,12 +152,12 @@ class Ranks:
             raise self._agreed
 
     def first(self, do: Callable[[], T]) -> T | None:
-        """Have the first rank do something; what fails there fails on all."""
+        """Have the first rank do something; if that fails, all ranks raise its error."""
         with self.together():
             return do() if self.is_first else None
 
     def same(self, value: T) -> T:
-        """What the first rank has."""
+        """The first rank's value, on all ranks."""
         values = [value]
         if self.count > 1:
             with self._reaching_all():
@@ -180,7 +183,7 @@ class Ranks:
         return np.asarray(total / self.count, dtype=np.float32)
 
     def require_same(self, what: str, digest: Callable[[], str], remedy: str) -> None:
-        """See that every rank has what the first one has.
+        """Check that every rank has what the first one has.
 
         Args:
             what: in words.
@@ -221,7 +224,7 @@ class Ranks:
         return batch_size // self.count
 
     def connect(self, device: torch.device) -> None:
-        """Get ready to meet on a device: NCCL on CUDA, or else gloo."""
+        """Prepare for collectives on a device: over NCCL on CUDA, or else gloo."""
         if self._devices is None:
             backend = "nccl" if device.type == "cuda" else "gloo"
             with self._reaching_all():
@@ -231,7 +234,7 @@ class Ranks:
 
     def sum_(self, flat: torch.Tensor) -> None:
         """Add up tensors on the devices, in place; the host does not wait for CUDA."""
-        # On CUDA a missing rank shows at the host's next meeting, and an error is a capture's
+        # On CUDA a missing rank shows at the host's next collective, and an error is a capture's
         with nullcontext() if flat.is_cuda else self._reaching_all():
             dist.all_reduce(flat, group=self._devices)
 
@@ -256,7 +259,7 @@ class Ranks:
 
     @contextmanager
     def _reaching_all(self) -> Iterator[None]:
-        """Tell plainly if a rank is gone; torch raises a RuntimeError of some kind."""
+        """Say plainly that a rank is gone, where torch raises a RuntimeError of some kind."""
         if not self.complete:
             raise self._lost("it was noticed before")
         try:
@@ -300,7 +303,7 @@ def _first_line(error: Exception) -> str:
     return re.sub(r"^\[[^]]*\.cc:\d+\] ", "", line).partition(". ")[0][:200]
 
 
-class SharedGradients:
+class GradientReduction:
     """Replaces a net's gradients by their mean over all ranks: one all-reduce of one flat buffer.
 
     DistributedDataParallel would reduce in each of the two passes of D, and its hooks complicate a

@@ -213,19 +213,23 @@ class TrainConfig(Options):
     label_smoothing: Annotated[
         float,
         Field(ge=0, lt=0.5),
-        Option("What the label of real images falls short of 1; often 0.1.", UPDATES),
+        Option("Subtracted from the label 1 of real images; often 0.1.", UPDATES),
     ] = 0.0
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16"],
-        Option("Of the nets: auto, fp32, tf32 or bf16.", UPDATES),
+        Option(
+            "What the nets compute in: auto (bf16 where the hardware has it), fp32, tf32 or bf16.",
+            UPDATES,
+        ),
     ] = "auto"
     step: Annotated[
         Literal["auto", "eager", "compiled", "graph"],
-        Option("How it runs: auto, eager, compiled or graph.", UPDATES),
+        Option("How it runs: auto (graph on CUDA, else eager), eager, compiled or graph.", UPDATES),
     ] = "auto"
-    mirror: Annotated[bool, Option("Flip images at random.", DATA, flag="--mirror/--no-mirror")] = (
-        False
-    )
+    mirror: Annotated[
+        bool,
+        Option("Flip each image with probability one half.", DATA, flag="--mirror/--no-mirror"),
+    ] = False
     ema_nimg: Annotated[
         int,
         Field(ge=0, le=10**12),
@@ -250,7 +254,7 @@ class TrainConfig(Options):
     data_timeout: Annotated[
         float,
         Field(ge=1, le=10**9),
-        Option("Give up after so many seconds without a batch.", DATA, resume="free"),
+        Option("Seconds to wait for a batch before giving up.", DATA, resume="free"),
     ] = DATA_TIMEOUT
     netG: Annotated[  # noqa: N815  # the ancestors' spelling
         str | None, Option("Start the generator with this file's weights.", NETS, flag="--netG")

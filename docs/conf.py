@@ -63,8 +63,26 @@ def _plain_types(app, what, name, value, options, signature, returns):
     return TYPER.sub(r"\1", signature or "") or None, returns
 
 
+def _write_reference(app):
+    """Write a page of the reference for each package, from the modules that there are."""
+    for init in sorted(
+        path for top in ("pipeline", "dcgan") for path in (ROOT / top).rglob("__init__.py")
+    ):
+        package = ".".join(init.parent.relative_to(ROOT).parts)
+        inside = [path.stem for path in sorted(init.parent.glob("*.py")) if path != init]
+        parts = [f"# {package}", _module(package)]
+        for module in (f"{package}.{name}" for name in inside):
+            parts += [f"## {module}", _module(module)]
+        (Path(app.srcdir) / "api" / f"{package}.md").write_text("\n\n".join(parts))
+
+
+def _module(name):
+    return f"```{{eval-rst}}\n.. automodule:: {name}\n```"
+
+
 def setup(app):
-    """Connect all three."""
+    """Connect them all."""
+    app.connect("builder-inited", _write_reference)
     app.connect("source-read", _link_outside)
     app.connect("autodoc-process-signature", _plain_types)
     app.connect("autodoc-process-docstring", _keep_colons, priority=400)  # napoleon's is 500

@@ -4,7 +4,7 @@ import torch
 
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.step.adversarial import AdversarialStep
-from dcgan.step.ema import Average
+from dcgan.step.ema import EMA
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep
 
@@ -55,7 +55,7 @@ def whole_step(
         torch.Generator(device).manual_seed(5),
         StepRows(32, torch.device(device)),
         mirror,
-        Average(generator, BATCH, ema_nimg) if ema_nimg else None,
+        EMA(generator, BATCH, ema_nimg) if ema_nimg else None,
     )
 
 

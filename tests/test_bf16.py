@@ -246,7 +246,7 @@ def losses_error(state: State, change: Change = sound) -> float:
 
 @contextmanager
 def rounded_losses(step, state):
-    step._logits = lambda images: step._run(step.judge, images)
+    step._logits = lambda images: step._run(step.discriminate, images)
     yield
 
 

@@ -106,7 +106,7 @@ def test_it_tells_how_well_a_set_is_mixed(tmp_path, check):
 
 
 def test_a_badly_mixed_set_is_called_so(tmp_path, check, monkeypatch):
-    for module in ("packing", "verifying"):
+    for module in ("packing.pack", "verify"):
         monkeypatch.setattr(f"pipeline.{module}.permutation", lambda count, seed: np.arange(count))
     folder = make(tmp_path, numbered_pictures(150), per_shard=40)
     status, out, err = check(folder)

@@ -29,11 +29,17 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def newest(checkpoints):
+    path, found = checkpoints.newest()
+    assert path.suffix == ".pt"
+    return found
+
+
 def test_the_newest_comes_back(checkpoints, tmp_path):
     assert checkpoints.newest() is None
     for nimg in (9, 10, 123_456_789_012):
         checkpoints.save(nimg, state(nimg))
-        loaded = checkpoints.newest()
+        loaded = newest(checkpoints)
         assert loaded["number"] == nimg
         assert loaded["tensor"].equal(state(nimg)["tensor"])
 
@@ -45,11 +51,11 @@ def test_cut_off_at_any_byte_it_is_passed_over(checkpoints, tmp_path, said):
     assert len(whole) > 500
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        assert checkpoints.newest()["number"] == 1, length
+        assert newest(checkpoints)["number"] == 1, length
     assert len(said) == len(whole)
     assert set(said) == {f"{path} is cut off or changed: passed over"}
     path.write_bytes(whole)
-    assert checkpoints.newest()["number"] == 2
+    assert newest(checkpoints)["number"] == 2
 
 
 def test_a_bit_that_changed_is_noticed(checkpoints):
@@ -58,7 +64,7 @@ def test_a_bit_that_changed_is_noticed(checkpoints):
     whole = path.read_bytes()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert checkpoints.newest()["number"] == 1, place
+        assert newest(checkpoints)["number"] == 1, place
 
 
 def test_without_all_of_its_json_it_does_not_exist(checkpoints, said):
@@ -67,11 +73,11 @@ def test_without_all_of_its_json_it_does_not_exist(checkpoints, said):
     text = seal.read_bytes()
     for broken in (*(text[:length] for length in range(len(text))), b"[]", b"[" * 99_999, b"{}"):
         seal.write_bytes(broken)
-        assert checkpoints.newest()["number"] == 1, broken[:80]
+        assert newest(checkpoints)["number"] == 1, broken[:80]
     seal.unlink()
-    assert checkpoints.newest()["number"] == 1
+    assert newest(checkpoints)["number"] == 1
     seal.write_bytes(text)
-    assert checkpoints.newest()["number"] == 2
+    assert newest(checkpoints)["number"] == 2
 
 
 def test_nothing_whole_at_all_is_an_error(checkpoints, tmp_path):
@@ -93,8 +99,7 @@ def test_a_damaged_one_does_not_take_the_place_of_one_that_stays(tmp_path, said)
     checkpoints.save(1, state(1))
     (tmp_path / "000000009.pt").write_bytes(b"of a killed process")
     checkpoints.save(2, state(2))
-    loaded = checkpoints.newest()
-    assert loaded is not None
+    loaded = newest(checkpoints)
     assert loaded["number"] == 2
 
 
@@ -106,7 +111,7 @@ def test_no_code_from_a_checkpoint_runs(checkpoints, tmp_path):
             return (open, (str(tmp_path / "pwned"), "w"))
 
     checkpoints.save(2, {"evil": Evil()})  # whole, with its digest
-    assert checkpoints.newest()["number"] == 1
+    assert newest(checkpoints)["number"] == 1
     assert not (tmp_path / "pwned").exists()
 
 
@@ -137,9 +142,9 @@ def test_later_ones_can_be_forgotten_but_not_all(checkpoints, tmp_path):
     for nimg in (10, 20):
         checkpoints.save(nimg, state(nimg))
     checkpoints.forget_after(15)
-    assert checkpoints.newest()["number"] == 10
+    assert newest(checkpoints)["number"] == 10
     checkpoints.forget_after(5)
-    assert checkpoints.newest()["number"] == 10
+    assert newest(checkpoints)["number"] == 10
 
 
 def test_what_a_killed_process_left_goes_with_the_next(checkpoints, tmp_path):
@@ -163,15 +168,14 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_there(
         with pytest.raises(UserError) as told:
             checkpoints.save(2, state(2))
     assert_four_parts(told.value, "000000002.pt", "No space left on device")
-    assert checkpoints.newest()["number"] == 1
+    assert newest(checkpoints)["number"] == 1
     assert before.items() <= contents(tmp_path).items()
 
 
 def test_the_json_says_what_it_is(checkpoints):
     path = checkpoints.save(1_280, state(1))
     checkpoints.judged(1_280, 12.5)
-    loaded = checkpoints.newest()
-    assert loaded is not None
+    loaded = newest(checkpoints)
     assert loaded["number"] == 1
     seal = json.loads(path.with_suffix(".json").read_text())
     assert seal["bytes"] == path.stat().st_size
@@ -181,6 +185,5 @@ def test_the_json_says_what_it_is(checkpoints):
 def test_a_copied_folder_is_as_good(checkpoints, tmp_path):
     checkpoints.save(1, state(1))
     shutil.copytree(tmp_path, tmp_path.with_name("copy"))
-    copied = Checkpoints(tmp_path.with_name("copy"), 2, print).newest()
-    assert copied is not None
-    assert copied["number"] == 1
+    copied = Checkpoints(tmp_path.with_name("copy"), 2, print)
+    assert newest(copied)["number"] == 1

@@ -10,10 +10,10 @@ import torch
 from dcgan.rundir.folder import RunFolder
 from dcgan.rundir.log import Log
 from dcgan.step import determinism
-from dcgan.step.determinism import compute_alike
+from dcgan.step.determinism import set_determinism
 from dcgan.training import session
 from dcgan.training.build import build
-from dcgan.training.checkpoint import State
+from dcgan.training.state import State
 from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
 from tests.running import (
@@ -58,7 +58,7 @@ def is_on() -> bool:
 
 def test_what_torch_is_asked_for():
     torch.backends.cudnn.benchmark = True
-    compute_alike(0)
+    set_determinism(0)
     assert is_on()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.deterministic
@@ -68,7 +68,7 @@ def test_what_torch_is_asked_for():
 
 def test_a_workspace_of_the_users_stays(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    compute_alike(0)
+    set_determinism(0)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
@@ -157,9 +157,9 @@ def test_a_number_of_threads_that_no_machine_has_is_refused(tmp_path, threads):
 
 def saved_state(run: Any) -> dict[str, Any]:
     trainer = train_here(tiny(run / "run", max_steps=1))
-    state = trainer.run.checkpoints.newest()
-    assert state is not None
-    return state
+    found = trainer.run.checkpoints.newest()
+    assert found is not None
+    return found[1]
 
 
 def test_it_may_not_be_dropped_or_added_when_a_run_goes_on(tmp_path):

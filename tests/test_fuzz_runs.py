@@ -16,8 +16,9 @@ from dcgan.nets.weights import load_generator, read_state, refuse_inflated
 from dcgan.reporting.page import run_page
 from dcgan.reporting.read import read_run
 from dcgan.rundir.folder import RunFolder, read_lines
-from dcgan.training.checkpoint import Checkpoints, State
+from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.records import Records
+from dcgan.training.state import State
 from dcgan.training.stats import Plan
 from pipeline.errors import UserError
 from tests.fuzzing import VALUES, address_space, changed_bytes, changed_json, some, survives

@@ -23,7 +23,7 @@ import pytest
 import torch
 from typer.main import get_command
 
-from dcgan.training.checkpoint import VERSION as STATE
+from dcgan.training.state import VERSION as STATE
 from pipeline.packing.store import make_recipe
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dcgan.distributed import Ranks, SharedGradients
+from dcgan.distributed import GradientReduction, Ranks
 from dcgan.step import train_step as speed
 from dcgan.step.graph import WARM_UPS, capture
 from dcgan.step.statistics import StepRows
@@ -26,7 +26,7 @@ from tests.steps import BATCH, pixel_batch, states, whole_step
 def test_a_warm_up_leaves_no_trace():
     step, other = whole_step(), whole_step()
     before = states(step)
-    with step.unchanged():
+    with step.preserved_state():
         step(pixel_batch(7))
     *nets_and_rows, random = before
     *nets_rows_and_adam, random_after = states(step)
@@ -45,7 +45,7 @@ def test_a_warm_up_in_the_middle_of_training_leaves_no_trace():
     for each in (step, other):
         each(pixel_batch(0))
     places = [tensor.data_ptr() for tensor in step.state()]
-    with step.unchanged():
+    with step.preserved_state():
         step(pixel_batch(7))
     assert [tensor.data_ptr() for tensor in step.state()] == places
     assert all(weight.grad is None for weight in step.update.generator.parameters())
@@ -60,7 +60,7 @@ def fail(*arguments, **options):
 def test_what_cannot_be_had_is_told_and_replaced(monkeypatch):
     step = whole_step()
     said: list[str] = []
-    parts = step.update.generate, step.update.judge
+    parts = step.update.generate, step.update.discriminate
     monkeypatch.setattr(torch, "compile", lambda part, **options: fail)
     assert step.prepare("graph", said.append) == "eager"
     assert said == [
@@ -71,7 +71,7 @@ def test_what_cannot_be_had_is_told_and_replaced(monkeypatch):
             for which in ("first", "second")
         ),
     ]
-    assert (step.update.generate, step.update.judge) == parts
+    assert (step.update.generate, step.update.discriminate) == parts
     assert not step.rows.rows.any()
     assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
 
@@ -81,7 +81,7 @@ def test_a_capture_is_tried_twice(monkeypatch, failures):
     step, tries = whole_step(), []
     said: list[str] = []
 
-    def capture(body, random, unchanged):
+    def capture(body, random, preserved_state):
         tries.append(body)
         return fail() if len(tries) <= failures else body
 
@@ -101,14 +101,14 @@ def test_what_fails_on_another_rank_is_not_done_here_either(monkeypatch):
         asked.append(flag)
         return False
 
-    parts, run = (step.update.generate, step.update.judge), step._run
+    parts, run = (step.update.generate, step.update.discriminate), step._run
     monkeypatch.setattr(torch, "compile", lambda part, **options: lambda *batch: part(*batch))
-    monkeypatch.setattr(speed, "capture", lambda body, random, unchanged: body)
+    monkeypatch.setattr(speed, "capture", lambda body, random, preserved_state: body)
     assert step.prepare("graph", said.append, never) == "eager"
     assert asked == [True, True, True]
     failed = [line for line in said if "failed" in line]
     assert [line.rpartition(": ")[2] for line in failed] == ["on another rank"] * 3
-    assert (step.update.generate, step.update.judge) == parts
+    assert (step.update.generate, step.update.discriminate) == parts
     assert step._run == run
 
 
@@ -133,7 +133,7 @@ def test_a_warm_up_has_room_in_a_tick_of_one_step(monkeypatch):
         places.append(int(step.rows.place))
         step.body()
 
-    capture(body, step.random, step.unchanged)
+    capture(body, step.random, step.preserved_state)
     assert places == [0] * (WARM_UPS + 1)
 
 
@@ -222,13 +222,13 @@ def test_a_graph_with_meetings_in_it_is_eager():
         ranks = Ranks()
         met: list[object] = []
         ranks.connect(torch.device("cuda"))
-        shared = SharedGradients(ranks, step.update.generator, step.update.discriminator)
+        shared = GradientReduction(ranks, step.update.generator, step.update.discriminator)
 
         def share(net: torch.nn.Module) -> None:
             shared(net)
             met.append(net)
 
-        step.update.share = share
+        step.update.reduce_gradients = share
         said: list[str] = []
         assert step.prepare("graph", said.append, ranks.all) == "graph", said
         compare_over_20_steps(step, eager, rows=1)

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcgan.training.monitor import SATURATED_STEPS, Alarm, Monitor, MonitorState, spread
+from dcgan.training.monitor import SATURATED_STEPS, Alarm, Monitor, spread
+from dcgan.training.state import MonitorState
 from tests.pictures import smooth
 
 Rows = npt.NDArray[np.float32]

@@ -170,7 +170,7 @@ def flipped_and_rolled_back(ranks: Ranks) -> dict[str, Any]:
     trainer.step.run = flip  # type: ignore[method-assign]
     with pytest.raises(UserError) as differs:
         trainer.run_until(StopRequest())
-    found["differs"], found["tells"] = str(differs.value), ranks.tells(differs.value)
+    found["differs"], found["tells"] = str(differs.value), ranks.reports(differs.value)
 
     ranks.complete = True
     judge, alarms = Monitor.look_at_steps, [Alarm("saturation", 8, 7, "D is sure")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dcgan.distributed import Ranks, SharedGradients
+from dcgan.distributed import GradientReduction, Ranks
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.train_step import WholeStep
 from tests.reference.tape import Tape
@@ -94,7 +94,8 @@ def partner():
 
 
 def shared(step: WholeStep, ranks: Ranks) -> WholeStep:
-    step.update.share = SharedGradients(ranks, step.update.generator, step.update.discriminator)
+    nets = step.update.generator, step.update.discriminator
+    step.update.reduce_gradients = GradientReduction(ranks, *nets)
     return step
 
 
@@ -115,7 +116,7 @@ def test_a_warm_up_leaves_the_other_ranks_in_peace(partner, monkeypatch):
     met: list[object] = []
     step = shared(whole_step(), partner)
     monkeypatch.setattr(partner, "sum_", met.append)
-    with step.unchanged():
+    with step.preserved_state():
         step(pixel_batch(0))
     assert not met
     step(pixel_batch(0))
@@ -163,9 +164,9 @@ def test_a_count_that_python_keeps_is_caught():
 def with_average_told(count: Callable[[torch.Tensor], float]) -> WholeStep:
     """A step whose average hears from Python how many updates there were."""
     step = whole_step()
-    assert step.average is not None
-    update = step.average.update
-    step.average.update = lambda updates: update(torch.tensor(count(updates)))  # type: ignore[method-assign]
+    assert step.ema is not None
+    update = step.ema.update
+    step.ema.update = lambda updates: update(torch.tensor(count(updates)))  # type: ignore[method-assign]
     return step
 
 

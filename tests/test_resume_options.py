@@ -12,7 +12,7 @@ from dcgan.evaluate import evaluate
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import save_weights
 from dcgan.rundir.folder import write_object
-from dcgan.step.ema import Average
+from dcgan.step.ema import EMA
 from dcgan.train import app
 from pipeline.errors import UserError
 from tests.running import (
@@ -90,15 +90,15 @@ def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
                 mean.lerp_(weight, 1 - 0.5 ** (8 / 10_000))
 
     with monkeypatch.context() as before:
-        before.setattr(Average, "update", at_one_rate)
+        before.setattr(EMA, "update", at_one_rate)
         run = train_here(tiny(tmp_path / "run", max_steps=40)).run.folder
     step = new_trainer(tiny(run.path, max_steps=41)).step
-    assert step.average is not None
-    expected = [mean.clone() for mean in step.average.net.parameters()]
+    assert step.ema is not None
+    expected = [mean.clone() for mean in step.ema.net.parameters()]
     step.run()
     for mean, weight in zip(expected, step.update.generator.parameters(), strict=True):
         mean.lerp_(weight.detach(), 1 - 0.5 ** (8 / (40 * 8 * 0.05)))
-    found = [*step.average.net.parameters()]
+    found = [*step.ema.net.parameters()]
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcgan.step.ema import SETTLING, SETTLING_IMAGES, Average
+from dcgan.step.ema import EMA, SETTLING, SETTLING_IMAGES
 from pipeline.images.pixels import to_signed
 from tests.steps import BATCH, NZ, nets, pixel_batch, states, whole_step
 
@@ -81,7 +81,7 @@ def share_of_the_net(updates: int, half_life: int) -> float:
 
 def test_warm_the_average_has_its_half_life_in_images():
     net, _ = nets(size=32)
-    average = Average(net, images=BATCH, half_life=10 * BATCH)
+    average = EMA(net, images=BATCH, half_life=10 * BATCH)
     before = [weight.clone() for weight in average.net.parameters()]
     with torch.no_grad():
         for weight in net.parameters():
@@ -102,7 +102,7 @@ def test_warm_the_average_has_its_half_life_in_images():
 def test_the_half_life_is_at_most_a_twentieth_of_the_images_seen(updates, half_life):
     net = torch.nn.BatchNorm1d(1)
     torch.nn.init.zeros_(net.weight)
-    average = Average(net, images=BATCH, half_life=half_life)
+    average = EMA(net, images=BATCH, half_life=half_life)
     torch.nn.init.ones_(net.weight)
     average.update(torch.tensor(float(updates)))
     expected = share_of_the_net(updates, half_life)
@@ -112,21 +112,21 @@ def test_the_half_life_is_at_most_a_twentieth_of_the_images_seen(updates, half_l
 def test_the_step_averages_after_each_update():
     step, (followed, _) = whole_step(ema_nimg=2), nets(size=32)  # warm after five steps
     expected = [weight.clone() for weight in followed.parameters()]
-    assert step.average is not None
+    assert step.ema is not None
     for k in range(8):
         step(pixel_batch(k))
         for mean, weight in zip(expected, step.update.generator.parameters(), strict=True):
             mean.lerp_(weight.detach(), share_of_the_net(k + 1, 2))
-        found = list(step.average.net.parameters())
+        found = list(step.ema.net.parameters())
         torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
-    assert whole_step(ema_nimg=0).average is None
+    assert whole_step(ema_nimg=0).ema is None
 
 
 def test_settling_takes_the_statistics_of_the_averaged_weights_and_nothing_else():
     step = whole_step(ema_nimg=40)
     for k in range(3):
         step(pixel_batch(k))
-    average, random = step.average, torch.get_rng_state()
+    average, random = step.ema, torch.get_rng_state()
     assert average is not None
     before = [weight.clone() for weight in average.net.parameters()]
     average.settle(NZ)

@@ -259,8 +259,8 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
         return wrapped
 
     monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    for name in ("records.save_grid", "records.save_losses", "build.save_weights"):
-        monkeypatch.setattr(f"dcgan.{name}", taking(100))
+    for name in ("records.save_grid", "records.save_losses", "run.save_weights"):
+        monkeypatch.setattr(f"dcgan.training.{name}", taking(100))
     trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
     counted.before = taking(1)
     monkeypatch.setattr(AdversarialStep, "__call__", taking(3, AdversarialStep.__call__))

@@ -173,7 +173,7 @@ def _noting(said: list[str], say: Say) -> Say:
 def _weights(step: WholeStep) -> torch.Tensor:
     """All of both nets' parameters and of the average's, in one vector on the host."""
     nets = [step.update.generator, step.update.discriminator]
-    nets += [step.average.net] if step.average is not None else []
+    nets += [step.ema.net] if step.ema is not None else []
     return torch.cat([_flat(net) for net in nets])
 
 
@@ -183,8 +183,8 @@ def _flat(net: nn.Module) -> torch.Tensor:
 
 def _behind(step: WholeStep) -> torch.Tensor:
     """How far G's weights are from their average's, in one vector on the host."""
-    assert step.average is not None
-    net, average = (_flat(each) for each in (step.update.generator, step.average.net))
+    assert step.ema is not None
+    net, average = (_flat(each) for each in (step.update.generator, step.ema.net))
     return net - average
 
 

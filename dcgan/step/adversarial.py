@@ -19,7 +19,7 @@ from torch import nn
 
 Net: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-Share: TypeAlias = Callable[[nn.Module], object]
+Reduce: TypeAlias = Callable[[nn.Module], object]
 
 STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """What a step returns, in this order.
@@ -67,8 +67,8 @@ def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
     return F.softplus(-logits_gz).mean()
 
 
-def keep_own(net: nn.Module) -> None:
-    """Leave a net's gradients as they are: nobody else has any."""
+def no_sync(net: nn.Module) -> None:
+    """Leave a net's gradients as they are, where there is one process."""
 
 
 class AdversarialStep:
@@ -87,12 +87,12 @@ class AdversarialStep:
     Attributes:
         optimizer_d: Adam of the discriminator.
         optimizer_g: Adam of the generator.
-        generate, judge, loss_d, loss_g: the four parts that are functions of tensors alone; a
-            faster mode puts its compiled ones here. Another loss may take the place of either,
+        generate, discriminate, loss_d, loss_g: the four parts that are functions of tensors alone;
+            a faster mode puts its compiled ones here. Another loss may take the place of either,
             before that: `loss_d` of D's outputs (B,) for real and for generated images, `loss_g`
             of those for generated ones, each float32 → a scalar.
-        share: called with a net whose gradients are there and not used yet; several ranks put
-            their `SharedGradients` here.
+        reduce_gradients: called with a net after its backward pass, before its update; several
+            ranks put their `GradientReduction` here.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class AdversarialStep:
         self.optimizer_g = _adam(generator, lr_g, beta1)
         self.bf16 = bf16
         self.generate: Net = generator
-        self.judge: Net = discriminator
+        self.discriminate: Net = discriminator
         self.loss_d: Loss = partial(discriminator_loss, smoothing=smoothing)
         self.loss_g: Net = generator_loss
-        self.share: Share = keep_own
+        self.reduce_gradients: Reduce = no_sync
 
     def __call__(self, real: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Do one step.
@@ -133,7 +133,7 @@ class AdversarialStep:
         logits_gz1 = self._logits(fake.detach())
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
-        self.share(self.discriminator)
+        self.reduce_gradients(self.discriminator)
         self.optimizer_d.step()
 
         # Update G: descend -log D(G(z)), through the updated D and the same fake images.
@@ -142,7 +142,7 @@ class AdversarialStep:
             logits_gz2 = self._logits(fake)
             loss_g = self.loss_g(logits_gz2)
             torch.autograd.backward(loss_g)
-        self.share(self.generator)
+        self.reduce_gradients(self.generator)
         self.optimizer_g.step()
 
         with torch.no_grad():
@@ -170,8 +170,8 @@ class AdversarialStep:
             return net(batch)
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """Judge images; a loss in bfloat16 would keep two digits of the logit."""
-        logits = self._run(self.judge, images)
+        """D's logits in float32: a loss in bfloat16 would keep two digits of them."""
+        logits = self._run(self.discriminate, images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -17,7 +17,7 @@ WORKSPACE = ":4096:8"
 slower `:16:8` (docs.nvidia.com/cuda/cublas, "Results reproducibility")."""
 
 
-def compute_alike(threads: int) -> None:
+def set_determinism(threads: int) -> None:
     """Have this process compute in one order only; before its first work on a GPU.
 
     On a CPU sums are divided among threads, and rounded accordingly: a run that goes on takes as

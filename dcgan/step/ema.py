@@ -24,7 +24,7 @@ SETTLING, SETTLING_IMAGES = 8, 128
 seen each channel at 16,000 places. On two cores half a second at the default sizes."""
 
 
-class Average:
+class EMA:
     """A net that follows another one.
 
     Args:

@@ -19,14 +19,14 @@ WARM_UPS = 3
 def capture(
     body: Callable[[], object],
     random: torch.Generator,
-    unchanged: Callable[[], AbstractContextManager[None]],
+    preserved_state: Callable[[], AbstractContextManager[None]],
 ) -> Callable[[], None]:
     """Record what a call of `body` does on the device, without doing it.
 
     Args:
         body: does the same to the same tensors each time, and asks the host for nothing.
         random: the one generator that it draws from.
-        unchanged: undoes, in place, what one call of `body` inside it does.
+        preserved_state: undoes, in place, what one call of `body` inside it does.
 
     Returns:
         What does it again, on the current stream, in one launch.
@@ -37,10 +37,10 @@ def capture(
     stream.wait_stream(torch.cuda.current_stream(random.device))
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
-            with unchanged():  # each: there may be room for the results of one step only
+            with preserved_state():  # each: there may be room for the results of one step only
                 body()
-    # `unchanged` has dropped the gradients: the capture takes new ones from the graph's own memory,
-    # where each replay writes them anew ([notes]: "sets grads to None before capture").
+    # `preserved_state` has dropped the gradients: the capture takes new ones from the graph's own
+    # memory, where each replay writes them anew ([notes]: "sets grads to None before capture").
     torch.cuda.current_stream(random.device).wait_stream(stream)
 
     graph = torch.cuda.CUDAGraph()

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from dcgan.step.adversarial import STATISTICS, AdversarialStep, keep_own
-from dcgan.step.ema import Average
+from dcgan.step.adversarial import STATISTICS, AdversarialStep, no_sync
+from dcgan.step.ema import EMA
 from dcgan.step.graph import capture
 from dcgan.step.precision import Choice
 from dcgan.step.statistics import StepRows
@@ -64,7 +64,7 @@ class WholeStep:
         random: a generator of the device, for the noise and the flips.
         rows: takes the statistics.
         mirror: flip every image with probability one half.
-        average: of the generator, if there is to be one.
+        ema: of the generator, if there is to be one.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class WholeStep:
         random: torch.Generator,
         rows: StepRows,
         mirror: bool = False,
-        average: Average | None = None,
+        ema: EMA | None = None,
     ) -> None:
         self.update, self.random, self.rows = update, random, rows
-        self.mirror, self.average = mirror, average
+        self.mirror, self.ema = mirror, ema
         device = random.device
         self.pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.noise = torch.zeros(shape[0], nz, 1, 1, device=device)
@@ -110,8 +110,8 @@ class WholeStep:
         pixels = self._flipped() if self.mirror else self.pixels
         real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
         self.statistics.copy_(self.update(real, self.noise))
-        if self.average is not None:
-            self.average.update(self.update.updates_of_g())
+        if self.ema is not None:
+            self.ema.update(self.update.updates_of_g())
         self.rows.write(self.statistics)
 
     def _flipped(self) -> torch.Tensor:
@@ -120,13 +120,13 @@ class WholeStep:
         return torch.where(draws < 0.5, self.pixels.flip(2), self.pixels)
 
     def prepare(
-        self, mode: str, say: Callable[[str], object], all_agree: Callable[[bool], bool] = bool
+        self, mode: str, log: Callable[[str], object], all_agree: Callable[[bool], bool] = bool
     ) -> str:
         """Get ready to run in a mode, or else in the next simpler one; training starts afterwards.
 
         Args:
             mode: eager, compiled or graph.
-            say: told of what takes long and of what does not work.
+            log: takes a line on what takes long and on what does not work.
             all_agree: whether what works here works on all ranks: a graph on some of them and
                 none on others would not meet.
 
@@ -135,58 +135,58 @@ class WholeStep:
         """
         if mode == "eager":
             return mode
-        compiled = self._compile(say, all_agree)
-        if mode == "graph" and self._capture(say, all_agree):
+        compiled = self._compile(log, all_agree)
+        if mode == "graph" and self._capture(log, all_agree):
             return mode
         return "compiled" if compiled else "eager"
 
-    def _compile(self, say: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
+    def _compile(self, log: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
         update = self.update
-        parts = update.generate, update.judge, update.loss_d, update.loss_g
+        parts = update.generate, update.discriminate, update.loss_d, update.loss_g
         began = time.perf_counter()
-        say("compiling the step: up to a minute, unless it was compiled here before")
+        log("compiling the step: up to a minute, unless it was compiled here before")
         try:
-            update.generate, update.judge, update.loss_d, update.loss_g = (
+            update.generate, update.discriminate, update.loss_d, update.loss_g = (
                 torch.compile(part, fullgraph=True, dynamic=False) for part in parts
             )
-            with self.unchanged():
+            with self.preserved_state():
                 self.body()
             failure = None
         except Exception as error:  # whatever a compiler can fail with: without it, we are slower
-            failure = _told(error)
+            failure = _describe(error)
         if all_agree(failure is None):
-            say(f"compiled in {time.perf_counter() - began:.1f} s")
+            log(f"compiled in {time.perf_counter() - began:.1f} s")
             return True
-        update.generate, update.judge, update.loss_d, update.loss_g = parts
-        say(f"torch.compile failed, going on without it: {failure or ELSEWHERE}")
+        update.generate, update.discriminate, update.loss_d, update.loss_g = parts
+        log(f"torch.compile failed, going on without it: {failure or ELSEWHERE}")
         return False
 
-    def _capture(self, say: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
+    def _capture(self, log: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
         for attempt in ("first", "second"):
             failure, run = None, self._run
             try:
-                run = capture(self.body, self.random, self.unchanged)
+                run = capture(self.body, self.random, self.preserved_state)
             except Exception as error:
-                failure = _told(error)
+                failure = _describe(error)
             if all_agree(failure is None):
                 self._run = run
                 return True
-            say(f"capture of the CUDA graph failed, {attempt} attempt: {failure or ELSEWHERE}")
+            log(f"capture of the CUDA graph failed, {attempt} attempt: {failure or ELSEWHERE}")
         return False
 
     @contextmanager
-    def unchanged(self) -> Iterator[None]:
+    def preserved_state(self) -> Iterator[None]:
         """Undo, in place, whatever steps inside do to nets, optimisers, rows and random numbers.
 
-        Other ranks are left in peace meanwhile: they may take fewer such steps, or more.
+        Gradients are not reduced meanwhile: other ranks may do fewer such steps, or more.
         """
-        share, self.update.share = self.update.share, keep_own
+        reduce, self.update.reduce_gradients = self.update.reduce_gradients, no_sync
         before = [(tensor, tensor.clone()) for tensor in self.state()]
         random = self.random.get_state()
         try:
             yield
         finally:
-            self.update.share = share
+            self.update.reduce_gradients = reduce
             known = {id(tensor) for tensor, _ in before}
             with torch.no_grad():
                 for tensor, value in before:
@@ -200,11 +200,11 @@ class WholeStep:
 
     def state_dict(self) -> dict[str, Any]:
         """All that a step changes for good, the random numbers too; waits for the device."""
-        update, average = self.update, self.average
+        update, ema = self.update, self.ema
         return {
             "generator": update.generator.state_dict(),
             "discriminator": update.discriminator.state_dict(),
-            "average": None if average is None else average.net.state_dict(),
+            "average": None if ema is None else ema.net.state_dict(),
             "optimizer_d": update.optimizer_d.state_dict()["state"],
             "optimizer_g": update.optimizer_g.state_dict()["state"],
             "random": self.random.get_state(),
@@ -221,8 +221,8 @@ class WholeStep:
         update = self.update
         update.generator.load_state_dict(state["generator"])
         update.discriminator.load_state_dict(state["discriminator"])
-        if self.average is not None:
-            self.average.net.load_state_dict(state["average"] or state["generator"])
+        if self.ema is not None:
+            self.ema.net.load_state_dict(state["average"] or state["generator"])
         # Without their options: the run's own hold, which may be other ones by now
         optimizers = {"optimizer_d": update.optimizer_d, "optimizer_g": update.optimizer_g}
         for name, optimizer in optimizers.items():
@@ -254,7 +254,7 @@ class WholeStep:
         """The tensors among it."""
         update = self.update
         nets = [update.generator, update.discriminator]
-        nets += [self.average.net] if self.average is not None else []
+        nets += [self.ema.net] if self.ema is not None else []
         yield from chain.from_iterable(chain(net.parameters(), net.buffers()) for net in nets)
         for optimizer in (update.optimizer_d, update.optimizer_g):
             yield from chain.from_iterable(state.values() for state in optimizer.state.values())
@@ -277,7 +277,7 @@ def keep_compiled_code() -> None:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     # Two lines: Inductor's first one says no more than that it failed
     reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
     return f"{type(error).__name__}: {reason[:300]}" if reason else type(error).__name__

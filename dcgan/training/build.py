@@ -1,4 +1,4 @@
-"""From options to a `Run`: new, or as its last checkpoint left it.
+"""From options to a `Run`: a new one, or one that resumes from its newest checkpoint.
 
 The order is part of the meaning: determinism before any work on a GPU, weights before optimisers
 are captured, the state before the step is prepared.
@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dcgan.distributed import ALONE, Ranks, SharedGradients
-from dcgan.nets.models import Discriminator, Generator, count_parameters, init_weights
-from dcgan.nets.weights import load_weights, save_weights
+from dcgan.distributed import ALONE, Ranks
+from dcgan.nets.models import Discriminator, Generator, init_weights
+from dcgan.nets.weights import load_weights
 from dcgan.options import TrainConfig
 from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.step.adversarial import AdversarialStep
-from dcgan.step.determinism import compute_alike
-from dcgan.step.ema import Average
+from dcgan.step.determinism import set_determinism
+from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
 from dcgan.training.capacity import check_disk
-from dcgan.training.checkpoint import Checkpoints, Position, State, StepState, unfit
+from dcgan.training.checkpoint import Checkpoints
+from dcgan.training.run import Log, Run
+from dcgan.training.state import Position, State, unfit
 from dcgan.training.stats import Plan
 from pipeline.errors import UserError
 from pipeline.loading.batches import Batches, LoaderOptions, default_workers
 from pipeline.loading.open import open_loader
-
-Log = Callable[[str], object]
 
 REFILL_SECONDS = 2.0
 """Between two lines on how far the cache is filled."""
@@ -44,121 +43,6 @@ AUTO = ("device", "precision", "step")
 
 NETS = ("netG", "netD")
 """Files that are read before a run's first step, and need not be there or be named after that."""
-
-
-@dataclass
-class Run:
-    """What a run works with, before its first step or at its last checkpoint."""
-
-    config: TrainConfig
-    """With every `auto` resolved."""
-    folder: RunFolder
-    ranks: Ranks
-    device: torch.device
-    """Of this rank."""
-    mode: Choice
-    """How the step runs."""
-    precision: Choice
-    generator: Generator
-    discriminator: Discriminator
-    batches: Batches
-    plan: Plan
-    step: WholeStep
-    checkpoints: Checkpoints
-    resumed: bool
-    """Whether the folder holds a run already."""
-    state: State | None
-    """The checkpoint that it continues from."""
-    rollbacks: int
-    """How often the run went back to a checkpoint."""
-
-    def prepare(self, log: Log) -> None:
-        """Make the step ready to run, and see that all ranks begin alike.
-
-        Raises:
-            UserError: one does not.
-        """
-        if self.ranks.count > 1:
-            self._connect()
-        # Before the first batch: a capture does not get on with DALI's work on the device
-        taken = self.step.prepare(self.mode.name, log, self.ranks.all)
-        if taken != self.mode.name:
-            log(f"step     {taken}, since {self.mode.name} cannot be had")
-
-    def _connect(self) -> None:
-        ranks = self.ranks
-        ranks.connect(self.device)
-        seen = f"a folder that every machine sees as {self.folder.path}"
-        ranks.require_same("weights", self.step.digest, f"give --run {seen}")
-        ranks.require_same("images", self._images, "give --shards the same set on every machine")
-        self.step.update.share = SharedGradients(ranks, self.generator, self.discriminator)
-
-    def _images(self) -> str:
-        """What the ranks' batches are drawn from, and where they are in it."""
-        state = self.batches.state_dict()
-        return repr(state | {"identity": state["identity"] | {"rank": 0}})
-
-    def step_state(self) -> StepState:
-        """The step's state, with what differs between ranks gathered from all of them.
-
-        Raises:
-            UserError: their weights differ, which must not be.
-        """
-        again = "give the same command with the same --run, to go on from the last checkpoint;"
-        again += " if it comes again, suspect that rank's memory or device"
-        self.ranks.require_same("weights", self.step.digest, again)
-        own = self.step.state_dict()
-        gathered = {name: self.ranks.gather(own[name]) for name in ("random", "rows")}
-        return StepState(**(own | gathered))
-
-    def net_to_sample(self) -> Generator:
-        """What pictures are drawn with, made ready for it: the moving average, if there is one."""
-        average = self.step.average
-        if average is None:
-            return self.generator
-        average.settle(self.config.nz)
-        assert isinstance(average.net, Generator)
-        return average.net
-
-    def save_nets(self) -> None:
-        """Write the nets as they are, as plain state dicts."""
-        save_weights(self.generator, self.folder.generator)
-        save_weights(self.discriminator, self.folder.discriminator)
-        if self.step.average is not None:
-            save_weights(self.net_to_sample(), self.folder.generator_average)
-        else:  # one from before a change of --ema-nimg is not this run's net any more
-            self.folder.generator_average.unlink(missing_ok=True)
-
-    def save_epoch(self, nimg: int) -> None:
-        """Write the nets as they are after an epoch."""
-        save_weights(self.generator, self.folder.generator_at(nimg))
-        save_weights(self.discriminator, self.folder.discriminator_at(nimg))
-
-    def save_best(self, nimg: int, swd: float) -> None:
-        """Write the net that pictures are drawn with, and have its checkpoint stay."""
-        self.checkpoints.judged(nimg, swd)
-        save_weights(self.net_to_sample(), self.folder.generator_best)
-
-    def options(self) -> dict[str, Any]:
-        """What `config.json` says: all options as resolved, and the set that `shards` led to."""
-        return self.config.to_json() | {"shard_set": self.batches.identity["shard set"]}
-
-    def describe(self, steps: int) -> Iterator[str]:
-        """Lines for people, after so many steps."""
-        yield f"run      {self.folder.path}"
-        if self.resumed:
-            yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
-        yield f"seed     {self.config.seed}"
-        yield "options  " + ", ".join(f"{name} {value}" for name, value in self.options().items())
-        if self.ranks.count > 1:
-            images = self.batches.batch_size
-            yield f"ranks    {self.ranks.count} processes, {images} images of each batch"
-        yield f"loader   {self.batches.description}"
-        if not self.resumed:  # else they stand further up in the log
-            for net in (self.generator, self.discriminator):
-                yield f"{net}, {count_parameters(net):,} parameters"
-        choices = (self.mode, self.precision)
-        yield "step     " + "; ".join(f"{choice.name}, {choice.reason}" for choice in choices)
 
 
 def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
@@ -181,10 +65,9 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
 
     # Its options, with every `auto` resolved
     config, device, mode, precision = _resolve(config, previous, folder, ranks)
-    if previous is not None:
-        previous.require_same(config, log)
+    changed = previous is not None and previous.require_same(config, log)
     if config.deterministic:
-        compute_alike(0 if state is None else state.threads)
+        set_determinism(0 if state is None else state.threads)
 
     # Nets, data, step
     first = config
@@ -202,10 +85,9 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
         check_disk(folder.path, step, config.keep)
 
     # The state of the checkpoint
-    if state is not None:
-        assert previous is not None
-        _restore_step(step, state, rollbacks, previous.device_type, ranks, checkpoints.folder)
-        _restore_batches(batches, state.batches, config.allow_change, log, checkpoints.folder)
+    if previous is not None and state is not None:
+        _restore_step(step, state, previous, ranks)
+        changed |= _restore_batches(batches, state.batches, previous, config.allow_change, log)
     return Run(
         config,
         folder,
@@ -220,6 +102,7 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
         step,
         checkpoints,
         previous is not None,
+        changed,
         state,
         rollbacks,
     )
@@ -289,9 +172,7 @@ def build_step(
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
     choose_kernels()
-    average = None
-    if config.ema_nimg:
-        average = Average(generator, config.batch_size, config.ema_nimg)
+    ema = EMA(generator, config.batch_size, config.ema_nimg) if config.ema_nimg else None
     bf16 = config.precision == "bf16"
     images = ranks.share_of(config.batch_size)
     return WholeStep(
@@ -309,7 +190,7 @@ def build_step(
         stream(config.seed, _noise(rollbacks, ranks.rank), device),
         rows,
         config.mirror,
-        average,
+        ema,
     )
 
 
@@ -352,58 +233,64 @@ class _Refill:
             self._logged = now
 
 
-def _restore_step(
-    step: WholeStep, state: State, rollbacks: int, device_type: str, ranks: Ranks, folder: Path
-) -> None:
-    same_random = state.rollbacks == rollbacks
-    if device_type != step.random.device.type:  # whose random numbers are of another kind
+def _restore_step(step: WholeStep, state: State, previous: _Previous, ranks: Ranks) -> None:
+    same_random = state.rollbacks == previous.rollbacks
+    if previous.device_type != step.random.device.type:  # whose random numbers are of another kind
         state.step.random = step.random.get_state().expand(ranks.count, -1)
         same_random = False
-    state.require_fit(step, ranks.count, folder)
+    state.require_fit(step, ranks.count, previous.path)
     # Copies: `set_state` reads from the storage's beginning
     own = {name: getattr(state.step, name)[ranks.rank].clone() for name in ("random", "rows")}
     step.load_state_dict(dict(state.step) | own, same_random)
 
 
 def _restore_batches(
-    batches: Batches, position: Position, anew: bool, log: Log, folder: Path
-) -> None:
-    """Put the batches where the run was; with `anew`, other ones begin the next epoch.
+    batches: Batches, position: Position, previous: _Previous, allow_change: bool, log: Log
+) -> bool:
+    """Put the batches where the run was; other ones begin the next epoch, if they are allowed.
+
+    Returns:
+        Whether they are other ones.
 
     Raises:
         UserError: they are other batches than the run's, or it is no place of theirs.
     """
-    saved = position.model_dump()
+    saved, changed = position.model_dump(), False
     # The first rank saved its own; the others are at the same place of other shares
     saved["identity"] |= {"rank": batches.identity["rank"]}
     try:
         batches.load_state_dict(saved)
     except UserError as error:
-        if not anew:
+        if not allow_change:
             raise UserError(
-                f"--run {folder.parent}",
+                f"--run {previous.path.parents[1]}",
                 f"a run whose last checkpoint is of {error.found}, and now it is {error.wanted}",
                 "the same images in the same order",
                 "give the checkpoint's values, and --shards its set, wherever it lies by now, or"
                 " --allow-change to begin a new epoch with these",
             ) from None
+        changed = True
         log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
         batches.load_state_dict(
             {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
         )
     if batches.batch >= batches.steps_per_epoch:  # no later epoch would ever begin
         epoch = f"an epoch of {batches.steps_per_epoch:,}"
-        raise unfit(f"batch {batches.batch:,} of {epoch}", folder)
+        raise unfit(f"batch {batches.batch:,} of {epoch}", previous.path)
+    return changed
 
 
 @dataclass(frozen=True)
 class _Previous:
     """A run as its last process left it."""
 
+    config: Path
+    """Where its options stand."""
     options: dict[str, Any]
-    """As in `config.json`."""
+    path: Path
+    """The newest checkpoint, or where there is none, their folder."""
     state: State | None
-    """Of the newest checkpoint; None if the run ended before its first one."""
+    """Of that checkpoint; None if the run ended before its first one."""
     rollbacks: int
 
     @property
@@ -415,22 +302,36 @@ class _Previous:
         """Put what each `auto` came to the first time, and where the first weights came from.
 
         A device that is gone is chosen anew.
+
+        Raises:
+            UserError: what the run's options say is no value of theirs.
         """
         kept = {name: self.options[name] for name in AUTO if name in self.options}
-        asked = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
-        if "device" in asked:
+        settled = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
+        if "device" in settled:
             try:
-                pick_device(str(asked["device"]))
+                pick_device(str(settled["device"]))
             except UserError:
-                del asked["device"]
+                del settled["device"]
         for name in NETS:
             before, now = self.options.get(name), getattr(config, name)
             if isinstance(before, str) and (now is None or _same_place(now, before)):
-                asked[name] = before
-        return config.replace(**asked)
+                settled[name] = before
+        try:
+            return config.replace(**settled)
+        except UserError as error:
+            raise UserError(
+                f"{self.config}: {error.where}",
+                error.found,
+                error.wanted,
+                "restore the file, or begin a new run with another --run",
+            ) from None
 
-    def require_same(self, config: TrainConfig, log: Log) -> None:
+    def require_same(self, config: TrainConfig, log: Log) -> bool:
         """Compare the options, which must be settled, with those that the run began with.
+
+        Returns:
+            Whether some differ.
 
         Raises:
             UserError: some differ that may not.
@@ -462,6 +363,7 @@ class _Previous:
             )
         for told in differing.values():
             log(f"changed  {told}")
+        return bool(differing)
 
     def _require_ranks(self, config: TrainConfig) -> None:
         before = self.options.get("ranks", 1)
@@ -497,6 +399,7 @@ def _find(run: RunFolder, checkpoints: Checkpoints) -> _Previous | None:
             "a run that can go on, or a new folder",
             f"choose another --run; --netG {run.generator} --netD {run.discriminator} begin there",
         )
-    state = None if found is None else State.read(found, checkpoints.folder)
+    path, saved = found or (checkpoints.folder, None)
+    state = None if saved is None else State.read(saved, path)
     rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
-    return _Previous(run.options(), state, rollbacks)
+    return _Previous(run.config, run.options(), path, state, rollbacks)

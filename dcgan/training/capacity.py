@@ -1,4 +1,4 @@
-"""Room on the disk and in memory: looked for before a run, and named when it is short."""
+"""Disk and memory: checked before a run, and named when they are short."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHORTAGES = ("out of memory", "can't allocate memory", "Storage size calculatio
 
 
 def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
-    """See that there is room for the checkpoints that a run keeps, and for what else it writes.
+    """Check that there is room for the checkpoints that a run keeps, and for what else it writes.
 
     Args:
         folder: of the run, which may not exist yet.
@@ -37,7 +37,7 @@ def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
     """
     nets = [step.update.generator, step.update.discriminator]
     weights = sum(tensor.nbytes for net in nets for tensor in net.parameters())
-    average = [] if step.average is None else [*step.average.net.parameters()]
+    average = [] if step.ema is None else [*step.ema.net.parameters()]
     checkpoint = 3 * weights + sum(tensor.nbytes for tensor in average)  # Adam keeps two moments
     # Beside those that stay: the best one, the one being written, and the nets as files
     needed = (keep + 3) * checkpoint + PICTURES
@@ -55,7 +55,7 @@ def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
 
 @contextmanager
 def shortage_named(config: TrainConfig) -> Iterator[None]:
-    """Tell a lack of memory or disk in terms of the options that use it."""
+    """Name the options that use memory or disk where there is not enough of it."""
     try:
         yield
     except OSError as error:
@@ -74,8 +74,8 @@ def shortage_named(config: TrainConfig) -> Iterator[None]:
             raise
         cache = "" if config.cache == "off" else "--cache off, "
         raise UserError(
-            f"--batch-size {config.batch_size}",
-            f"not enough memory on {config.device} ({text.splitlines()[0][:160]})",
-            "a step that fits",
+            f"--batch-size {config.batch_size}, --ngf {config.ngf}, --ndf {config.ndf}",
+            f"not enough memory ({text.splitlines()[0][:160]})",
+            "nets and batches that fit",
             f"try {cache}--batch-size {max(1, config.batch_size // 2)}, or smaller --ngf and --ndf",
         ) from error

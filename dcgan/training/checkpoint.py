@@ -1,9 +1,8 @@
 """Checkpoints: all that it takes to resume a run, in a file that is whole or does not count.
 
-`checkpoints/<nimg>.pt` holds a `State`, as plain values and tensors; `<nimg>.json`, written after
-it, its size and sha256. Without a json that agrees, a checkpoint does not exist for us. The sha256
-tells that a file is as it was written, not who wrote it: nothing is made of a file before all of it
-was compared with `State`, and its tensors with the nets that are to take them.
+`checkpoints/<nimg>.pt` holds a `State` (dcgan/training/state.py); `<nimg>.json`, written after it,
+its size and sha256. Without a json that agrees, a checkpoint does not count. The sha256 tells that
+a file is as it was written, not who wrote it: `State.read` checks what is in it.
 """
 
 from __future__ import annotations
@@ -13,157 +12,16 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
-from torch import nn
 
 from dcgan.nets.weights import load_tensors
-from dcgan.step.determinism import MAX_THREADS
-from dcgan.step.train_step import WholeStep
-from dcgan.training.monitor import MonitorState
-from dcgan.training.schema import Count, Number, Part, Rows, RowsOfRanks, Tensor
-from dcgan.training.stats import Spent
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, replacing, write_whole
 
-VERSION: Final = 2
-"""Of `State`; every later version reads it."""
-
 MAX_SEAL_BYTES = 65_536
 """A json beside a checkpoint has four numbers and a digest."""
-
-
-class StepState(Part):
-    """All that a step changes for good: `WholeStep.state_dict`, with a row of each rank's own."""
-
-    generator: dict[str, Tensor]
-    discriminator: dict[str, Tensor]
-    average: dict[str, Tensor] | None
-    optimizer_d: dict[int, dict[str, Tensor]]
-    """By the parameter's place; empty before the first step."""
-    optimizer_g: dict[int, dict[str, Tensor]]
-    random: Tensor
-    """(ranks, bytes) uint8: of each rank's generator of random numbers."""
-    rows: RowsOfRanks
-    """Statistics since the last tick."""
-
-
-class Position(Part):
-    """Where the batches stand: `Batches.state_dict`."""
-
-    epoch: Count
-    batch: Count
-    identity: dict[str, str | int]
-
-
-class State(Part):
-    """A run between two steps. A new field is a line here, with a default for older files."""
-
-    version: Literal[2] = VERSION
-    options: dict[str, Any]
-    """As in `config.json`, for people: a run compares with that file."""
-    steps: Count
-    rollbacks: Count
-    threads: Annotated[int, Field(strict=True, ge=0, le=MAX_THREADS)]
-    """Of torch, on the CPU."""
-    seconds: Number
-    """That the run took so far, in all its processes."""
-    spent: Spent
-    """On the tick that has begun."""
-    step: StepState
-    batches: Position
-    history: Rows
-    """Statistics up to the last tick."""
-    watch: MonitorState
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        rows = len(self.history) + self.step.rows.shape[1]
-        if rows != self.steps:
-            raise ValueError(f"statistics of {rows:,} steps, where {self.steps:,} were done")
-        return self
-
-    @classmethod
-    def read(cls, found: dict[str, Any], folder: Path) -> Self:
-        """Check what `torch.load` gave.
-
-        Raises:
-            UserError: another version, or anything in it that no run writes.
-        """
-        version = dict.get(found, "version")
-        if type(version) is not int or version != VERSION:  # what else may take for ever to print
-            raise UserError(
-                folder,
-                f"a checkpoint of version {version if type(version) is int else 'unknown'}",
-                f"version {VERSION}",
-                "go on with the version of this package that wrote it, or begin a new run",
-            )
-        try:
-            return cls.model_validate(dict(dict.items(found)))
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(f"{part!s:.80}" for part in fault["loc"])
-            wrong = fault["msg"].removeprefix("Value error, ")
-            raise unfit(f"{place}: {wrong:.200}".removeprefix(": "), folder) from None
-
-    def require_fit(self, step: WholeStep, ranks: int, folder: Path) -> None:
-        """Compare the step's tensors with those of a step that is to go on from them.
-
-        Raises:
-            UserError: one is missing, or of another shape or type.
-        """
-        wanted = step.state_dict()
-        wanted |= {
-            "optimizer_d": _adam(step.update.discriminator) if self.step.optimizer_d else {},
-            "optimizer_g": _adam(step.update.generator) if self.step.optimizer_g else {},
-            "random": wanted["random"].expand(ranks, -1),
-            "rows": self.step.rows.new_empty(ranks, *self.step.rows.shape[1:]),
-        }
-        found = dict(self.step)
-        if found["average"] is None or wanted["average"] is None:  # --ema-nimg may have changed
-            del found["average"], wanted["average"]
-        fault = _difference(found, wanted, "step")
-        try:
-            for each in self.step.random if not fault else ():
-                torch.Generator(step.random.device).set_state(each.clone())
-        except RuntimeError as error:
-            fault = f"step.random: {str(error).splitlines()[0][:80]}"
-        if fault:
-            raise unfit(fault, folder)
-
-
-def _difference(found: dict[Any, Any], wanted: dict[Any, Any], name: str) -> str:
-    """Say what differs in names, shapes and types of tensors; "" if nothing does."""
-    if found.keys() != wanted.keys():
-        return f"{name}.{min(map(str, found.keys() ^ wanted.keys())):.80}: missing, or too much"
-    for key, like in wanted.items():
-        each = found[key]
-        if isinstance(like, dict):
-            if fault := _difference(each, like, f"{name}.{key}"):
-                return fault
-        elif (each.dtype, each.shape) != (like.dtype, like.shape):
-            return f"{name}.{key}: no {like.dtype} of shape {tuple(like.shape)}"
-    return ""
-
-
-def _adam(net: nn.Module) -> dict[int, dict[str, torch.Tensor]]:
-    """What `torch.optim.Adam` keeps of each parameter after its first step."""
-    return {
-        place: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
-        for place, parameter in enumerate(net.parameters())
-    }
-
-
-def unfit(found: str, folder: Path) -> UserError:
-    """Say that a checkpoint is whole, but not one of this run."""
-    return UserError(
-        folder,
-        f"a checkpoint that no run of these options wrote: {found}",
-        "what dcgan-train writes",
-        "delete its .pt and .json to go on from the one before it, or begin a new run",
-    )
 
 
 class Checkpoints:
@@ -206,8 +64,8 @@ class Checkpoints:
         self._prune()
         return path
 
-    def newest(self) -> dict[str, Any] | None:
-        """Load the newest one that is whole; None if none was ever begun.
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Load the newest one that is whole, and name it; None if none was ever begun.
 
         Raises:
             UserError: there are some, and none of them is whole.
@@ -223,7 +81,7 @@ class Checkpoints:
                 self._log(f"{path} does not load ({type(error).__name__}): passed over")
                 continue
             if isinstance(state, dict):
-                return state
+                return path, state
         # One without a json is of a process that was killed in between: it was never there
         if any(path.with_suffix(".json").exists() for path in found):
             raise UserError(

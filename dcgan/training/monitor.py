@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from dcgan.rundir.folder import RunFolder
 from dcgan.step.adversarial import STATISTICS
-from dcgan.training.schema import Count, Number, Part
+from dcgan.training.state import MonitorState, Streaks
 from pipeline.errors import UserError
 
 SURE_REAL, SURE_FAKE = 0.99, 0.01
@@ -91,26 +91,6 @@ def spread(images: torch.Tensor) -> float:
     apart = torch.cdist(small, small, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart.fill_diagonal_(torch.inf).amin(dim=1)
     return nearest.median().item() / math.sqrt(small.shape[1])
-
-
-class Streaks(Part):
-    """All that the next alarm depends on."""
-
-    non_finite: Count = 0
-    """Rows in succession up to the last; likewise below."""
-    saturated: Count = 0
-    alike: Count = 0
-    alike_from: Count = 0
-    """Step of the first grid of that."""
-    best: Number = 0.0
-    """Largest spread of a grid so far."""
-
-
-class MonitorState(Part):
-    """What a resumed run needs, to raise the alarms that an uninterrupted one would."""
-
-    health: Streaks
-    reals_spread: Number | None
 
 
 class RollBack(Exception):  # noqa: N818  # none that anybody sees

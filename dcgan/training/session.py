@@ -44,7 +44,7 @@ def train(config: TrainConfig) -> int:
                 config = _named(config)
             return _train(ranks.same(config), ranks, began)
         except UserError as error:
-            if ranks.tells(error):
+            if ranks.reports(error):
                 raise
             return 1
 

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import torch
+from pydantic import Field
 
-from dcgan.training.schema import Number
+Number = Annotated[float, Field(strict=True, ge=0, le=10**12, allow_inf_nan=False)]
+"""Seconds, or levels: as many as a time can be told of."""
 
 
 @dataclass(frozen=True)

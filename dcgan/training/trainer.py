@@ -20,8 +20,6 @@ from dcgan.rundir.environment import describe_environment
 from dcgan.rundir.folder import write_object
 from dcgan.rundir.log import Log
 from dcgan.sampling.generate import FIXED_SEEDS
-from dcgan.training.build import Run
-from dcgan.training.checkpoint import Position, State, StepState
 from dcgan.training.monitor import (
     MAX_ROLLBACKS,
     Alarm,
@@ -31,7 +29,9 @@ from dcgan.training.monitor import (
     broken_nets,
 )
 from dcgan.training.records import Records
+from dcgan.training.run import Run
 from dcgan.training.signals import StopRequest
+from dcgan.training.state import Position, State, StepState
 from dcgan.training.stats import Clock, Spent
 
 Rows = npt.NDArray[np.float32]
@@ -77,7 +77,9 @@ class Trainer:
         self.between_steps = True
 
     def _restore(self, state: State) -> None:
-        self.steps_done = self.steps_saved = state.steps
+        self.steps_done = state.steps
+        if not self.run.changed:  # else what is saved would not resume with these options
+            self.steps_saved = state.steps
         self.records.history = state.history.numpy()
         self.monitor.restore(state.watch)
         self.seconds, self.spent = state.seconds, state.spent
@@ -117,7 +119,7 @@ class Trainer:
             self._keep()
             return trouble
         except BaseException as error:
-            self.ranks.part_over(error)
+            self.ranks.separate(error)
             reason = str(error) or type(error).__name__
             try:
                 folder = self.run.folder.path

@@ -1,10 +1,13 @@
 """`python -m tests.faults`: inject faults into the real commands, and tell what came of them."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -12,14 +15,17 @@ import typer
 
 from pipeline.errors import UserError, told_plainly
 from pipeline.files import write_whole
+from pipeline.machine import usable_cores
 from tests.faults import damage, disks, kills, numbers, pages, ranks
-from tests.faults.lab import SHARED_MEMORY
-from tests.faults.page import page
+from tests.faults.lab import LIMIT, SHARED_MEMORY
 from tests.faults.rows import Round, Row, summary, table
 
 CASES = (*kills.CASES, *ranks.CASES, *pages.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
 INSIDE = "DCGAN_FAULTS_INSIDE"
 """Set in a process whose mounts nobody else sees, and which vanish with it."""
+
+BEGIN, END = "<!-- table -->", "<!-- end -->"
+"""The marks in the page between which the results stand."""
 
 app = typer.Typer(add_completion=False)
 
@@ -34,7 +40,7 @@ def faults(
     number: Annotated[
         int | None, typer.Option(help="This one of a kind's injections alone.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the page with the table here.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Put the table into this page.")] = None,
     scratch: Annotated[
         Path | None, typer.Option(help="Keep what failures left in this folder, which must be new.")
     ] = None,
@@ -61,7 +67,22 @@ def faults(
     if any(row.failures for row in rows):
         raise typer.Exit(1)
     if out is not None:
-        write_whole(out, page(rows, seed).encode())
+        write_whole(out, _updated(out.read_text(), rows, seed).encode())
+
+
+def _updated(page: str, rows: Sequence[Row], seed: int) -> str:
+    """The page with these results between its marks."""
+    made = f"{platform.system()}, {usable_cores()} cores ({platform.machine()}), Python"
+    made += f" {platform.python_version()}, torch {version('torch')}, seed {seed}"
+    minutes = sum(row.total_seconds for row in rows) / 60
+    told = [
+        *table(rows),
+        "",
+        f"**{summary(rows)}**, in {minutes:.0f} minutes, on {made}. A command that had not ended",
+        f"after {LIMIT} seconds would have failed.",
+    ]
+    before, _, after = page.partition(BEGIN)
+    return "\n".join([before + BEGIN, *told, END + after.partition(END)[2]])
 
 
 def _tell(row: Row) -> None:

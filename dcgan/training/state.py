@@ -1,0 +1,209 @@
+"""What a checkpoint holds, declared once: names, types, shapes and bounds.
+
+`State` is written as plain values and tensors. What is read is compared with it before anything is
+made of it, and its tensors with the step that is to take them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from dcgan.nets.weights import is_plain
+from dcgan.rundir.folder import MAX_COUNT
+from dcgan.step.adversarial import STATISTICS
+from dcgan.step.determinism import MAX_THREADS
+from dcgan.step.train_step import WholeStep
+from dcgan.training.stats import Number, Spent
+from pipeline.errors import UserError
+
+VERSION: Final = 2
+"""Of `State`; every later version reads it."""
+
+NonNegative = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
+"""A count of steps, images or the like."""
+
+
+class Part(BaseModel):
+    """A part of a state: these names, of these types, and no others."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    if not is_plain(tensor):
+        raise ValueError("a tensor that holds less than it claims")
+    return tensor
+
+
+def _rows(dimensions: int) -> AfterValidator:
+    def check(tensor: torch.Tensor) -> torch.Tensor:
+        shape = (tensor.dim(), tensor.shape[-1:], tensor.dtype)
+        if shape != (dimensions, (len(STATISTICS),), torch.float32):
+            raise ValueError(f"no rows of {len(STATISTICS)} numbers")
+        return tensor
+
+    return AfterValidator(check)
+
+
+Tensor = Annotated[torch.Tensor, AfterValidator(_plain)]
+Rows = Annotated[Tensor, _rows(2)]
+"""(steps, 5) float32, in the order of `STATISTICS`."""
+RowsOfRanks = Annotated[Tensor, _rows(3)]
+"""(ranks, steps, 5) float32."""
+
+
+class StepState(Part):
+    """All that a step changes for good: `WholeStep.state_dict`, with a row of each rank's own."""
+
+    generator: dict[str, Tensor]
+    discriminator: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    """The EMA of the generator."""
+    optimizer_d: dict[int, dict[str, Tensor]]
+    """By the parameter's place; empty before the first step."""
+    optimizer_g: dict[int, dict[str, Tensor]]
+    random: Tensor
+    """(ranks, bytes) uint8: of each rank's generator of random numbers."""
+    rows: RowsOfRanks
+    """Statistics since the last tick."""
+
+
+class Position(Part):
+    """Where the batches stand: `Batches.state_dict`."""
+
+    epoch: NonNegative
+    batch: NonNegative
+    identity: dict[str, str | int]
+
+
+class Streaks(Part):
+    """All that the next alarm depends on."""
+
+    non_finite: NonNegative = 0
+    """Rows in succession up to the last; likewise below."""
+    saturated: NonNegative = 0
+    alike: NonNegative = 0
+    alike_from: NonNegative = 0
+    """Step of the first grid of that."""
+    best: Number = 0.0
+    """Largest spread of a grid so far."""
+
+
+class MonitorState(Part):
+    """What a resumed run needs, to raise the alarms that an uninterrupted one would."""
+
+    health: Streaks
+    reals_spread: Number | None
+
+
+class State(Part):
+    """A run between two steps. A new field is a line here, with a default for older files."""
+
+    version: Literal[2] = VERSION
+    options: dict[str, Any]
+    """As in `config.json`, for people: a run compares with that file."""
+    steps: NonNegative
+    rollbacks: NonNegative
+    threads: Annotated[int, Field(strict=True, ge=0, le=MAX_THREADS)]
+    """Of torch, on the CPU."""
+    seconds: Number
+    """That the run took so far, in all its processes."""
+    spent: Spent
+    """On the tick that has begun."""
+    step: StepState
+    batches: Position
+    history: Rows
+    """Statistics up to the last tick."""
+    watch: MonitorState
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        rows = len(self.history) + self.step.rows.shape[1]
+        if rows != self.steps:
+            raise ValueError(f"statistics of {rows:,} steps, where {self.steps:,} were done")
+        return self
+
+    @classmethod
+    def read(cls, found: dict[str, Any], path: Path) -> Self:
+        """Check what `torch.load` read from `path`.
+
+        Raises:
+            UserError: another version, or anything in it that no run writes.
+        """
+        version = dict.get(found, "version")
+        if type(version) is not int or version != VERSION:  # what else may take for ever to print
+            raise UserError(
+                path,
+                f"a checkpoint of version {version if type(version) is int else 'unknown'}",
+                f"version {VERSION}",
+                "go on with the version of this package that wrote it, or begin a new run",
+            )
+        try:
+            return cls.model_validate(dict(dict.items(found)))
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(f"{part!s:.80}" for part in fault["loc"])
+            wrong = fault["msg"].removeprefix("Value error, ")
+            raise unfit(f"{place}: {wrong:.200}".removeprefix(": "), path) from None
+
+    def require_fit(self, step: WholeStep, ranks: int, path: Path) -> None:
+        """Compare the step's tensors with those of a step that is to go on from them.
+
+        Raises:
+            UserError: one is missing, or of another shape or type.
+        """
+        wanted = step.state_dict()
+        wanted |= {
+            "optimizer_d": _adam(step.update.discriminator) if self.step.optimizer_d else {},
+            "optimizer_g": _adam(step.update.generator) if self.step.optimizer_g else {},
+            "random": wanted["random"].expand(ranks, -1),
+            "rows": self.step.rows.new_empty(ranks, *self.step.rows.shape[1:]),
+        }
+        found = dict(self.step)
+        if found["average"] is None or wanted["average"] is None:  # --ema-nimg may have changed
+            del found["average"], wanted["average"]
+        fault = _difference(found, wanted, "step")
+        try:
+            for each in self.step.random if not fault else ():
+                torch.Generator(step.random.device).set_state(each.clone())
+        except RuntimeError as error:
+            fault = f"step.random: {str(error).splitlines()[0][:80]}"
+        if fault:
+            raise unfit(fault, path)
+
+
+def _difference(found: dict[Any, Any], wanted: dict[Any, Any], name: str) -> str:
+    """Say what differs in names, shapes and types of tensors; "" if nothing does."""
+    if found.keys() != wanted.keys():
+        return f"{name}.{min(map(str, found.keys() ^ wanted.keys())):.80}: missing, or too much"
+    for key, like in wanted.items():
+        each = found[key]
+        if isinstance(like, dict):
+            if fault := _difference(each, like, f"{name}.{key}"):
+                return fault
+        elif (each.dtype, each.shape) != (like.dtype, like.shape):
+            return f"{name}.{key}: no {like.dtype} of shape {tuple(like.shape)}"
+    return ""
+
+
+def _adam(net: nn.Module) -> dict[int, dict[str, torch.Tensor]]:
+    """What `torch.optim.Adam` keeps of each parameter after its first step."""
+    return {
+        place: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+        for place, parameter in enumerate(net.parameters())
+    }
+
+
+def unfit(found: str, path: Path) -> UserError:
+    """Say that a checkpoint is whole, but not one of this run."""
+    return UserError(
+        path,
+        f"a checkpoint that no run of these options wrote: {found}",
+        "what dcgan-train writes",
+        f"delete it and {path.stem}.json to resume from the one before it, or begin a new run",
+    )
