@@ -36,11 +36,8 @@ def begun(tmp_path, **options):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"lr": 0.01}, "--lr 0.01 (was 0.0002)"),
-        ({"mirror": True}, "--mirror on (was off)"),
         ({"beta1": 0.9, "lr_d": 0.1}, "--lr-d 0.1 (was not given), --beta1 0.9 (was 0.5)"),
-        ({"precision": "bf16"}, "--precision bf16 (was fp32)"),
-        ({"label_smoothing": 0.1}, "--label-smoothing 0.1 (was 0.0)"),
+        ({"mirror": True}, "--mirror on (was off)"),
     ],
 )
 def test_other_options_are_refused_unless_allowed(tmp_path, capsys, change, told):
@@ -102,7 +99,7 @@ def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"ngf": 8}, {"batch_size": 4}, {"image_size": 64}, {"nz": 9}])
+@pytest.mark.parametrize("change", [{"ngf": 8}, {"batch_size": 4}])
 def test_other_nets_and_batches_are_refused_even_if_allowed(tmp_path, change):
     run = begun(tmp_path)
     with pytest.raises(UserError) as refusal:
@@ -134,13 +131,10 @@ def linked(folder):
 @pytest.mark.parametrize(
     "renamed",
     [
-        lambda folder: "shards/",
-        lambda folder: "./shards",
-        lambda folder: str(folder.resolve()),
         lambda folder: str(folder.rename(folder.with_name("moved"))),
         linked,
     ],
-    ids=["slash", "dot", "absolute", "moved", "link"],
+    ids=["moved", "link"],
 )
 def test_a_set_may_be_named_otherwise_and_lie_elsewhere(
     tmp_path, monkeypatch, numbered_set, capsys, renamed
@@ -194,9 +188,7 @@ def begun_with(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize(
-    "given", [{}, {"netG": "g.pt", "netD": "d.pt"}, {"netG": "./g.pt"}, {"netD": "$PWD/d.pt"}]
-)
+@pytest.mark.parametrize("given", [{}, {"netG": "./g.pt", "netD": "$PWD/d.pt"}])
 def test_first_weights_are_not_needed_any_more(begun_with, tmp_path, given):
     given = {name: path.replace("$PWD", str(tmp_path)) for name, path in given.items()}
     trainer = train_here(tiny(Path("run"), max_steps=4, **given))
@@ -206,12 +198,8 @@ def test_first_weights_are_not_needed_any_more(begun_with, tmp_path, given):
 
 
 @pytest.mark.parametrize("allow_change", [False, True])
-@pytest.mark.parametrize("there", [False, True])
-def test_other_first_weights_are_refused_where_nothing_would_read_them(
-    begun_with, there, allow_change
-):
-    if there:
-        save_weights(Generator(32, 8, 4), Path("other.pt"))
+def test_other_first_weights_are_refused_where_nothing_would_read_them(begun_with, allow_change):
+    save_weights(Generator(32, 8, 4), Path("other.pt"))
     before = contents(begun_with.path)
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(Path("run"), max_steps=4, netG="other.pt", allow_change=allow_change))
@@ -265,16 +253,34 @@ def test_a_run_without_checkpoints_is_not_begun_again(tmp_path):
 
 def test_state_of_another_version_is_refused(tmp_path, monkeypatch):
     run = begun(tmp_path)
-    monkeypatch.setattr("dcgan.training.checkpoint.VERSION", 3)
+    monkeypatch.setattr("dcgan.training.state.VERSION", 3)
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(run.path, max_steps=4))
     assert_four_parts(refusal.value, "version 2", "version 3")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
 def test_options_that_cannot_be_read_are_an_error(tmp_path, text):
     run = begun(tmp_path)
     run.config.write_text(text)
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(run.path, max_steps=4))
     assert_four_parts(refusal.value, str(run.config))
+
+
+@pytest.mark.parametrize(("name", "value"), [("precision", "fp9"), ("step", 3)])
+def test_a_value_that_no_option_takes_is_blamed_on_the_file(tmp_path, name, value):
+    run = begun(tmp_path)
+    write_object(run.config, json.loads(run.config.read_text()) | {name: value})
+    with pytest.raises(UserError) as refusal:
+        new_trainer(tiny(run.path, max_steps=4, **{name: "auto"}))
+    assert_four_parts(refusal.value, str(run.config), str(value))
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"ema_nimg": 0}])
+def test_a_finished_run_whose_options_change_can_go_on_with_them(tmp_path, numbered_set, change):
+    data = str(numbered_set(43, 8).folder)
+    run = begun(tmp_path, shards=data)
+    train_here(tiny(run.path, max_steps=2, shards=data, allow_change=True, **change))
+    assert run.generator_average.exists() == ("ema_nimg" not in change)
+    assert train_here(tiny(run.path, max_steps=4, shards=data, **change)).steps_done == 4

@@ -50,7 +50,7 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
 
 @pytest.mark.parametrize(
     ("stops", "cache"),
-    [([1], "off"), ([4], "off"), ([5], "off"), ([7], "host"), ([10], "host"), ([3, 5, 12], "off")],
+    [([4], "off"), ([10], "host"), ([3, 5, 12], "off")],
 )
 @pytest.mark.usefixtures("undrawn")
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, cache, stops):
@@ -65,7 +65,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, cache, 
     assert [tick["step"] for tick in read_stats(resumed)] == [4, 8, 12, 14]
 
 
-@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"ema_nimg": 0}, {"channels": 1}])
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"ema_nimg": 0, "channels": 1}])
 @pytest.mark.usefixtures("undrawn")
 def test_whatever_is_trained(tmp_path, change):
     for name, steps in (("whole", (9,)), ("run", (4, 9))):
@@ -93,7 +93,7 @@ def test_a_finished_run_goes_on_with_more_steps_or_says_that_it_is_done(tmp_path
     )
 
 
-@pytest.mark.parametrize("every", [1, 3, 100])
+@pytest.mark.parametrize("every", [3, 100])
 @pytest.mark.usefixtures("undrawn")
 def test_ticks_may_have_another_length(tmp_path, every):
     stopped_after(new_trainer(tiny(tmp_path / "run", max_steps=20, log_every=9)), 16)

@@ -267,8 +267,7 @@ def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
 # All sizes
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize(("size", "channels"), [(32, 1), (128, 3), (256, 1)])
 def test_each_size_and_channel_count_trains(tmp_path, size, channels):
     options = TINY | {"image_size": size, "channels": channels, "ngf": 2, "ndf": 2, "batch_size": 4}
     run = train_here(tiny(tmp_path / "run", **options, max_steps=3)).run.folder
