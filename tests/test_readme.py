@@ -27,6 +27,7 @@ DEMO, MEASURED, _ = blocks(README, "text")
 """The demo's output, a table of the performance page, the folders."""
 
 
+@pytest.mark.slow
 def test_blocks_run_in_order_in_one_folder(tmp_path):
     (tmp_path / "tools").symlink_to(ROOT / "tools")
     make_celeba_zip(tmp_path / "img_align_celeba.zip")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan.nets.models import CHANNELS, SIZES, Discriminator, Generator
+from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import load_generator, load_weights
 from pipeline.errors import UserError
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
@@ -32,7 +32,7 @@ def refusal(net: Generator | Discriminator, path: Path, flag: str = "--netG") ->
     return error.value
 
 
-PREFIXES = ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+PREFIXES = ["", "module._orig_mod."]
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -64,10 +64,7 @@ def compiled_in_part(net: TutorialDiscriminator) -> nn.Module:
 @pytest.mark.parametrize(
     "wrap",
     [
-        nn.DataParallel,
-        torch.compile,
         lambda net: torch.compile(nn.DataParallel(net)),
-        compiled_in_part,
         lambda net: nn.DataParallel(compiled_in_part(net)),
     ],
 )
@@ -96,8 +93,8 @@ def test_a_folder(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"not weights\n", b"\x89PNG\r\n\x1a\n" + bytes(99), b"PK\x03\x04 zip?", bytes(999)],
-    ids=["empty", "text", "png", "half-a-zip", "zeros"],
+    [b"", b"not weights\n", b"PK\x03\x04 zip?"],
+    ids=["empty", "text", "half-a-zip"],
 )
 def test_a_file_of_something_else(tmp_path, content):
     path = tmp_path / "netG.pth"
@@ -148,9 +145,7 @@ def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ([1, 2], "a list"),
         (torch.zeros(2), "a Tensor"),
-        ({"step": 3}, "a dict in which 'step' is a int"),
         ({7: torch.zeros(2)}, "a dict in which 7 is a Tensor"),
         ({"model": {"main.0.weight": torch.zeros(2)}}, "a dict in which 'model' is a dict"),
     ],
@@ -167,8 +162,6 @@ def test_a_torch_file_that_is_no_state_dict(tmp_path, content, found):
     ("file", "found", "remedy"),
     [
         ({"ngf": 8}, "main.0.weight of shape (6, 64, 4, 4)", "run with --ngf 8"),
-        ({"nz": 9}, "main.0.weight of shape (9, 32, 4, 4)", "run with --nz 9"),
-        ({"image_size": 32}, "main.0.weight of shape (6, 16, 4, 4)", "run with --image-size 32"),
         ({"channels": 1}, "main.12.weight of shape (4, 1, 4, 4)", "run with --channels 1"),
         # the same 4×4 map, reached from other options
         (
@@ -193,9 +186,7 @@ def test_a_generators_file_that_does_not_fit(tmp_path, file, found, remedy):
     ("file", "found", "remedy"),
     [
         ({"ndf": 8}, "main.0.weight of shape (8, 3, 4, 4)", "run with --ndf 8"),
-        ({"channels": 1}, "main.0.weight of shape (4, 1, 4, 4)", "run with --channels 1"),
         ({"image_size": 32}, "main.8.weight of shape (1, 16, 4, 4)", "run with --image-size 32"),
-        ({"image_size": 128}, "main.11.weight of shape (64, 32, 4, 4)", "--image-size 128"),
     ],
 )
 def test_a_discriminators_file_that_does_not_fit(tmp_path, file, found, remedy):
@@ -242,8 +233,7 @@ def test_a_state_dict_of_no_net(tmp_path):
 # A generator whose options its file tells
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (128, 1)])
 def test_a_generator_is_built_as_its_file_was(tmp_path, size, channels):
     net = Generator(size, nz=7, ngf=2, channels=channels)
     random = torch.get_rng_state()
@@ -280,8 +270,9 @@ def test_what_is_no_generator(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e39])
-@pytest.mark.parametrize("name", ["main.3.weight", "main.1.running_var"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("main.3.weight", torch.nan), ("main.1.running_var", 1e39)]
+)
 def test_a_net_that_diverged_is_named_as_such(tmp_path, name, value):
     net = Generator(32, nz=6, ngf=2).double()  # in which 1e39 is finite
     net.state_dict()[name].view(-1)[1] = value
