@@ -36,6 +36,11 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(told)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, up to 160 characters; its type if it is silent."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+
+
 class UserError(ValueError):
     """A fault that the user can put right, told in four parts, each a line of `plain` text.
 

@@ -11,9 +11,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:  # packing counts cores too, and waits for no torch
+    import torch
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_MOUNTS = "cpu", "cpu,cpuacct", "cpuacct,cpu"
@@ -123,6 +126,8 @@ def free_shared_memory() -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that could be allocated now: of a CUDA device, or else of the host."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     available: int = psutil.virtual_memory().available
     left = _left_in_container()

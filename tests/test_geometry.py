@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as transforms
 
-from pipeline.images.geometry import centred, resized
+from pipeline.images.resize import centred, resized
 from pipeline.shards.manifest import Recipe
 from tests.needs import require, within
 

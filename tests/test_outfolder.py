@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.files import file_digest
 from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.open import open_loader
 from pipeline.packing.outdir import NEW, PLAN
 from pipeline.packing.shard import PROGRESS
-from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet, file_digest
+from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet
 from tests.archives import tar_of
 from tests.packing_runs import in_process, pack_folder, run_tool, state, tree
 from tests.pictures import names_in, numbered_pictures, write_pictures

@@ -10,18 +10,11 @@ import webdataset
 
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.files import digest, file_digest
+from pipeline.packing import pack as packing
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.pack import pack as packing
 from pipeline.packing.sources import open_source
-from pipeline.shards.manifest import (
-    MANIFEST,
-    SAMPLES,
-    Manifest,
-    Recipe,
-    ShardSet,
-    digest,
-    file_digest,
-)
+from pipeline.shards.manifest import MANIFEST, SAMPLES, Manifest, Recipe, ShardSet
 from pipeline.shards.order import permutation
 from tests.needs import require
 from tests.packing_runs import in_process

@@ -54,7 +54,6 @@ MEASURED = ["loader", "stages", "compare", "sweep"]
     [
         (train.main, ["--shards", URL, "--run", "run", "--device", "cpu"]),
         (check_shards.main, [URL]),
-        (check_shards.main, [URL, "--extract", "00000003"]),
         *((profile.main, [command, "--shards", URL, "--device", "cpu"]) for command in MEASURED),
         (profile.main, ["train", "--shards", URL, "--device", "cpu"]),
     ],

@@ -14,8 +14,7 @@ from torchvision import transforms
 from pipeline.errors import UserError
 from pipeline.images import decode as checking
 from pipeline.images.decode import RejectedError
-from pipeline.images.geometry import resized
-from pipeline.images.resize import fit_square, resize
+from pipeline.images.resize import fit_square, resize, resized
 from pipeline.packing.store import cut, make_recipe, store
 from pipeline.shards.manifest import Recipe
 from tests.pictures import CELEBA, decode, encode, noisy, smooth

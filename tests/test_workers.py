@@ -12,10 +12,10 @@ from functools import partial
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.packing.pack import _prepare
 from pipeline.packing.shard import Work, names, write_shard
 from pipeline.packing.sources import open_source
 from pipeline.packing.store import make_recipe
-from pipeline.packing.workers import _prepare
 from pipeline.processes import Workers
 from tests.packing_runs import (
     SHARED_MEMORY,

@@ -21,11 +21,11 @@ from rich.progress import (
 from rich.table import Table
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import UserError, counted, plain, told_plainly
+from pipeline.errors import counted, plain, told_plainly
 from pipeline.machine import usable_cores
 from pipeline.packing.archives import Member
 from pipeline.packing.celeba import select
-from pipeline.packing.estimate import SAMPLE, Estimate, benchmark, estimate
+from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.packing.sources import Source, in_classes, open_source
 from pipeline.packing.store import make_recipe
@@ -154,12 +154,6 @@ def make_shards(
             help=f"Show what each way to store would take, from {SAMPLE} images, and end.",
         ),
     ] = False,
-    only_benchmark: Annotated[
-        bool,
-        typer.Option(
-            "--benchmark", help="Compare packing with decoding alone, in memory, and end."
-        ),
-    ] = False,
     version: VersionOption = False,
 ) -> None:
     """Pack images into a shard set: checked, shuffled, ready for dcgan-train.
@@ -167,10 +161,6 @@ def make_shards(
     The set depends on the source and the options alone, byte for byte, whatever the number of
     workers. Stopped at any moment, the same command goes on where it was.
     """
-    if only_estimate and only_benchmark:
-        raise UserError(
-            "--estimate", "--benchmark beside it", "only one of the two", "leave one out"
-        )
     recipe = make_recipe(store, size, crop, quality, checked=check)
     place = out.absolute()
     scratch = next(folder for folder in (place, *place.parents) if folder.is_dir())
@@ -189,9 +179,6 @@ def make_shards(
     if only_estimate:
         table = _table(estimate(images, members, packing.recipe))
         Console(width=max(console.width, TABLE_COLUMNS), highlight=False).print(table)
-    elif only_benchmark:
-        for line in benchmark(images, members, packing):
-            console.print(line)
     else:
         _pack(images, members, out, packing)
 

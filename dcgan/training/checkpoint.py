@@ -8,7 +8,6 @@ was compared with `State`, and its tensors with the nets that are to take them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -25,8 +24,8 @@ from dcgan.step.train_step import WholeStep
 from dcgan.training.monitor import MonitorState
 from dcgan.training.schema import Count, Number, Part, Rows, RowsOfRanks, Tensor
 from dcgan.training.stats import Spent
-from pipeline.errors import UserError
-from pipeline.files import PARTIAL, replacing, write_whole
+from pipeline.errors import UserError, first_line
+from pipeline.files import PARTIAL, file_digest, replacing, write_whole
 
 VERSION: Final = 2
 """Of `State`; every later version reads it."""
@@ -129,7 +128,7 @@ class State(Part):
             for each in self.step.random if not fault else ():
                 torch.Generator(step.random.device).set_state(each.clone())
         except RuntimeError as error:
-            fault = f"step.random: {str(error).splitlines()[0][:80]}"
+            fault = f"step.random: {first_line(error)}"
         if fault:
             raise unfit(fault, folder)
 
@@ -192,7 +191,7 @@ class Checkpoints:
         try:
             with replacing(path) as temporary:
                 torch.save(state, temporary)
-                seal = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+                seal = {"bytes": temporary.stat().st_size, "sha256": file_digest(temporary)}
             write_whole(path.with_suffix(".json"), json.dumps({**seal, "nimg": nimg}).encode())
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
             if isinstance(error, torch.OutOfMemoryError):
@@ -279,7 +278,7 @@ class Checkpoints:
         # No file: a folder, a link to nowhere, or a pipe, which would block
         if seal is None or not path.is_file() or seal.get("bytes") != path.stat().st_size:
             return None
-        return seal if seal.get("sha256") == _sha256(path) else None
+        return seal if seal.get("sha256") == file_digest(path) else None
 
 
 def _has_its_size(path: Path) -> bool:
@@ -297,12 +296,7 @@ def _read_seal(path: Path) -> dict[str, Any] | None:
     return seal if isinstance(seal, dict) else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).splitlines()[0][:160]
+    return first_line(error)

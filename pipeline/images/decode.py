@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.images import png, tiff
 from pipeline.images.formats import FORMATS, unsupported
-from pipeline.images.jpeg import END_OF_IMAGE, START_OF_IMAGE, Header, read_header, read_sides
+from pipeline.images.jpeg import END_OF_IMAGE, START_OF_IMAGE, Header, read_header
 from pipeline.images.metadata import without_metadata
 
 MAX_PIXELS = 1 << 26
@@ -113,7 +113,6 @@ def is_ordinary(header: Header, data: bytes) -> bool:
     coloured = header.components == 3 and header.adobe_transform != 0
     return (
         header.precision == 8
-        and read_sides(data) == (header.width, header.height)
         and (coloured or header.components == 1)
         and header.exif_blocks <= 1
         and not (header.exif_blocks and _is_turned(data))
@@ -233,10 +232,10 @@ def require_stored(data: bytes, largest: tuple[int, int]) -> None:
     Raises:
         RejectedError: no JPEG as packing stores them, or larger than it may be.
     """
-    sides = read_sides(data)
-    if sides is None:
+    header = read_header(data)
+    if header is None:
         raise RejectedError("not a JPEG with one frame")
-    width, height = sides
+    width, height = header[:2]
     require_bounded(width, height)
     if width > largest[0] or height > largest[1]:
         most = f"{largest[0]}×{largest[1]}"

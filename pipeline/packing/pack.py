@@ -11,9 +11,11 @@ import csv
 import hashlib
 import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +31,15 @@ from pipeline.packing.shard import (
     DIGESTS,
     PROGRESS,
     Entry,
+    Progress,
     ShardRecord,
     Work,
     finished,
     names,
+    write_shard,
 )
 from pipeline.packing.sources import Source
-from pipeline.packing.workers import write_shards
+from pipeline.processes import KilledError, Workers
 from pipeline.shards.manifest import (
     MANIFEST,
     REJECTS,
@@ -175,6 +179,56 @@ def pack(
         resumed=len(dealt) - len(left),
         seconds=seconds,
     )
+
+
+def write_shards(
+    work: Work,
+    shards: Mapping[int, list[Entry]],
+    workers: int,
+    report: Callable[[int, int], None],
+) -> float:
+    """Have shards written, by number, in parallel.
+
+    Args:
+        work: what is the same for all of them.
+        shards: each one's entries.
+        workers: processes.
+        report: called with the images done and rejected, at the start and with every news; may
+            raise.
+
+    Returns:
+        Seconds from the first worker's readiness to the end.
+
+    Raises:
+        UserError: from a worker, or because one was killed or cannot be started.
+        OSError: from a worker.
+    """
+    if not shards:
+        return 0.0
+    count, done, rejected = min(workers, len(shards)), 0, 0
+    report(done, rejected)
+    try:
+        with Workers(count, partial(_write, work), partial(_prepare, work)) as running:
+            for progress in running.run(shards.items()):
+                done += progress.done
+                rejected += progress.rejected
+                report(done, rejected)
+            assert running.ready is not None, "there were shards"
+            return time.perf_counter() - running.ready
+    except KilledError as error:
+        goes_on = f"{error.remedy}; the same command goes on with the shards that are finished"
+        raise UserError(error.where, error.found, error.wanted, goes_on) from None
+
+
+def _prepare(work: Work) -> None:
+    if work.recipe.store != "original":
+        import torch  # here, so that its two seconds are not the first image's
+
+        torch.set_num_threads(1)  # the cores have a worker each; copying a crop would start more
+
+
+def _write(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
+    return write_shard(work, *shard)
 
 
 def _is_left(record: ShardRecord | None, packing: Packing) -> bool:

@@ -22,12 +22,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import UserError
-from pipeline.files import replacing, write_whole
+from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
 from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.sources import Source
 from pipeline.packing.store import store
-from pipeline.shards.manifest import Count, Recipe, Shard, Size, digest, file_digest
+from pipeline.shards.manifest import Count, Recipe, Shard, Size
 from pipeline.shards.tar import VERSION
 
 PROGRESS = ".packing"

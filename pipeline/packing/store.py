@@ -9,7 +9,6 @@ import simplejpeg
 
 from pipeline.errors import UserError
 from pipeline.images.decode import Pixels, RejectedError, decode, is_ordinary, require_bounded
-from pipeline.images.geometry import resized
 from pipeline.images.jpeg import read_header
 from pipeline.shards.manifest import Recipe
 
@@ -144,7 +143,7 @@ def cut(pixels: Pixels, recipe: Recipe) -> Pixels:
     """
     assert recipe.size is not None, "only original stores have no size"
     # Here, since it loads torch: `original` stores and `--help` do not wait for that
-    from pipeline.images.resize import as_tensor, fit_square, resize
+    from pipeline.images.resize import as_tensor, fit_square, resize, resized
 
     image = as_tensor(pixels)
     if recipe.crop == "none":

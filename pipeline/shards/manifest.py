@@ -6,7 +6,6 @@ A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's inde
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
+from pipeline.files import digest, file_digest
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -190,17 +190,6 @@ def pack_command(folder: Path) -> str:
     """What makes a set in this folder, or makes it anew, for an error's remedy."""
     anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
     return f"python tools/make_shards.py celeba/ --out {shlex.quote(str(folder))}{anew}"
-
-
-def digest(data: bytes) -> str:
-    """The SHA-256 of some bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
