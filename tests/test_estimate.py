@@ -11,8 +11,9 @@ from pipeline.packing.estimate import estimate
 from pipeline.packing.sources import open_source
 from pipeline.packing.store import make_recipe
 from pipeline.shards.manifest import Recipe, ShardSet
-from tests.packing_runs import pack_folder, run_tool, tree, without_workers
+from tests.packing_runs import pack_folder, run_here, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
+from tools.make_shards import main
 
 FACES = {f"{number:03d}.jpg": encode(smooth(*CELEBA, number)) for number in range(60)}
 BAD = {"bad.jpg": b"<html>", "cut.jpg": FACES["000.jpg"][:-200]}
@@ -100,7 +101,8 @@ def test_a_source_without_one_image_that_decodes_is_refused(tmp_path):
 
 def test_the_command_prints_a_row_a_mode_and_writes_nothing(pictures, tmp_path):
     before = tree(pictures)
-    printed = run_tool("make_shards.py", pictures, "--estimate", cwd=tmp_path)
+    status, printed, _ = run_here(main, pictures, "--estimate", cwd=tmp_path)
+    assert status == 0
     lines = printed.splitlines()
     assert lines[0] == f"source  {pictures}: 60 images"
     assert lines[1].split("  ")[0] == "stored as"

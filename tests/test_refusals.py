@@ -8,7 +8,6 @@ import torch
 
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.train import main
-from pipeline.shards.manifest import MANIFEST
 from tests.running import TINY, contents, files_below, flags
 
 
@@ -16,11 +15,9 @@ from tests.running import TINY, contents, files_below, flags
 def folder(tmp_path, monkeypatch, numbered_set):
     """The current folder: a shard set in several states, weights, and a run."""
     (tmp_path / "set").symlink_to(numbered_set(40, 16).folder)
-    shutil.copytree(tmp_path / "set", tmp_path / "unfinished", ignore=lambda *_: [MANIFEST])
     shutil.copytree(tmp_path / "set", tmp_path / "altered")
     with (tmp_path / "altered/shard-000001.tar").open("ab") as tar:
         tar.write(b"more")
-    (tmp_path / "empty").mkdir()
     torch.save(Generator(64, nz=8, ngf=4).state_dict(), tmp_path / "netG64.pt")
     torch.save(Discriminator(32, ndf=4).state_dict(), tmp_path / "netD.pt")
     (tmp_path / "text.pt").write_text("not weights")
@@ -42,35 +39,17 @@ PACK = "python tools/make_shards.py celeba/ --out"
 
 REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ({"shards": "nowhere"}, ["nowhere\n", "no such folder", f"{PACK} nowhere"]),
-    ({"shards": "text.pt"}, ["text.pt\n", "a file", "make_shards.py text.pt --out shards"]),
-    ({"shards": "empty"}, ["empty\n", "not a shard set", f"{PACK} empty"]),
-    ({"shards": "unfinished"}, ["unfinished\n", "shards but no", f"{PACK} unfinished"]),
     ({"shards": "altered"}, ["altered/shard-000001.tar\n", "bytes", f"{PACK} altered"]),
     ({"batch_size": 41}, ["--batch-size 41\n", "40 images", "--batch-size 40 or less"]),
     ({"batch_size": 0}, ["--batch-size\n", "0\n", "1 or more"]),
-    ({"batch_size": -8}, ["--batch-size\n", "-8\n", "1 or more"]),
     ({"image_size": 48}, ["--image-size\n", "48\n", "32, 64, 128, 256", "--image-size 32"]),
-    ({"image_size": 0}, ["--image-size\n", "0\n", "32, 64, 128, 256"]),
-    ({"channels": 4}, ["--channels\n", "4\n", "1, 3", "--channels 3"]),
-    ({"nz": 0}, ["--nz\n", "0\n"]),
-    ({"ngf": 0}, ["--ngf\n", "0\n"]),
-    ({"ndf": 0}, ["--ndf\n", "0\n"]),
-    ({"epochs": 0}, ["--epochs\n", "0\n"]),
-    ({"max_steps": 0}, ["--max-steps\n", "0\n"]),
     ({"lr": 0}, ["--lr\n", "more than 0"]),
     ({"beta1": 1}, ["--beta1\n", "less than 1"]),
-    ({"workers": 0}, ["--workers\n", "0\n"]),
-    ({"log_every": 0}, ["--log-every\n", "0\n"]),
-    ({"sample_every": 0}, ["--sample-every\n", "0\n"]),
     ({"seed": "tomato"}, ["--seed\n", "tomato\n", "a whole number, or random"]),
-    ({"seed": "1.5"}, ["--seed\n", "1.5\n", "a whole number"]),
-    ({"seed": ""}, ["--seed\n", "a whole number"]),
-    ({"seed": -1}, ["--seed\n", "-1\n"]),
     ({"seed": 2**63}, ["--seed\n", "less than 9,223,372,036,854,775,808"]),
     ({"device": "gpu"}, ["--device gpu\n", "unknown", "auto, cpu"]),
     ({"device": "cuda"}, ["--device cuda\n", "no such device here", "nvidia-smi"]),
     ({"netG": "nowhere.pt"}, ["--netG nowhere.pt\n", "no such file"]),
-    ({"netD": "set"}, ["--netD set\n", "a folder"]),
     ({"netG": "text.pt"}, ["--netG text.pt\n", "refuses"]),
     ({"netG": "netG64.pt"}, ["--netG netG64.pt\n", "run with --image-size 64"]),
     ({"netD": "netG64.pt"}, ["--netD netG64.pt\n", "holds a Generator"]),
@@ -90,10 +69,17 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
 @pytest.mark.parametrize(
     ("options", "said"), REFUSED, ids=[" ".join(flags(**options)) for options, _ in REFUSED]
 )
-@pytest.mark.parametrize("named", [True, False], ids=["named", "numbered"])
-def test_refused(folder, monkeypatch, capsys, options, said, named):
-    if named and "run" not in options:
-        options = {"run": "new", **options}
+def test_refused(folder, monkeypatch, capsys, options, said):
+    assert_refused(folder, monkeypatch, capsys, {"run": "new", **options}, said)
+
+
+@pytest.mark.parametrize("options", [{"shards": "nowhere"}, {"batch_size": 41}, {"ngf": 10**12}])
+def test_refused_a_run_without_a_name_leaves_no_folder(folder, monkeypatch, capsys, options):
+    (said,) = [said for other, said in REFUSED if other == options]
+    assert_refused(folder, monkeypatch, capsys, options, said)
+
+
+def assert_refused(folder, monkeypatch, capsys, options, said):
     if options.get("device") == "cuda":
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = contents(folder)
@@ -131,11 +117,3 @@ def test_the_same_options_are_taken_where_nothing_is_wrong(folder, monkeypatch, 
     assert "Training finished" in out
 
 
-def test_random_seeds_differ(folder, monkeypatch, capsys):
-    seeds = set()
-    for number in range(4):
-        words = flags(shards="synthetic", run=str(number), seed="random", dry_run=True, **TINY)
-        status, out, _ = dcgan_train(monkeypatch, capsys, *words)
-        assert status == 0
-        seeds.add(out.splitlines()[1])
-    assert len(seeds) > 1
