@@ -13,12 +13,11 @@ from pipeline.images.jpeg import read_header
 from pipeline.shards.manifest import Recipe
 
 CONVERTED_QUALITY = 95
-"""Of what must be encoded anew under `--store original`: with 4:4:4 chroma, the JPEG closest to its
-source that is still of ordinary size."""
-
+"""The quality of what `--store original` must encode anew: with 4:4:4 chroma, the JPEG closest to
+its source that is still of ordinary size."""
 
 DEFAULT_SIZE = 64
-"""The nets' default."""
+"""The default of `dcgan-train --image-size`."""
 
 
 class Stored(NamedTuple):
@@ -39,7 +38,7 @@ def make_recipe(
     *,
     checked: bool,
 ) -> Recipe:
-    """Turn the packing command's options into a recipe; None stands for an option not given.
+    """Turn the packing command's options into a recipe; None is an option that was not given.
 
     Raises:
         UserError: options that contradict one another, or a value out of range.
