@@ -115,5 +115,3 @@ def test_the_same_options_are_taken_where_nothing_is_wrong(folder, monkeypatch, 
     status, out, err = dcgan_train(monkeypatch, capsys, *words)
     assert (status, err) == (0, "")
     assert "Training finished" in out
-
-
