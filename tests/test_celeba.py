@@ -156,8 +156,6 @@ DAMAGED = {
     "ragged.csv": "image_id,partition\n000001.jpg,0,1\n",
     "header-only.csv": "image_id,partition\n",
     "empty.csv": "",
-    "empty.txt": "",
-    "no-partition.txt": "000001.jpg\n",
     "not-text.txt": "\udcff\udcfe",
     "web-page.txt": "<!doctype html>\n<html><body class=x>Quota exceeded</body></html>\n",
     "another-table.csv": "image_id,lefteye_x\n" + "".join(f"{name},5\n" for name in IMAGES),

@@ -133,10 +133,6 @@ def test_every_jpeg_that_goes_into_a_set_has_sides(name):
     assert sides(ODD[name][0]) == others.get(name, (48, 40))
 
 
-def test_some_jpegs_were_looked_at():
-    assert sum(fate == Untouched() for _, fate in ODD.values()) >= 15
-
-
 _PLACE = JPEG.index(FRAME)
 SHORT_FRAME = JPEG[: _PLACE + 2] + b"\x00\x07" + JPEG[_PLACE + 4 : _PLACE + 9] + JPEG[_PLACE + 19 :]
 

@@ -169,7 +169,6 @@ def photograph() -> bytes:
     [
         ("notes.txt", "notes.txt"),
         (f"{IMAGES}/000001.jpg", f"{IMAGES}/000001.jpg"),  # the real CelebA: it lacks our mark
-        (f"{IMAGES}/kept.jpg", f"{IMAGES}/kept.jpg"),
         (f"{IMAGES}/more/1.jpg", f"{IMAGES}/more"),
         (IMAGES, IMAGES),  # a file of that name
     ],
@@ -200,13 +199,6 @@ def test_a_place_that_cannot_be_written_is_told_plainly(tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(UserError, match="drawing failed"):
         make(tmp_path / "file" / "below", 2)
-
-
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "file").write_bytes(b"mine")
-    with pytest.raises(UserError, match="a file"):
-        make(tmp_path / "file", 2)
-    assert (tmp_path / "file").read_bytes() == b"mine"
 
 
 def test_the_command_runs_as_a_file(tmp_path):
