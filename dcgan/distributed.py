@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 T = TypeVar("T")
 
@@ -299,8 +299,7 @@ def _sendable(error: Exception) -> Exception:
 
 def _first_line(error: Exception) -> str:
     """What gloo or NCCL says, without the place in its source, or advice."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\[[^]]*\.cc:\d+\] ", "", line).partition(". ")[0][:200]
+    return re.sub(r"^\[[^]]*\.cc:\d+\] ", "", first_line(error)).partition(". ")[0]
 
 
 class GradientReduction:

@@ -13,38 +13,43 @@ from contextlib import contextmanager
 from types import FrameType
 
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What acts on a terminal or in a text instead of being seen: control characters, line separators,
-changes of the writing direction (Unicode Standard Annex 9, section 2), and halves of characters,
-which stand for bytes of file names that are not UTF-8."""
+"""Characters that act on a terminal or in a text instead of being seen: controls, line separators,
+changes of the writing direction (Unicode Standard Annex 9, section 2), and lone surrogates, which
+stand for bytes of file names that are not UTF-8."""
 
 
 KINDS_SHOWN = 8
-"""Of what is counted by kind: a line of them can be read."""
+"""Kinds that a line of counts names: more could not be read at a glance."""
 
 
 def plain(text: str) -> str:
-    """Show text from a file as characters only: those that would act are escaped as Python does."""
+    """Escape, as Python does, the characters of a text that would act on a terminal."""
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def counted(counts: Mapping[str, int]) -> str:
-    """Counts by kind, the most frequent first; kinds may come from a file."""
+    """Describe counts by kind in a line, the most frequent first; kinds may come from a file."""
     ordered = sorted((+Counter(counts)).items(), key=lambda item: (-item[1], item[0]))
-    told = [f"{count:,} {plain(kind)}" for kind, count in ordered[:KINDS_SHOWN]]
+    shown = [f"{count:,} {plain(kind)}" for kind, count in ordered[:KINDS_SHOWN]]
     if rest := sum(count for _, count in ordered[KINDS_SHOWN:]):
-        told.append(f"{rest:,} of other kinds")
-    return ", ".join(told)
+        shown.append(f"{rest:,} of other kinds")
+    return ", ".join(shown)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, up to 160 characters; its type if it is silent."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
 
 
 class UserError(ValueError):
-    """A fault that the user can put right, told in four parts, each a line of `plain` text.
+    """A fault that the user can put right, in four parts, each a line of `plain` text.
 
     Args:
         where: the flag, file or folder at fault, as the user would name it.
         found: what stands there now.
         wanted: what would have been accepted.
         remedy: what to do next; a command to paste, where there is one.
-        listed: what was found, one by one: a line each, below `found`.
+        listed: single findings, each on a line below `found`.
     """
 
     def __init__(
@@ -76,11 +81,11 @@ _OF_THE_MACHINE = {
     errno.ENAMETOOLONG: ("a name that the file system takes, often 255 bytes", "shorten it"),
     errno.ELOOP: ("a link that leads to a file or folder", "see where it leads with ls -l"),
 }
-"""What a system call may refuse wherever a path is used, with what is wanted and a remedy."""
+"""What a system call may refuse wherever a path is used: what is wanted instead, and a remedy."""
 
 
 def _as_told(error: BaseException) -> UserError | None:
-    """The error as people see it; None for a fault of ours, whose traceback is needed."""
+    """The error as people see it; None for a bug, whose traceback is needed."""
     if isinstance(error, UserError):
         return error
     if not isinstance(error, OSError) or not isinstance(error.filename, str):
@@ -91,17 +96,18 @@ def _as_told(error: BaseException) -> UserError | None:
 
 @contextmanager
 def told_plainly(stopped: str = "") -> Iterator[None]:
-    """Turn a `UserError` into its message on stderr and exit status 1, without a traceback.
+    """Surround a command's `main`: turn errors for people into a message and an exit status.
 
-    So, too, what a path meets on the machine anywhere: no permission, no room, too long a name.
-    Likewise Ctrl-C into exit status 130, whatever error it comes out as: numpy and torch lose a
-    KeyboardInterrupt that is raised while they are imported, and fail later on something else.
-    For a command's `main`: afterwards Ctrl-C ends the process at once.
+    A `UserError` becomes its message on stderr and exit status 1, without a traceback. So does a
+    system's refusal of a path: no permission, no space, too long a name. Ctrl-C becomes exit status
+    130, even if it comes out as another error: numpy and torch lose a KeyboardInterrupt that is
+    raised while they are imported, and fail later on something else. Afterwards Ctrl-C ends the
+    process at once.
 
-    What standard output cannot encode, as × where the locale is ASCII, is escaped there.
+    Standard output escapes what it cannot encode, such as × where the locale is ASCII.
 
     Args:
-        stopped: a line to say when Ctrl-C has come out as another error.
+        stopped: a line to write when Ctrl-C has come out as another error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -1,7 +1,8 @@
-"""Files that are either whole or absent, and folders that one process has to itself."""
+"""Files that are whole or absent, their digests, and locks."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ PARTIAL = ".partial"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; on leaving it becomes `path`, on an exception it goes.
+    """Give a temporary name to write to; it becomes `path` on leaving, and goes on an exception.
 
-    What stood at `path` before stays until the new file is complete and on the disk.
+    An earlier file at `path` stays until the new one is complete and on the disk.
     """
     temporary = path.with_name(path.name + PARTIAL)
     try:
@@ -37,15 +38,26 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def digest(data: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def writing(
     where: Any, wanted: str = "a place for a new file", remedy: str = "choose another"
 ) -> Iterator[None]:
-    """Tell of what cannot be written as people read it.
+    """Turn an error of writing into a `UserError`.
 
     Args:
-        where: the option or file; see `UserError`.
-        wanted: instead.
+        where: the option or file at fault.
+        wanted: what would have been accepted.
         remedy: what to do.
 
     Raises:
@@ -59,7 +71,7 @@ def writing(
 
 @contextmanager
 def locked(path: Path, refusal: UserError) -> Iterator[None]:
-    """Hold a lock file, which is made; a process that is killed lets go of it too.
+    """Make and hold a lock file; a process that is killed lets go of it too.
 
     Raises:
         UserError: the refusal, where another process holds it.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # packing counts cores too, and waits for no torch
     import torch
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")

@@ -1,8 +1,7 @@
-"""Worker processes that share out tasks, and talk to their parent through a pipe each.
+"""Worker processes that share tasks, each connected to its parent by a pipe.
 
-The standard library's pools would do, but for this: their queues are locked by semaphores, which
-Linux keeps in /dev/shm (sem_overview(7)). Where that is full, read-only or absent, as in some
-containers, none of them starts.
+The standard library's pools lock their queues by semaphores, which Linux keeps in /dev/shm
+(sem_overview(7)). They do not start where that is full, read-only or absent, as in some containers.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ from typing import Any, Generic, Self, TypeVar
 from pipeline.errors import UserError
 
 Task = TypeVar("Task")
-Told = TypeVar("Told")
-Function = Callable[[Task], Generator[Told, None, None]]
+Report = TypeVar("Report")
+Function = Callable[[Task], Generator[Report, None, None]]
 
 
 class KilledError(UserError):
     """A worker ended before its work did."""
 
 
-class Workers(Generic[Task, Told]):
+class Workers(Generic[Task, Report]):
     """Processes that wait for tasks; a context manager, at whose end they are gone.
 
     Args:
         count: how many.
-        function: does a task and yields what the parent is to be told. It is closed at a yield
-            once the parent has no more use for it.
+        function: does a task and yields reports for the parent. It is closed at a yield once the
+            parent has no more use for it.
         prepare: called in each process before its first task.
 
     Attributes:
-        ready: `time.perf_counter()` when the first of them was; None before.
+        ready: `time.perf_counter()` when the first process was ready; None before.
 
     Raises:
         UserError: the system starts no more processes.
@@ -50,7 +49,7 @@ class Workers(Generic[Task, Told]):
     def __init__(
         self,
         count: int,
-        function: Function[Task, Told],
+        function: Function[Task, Report],
         prepare: Callable[[], object] | None = None,
     ) -> None:
         self.ready: float | None = None
@@ -61,7 +60,7 @@ class Workers(Generic[Task, Told]):
         context = multiprocessing.get_context("spawn")
         try:
             resource_tracker.ensure_running()  # which Process.start() does, and unblocks signals
-            with _deaf_to_interrupts():
+            with _ignoring_sigint():
                 for _ in range(count):
                     ours, theirs = context.Pipe()
                     process = context.Process(target=_serve, args=(theirs, function, prepare))
@@ -83,8 +82,8 @@ class Workers(Generic[Task, Told]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[Told]:
-        """Have tasks done, each by whoever is free, and yield what is told of them as it comes.
+    def run(self, tasks: Iterable[Task]) -> Iterator[Report]:
+        """Give each task to a process that is free, and yield the reports as they come.
 
         Raises:
             KilledError: a process was killed.
@@ -98,8 +97,8 @@ class Workers(Generic[Task, Told]):
             for connection in wait(list(self._processes)):
                 assert isinstance(connection, Connection)
                 match self._receive(connection):
-                    case "told", told:
-                        yield told
+                    case "report", report:
+                        yield report
                     case "failed", error:
                         raise error
                     case kind, _:
@@ -109,7 +108,7 @@ class Workers(Generic[Task, Told]):
 
     def close(self) -> None:
         """Have the processes stop at their next yield, and wait for that."""
-        with _deaf_to_interrupts():  # a second one would leave processes that are just starting
+        with _ignoring_sigint():  # a second one would leave processes that are just starting
             for connection in self._processes:
                 connection.close()
             for process in self._processes.values():
@@ -136,12 +135,12 @@ class Workers(Generic[Task, Told]):
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Have processes that start here not hear Ctrl-C from their first moment: the parent does.
+def _ignoring_sigint() -> Iterator[None]:
+    """Let processes that start here ignore Ctrl-C from their first moment: the parent handles it.
 
-    A process inherits which signals are blocked. One that comes meanwhile reaches the parent after.
+    A process inherits which signals are blocked. The parent receives a blocked one afterwards.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows: there, it is from `_serve` on
+    if not hasattr(signal, "pthread_sigmask"):  # Windows: `_serve` ignores it from there on
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -152,7 +151,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _serve(
-    parent: Connection, function: Function[Task, Told], prepare: Callable[[], object] | None
+    parent: Connection, function: Function[Task, Report], prepare: Callable[[], object] | None
 ) -> None:
     """What a worker process runs, until the parent closes its end of the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,11 +163,11 @@ def _serve(
         while True:
             task = parent.recv()
             try:
-                with closing(function(task)) as telling:
-                    for told in telling:
-                        if parent.poll():  # nothing is sent to who is at work: it was closed
+                with closing(function(task)) as reports:
+                    for report in reports:
+                        if parent.poll():  # a worker is sent nothing: the parent closed the pipe
                             return
-                        parent.send(("told", told))
+                        parent.send(("report", report))
             except Exception as error:
                 error.add_note(traceback.format_exc())  # a pickled error has no traceback
                 parent.send(("failed", error))
@@ -177,7 +176,7 @@ def _serve(
 
 
 def _end_with_parent() -> None:
-    """At once: whoever gives the same command again after a kill must not meet the old workers."""
+    """End when the parent does: the same command may be given again at once after a kill."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "workers have a parent"
     parent.join()

@@ -1,24 +1,26 @@
-"""Whether a shard set is still what was written, down to the bit, and what it is."""
+"""Whether a shard set is still what was packed, down to the bit, and what it looks like."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-import re
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from pipeline.errors import UserError
-from pipeline.images.decode import RejectedError, decode
+from pipeline.files import file_digest, replacing
+from pipeline.images.decode import Pixels, RejectedError, decode
 from pipeline.images.jpeg import read_header
-from pipeline.mixing import Mixing, measure
+from pipeline.packing.store import cut
 from pipeline.shards.manifest import (
     MANIFEST,
     REJECTS,
@@ -26,21 +28,18 @@ from pipeline.shards.manifest import (
     SAMPLES,
     SAMPLES_HEADER,
     Manifest,
+    Recipe,
     Shard,
     ShardSet,
-    file_digest,
 )
 from pipeline.shards.order import permutation
-from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
-
-Sample = tuple[str, bytes]
-"""A sample's key and its component."""
-
-_KEY = re.compile(r"[0-9]{8,15}")
-"""It becomes a file's name."""
+from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text
 
 MAX_LINE = 1 << 17
-"""Characters of a line of a table; names of files have at most a few thousand."""
+"""Characters in a line of a table; file names have at most a few thousand."""
+
+CELL, COLUMNS, ROWS, GAP = 96, 8, 8, 2
+"""The contact sheet: pixels of a cell, cells, and black pixels around each cell."""
 
 Keys = dict[str, None]
 """A set of keys that remembers their order."""
@@ -51,47 +50,54 @@ class Findings:
     """What a full reading of a set brought up."""
 
     faults: list[str] = field(default_factory=list)
-    """Each names the shard, and the sample where it is one's."""
+    """Each names the shard, and the sample if the fault is in one."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Width and height of stored images."""
+    """Stored images by (width, height)."""
     image_bytes: int = 0
-    """Of stored images, without the tar's headers."""
+    """All stored images together, without the tar's headers."""
     rejects: Counter[str] = field(default_factory=Counter)
-    """By kind."""
+    """Rejected images by kind."""
 
 
-def verify(shards: ShardSet, findings: Findings, *, decoding: bool) -> Iterator[Shard]:
+def verify(
+    shards: ShardSet,
+    *,
+    decoding: bool = False,
+    track: Callable[[Sequence[Shard]], Iterable[Shard]] = iter,
+) -> Findings:
     """Read every byte of a set and compare it with what was recorded.
 
-    Hashes of tars, indexes against tars, checksums of samples, counts, keys. `ShardSet.open` has
-    compared tar sizes and index digests already.
+    Compares digests of tars, indexes with tars, checksums of samples, counts and keys; if all of
+    those agree, the manifest's totals, and the order of all samples with the one that the seed
+    gives. `ShardSet.open` has compared tar sizes and index digests already.
 
     Args:
         shards: an opened set.
-        findings: what is found is added to it.
         decoding: decode every image as well.
+        track: passes the shards on as they are read, to show progress.
 
-    Yields:
-        Each shard after it was read.
+    Raises:
+        UserError: a table cannot be read.
     """
+    findings = Findings()
     recorded = _recorded(shards, findings)
     seen: Keys = {}
-    for shard, tar in zip(shards.manifest.shards, shards.tars, strict=True):
-        keys = _verify_shard(shards, shard, tar, recorded, decoding, findings)
+    for shard in track(shards.manifest.shards):
+        keys = _verify_shard(shards, shard, recorded, decoding, findings)
         for key in sorted(keys.keys() & seen.keys()):
             findings.faults.append(f"{shard.name}: sample {key} is in another shard, too")
         seen |= keys
-        yield shard
     unread = len(recorded.keys() - seen.keys())
     if unread and not findings.faults:
         findings.faults.append(f"{SAMPLES}: {unread} samples that are in no shard")
     findings.rejects = _rejects(shards.folder / REJECTS)
     if not findings.faults:
         findings.faults += _manifest_faults(shards.manifest, findings, seen)
+    return findings
 
 
 def _manifest_faults(manifest: Manifest, findings: Findings, seen: Keys) -> Iterator[str]:
-    """What the manifest says of the set as a whole, against what was read."""
+    """Compare what the manifest says of the set as a whole with what was read."""
     if findings.rejects.total() != manifest.rejected:
         rows = findings.rejects.total()
         yield f"{REJECTS}: {rows} images, but {MANIFEST} says {manifest.rejected} rejected"
@@ -115,22 +121,22 @@ def _manifest_faults(manifest: Manifest, findings: Findings, seen: Keys) -> Iter
 def _verify_shard(
     shards: ShardSet,
     shard: Shard,
-    tar: Path,
     recorded: dict[str, tuple[str, str]],
     decoding: bool,
     findings: Findings,
 ) -> Keys:
+    tar = shards.folder / f"{shard.name}.tar"
     faults: list[str] = []
     keys: Keys = {}
     try:
-        # A tar that is as it was written is not at fault where the table disagrees with it
+        # If a tar is as it was written, a table that disagrees with it is at fault
         whole = file_digest(tar) == shard.tar_sha256
         for key, data in samples(tar):
             if key in keys:
                 faults.append(f"{shard.name}: sample {key} occurs twice")
             keys[key] = None
             faults += _sample_faults(shard, key, data, recorded, whole, decoding)
-            findings.sizes[_size(shards, data)] += 1
+            findings.sizes[_size(shards.manifest.recipe, data)] += 1
             findings.image_bytes += len(data)
         index = tar.with_suffix(".idx").read_bytes()
         if not faults and index_text(tar).encode(errors="surrogateescape") != index:
@@ -145,8 +151,8 @@ def _verify_shard(
     return keys
 
 
-def samples(tar: Path) -> Iterator[Sample]:
-    """All samples of a shard, in their order; links, devices and sparse files are none.
+def samples(tar: Path) -> Iterator[tuple[str, bytes]]:
+    """Key and bytes of each sample of a shard, in order; passes over all but regular files.
 
     Raises:
         tarfile.TarError: the archive is damaged.
@@ -162,51 +168,6 @@ def samples(tar: Path) -> Iterator[Sample]:
             yield member.name.partition(".")[0], file.read(member.size)
 
 
-def mixing(shards: ShardSet) -> Mixing | None:
-    """How well a set is mixed; reads its indexes only.
-
-    Returns:
-        None if there are too few samples to tell.
-
-    Raises:
-        ValueError: an index is not as packing writes it.
-    """
-    extension = shards.manifest.recipe.extension
-    keys = [read_index(index.read_bytes(), extension).keys for index in shards.indexes]
-    return measure(np.concatenate(keys), np.array([len(part) for part in keys]))
-
-
-def find(shards: ShardSet, key: str) -> Sample:
-    """One sample by its key.
-
-    Raises:
-        UserError: there is none.
-    """
-    tars = {tar.stem: tar for tar in shards.tars}
-    listed = _table(shards.folder / SAMPLES, SAMPLES_HEADER) if _KEY.fullmatch(key) else ()
-    for name, row in listed:
-        if name == key and row and row[0] in tars:
-            found = _component(tars[row[0]], key)
-            if found is not None:
-                return key, found
-    keys = f"00000000 to {shards.manifest.samples + shards.manifest.rejected - 1:08d}"
-    raise UserError(
-        f"--extract {key}",
-        f"no such key in {shards.folder}",
-        f"a key of 8 digits, {keys}",
-        f"look the source's name up in {shards.folder / SAMPLES}",
-    )
-
-
-def _component(tar: Path, key: str) -> bytes | None:
-    try:
-        return next((data for other, data in samples(tar) if other == key), None)
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(
-            tar, f"cannot be read ({error})", "the tar that was written", "pack the set again"
-        ) from None
-
-
 def _sample_faults(
     shard: Shard,
     key: str,
@@ -215,7 +176,7 @@ def _sample_faults(
     whole: bool,
     decoding: bool,
 ) -> Iterator[str]:
-    """What is wrong with a sample, or if its tar is whole, with the table's row of it."""
+    """Say what is wrong with a sample, or if its tar is whole, with the table's row for it."""
     place, crc32 = recorded.get(key, ("", ""))
     if place != shard.name:
         if not whole:
@@ -237,8 +198,8 @@ def _sample_faults(
             yield f"{shard.name}: sample {key} does not decode: {reject}"
 
 
-def _size(shards: ShardSet, data: bytes) -> tuple[int, int]:
-    recipe = shards.manifest.recipe
+def _size(recipe: Recipe, data: bytes) -> tuple[int, int]:
+    """Width and height of a stored image; (0, 0) if its bytes do not tell."""
     if recipe.store == "raw":
         side = math.isqrt(len(data) // 3)
         return (side, side) if 3 * side**2 == len(data) else (0, 0)
@@ -247,16 +208,15 @@ def _size(shards: ShardSet, data: bytes) -> tuple[int, int]:
 
 
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
-    """Shard and CRC-32 of each key."""
-    path = shards.folder / SAMPLES
-    rows = dict(_table(path, SAMPLES_HEADER))
+    """Shard and CRC-32 by key."""
+    rows = dict(_table(shards.folder / SAMPLES, SAMPLES_HEADER))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
 
 
 def _table(path: Path, header: str) -> Iterator[tuple[str, list[str]]]:
-    """First column and the others, row by row."""
+    """The first column and the others, row by row."""
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
@@ -275,3 +235,24 @@ def _rejects(path: Path) -> Counter[str]:
     if not path.exists():
         return Counter()
     return Counter(row[0].partition(" (")[0] for _, row in _table(path, REJECTS_HEADER) if row)
+
+
+def save_sheet(shards: ShardSet, path: Path) -> None:
+    """Save the first 64 samples, a random choice of the set, as training would see them, as PNG."""
+    pitch = CELL + GAP
+    sheet = np.zeros((ROWS * pitch + GAP, COLUMNS * pitch + GAP, 3), np.uint8)
+    for cell, (_, data) in enumerate(islice(samples(shards.tars[0]), ROWS * COLUMNS)):
+        top, left = (GAP + pitch * place for place in divmod(cell, COLUMNS))
+        sheet[top : top + CELL, left : left + CELL] = _cell(data, shards.manifest.recipe)
+    with replacing(path) as temporary:
+        Image.fromarray(sheet).save(temporary, "PNG")
+
+
+def _cell(data: bytes, recipe: Recipe) -> Pixels:
+    if recipe.store == "raw":
+        assert recipe.size is not None, "raw stores have a size"
+        pixels = np.frombuffer(data, np.uint8).reshape(recipe.size, recipe.size, 3)
+    else:
+        pixels = decode(data).pixels
+    crop = recipe.crop if recipe.store == "original" and recipe.crop != "none" else "centre"
+    return cut(pixels, Recipe(store="jpeg", crop=crop, size=CELL))  # grey spreads over the colours

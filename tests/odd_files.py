@@ -162,12 +162,9 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     # JPEGs that every decoder takes
     "baseline.jpg": (JPEG, Untouched()),
     "progressive.jpg": (PROGRESSIVE, Untouched()),
-    "optimised.jpg": (encode(PICTURE, optimize=True), Untouched()),
     "restarts.jpg": (encode(PICTURE, restart_marker_blocks=2), Untouched()),
-    "444.jpg": (encode(PICTURE, subsampling=0), Untouched()),
     "422.jpg": (encode(PICTURE, subsampling=1), Untouched()),
     "grey.jpg": (encode(RAMP), Untouched()),
-    "grey-progressive.jpg": (encode(RAMP, progressive=True), Untouched()),
     "upright.jpg": (turned(1), Untouched()),
     "colour-profile.jpg": (encode(PICTURE, icc_profile=bytes(3000)), Untouched()),
     "comment.jpg": (in_header(b"\xff\xfe\x00\x06text"), Untouched()),
@@ -180,7 +177,6 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     "one-pixel.jpg": (encode(PICTURE[:1, :1]), Untouched()),
     "wide.jpg": (encode(WIDE), Untouched()),
     "tall.jpg": (encode(TALL), Untouched()),
-    "jpeg-named.png": (JPEG, Untouched()),
     # JPEGs that some decoder shows otherwise, or refuses
     "mirrored.jpg": (turned(2), Converted(SHOWN[:, ::-1])),
     "upside-down.jpg": (turned(3), Converted(SHOWN[::-1, ::-1])),
@@ -198,7 +194,6 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     "rgb-inside.jpg": (encode(PICTURE, keep_rgb=True, quality=98), Converted(PICTURE)),
     "cmyk.jpg": (encode(CMYK, quality=95), Converted(PICTURE)),
     "stray-zeros.jpg": (in_header(b"\0\0"), Converted(SHOWN)),
-    "stray-text.jpg": (in_header(b"stray"), Converted(SHOWN)),
     "stray-marker.jpg": (in_header(b"\xff\xd0"), Converted(SHOWN)),
     # Other formats
     "rgb.png": (PNG, Converted(PICTURE)),
@@ -221,7 +216,6 @@ ODD: dict[str, tuple[bytes, Fate]] = {
         encode(PALETTE, "PNG", transparency=bytes(64)),
         Converted(np.full((40, 48), 255, np.uint8)),
     ),
-    "one-pixel.png": (encode(PICTURE[:1, :1], "PNG"), Converted(PICTURE[:1, :1])),
     "wide.png": (encode(WIDE, "PNG"), Converted(WIDE)),
     "lossless.webp": (WEBP, Converted(PICTURE)),
     "lossy.webp": (encode(PICTURE, "WEBP", quality=95), Converted(PICTURE)),
@@ -235,27 +229,16 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     "transparent.gif": (transparent_gif(), Converted(without_corner_colour())),
     "gif-named.jpg": (GIF, Converted(BLOCKS)),
     "rgb.bmp": (BMP, Converted(PICTURE)),
-    "palette.bmp": (encode(PALETTE, "BMP"), Converted(BLOCKS)),
     "rgb.tiff": (TIFF, Converted(PICTURE)),
-    "lzw.tiff": (encode(PICTURE, "TIFF", compression="tiff_lzw"), Converted(PICTURE)),
-    "16-bit.tiff": (encode(Image.fromarray(DEEP), "TIFF"), Converted(RAMP)),
-    "cmyk.tiff": (encode(CMYK, "TIFF"), Converted(PICTURE)),
     "pages.tiff": (animated("TIFF"), Converted(BLOCKS)),
     "lossless.jp2": (encode(PICTURE, "JPEG2000"), Converted(PICTURE)),
-    "codestream.j2k": (encode(PICTURE, "JPEG2000", no_jp2=True), Converted(PICTURE)),
-    "16-bit.jp2": (encode(Image.fromarray(DEEP), "JPEG2000"), Converted(RAMP)),
     "alpha.jp2": (encode(half_transparent(), "JPEG2000"), Converted(ON_WHITE)),
     "lossy.avif": (encode(PICTURE, "AVIF", quality=90), Converted(PICTURE)),
     # No images
     "html.jpg": (b"<!doctype html><title>Quota", Rejected(NO_IMAGE, "a web page")),
-    "text.jpg": (b"img_align_celeba\n" * 99, Rejected(NO_IMAGE)),
     # Ghostscript is not run
     "postscript.jpg": (encode(PICTURE, "EPS"), Rejected("unsupported PostScript")),
     # Of pixels that no file tells the range of, or that libjpeg does not decode
-    "float.tiff": (
-        encode(Image.fromarray(DEEP / np.float32(65535)), "TIFF"),
-        Rejected("unsupported pixels", "floating-point 32-bit grey TIFF"),
-    ),
     "12-bit.jpg": (
         frame(48, 40, marker=0xC1, precision=12),
         Rejected("unsupported pixels", "12-bit JPEG"),
@@ -263,7 +246,6 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     "lossless.jpg": (frame(48, 40, marker=0xC3), Rejected("unsupported pixels")),
     # Cut
     "start-marker.jpg": (JPEG[:2], Rejected(NO_IMAGE)),
-    "header-only.jpg": (JPEG[:SCAN], Rejected(DAMAGED_JPEG, "remature end")),
     "cut-in-header.jpg": (JPEG[:100], Rejected(DAMAGED)),
     "cut-in-scan.jpg": (
         JPEG[: SCAN + len(JPEG[SCAN:]) // 2],
@@ -271,13 +253,7 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     ),
     "cut-in-a-scan.jpg": (PROGRESSIVE[:-200], Rejected(DAMAGED_JPEG, "remature end")),
     "cut-by-ten.jpg": (JPEG[:-10], Rejected(DAMAGED_JPEG, "remature end")),
-    "no-end-marker.jpg": (JPEG[:-2], Rejected(DAMAGED_JPEG, "remature end")),
-    "cut-by-one.jpg": (JPEG[:-1], Rejected(DAMAGED_JPEG, "remature end")),
     "cut.png": (PNG[:-30], Rejected(DAMAGED)),
-    "cut.webp": (WEBP[:-30], Rejected(DAMAGED)),
-    "cut.gif": (GIF[: len(GIF) * 3 // 4], Rejected(DAMAGED)),
-    "cut.bmp": (BMP[:-30], Rejected(DAMAGED)),
-    "cut.tiff": (TIFF[: len(TIFF) // 2], Rejected(DAMAGED)),
     # Damaged so that decoders go on with a warning, or with a wrong picture and none
     "padded-scan.jpg": (JPEG[:-2] + bytes(20) + JPEG[-2:], Rejected(DAMAGED_JPEG, "extraneous")),
     "lost-bytes.jpg": (JPEG[:-60] + JPEG[-40:], Rejected(DAMAGED_JPEG)),
@@ -291,9 +267,7 @@ ODD: dict[str, tuple[bytes, Fate]] = {
     "wrong-pixels.png": (flipped(PNG, len(PNG) // 2), Rejected(DAMAGED)),
     # Decompression bombs
     "huge.jpg": (frame(65500, 65500), Rejected("too large", "65500×65500")),
-    "huge-progressive.jpg": (frame(65500, 65500, marker=0xC2), Rejected("too large")),
     "huge.png": (png(PICTURE, size=(60000, 60000)), Rejected("too large")),
-    "large.png": (png(PICTURE, size=(10000, 10000)), Rejected("too large")),
     "larger-than-allowed.png": (png(PICTURE, size=(8192, 8193)), Rejected("too large")),
     "huge.gif": (GIF[:6] + b"\xff" * 4 + GIF[10:], Rejected("too large")),
     "huge.bmp": (

@@ -1,5 +1,6 @@
 """Packing as tests run it: the command in a process that can be killed, or in this one."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,33 @@ def in_process() -> Iterator[None]:
 def pack_folder(pictures: Path, out: Path, **options: object) -> Packed:
     source = open_source(pictures)
     return pack(source, source.members(), out, Packing(**options))  # type: ignore[arg-type]
+
+
+def run_here(
+    main: Callable[[], None], *words: object, cwd: Path | None = None
+) -> tuple[int, str, str]:
+    """Run a command in this process: its exit status, and what it prints, without a traceback."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        chdir(cwd or Path()),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
+        patch.setattr(sys, "argv", ["command", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert "Traceback" not in err.getvalue()
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def four_parts(stderr: str) -> list[str]:
+    """An error's four parts, in whatever else was printed; what it lists is left out."""
+    error = stderr[stderr.index("error: ") :].splitlines()
+    where, *parts = [line for line in error if not line.startswith(" " * 10)]
+    assert [part[:10] for part in parts] == ["  found   ", "  wanted  ", "  do      "], stderr
+    assert all(part[10:] for part in parts)
+    return [where.removeprefix("error: "), *(part[10:] for part in parts)]
 
 
 def run_tool(name: str, *arguments: object, cwd: Path | None = None, status: int = 0) -> str:

@@ -6,18 +6,14 @@ import shutil
 import stat
 import subprocess
 import tarfile
-import tracemalloc
 import zipfile
 from collections import namedtuple
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.archives import DamagedError, Member, TarSource, ZipSource
+from pipeline.packing.archives import DamagedError
 from pipeline.packing.sources import in_classes, open_source
-from pipeline.shards.tar import MAX_FILE_BYTES
 from tests.archives import PACKERS, changed, tar_of, zip_of
 from tests.needs import require
 from tests.pictures import encode, smooth, write_pictures
@@ -73,11 +69,8 @@ def test_a_compressed_tar_is_read_like_any_and_leaves_nothing(tmp_path, program)
     path = written(tmp_path, data, "celeba.tar")  # by contents, not by name
     source = open_source(path, scratch=tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["celeba.tar"]
-    members = source.members()
     assert source.path == path
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        assert list(pool.map(source.read, members)) == [PICTURES[m.name] for m in members]
-    assert {member.name: source.read(member) for member in members} == PICTURES
+    assert {member.name: source.read(member) for member in source.members()} == PICTURES
 
 
 @pytest.mark.parametrize("program", PACKERS)
@@ -119,9 +112,10 @@ def test_a_tar_of_1979_is_read(tmp_path):
     assert everything(written(tmp_path, gzip.compress(data))) == files
 
 
-def test_backslashes_in_a_zip_part_folders(tmp_path):
-    files = {"pets\\cats\\1.jpg": LAST, "pets\\dogs\\2.jpg": LAST, "pets\\@eaDir\\1.jpg": LAST}
-    path = written(tmp_path, zip_of(files | {"pets\\cats\\": b"", "__MACOSX\\3.jpg": LAST}))
+@pytest.mark.parametrize("archive", [zip_of, tar_of])
+def test_backslashes_part_folders(tmp_path, archive):
+    files = {"pets\\cats\\1.jpg": LAST, "pets/dogs/2.jpg": LAST, "pets\\@eaDir\\1.jpg": LAST}
+    path = written(tmp_path, archive(files | {"__MACOSX\\3.jpg": LAST}))
     members = open_source(path).members()
     assert [member.name for member in members] == ["pets/cats/1.jpg", "pets/dogs/2.jpg"]
     assert in_classes(members, ["cats"], path) == members[:1]
@@ -151,21 +145,6 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return entry
 
 
-def test_links_devices_and_pipes_in_a_tar_are_ignored(tmp_path):
-    others = [
-        special("a.jpg", tarfile.SYMTYPE, "/etc/passwd"),
-        special("b.jpg", tarfile.LNKTYPE, "/etc/passwd"),
-        special("c.jpg", tarfile.FIFOTYPE),
-        special("d.jpg", tarfile.CHRTYPE),
-        special("e.jpg", tarfile.BLKTYPE),
-        special("f.jpg", tarfile.DIRTYPE),
-    ]
-    path = written(tmp_path, tar_of(PICTURES, others))
-    with tarfile.open(path) as archive:
-        assert len(archive.getmembers()) == 9
-    assert everything(path) == PICTURES
-
-
 def test_a_hard_link_in_a_tar_is_the_file_that_it_names(tmp_path):
     files = {"./a.jpg": LAST, "b.bin": LAST, ".cache/c.jpg": LAST, "list.txt": b"1"}
     links = {"d.jpg": "./a.jpg", "e/e.jpg": "d.jpg", "f.jpg": "b.bin", "g.jpg": ".cache/c.jpg"}
@@ -187,27 +166,10 @@ def test_a_sparse_file_in_a_tar_is_a_reject_by_name(tmp_path):
         source.read(bad)
 
 
-def test_backslashes_in_a_tar_part_folders(tmp_path):
-    files = {"pets\\cats\\1.jpg": LAST, "pets/dogs/2.jpg": LAST, "@eaDir\\1.jpg": LAST}
-    path = written(tmp_path, tar_of(files))
-    members = open_source(path).members()
-    assert [member.name for member in members] == ["pets/cats/1.jpg", "pets/dogs/2.jpg"]
-    assert in_classes(members, ["cats"], path) == members[:1]
-    assert open_source(path).listing().left_out == {"@eaDir": 1}
-
-
 def test_of_equal_names_in_a_tar_the_last_one_counts(tmp_path):
     old, new = encode(smooth(8, 8)), encode(smooth(9, 9))
     path = written(tmp_path, tar_of([("a.jpg", old), ("./b.jpg", new), ("./a.jpg", new)]))
     assert everything(path) == {"a.jpg": new, "b.jpg": new}
-
-
-def test_names_that_lead_outside_are_names_only(tmp_path):
-    files = {"../../evil.jpg": PICTURES["img_align_celeba/000001.jpg"]}
-    for data in (tar_of(files), zip_of(files)):
-        path = written(tmp_path, data)
-        assert everything(path) == files
-    assert [entry.name for entry in tmp_path.iterdir()] == ["archive"]
 
 
 def test_long_names_are_read(tmp_path):
@@ -248,8 +210,6 @@ def test_one_damaged_member_is_told_and_the_others_are_read(tmp_path, data, foun
 WHOLE_FAULTS = {
     "encrypted": (changed(WHOLE_ZIP, CENTRAL + 8, 1), "encrypted"),
     "unknown-compression": (changed(WHOLE_ZIP, CENTRAL + 10, 77), "compressed by method 77"),
-    "bzip2": (zip_of(PICTURES, compression=zipfile.ZIP_BZIP2), "compressed by method 12"),
-    "lzma": (zip_of(PICTURES, compression=zipfile.ZIP_LZMA), "compressed by method 14"),
 }
 
 
@@ -299,7 +259,6 @@ def test_no_cut_of_a_tar_passes(tmp_path):
 DAMAGED_TARS = {
     "header": (TAR[: BORDERS[1]] + b"\x55" * 64 + TAR[BORDERS[1] + 64 :], "no header at byte"),
     "zeroed-header": (TAR[: BORDERS[1]] + bytes(512) + TAR[BORDERS[1] + 512 :], "no header at"),
-    "zeroed-more": (TAR[: BORDERS[1]] + bytes(1024) + TAR[BORDERS[1] + 1024 :], "no header at"),
     "cut-between": (TAR[: BORDERS[2]], "two blocks of zeros"),
     "other-data-behind": (TAR + b"signature", "no header at byte"),
     "second-cut": (TAR + TAR[: BORDERS[2]], "two blocks of zeros"),
@@ -330,41 +289,3 @@ def test_an_archive_that_changes_after_it_was_listed_is_an_error_not_damage(tmp_
         os.truncate(path, last.offset + 200)
         with pytest.raises(OSError, match="changed while it was being read"):
             source.read(last)
-
-
-def test_an_archive_that_went_away_is_the_systems_error(tmp_path):
-    for data in (FORMATS["tar-ustar"], WHOLE_ZIP):
-        path = written(tmp_path, data)
-        source = open_source(path)
-        member, *_ = source.members()
-        path.unlink()
-        with pytest.raises(FileNotFoundError):
-            source.read(member)
-
-
-# Sizes that nobody should believe
-
-
-@pytest.mark.parametrize("field", ["size", "packed"])
-def test_a_huge_declared_size_is_refused_before_memory_is_set_aside(tmp_path, field):
-    sizes = {"size": 1, "packed": 1, field: MAX_FILE_BYTES + 1}
-    huge = Member("a.jpg", sizes["size"], packed=sizes["packed"])
-    path = written(tmp_path, b"")
-    for source in (ZipSource(path), TarSource(path)):
-        with pytest.raises(DamagedError, match="268,435,457 bytes, over"):
-            source.read(huge)
-
-
-def test_a_bomb_is_inflated_no_further_than_promised(tmp_path):
-    bomb = zip_of({"a.jpg": bytes(50_000_000)}, compression=zipfile.ZIP_DEFLATED)
-    place = bomb.rindex(b"PK\x01\x02") + 24
-    data = bomb[:place] + (1000).to_bytes(4, "little") + bomb[place + 4 :]
-    source = open_source(written(tmp_path, data))
-    (member,) = source.members()
-    assert member.size == 1000
-    tracemalloc.start()
-    with pytest.raises(DamagedError, match="checksum"):
-        source.read(member)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 1_000_000

@@ -9,8 +9,6 @@ from typer.testing import CliRunner
 from dcgan import doctor, evaluate, profile, report, sample, train
 from dcgan.cli import FORMER
 from dcgan.options import TrainConfig
-from pipeline.errors import UserError
-from tests.running import assert_four_parts
 from tools import check_shards, make_demo_faces, make_shards
 
 PROGRAMS = (train, profile, doctor, sample, evaluate, report)
@@ -58,9 +56,3 @@ def test_an_option_of_the_ancestors_is_answered_with_ours(monkeypatch, capsys, f
 
 def test_the_ancestors_options_that_are_ours_too_are_taken():
     assert not {f"--{name}" for name in OPTIONS} & set(FORMER)
-
-
-def test_make_shards_estimates_or_compares(tmp_path):
-    with pytest.raises(UserError) as error:
-        make_shards.make_shards(tmp_path, only_estimate=True, only_benchmark=True)
-    assert_four_parts(error.value, "--estimate", "--benchmark")

@@ -1,20 +1,19 @@
-"""What packing would take, before it takes it; and how fast it is beside decoding alone."""
+"""What packing would take, before it takes it."""
 
 import re
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing import estimate as estimating
-from pipeline.packing.estimate import benchmark, estimate
-from pipeline.packing.pack import Packing
+from pipeline.packing.estimate import estimate
 from pipeline.packing.sources import open_source
 from pipeline.packing.store import make_recipe
 from pipeline.shards.manifest import Recipe, ShardSet
-from tests.packing_runs import pack_folder, run_tool, tree, without_workers
+from tests.packing_runs import pack_folder, run_here, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
+from tools.make_shards import main
 
 FACES = {f"{number:03d}.jpg": encode(smooth(*CELEBA, number)) for number in range(60)}
 BAD = {"bad.jpg": b"<html>", "cut.jpg": FACES["000.jpg"][:-200]}
@@ -94,22 +93,16 @@ def test_images_smaller_than_the_crop_are_left_out_where_the_crop_is_made(tmp_pa
 SMALL = encode(smooth(70, 70))
 
 
-@pytest.mark.parametrize("how", ["estimate", "benchmark"])
-def test_not_one_image_that_decodes_is_told(tmp_path, how):
-    source = open_source(write_pictures(tmp_path / "bad", BAD))
-    members = source.members()
-    calls = {
-        "estimate": lambda: estimate(source, members, Recipe()),
-        "benchmark": lambda: list(benchmark(source, members, Packing())),
-    }
+def test_a_source_without_one_image_that_decodes_is_refused(tmp_path):
     with pytest.raises(UserError) as caught:
-        calls[how]()
+        estimates(write_pictures(tmp_path / "bad", BAD))
     assert caught.value.found == "none of 2 sampled images decodes"
 
 
 def test_the_command_prints_a_row_a_mode_and_writes_nothing(pictures, tmp_path):
     before = tree(pictures)
-    printed = run_tool("make_shards.py", pictures, "--estimate", cwd=tmp_path)
+    status, printed, _ = run_here(main, pictures, "--estimate", cwd=tmp_path)
+    assert status == 0
     lines = printed.splitlines()
     assert lines[0] == f"source  {pictures}: 60 images"
     assert lines[1].split("  ")[0] == "stored as"
@@ -120,37 +113,6 @@ def test_the_command_prints_a_row_a_mode_and_writes_nothing(pictures, tmp_path):
     )
     assert names_in(tmp_path) == []
     assert tree(pictures) == before
-
-
-def test_the_benchmark_prints_rounds_and_a_ratio_and_leaves_nothing(
-    tmp_path, monkeypatch, pictures
-):
-    rest = tmp_path / "temporary"
-    rest.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(rest))
-    monkeypatch.setattr(estimating, "ROUNDS", 2)
-    source = open_source(write_pictures(tmp_path / "mixed", FACES | BAD))
-    lines = list(benchmark(source, source.members(), Packing(workers=2)))
-    assert len(lines) == 3
-    for number, line in enumerate(lines[:2], 1):
-        assert re.fullmatch(rf"round {number}  packing [\d,]+  decoding [\d,]+ img/s", line)
-    found = re.fullmatch(
-        r"median   packing ([\d,]+)  decoding ([\d,]+) img/s  ratio (\d+)%"
-        r" \(60 images, 2 processes, --store original --crop none\)",
-        lines[2],
-    )
-    assert found
-    packing_rate, decoding_rate, ratio = (int(text.replace(",", "")) for text in found.groups())
-    assert min(packing_rate, decoding_rate, ratio) > 0
-    assert names_in(rest) == []
-
-
-@pytest.mark.slow
-def test_the_benchmark_as_a_command(pictures, tmp_path):
-    printed = run_tool("make_shards.py", pictures, "--benchmark", "--workers", 1, cwd=tmp_path)
-    assert printed.count("round ") == 5
-    assert "ratio" in printed.splitlines()[-1]
-    assert names_in(tmp_path) == []
 
 
 def test_an_unreadable_file_is_told_plainly(tmp_path, monkeypatch):

@@ -1,11 +1,9 @@
 """Hostile shard sets: manifests, indexes, tars and tables, sealed anew as their author would."""
 
 import hashlib
-import io
 import json
 import shutil
 import tarfile
-from collections import deque
 from contextlib import suppress
 
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.images.jpeg import read_sides
+from pipeline.images.jpeg import read_header
 from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.loader import Loader
 from pipeline.loading.reader import Reader
@@ -22,7 +20,7 @@ from pipeline.packing.outdir import claim
 from pipeline.packing.shard import PROGRESS, finished
 from pipeline.shards.manifest import MANIFEST, SAMPLES, Recipe, ShardSet
 from pipeline.shards.tar import index_text, read_index
-from pipeline.verify import Findings, find, mixing, samples, verify
+from pipeline.verify import verify
 from tests.fuzzing import changed_bytes, changed_json, some, survives
 from tests.odd_files import JPEG
 from tests.pictures import numbered, numbered_pictures, pack_pictures
@@ -65,16 +63,9 @@ def reseal(folder):
 def use(folder):
     """Do with a set all that the commands do."""
     shards = ShardSet.open(folder)
-    findings = Findings()
-    deque(verify(shards, findings, decoding=True), maxlen=0)
-    try:
-        mixing(shards)
-    except ValueError:
-        if not findings.faults:
-            raise
+    verify(shards, decoding=True)
     Reader(shards).close()
     Loader(shards, LoaderOptions(2, 32, workers=1)).close()
-    return findings
 
 
 @given(data=st.data())
@@ -102,7 +93,6 @@ def test_any_shard_in_a_set_that_vouches_for_it_is_told_or_read(whole, folder, d
     (folder / name).write_bytes(data.draw(changed_bytes(files[name])))
     reseal(folder)
     survives(f"sealed {name.split('.')[-1]}", lambda: use(folder), UserError)
-    survives("extract", lambda: find(ShardSet.open(folder), "00000003"), UserError)
 
 
 @given(data=st.data())
@@ -117,11 +107,11 @@ def test_any_index_is_read_or_a_value_error(whole, data):
 def test_any_bytes_have_sides_as_libjpeg_reads_them_or_none(data):
     header = JPEG[: JPEG.index(b"\xff\xda") + 30]
     image = data.draw(changed_bytes(header))
-    sides = survives("sides of an image", lambda: read_sides(image))
-    if sides is not None:
+    header = survives("header of an image", lambda: read_header(image))
+    if header is not None:
         with suppress(ValueError, KeyError):  # it knows fewer kinds of JPEG than have sides
             height, width, *_ = simplejpeg.decode_jpeg_header(image, strict=False)
-            assert (width, height) == sides
+            assert (width, height) == header[:2]
 
 
 @given(data=st.data())
@@ -162,41 +152,12 @@ def test_a_shard_set_is_no_url(tmp_path, monkeypatch, folder):
     assert len(ShardSet.open(tmp_path / "pipe:touch pwned;")) == 6
 
 
-@pytest.mark.parametrize("key", ["/stolen", "sub/stolen", "stolen", "０００００００３", "1" * 16])
-def test_what_is_extracted_stays_in_this_folder(folder, tmp_path, monkeypatch, key):
-    """Even where the table and the tar have a sample of that name."""
-    (tmp_path / "work" / "sub").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
-    key = f"{tmp_path}{key}" if key.startswith("/") else key
-    with tarfile.open(folder / "shard-000000.tar", "w") as tar:
-        member = tarfile.TarInfo(f"{key}.jpg")
-        member.size = 4
-        tar.addfile(member, io.BytesIO(b"evil"))
-    with (folder / SAMPLES).open("a", encoding="utf-8") as table:
-        table.write(f"{key},shard-000000,000.jpg,0\r\n")
-    reseal(folder)
-    assert key in dict(samples(folder / "shard-000000.tar"))
-    with pytest.raises(UserError, match="no such key"):
-        check_shards(folder, extract=key)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["sub", "work"]
-
-
-def test_a_table_names_no_tar_outside_of_the_set(folder, tmp_path):
-    shutil.copy(folder / "shard-000000.tar", tmp_path / "other.tar")
-    rows = (folder / SAMPLES).read_text().replace("shard-000000", str(tmp_path / "other"))
-    (folder / SAMPLES).write_text(rows)
-    with pytest.raises(UserError, match="no such key"):
-        find(ShardSet.open(folder), "00000003")
-
-
 def test_a_sample_that_is_not_there_takes_no_memory(folder):
     entry = tarfile.TarInfo("00000003.jpg")
     entry.size = 1 << 40
     (folder / "shard-000000.tar").write_bytes(entry.tobuf(tarfile.GNU_FORMAT))
     reseal(folder)
     assert survives("giant sample", lambda: use(folder), UserError)
-    found = survives("extract", lambda: find(ShardSet.open(folder), "00000003"), UserError)
-    assert isinstance(found, UserError)
 
 
 def test_samples_over_each_other_are_refused(folder):

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as transforms
 
-from pipeline.images.geometry import centred, resized
+from pipeline.images.resize import centred, resized
 from pipeline.shards.manifest import Recipe
 from tests.needs import require, within
 
@@ -27,7 +27,7 @@ def test_resized_sides_are_torchvisions(width, height, size):
 
 
 @given(SIDES, st.data())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_the_crop_begins_where_torchvisions_does(length, data):
     kept = data.draw(st.integers(1, length))
     start = centred(length, kept)
@@ -37,11 +37,6 @@ def test_the_crop_begins_where_torchvisions_does(length, data):
     column = transforms.center_crop(places.transpose(1, 2), [kept, 1])
     expected = list(range(start, start + kept))
     assert row[0, 0].tolist() == column[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize(("spare", "start"), [(0, 0), (1, 0), (2, 1), (3, 2), (5, 2), (7, 4)])
-def test_half_a_pixel_is_rounded_to_even(spare, start):
-    assert centred(64 + spare, 64) == start
 
 
 def region(width: int, height: int, size: int) -> Box:
@@ -98,7 +93,7 @@ def some_sizes(least: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(
     "recipe", [Recipe(), Recipe(crop="centre")], ids=lambda recipe: recipe.crop
 )
-@pytest.mark.parametrize("image_size", [8, 32, 64, 109, 256])
+@pytest.mark.parametrize("image_size", [8, 64, 256])
 def test_dalis_expressions_are_ours(image_size, recipe):
     require("dali")
     sizes = some_sizes(1)

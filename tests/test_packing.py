@@ -10,19 +10,11 @@ import webdataset
 
 from pipeline import files
 from pipeline.errors import UserError
+from pipeline.files import digest, file_digest
+from pipeline.packing import pack as packing
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.pack import pack as packing
 from pipeline.packing.sources import open_source
-from pipeline.shards.manifest import (
-    MANIFEST,
-    SAMPLES,
-    Manifest,
-    Recipe,
-    ShardSet,
-    digest,
-    file_digest,
-)
-from pipeline.shards.order import permutation
+from pipeline.shards.manifest import MANIFEST, SAMPLES, Manifest, Recipe, ShardSet
 from tests.needs import require
 from tests.packing_runs import in_process
 from tests.pictures import contents, encode, names_in, rows_of, smooth, stored, write_pictures
@@ -67,15 +59,6 @@ def test_jpegs_go_in_untouched_under_the_rank_of_their_name(source, folder):
     for rank, name in enumerate(names_of(source)[:COUNT]):
         assert samples[f"{rank:08d}.jpg"] == PICTURES[name]
     assert samples[f"{COUNT:08d}.jpg"].startswith(b"\xff\xd8")  # the PNG
-
-
-def test_shard_k_owns_its_places_of_the_permutation(folder):
-    order = permutation(COUNT + 1, 0).tolist()
-    shards = stored(ShardSet.open(folder))
-    assert [len(shard) for shard in shards] == [5, 5, 5, 3]
-    for k, shard in enumerate(shards):
-        places = order[k * PER_SHARD : (k + 1) * PER_SHARD]
-        assert [name for name, _ in shard] == [f"{rank:08d}.jpg" for rank in places]
 
 
 def test_manifest_tells_what_is_in_the_folder(folder):

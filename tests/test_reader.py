@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.files import digest
 from pipeline.loading import reader
 from pipeline.loading.reader import Reader
-from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet, digest
+from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet
 from tests.needs import within
 from tests.pictures import numbered_pictures, pack_pictures, stored
 from tests.running import assert_four_parts

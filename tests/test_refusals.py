@@ -8,7 +8,6 @@ import torch
 
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.train import main
-from pipeline.shards.manifest import MANIFEST
 from tests.running import TINY, contents, files_below, flags
 
 
@@ -16,7 +15,6 @@ from tests.running import TINY, contents, files_below, flags
 def folder(tmp_path, monkeypatch, numbered_set):
     """The current folder: a shard set in several states, weights, and a run."""
     (tmp_path / "set").symlink_to(numbered_set(40, 16).folder)
-    shutil.copytree(tmp_path / "set", tmp_path / "unfinished", ignore=lambda *_: [MANIFEST])
     shutil.copytree(tmp_path / "set", tmp_path / "altered")
     with (tmp_path / "altered/shard-000001.tar").open("ab") as tar:
         tar.write(b"more")

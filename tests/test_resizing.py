@@ -42,7 +42,7 @@ def assert_near(made: torch.Tensor, expected: np.ndarray) -> None:
 
 
 @given(SIDES, SIDES, SIZES, CHANNELS, st.integers(0, 99))
-@settings(max_examples=150)
+@settings(max_examples=60)
 @example(*CELEBA, 64, 3, 1)
 @example(*CELEBA, 64, 1, 1)
 @example(400, 60, 64, 3, 1)  # wide, and enlarged
@@ -70,7 +70,7 @@ def test_of_an_endless_strip_only_the_middle_is_resized(side):
 
 
 @given(st.integers(8, 400), st.integers(8, 400), SIZES, CHANNELS, st.data())
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_a_crop_is_cut_out_and_then_resized(width, height, size, channels, data):
     crop = data.draw(st.integers(8, min(width, height)))
     image = drawn(width, height, channels, data.draw(st.integers(0, 99)))
@@ -120,15 +120,3 @@ def test_a_view_is_resized_as_its_copy_is(width, height, size, channels):
     for crop in (None, 8):
         made = fit_square(view, size, crop)
         assert torch.equal(made, fit_square(view.contiguous(), size, crop))
-
-
-def test_every_size_has_its_shape():
-    image = drawn(50, 90)
-    assert resize(image, 30, 20).shape == (20, 30, 3)
-    assert resize(image[:, :, :1], 130, 120).shape == (120, 130, 1)
-
-
-def test_a_plain_image_stays_plain():
-    image = torch.full((218, 178, 3), 201, dtype=torch.uint8)
-    for crop in (None, 108):
-        assert (fit_square(image, 64, crop) == 201).all()

@@ -1,14 +1,10 @@
 """Keys, dealing, the tar and its index, for any input: against plain and slow ways to make them."""
 
 import hashlib
-import importlib
 import io
 import re
-import subprocess
 import tarfile
-from itertools import chain
 
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +13,6 @@ from pipeline.packing.pack import deal
 from pipeline.packing.shard import TarWriter
 from pipeline.shards.order import permutation
 from pipeline.shards.tar import index_text
-from tests.needs import require
 
 COUNTS = st.integers(0, 300)
 SEEDS = st.integers(0, 2**63)
@@ -47,22 +42,6 @@ def test_shard_k_owns_its_places_of_the_permutation(count, seed, per_shard):
     for k, shard in enumerate(deal(members_of(count), seed, per_shard)):
         places = order[k * per_shard : (k + 1) * per_shard]
         assert [key for key, _ in shard] == places
-
-
-@given(st.integers(1, 300), SEEDS, st.integers(1, 400), st.integers(1, 400))
-def test_the_size_of_shards_does_not_move_a_sample_in_the_order(count, seed, one, other):
-    members = members_of(count)
-    orders = [
-        list(chain.from_iterable(deal(members, seed, per_shard))) for per_shard in (one, other)
-    ]
-    assert orders[0] == orders[1]
-
-
-@given(st.sets(st.text(min_size=1, max_size=8), max_size=40), SEEDS)
-def test_keys_follow_the_sorted_names(names, seed):
-    members = sorted(Member(name, 1) for name in names)
-    for key, member in chain.from_iterable(deal(members, seed, 7)):
-        assert sorted(names)[key] == member.name
 
 
 # The tar
@@ -126,50 +105,7 @@ def test_the_index_is_what_reading_the_tar_gives(tmp_path, samples, extension):
         assert data[int(offset) : int(offset) + int(size)] == stored
 
 
-@given(
-    samples=st.dictionaries(
-        st.integers(0, 99_999_999), st.binary(max_size=900), min_size=1, max_size=12
-    ),
-    extension=EXTENSIONS,
-)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_index_is_what_dalis_own_tool_writes(tmp_path, samples, extension):
-    require("dali")
-    require("tar")
-    data, writer = written(samples, extension)
-    tar, theirs = tmp_path / "a.tar", tmp_path / "theirs.idx"
-    tar.write_bytes(data)
-    # import_module: the tool is a script of DALI's wheel, outside its package
-    with importlib.import_module("wds2idx").IndexCreator(
-        str(tar), str(theirs), verbose=False
-    ) as tool:
-        tool.create_index()
-    assert writer.index_bytes().decode() == theirs.read_text()
-
-
-def test_the_tar_program_lists_and_extracts_it(tmp_path):
-    require("tar")
-    samples = {7 * number: bytes([number]) * (509 + number) for number in range(8)}
-    data, _ = written(samples, "jpg")
-    (tmp_path / "a.tar").write_bytes(data)
-    listed = subprocess.run(
-        ["tar", "-tf", tmp_path / "a.tar"], capture_output=True, text=True, check=True
-    )
-    assert listed.stdout.split() == [f"{key:08d}.jpg" for key in samples]
-    assert listed.stderr == ""
-    subprocess.run(["tar", "-xf", tmp_path / "a.tar", "-C", tmp_path], check=True)
-    for key, stored in samples.items():
-        assert (tmp_path / f"{key:08d}.jpg").read_bytes() == stored
-
-
 def test_a_key_beyond_eight_digits_is_still_a_name():
     data, _ = written({123_456_789: b"x"}, "jpg")
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == ["123456789.jpg"]
-
-
-@pytest.mark.parametrize("count", [0, 1, 5])
-def test_an_archive_ends_as_tar_wants_it(count):
-    data, _ = written(dict.fromkeys(range(count), b"x"), "jpg")
-    assert len(data) % tarfile.RECORDSIZE == 0
-    assert data.endswith(bytes(2 * tarfile.BLOCKSIZE))

@@ -9,13 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision import transforms
 
 from pipeline.errors import UserError
 from pipeline.images import decode as checking
 from pipeline.images.decode import RejectedError
-from pipeline.images.geometry import resized
-from pipeline.images.resize import fit_square, resize
+from pipeline.images.resize import fit_square, resize, resized
 from pipeline.packing.store import cut, make_recipe, store
 from pipeline.shards.manifest import Recipe
 from tests.pictures import CELEBA, decode, encode, noisy, smooth
@@ -61,32 +59,6 @@ def test_a_raw_store_is_bit_for_bit_what_the_loaders_make_of_its_source(crop, ki
     image = torch.from_numpy(checking.decode(data).pixels.copy())
     expected = fit_square(image, 64, None if crop == "centre" else crop)
     assert np.array_equal(of_raw(data, 64, crop), expected.numpy())
-
-
-@pytest.mark.parametrize("size", [8, 32, 64, 109, 178, 256])
-@pytest.mark.parametrize("sides", [CELEBA, (218, 178), (177, 219), (64, 300), (40, 40)], ids=str)
-def test_raw_pixels_are_torchvisions_resize_and_crop(size, sides):
-    data = encode(smooth(*sides))
-    chain = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
-    error = np.abs(of_raw(data, size).astype(int) - chain(Image.fromarray(decode(data))))
-    assert_roundings(error)
-
-
-@pytest.mark.parametrize(("size", "crop"), [(108, 108), (64, 108), (64, 148), (32, 178)])
-def test_a_crop_is_cut_out_before_it_is_resized(size, crop):
-    chain = transforms.Compose([transforms.CenterCrop(crop), transforms.Resize(size)])
-    expected = np.asarray(chain(Image.fromarray(decode(JPEG)))).astype(int)
-    error = np.abs(of_raw(JPEG, size, crop) - expected)
-    assert_roundings(error)
-    if size == crop:
-        assert not error.any()
-
-
-def assert_roundings(error):
-    """Of torch's kernel, whose weights have fewer bits than Pillow's."""
-    assert error.max() <= 2
-    assert (error > 1).mean() <= 0.001
-    assert error.mean() <= 0.15  # of a level
 
 
 def test_grey_images_become_rgb_in_raw_stores_and_stay_grey_in_jpegs():
@@ -141,10 +113,6 @@ def test_an_image_smaller_than_the_crop_is_rejected(recipe):
     assert store(JPEG, recipe.model_copy(update={"crop": 178})).width in (178, 64)
 
 
-def test_an_image_smaller_than_the_size_is_enlarged():
-    assert of_raw(encode(smooth(20, 30)), 64).std() > 10
-
-
 # Options
 
 RECIPES = {
@@ -179,12 +147,6 @@ REFUSED = {
         "--store original",
         "--store jpeg",
     ),
-    "original-quality": (
-        ("original", None, None, 9),
-        "--quality 9",
-        "--store original",
-        "leave --quality out",
-    ),
     "raw-quality": (("raw", None, None, 9), "--quality 9", "--store raw", "leave --quality out"),
     "raw-none": (("raw", None, "none", None), "--crop none", "--store raw", "--crop centre"),
     "crop-below-size": (
@@ -194,12 +156,8 @@ REFUSED = {
         "--size 108 or less",
     ),
     "crop-word": (("raw", None, "middle", None), "--crop middle", "neither", "--crop 108"),
-    "crop-negative": (("raw", None, "-8", None), "--crop -8", "neither", "--crop 108"),
     "crop-tiny": (("original", None, "7", None), "--crop 7", "out of range", "correct it"),
-    "crop-huge": (("original", None, "65537", None), "--crop 65537", "out of range", "correct"),
     "size-tiny": (("jpeg", 7, None, None), "--size 7", "out of range", "correct it"),
-    "size-huge": (("raw", 4097, None, None), "--size 4097", "out of range", "correct it"),
-    "quality-0": (("jpeg", None, None, 0), "--quality 0", "out of range", "correct it"),
     "quality-101": (("jpeg", None, None, 101), "--quality 101", "out of range", "correct it"),
 }
 

@@ -7,19 +7,15 @@ import json
 import shutil
 import zlib
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.mixing import measure
+from pipeline.packing import pack
 from pipeline.packing.shard import TarWriter
-from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
-from pipeline.shards.order import permutation
+from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, ShardSet
 from pipeline.shards.tar import index_text
-from pipeline.verify import Findings, find, mixing, samples, verify
+from pipeline.verify import samples, verify
 from tests.packing_runs import pack_folder, without_workers
 from tests.three_sets import faults, original, sets, store
 
@@ -29,6 +25,7 @@ from tests.pictures import (
     encode,
     names_in,
     numbered,
+    numbered_pictures,
     smooth,
     write_pictures,
 )
@@ -36,12 +33,17 @@ from tests.pictures import (
 
 @pytest.mark.parametrize("decoding", [False, True])
 def test_a_set_as_it_was_packed_has_no_faults(sets, store, decoding):
-    findings = Findings()
-    shards = ShardSet.open(sets / store)
-    read = list(verify(shards, findings, decoding=decoding))
+    shards, read = ShardSet.open(sets / store), []
+
+    def track(each):
+        for shard in each:
+            yield shard
+            read.append(shard)
+
+    findings = verify(shards, decoding=decoding, track=track)
+    assert findings.faults == []
     assert read == list(shards.manifest.shards)
     assert len(read) == 3
-    assert findings.faults == []
     side = {"original": 32, "jpeg": 24, "raw": 16}[store]
     assert findings.sizes == {(side, side): 12}
     assert findings.rejects["not an image"] == 1
@@ -139,6 +141,14 @@ def test_another_order_within_a_shard(original):
     assert faults(original) == [f"{MANIFEST}: the samples' order is not that of seed 0"]
 
 
+def test_a_set_that_was_never_shuffled(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, without_workers():
+        patched.setattr(pack, "permutation", lambda count, seed: np.arange(count))
+        pictures = write_pictures(tmp_path / "pictures", numbered_pictures(12))
+        pack_folder(pictures, tmp_path / "set", per_shard=5)
+    assert faults(tmp_path / "set") == [f"{MANIFEST}: the samples' order is not that of seed 0"]
+
+
 def test_a_sample_missing_from_its_shard(original):
     gone, *others = members(original, 2)
     rewrite(original, 2, others)
@@ -208,43 +218,12 @@ def test_decoding_finds_an_image_that_was_never_whole(original):
     assert not any("decode" in fault for fault in faults(original))
 
 
-def only_indexes(*paths: Path) -> Any:
-    recipe = Recipe(store="raw", crop="centre", size=8)
-    return SimpleNamespace(indexes=list(paths), manifest=SimpleNamespace(recipe=recipe))
-
-
-def test_mixing_is_read_from_the_indexes_alone(tmp_path):
-    keys = permutation(1000, 7) + 99_999_500  # of nine digits, too
-    indexes = [tmp_path / f"{number}.idx" for number in range(4)]
-    for number, index in enumerate(indexes):
-        rows = [f"raw 512 7213 {key:08d}.raw\n" for key in keys[300 * number : 300 * (number + 1)]]
-        index.write_text(f"v1.2 {len(rows)}\n" + "".join(rows))
-    found = mixing(only_indexes(*indexes))
-    assert found is not None
-    assert found.uniform
-    assert found == measure(keys, np.array([300, 300, 300, 100]))
-
-
-def test_a_sample_is_found_by_its_key(sets, store):
-    shards, seen = ShardSet.open(sets / store), 0
-    for tar in shards.tars:
-        for key, data in samples(tar):
-            assert find(shards, key) == (key, data)
-            seen += 1
-    assert seen == 12
-    with pytest.raises(UserError) as caught:
-        find(shards, "00000014")
-    assert caught.value.where == "--extract 00000014"
-    assert caught.value.wanted == "a key of 8 digits, 00000000 to 00000013"
-
-
 def test_sizes_are_counted(tmp_path):
     shapes = [CELEBA, CELEBA, (40, 30), (30, 40), (1, 1)]
     files = {f"{number}.png": encode(smooth(*shape), "PNG") for number, shape in enumerate(shapes)}
     with without_workers():
         pack_folder(write_pictures(tmp_path / "pictures", files), tmp_path / "set")
-    findings = Findings()
-    assert len(list(verify(ShardSet.open(tmp_path / "set"), findings, decoding=True))) == 1
+    findings = verify(ShardSet.open(tmp_path / "set"), decoding=True)
     assert findings.sizes == {CELEBA: 2, (40, 30): 1, (30, 40): 1, (1, 1): 1}
     assert findings.faults == []
     assert REJECTS not in names_in(tmp_path / "set")

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +13,12 @@ from rich.progress import track
 
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import UserError, counted, told_plainly
-from pipeline.files import write_whole, writing
+from pipeline.files import writing
 from pipeline.shards.manifest import ShardSet
-from pipeline.sheet import save_sheet
-from pipeline.verify import Findings, find, mixing, verify
+from pipeline.verify import Findings, save_sheet, verify
 
 MAX_FAULTS_SHOWN = 8
+MAX_SIZES_SHOWN = 5
 
 app = typer.Typer(add_completion=False)
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -36,57 +34,38 @@ def check_shards(
     sheet: Annotated[
         Path | None, typer.Option(help="Save a contact sheet of 64 samples here, as PNG.")
     ] = None,
-    extract: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY", help="Save this sample, as 00000007, in the current folder, and end."
-        ),
-    ] = None,
     version: VersionOption = False,
 ) -> None:
     """Read every byte of a shard set and compare it with what was recorded when it was packed.
 
     Exits with status 1, and names the shard and the sample, if a single bit has changed.
     """
-    if extract is not None and (sheet is not None or decode):
-        other = "--decode" if sheet is None else "--sheet"
-        raise UserError("--extract", f"{other} beside it", "only one of the two", "leave one out")
     if sheet is not None:
         _require_picture(sheet)
     shard_set = ShardSet.open(shards)
-    if extract is not None:
-        key, data = find(shard_set, extract)
-        path = Path(f"{key}.{shard_set.manifest.recipe.extension}")
-        with writing(path):
-            write_whole(path, data)
-        console.print(f"saved   {path}, {len(data):,} bytes")
-        return
-    findings = Findings()
-    readings = track(
-        verify(shard_set, findings, decoding=decode),
+    bar = partial(
+        track,
         description="checking",
-        total=len(shard_set.tars),
         console=console,
         transient=True,
         disable=not console.is_terminal,
     )
-    deque(readings, maxlen=0)  # runs it to its end
+    findings = verify(shard_set, decoding=decode, track=bar)
     _show(shard_set, findings, decode)
-    with suppress(ValueError):  # an index that tells nothing is among the faults below
-        mixed = mixing(shard_set)
-        console.print(f"mixing  {'too few images to tell' if mixed is None else mixed.told()}")
-    if sheet is not None and not findings.faults:
-        with writing(sheet), _drawable(shards):
-            save_sheet(shard_set, sheet)
-        console.print(f"sheet   {sheet}")
     if findings.faults:
+        count = len(findings.faults)
+        found = "1 fault" if count == 1 else f"{count:,} faults"
+        if count > MAX_FAULTS_SHOWN:
+            found += f", of which the first {MAX_FAULTS_SHOWN}"
         raise UserError(
             shards,
-            _count(len(findings.faults)) + ":",
+            f"{found}:",
             "the bytes that were packed",
             "copy the named files from where the set came from, or pack it again",
             findings.faults[:MAX_FAULTS_SHOWN],
         )
+    if sheet is not None:
+        _draw(shard_set, sheet)
     console.print("all is as it was packed")
 
 
@@ -100,18 +79,20 @@ def _require_picture(sheet: Path) -> None:
         raise UserError(where, found, "a file in a folder that exists", remedy)
 
 
-@contextmanager
-def _drawable(shards: Path) -> Iterator[None]:
-    """Surround decoding: what nobody decoded before may be no image."""
+def _draw(shard_set: ShardSet, sheet: Path) -> None:
     try:
-        yield
-    except (ValueError, RuntimeError) as error:
+        with writing(sheet):
+            save_sheet(shard_set, sheet)
+    except UserError:
+        raise
+    except (ValueError, RuntimeError) as error:  # packed unchecked, a sample may be no image
         raise UserError(
-            f"--sheet of {shards}",
+            f"--sheet {sheet}",
             f"a sample that cannot be drawn ({error})",
             "images",
             "see which with --decode, and pack the set again",
         ) from None
+    console.print(f"sheet   {sheet}")
 
 
 def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
@@ -124,19 +105,12 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
         f" {manifest.image_bytes / manifest.samples / 1e3:.1f} kB an image\n"
         f"recipe  {manifest.recipe.told()}, seed {manifest.seed}"
     )
-    for (width, height), count in findings.sizes.most_common(5):
+    for (width, height), count in findings.sizes.most_common(MAX_SIZES_SHOWN):
         console.print(f"size    {width}×{height}: {count:,} ({count / manifest.samples:.1%})")
-    if len(findings.sizes) > 5:
-        others = len(findings.sizes) - 5
+    if (others := len(findings.sizes) - MAX_SIZES_SHOWN) > 0:
         console.print(f"        {others} other sizes; in all {manifest.sizes()}")
     if findings.rejects:
         console.print(f"reject  {counted(findings.rejects)}: see rejects.csv")
-
-
-def _count(faults: int) -> str:
-    if faults <= MAX_FAULTS_SHOWN:
-        return "1 fault" if faults == 1 else f"{faults} faults"
-    return f"{faults:,} faults, of which the first {MAX_FAULTS_SHOWN}"
 
 
 def main() -> None:

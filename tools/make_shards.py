@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -18,27 +18,29 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import UserError, counted, plain, told_plainly
+from pipeline.errors import counted, plain, told_plainly
 from pipeline.machine import usable_cores
 from pipeline.packing.archives import Member
 from pipeline.packing.celeba import select
-from pipeline.packing.estimate import SAMPLE, Estimate, benchmark, estimate
+from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.packing.sources import Source, in_classes, open_source
-from pipeline.packing.store import make_recipe
+from pipeline.packing.store import DEFAULT_SIZE, make_recipe
 
 app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
-TABLE_COLUMNS = 100
-"""Of the estimate: options to paste are not to be broken where a screen has 80."""
-
-CHOICE, STORE, CHECK, OUTPUT = "Which images", "What is stored", "What is checked", "The output"
 Store = Literal["original", "jpeg", "raw"]
+
+
+CHOICE, STORED, CHECKED, OUTPUT = "Which images", "What is stored", "What is checked", "The output"
+
+
+def _option(panel: str, text: str, *flag: str, **more: Any) -> Any:
+    return typer.Option(*flag, help=text, rich_help_panel=panel, **more)
 
 
 @app.command(
@@ -50,114 +52,61 @@ def make_shards(
     source: Annotated[
         Path, typer.Argument(help="A folder of images, at any depth, or a zip or tar of them.")
     ],
-    out: Annotated[
-        Path, typer.Option(help="Folder to make the shard set in.", rich_help_panel=OUTPUT)
-    ] = Path("shards"),
+    out: Annotated[Path, _option(OUTPUT, "Folder to make the shard set in.")] = Path("shards"),
     seed: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Number that the shuffle of all images is drawn from.",
-            rich_help_panel=OUTPUT,
-        ),
+        int, _option(OUTPUT, "What the shuffle of all images is drawn from.", min=0)
     ] = 0,
-    per_shard: Annotated[
-        int, typer.Option(min=1, help="Images in one shard.", rich_help_panel=OUTPUT)
-    ] = PER_SHARD,
+    per_shard: Annotated[int, _option(OUTPUT, "Images in one shard.", min=1)] = PER_SHARD,
     overwrite: Annotated[
         bool,
-        typer.Option(
-            "--overwrite",
-            help="Replace a complete set, once the new one is complete.",
-            rich_help_panel=OUTPUT,
-        ),
+        _option(OUTPUT, "Replace a complete set, once the new one is complete.", "--overwrite"),
     ] = False,
     workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Processes that pack.", show_default="one a core", rich_help_panel=OUTPUT
-        ),
+        int | None, _option(OUTPUT, "Processes that pack.", min=1, show_default="one a core")
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Take the first N images by name.", rich_help_panel=CHOICE),
-    ] = None,
+    limit: Annotated[int | None, _option(CHOICE, "Take the first N images by name.", min=1)] = None,
     classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Take these sub-folders only, as in cats,dogs.",
-            metavar="A,B",
-            rich_help_panel=CHOICE,
-        ),
+        str | None, _option(CHOICE, "Take these sub-folders only, as in cats,dogs.", metavar="A,B")
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option(help="Take a part of CelebA: train, valid or test.", rich_help_panel=CHOICE),
+        str | None, _option(CHOICE, "Take a part of CelebA: train, valid or test.")
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(
-            help="Take by CelebA's attributes, as in Smiling=1,Male=-1.",
-            metavar="NAME=±1,…",
-            rich_help_panel=CHOICE,
+        _option(
+            CHOICE, "Take by CelebA's attributes, as in Smiling=1,Male=-1.", metavar="NAME=±1,…"
         ),
     ] = None,
     store: Annotated[
-        Store,
-        typer.Option(
-            help="The files' own bytes, small JPEGs, or pixels for the fastest path.",
-            rich_help_panel=STORE,
-        ),
+        Store, _option(STORED, "The files' own bytes, small JPEGs, or pixels for the fastest path.")
     ] = "original",
     size: Annotated[
         int | None,
-        typer.Option(
-            help="Side in pixels, 8 to 4,096, for jpeg and raw.",
-            show_default="64",
-            rich_help_panel=STORE,
+        _option(
+            STORED, "Side in pixels, 8 to 4,096, for jpeg and raw.", show_default=str(DEFAULT_SIZE)
         ),
     ] = None,
     crop: Annotated[
         str | None,
-        typer.Option(
-            help="none, centre, or the side of a middle square (108 and 148 are common).",
+        _option(
+            STORED,
+            "none, centre, or the side of a middle square (108 and 148 are common).",
             show_default="centre for jpeg and raw",
-            rich_help_panel=STORE,
         ),
     ] = None,
     quality: Annotated[
-        int | None,
-        typer.Option(
-            help="JPEG's, 1 to 100, for --store jpeg.", show_default="95", rich_help_panel=STORE
-        ),
+        int | None, _option(STORED, "JPEG's, 1 to 100, for --store jpeg.", show_default="95")
     ] = None,
-    check: Annotated[
-        bool, typer.Option(help="Decode every image once, strictly.", rich_help_panel=CHECK)
-    ] = True,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="End at the first bad image.", rich_help_panel=CHECK),
-    ] = False,
+    check: Annotated[bool, _option(CHECKED, "Decode every image once, strictly.")] = True,
+    strict: Annotated[bool, _option(CHECKED, "End at the first bad image.", "--strict")] = False,
     max_rejects: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="End if more than this share is bad; 0.01 is 1%.",
-            rich_help_panel=CHECK,
-        ),
+        float, _option(CHECKED, "End if more than this share is bad; 0.01 is 1%.", min=0, max=1)
     ] = MAX_REJECTS,
     only_estimate: Annotated[
         bool,
         typer.Option(
             "--estimate",
             help=f"Show what each way to store would take, from {SAMPLE} images, and end.",
-        ),
-    ] = False,
-    only_benchmark: Annotated[
-        bool,
-        typer.Option(
-            "--benchmark", help="Compare packing with decoding alone, in memory, and end."
         ),
     ] = False,
     version: VersionOption = False,
@@ -167,10 +116,6 @@ def make_shards(
     The set depends on the source and the options alone, byte for byte, whatever the number of
     workers. Stopped at any moment, the same command goes on where it was.
     """
-    if only_estimate and only_benchmark:
-        raise UserError(
-            "--estimate", "--benchmark beside it", "only one of the two", "leave one out"
-        )
     recipe = make_recipe(store, size, crop, quality, checked=check)
     place = out.absolute()
     scratch = next(folder for folder in (place, *place.parents) if folder.is_dir())
@@ -183,17 +128,12 @@ def make_shards(
         console.print(f"others  left out: {counted(left_out)}")
     if told := counted(links):
         console.print(f"links   {told}")
-    packing = Packing(
-        recipe, seed, per_shard, strict, max_rejects, overwrite, workers or usable_cores()
-    )
     if only_estimate:
-        table = _table(estimate(images, members, packing.recipe))
-        Console(width=max(console.width, TABLE_COLUMNS), highlight=False).print(table)
-    elif only_benchmark:
-        for line in benchmark(images, members, packing):
-            console.print(line)
-    else:
-        _pack(images, members, out, packing)
+        _show(estimate(images, members, recipe))
+        return
+    cores = workers or usable_cores()
+    packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
+    _pack(images, members, out, packing)
 
 
 def _choose(
@@ -259,18 +199,16 @@ def _summarise(packed: Packed, out: Path, seconds: float) -> None:
     console.print(f"next    dcgan-train --shards {shlex.quote(str(out))}")
 
 
-def _table(rows: list[Estimate]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for heading in ("stored as", "per image", "whole set", "decode, one core"):
-        table.add_column(heading, justify="left" if heading == "stored as" else "right")
+def _show(rows: list[Estimate]) -> None:
+    table = [("stored as", "per image", "whole set", "decode, one core")]
     for row in rows:
-        table.add_row(
-            row.options,
-            f"{row.bytes_per_image / 1e3:,.1f} kB",
-            f"{row.total_bytes / 1e6:,.0f} MB",
-            f"{row.decode_rate:,.0f} img/s",
-        )
-    return table
+        each, whole = row.bytes_per_image / 1e3, row.total_bytes / 1e6
+        rate = f"{row.decode_rate:,.0f} img/s"
+        table.append((row.options, f"{each:,.1f} kB", f"{whole:,.0f} MB", rate))
+    width, *widths = (max(map(len, column)) for column in zip(*table, strict=True))
+    for options, *numbers in table:
+        right = (text.rjust(wide) for text, wide in zip(numbers, widths, strict=True))
+        console.print("  ".join([options.ljust(width), *right]))
 
 
 def main() -> None:

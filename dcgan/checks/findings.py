@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pipeline import errors
 from pipeline.errors import UserError, plain
 
 
@@ -88,8 +89,7 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {plain(lines[0][:200])}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {plain(errors.first_line(error))}"
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:

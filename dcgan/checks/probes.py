@@ -12,6 +12,7 @@ from pathlib import Path
 
 import dcgan
 from dcgan.cli import PACKAGE
+from pipeline.errors import first_line
 
 DALI = {"nvidia-dali-cuda110": 11, "nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
 """DALI's wheels, and the major version of CUDA that each is made for."""
@@ -32,7 +33,7 @@ def why_no_torch() -> str | None:
     try:
         import torch  # noqa: F401
     except Exception as error:  # a broken library shows as nearly anything
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return f"{type(error).__name__}: {first_line(error)}"
     return None
 
 

@@ -19,7 +19,7 @@ from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_tensors
 from pipeline.errors import UserError
-from pipeline.shards.manifest import file_digest
+from pipeline.files import file_digest
 
 PUBLISHED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of pt_inception-2015-12-05-6726825d.pth, whose name has its beginning; torch-fidelity

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dcgan.nets.models import SIZES, Discriminator, Generator
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
 
 WRAPPERS = ("module", "_orig_mod")
@@ -244,7 +244,7 @@ def save_weights(net: nn.Module, path: Path) -> None:
     except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
         raise UserError(
             path,
-            f"cannot be written ({str(error).splitlines()[0][:160]})",
+            f"cannot be written ({first_line(error)})",
             "room for the net",
             "make room, then give the same command again",
         ) from error

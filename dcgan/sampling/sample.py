@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_imag
 from dcgan.sampling.seeds import count, told
 from dcgan.sampling.walk import walk
 from pipeline.errors import UserError
+from pipeline.files import file_digest
 
 SOFTWARE = "Software"
 """The PNG keyword by which a picture of ours is known again."""
@@ -74,8 +74,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
         raise UserError("--raw-net", f"{net}, which is one net", "a run folder", "leave it out")
     generator = load_generator(path)
     texts["Net"] = _printable(path.name)
-    with path.open("rb") as file:
-        texts["Net SHA-256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    texts["Net SHA-256"] = file_digest(path)
     return Source(generator.to(device), texts)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dcgan.options import TrainConfig
 from dcgan.step.train_step import WholeStep
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 PICTURES = 64 << 20
 """Bytes for logs, curves and a few hundred grids."""
@@ -75,7 +75,7 @@ def shortage_named(config: TrainConfig) -> Iterator[None]:
         cache = "" if config.cache == "off" else "--cache off, "
         raise UserError(
             f"--batch-size {config.batch_size}, --ngf {config.ngf}, --ndf {config.ndf}",
-            f"not enough memory ({text.splitlines()[0][:160]})",
+            f"not enough memory ({first_line(error)})",
             "nets and batches that fit",
             f"try {cache}--batch-size {max(1, config.batch_size // 2)}, or smaller --ngf and --ndf",
         ) from error

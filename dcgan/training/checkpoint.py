@@ -7,7 +7,6 @@ a file is as it was written, not who wrote it: `State.read` checks what is in it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 
 from dcgan.nets.weights import load_tensors
-from pipeline.errors import UserError
-from pipeline.files import PARTIAL, replacing, write_whole
+from pipeline.errors import UserError, first_line
+from pipeline.files import PARTIAL, file_digest, replacing, write_whole
 
 MAX_SEAL_BYTES = 65_536
 """A json beside a checkpoint has four numbers and a digest."""
@@ -50,7 +49,7 @@ class Checkpoints:
         try:
             with replacing(path) as temporary:
                 torch.save(state, temporary)
-                seal = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+                seal = {"bytes": temporary.stat().st_size, "sha256": file_digest(temporary)}
             write_whole(path.with_suffix(".json"), json.dumps({**seal, "nimg": nimg}).encode())
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
             if isinstance(error, torch.OutOfMemoryError):
@@ -137,7 +136,7 @@ class Checkpoints:
         # No file: a folder, a link to nowhere, or a pipe, which would block
         if seal is None or not path.is_file() or seal.get("bytes") != path.stat().st_size:
             return None
-        return seal if seal.get("sha256") == _sha256(path) else None
+        return seal if seal.get("sha256") == file_digest(path) else None
 
 
 def _has_its_size(path: Path) -> bool:
@@ -155,12 +154,7 @@ def _read_seal(path: Path) -> dict[str, Any] | None:
     return seal if isinstance(seal, dict) else None
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).splitlines()[0][:160]
+    return first_line(error)

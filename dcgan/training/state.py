@@ -19,7 +19,7 @@ from dcgan.step.adversarial import STATISTICS
 from dcgan.step.determinism import MAX_THREADS
 from dcgan.step.train_step import WholeStep
 from dcgan.training.stats import Number, Spent
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 VERSION: Final = 2
 """Of `State`; every later version reads it."""
@@ -172,7 +172,7 @@ class State(Part):
             for each in self.step.random if not fault else ():
                 torch.Generator(step.random.device).set_state(each.clone())
         except RuntimeError as error:
-            fault = f"step.random: {str(error).splitlines()[0][:80]}"
+            fault = f"step.random: {first_line(error)}"
         if fault:
             raise unfit(fault, path)
 

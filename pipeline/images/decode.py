@@ -1,4 +1,4 @@
-"""What may enter a shard: every image is decoded here once, so that training meets no bad one."""
+"""Decoding, strictly: what packing lets into a shard, so that training meets no bad image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from pipeline.images import png, tiff
 from pipeline.images.formats import FORMATS, unsupported
-from pipeline.images.jpeg import END_OF_IMAGE, START_OF_IMAGE, Header, read_header, read_sides
+from pipeline.images.jpeg import END_OF_IMAGE, START_OF_IMAGE, Header, read_header
 from pipeline.images.metadata import without_metadata
 
 MAX_PIXELS = 1 << 26
@@ -32,11 +32,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""From what an orientation says to the upright image (Exif 2.3, 4.6.4)."""
+"""What makes an image of each orientation upright (Exif 2.3, 4.6.4)."""
 
 CODESTREAM, CODESTREAM_END = b"\xff\x4f\xff\x51", b"\xff\xd9"
-"""Of JPEG 2000, whose compressed data hold no such bytes (ITU-T T.800, annex A). Of a file that is
-cut off behind the marker of a tile, Pillow makes an image that is black from there on."""
+"""Markers of JPEG 2000, whose compressed data hold no such bytes (ITU-T T.800, annex A). A file
+that is cut off behind the marker of a tile, Pillow shows black from there on."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -49,7 +49,7 @@ class RejectedError(ValueError):
 
     @property
     def kind(self) -> str:
-        """The fault without its particulars, to be counted by."""
+        """The fault without its particulars."""
         return str(self).partition(" (")[0]
 
 
@@ -63,9 +63,9 @@ class Picture(NamedTuple):
 
 
 def decode(data: bytes) -> Picture:
-    """Decode an image file fully, and strictly: what a decoder would only warn of is refused.
+    """Decode an image file fully, and refuse what a decoder would only warn of.
 
-    Ordinary is an 8-bit grey or YCbCr JPEG that needs no rotation.
+    An ordinary file is an 8-bit grey or YCbCr JPEG that needs no rotation.
 
     Raises:
         RejectedError: not an image, damaged, or beyond `MAX_PIXELS`.
@@ -83,9 +83,9 @@ def decode(data: bytes) -> Picture:
 
 
 def _decode_strictly(data: bytes, colours: str) -> Pixels:
-    """Decode a JPEG as it is without its metadata, and pass over no fault in what is left.
+    """Decode a JPEG without its metadata, and pass over no fault in what is left.
 
-    As GRAY, libjpeg shows CMYK and YCCK too, and reads all of the file for it.
+    As GRAY, libjpeg decodes CMYK and YCCK too, and reads all of the file.
     """
     plain, _ = without_metadata(data)
     try:
@@ -113,7 +113,6 @@ def is_ordinary(header: Header, data: bytes) -> bool:
     coloured = header.components == 3 and header.adobe_transform != 0
     return (
         header.precision == 8
-        and read_sides(data) == (header.width, header.height)
         and (coloured or header.components == 1)
         and header.exif_blocks <= 1
         and not (header.exif_blocks and _is_turned(data))
@@ -131,7 +130,7 @@ def _is_turned(data: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """What Exif says of it; 0 where it is unreadable, which rotates nothing."""
+    """The orientation in its Exif; 0, which rotates nothing, if that is unreadable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -175,7 +174,7 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
 
 
 def _require_what_pillow_does_not(image: Image.Image, data: bytes) -> None:
-    """Refuse an opened image of which Pillow would make a wrong picture without a word."""
+    """Refuse an opened image that Pillow would silently show wrongly."""
     if isinstance(image, TiffImageFile):
         if found := tiff.fault(image):
             raise RejectedError(f"unsupported pixels ({found})")
@@ -233,10 +232,10 @@ def require_stored(data: bytes, largest: tuple[int, int]) -> None:
     Raises:
         RejectedError: no JPEG as packing stores them, or larger than it may be.
     """
-    sides = read_sides(data)
-    if sides is None:
+    header = read_header(data)
+    if header is None:
         raise RejectedError("not a JPEG with one frame")
-    width, height = sides
+    width, height = header[:2]
     require_bounded(width, height)
     if width > largest[0] or height > largest[1]:
         most = f"{largest[0]}×{largest[1]}"

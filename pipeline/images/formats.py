@@ -1,10 +1,9 @@
-"""What a file is by its first bytes, where it is no image that can be decoded here."""
+"""What a file that cannot be decoded is, by its first bytes."""
 
 from __future__ import annotations
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
-"""Those that are decoded, by Pillow's names. All that it knows would include EPS, for which it runs
-Ghostscript."""
+"""Formats that are decoded, by Pillow's names. It also knows EPS, for which it runs Ghostscript."""
 
 IMAGES = {
     b"8BPS": "Photoshop (PSD)",
@@ -36,7 +35,7 @@ OTHERS = {
     b"<?xml": "an XML document",
     b"{": "a JSON document",
 }
-"""First bytes, in lower case, of what users have under an image's name."""
+"""First bytes, in lower case, of other files that users have under an image's name."""
 
 _DECODED: tuple[bytes, ...] = (
     b"\0\0\0\x0cjP  ",
@@ -47,13 +46,13 @@ _DECODED: tuple[bytes, ...] = (
     b"MM\0*",
     b"\xff\x4f\xff\x51",
 )
-"""First bytes of images that are decoded, where they alone tell."""
+"""First bytes of images that are decoded, for formats that a fixed prefix tells."""
 
 HEAD_BYTES = 1024
 
 
 def unsupported(data: bytes) -> str:
-    """Say what a file is that no decoder took: a fault, then its particulars in parentheses."""
+    """Name a file that no decoder took: a fault, then its particulars in parentheses."""
     head = data[:HEAD_BYTES]
     name = _container(head) or next(
         (name for magic, name in IMAGES.items() if head.startswith(magic)), None
@@ -74,7 +73,7 @@ def unsupported(data: bytes) -> str:
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that begins so is an image, of a kind that is decoded or another."""
+    """Whether a file that begins so is an image, decoded here or not."""
     if head.startswith((*_DECODED, *IMAGES)):
         return True
     if head.startswith(b"BM"):
@@ -85,7 +84,7 @@ def is_image(head: bytes) -> bool:
 
 
 def _container(head: bytes) -> str | None:
-    """Of what is in a container of ISO/IEC 14496-12 or in RIFF."""
+    """The format inside a container of ISO/IEC 14496-12 or in RIFF."""
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "video"
     if head[4:8] != b"ftyp":

@@ -1,6 +1,6 @@
-"""An image file without what says nothing of its pixels: text, colour profiles, cameras' notes.
+"""Image files without their metadata: text, colour profiles, cameras' notes.
 
-Pillow gives up an image for a fault in any of these.
+Pillow gives up an image for a fault in any of these, though its pixels are whole.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 APP0, COMMENT = 0xE0, 0xFE
 
 JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-"""What says that the colours are YCbCr, without the rest: libjpeg warns of later versions."""
+"""The block that says that colours are YCbCr, at its least: libjpeg warns of later versions."""
 
 TIFF_LAST = 532
-"""Tags above (private ones, Exif, XMP, colour profiles) say nothing of how pixels lie."""
+"""Tags above it (private ones, Exif, XMP, colour profiles) do not describe the pixels."""
 
 TIFF_WORDS = frozenset((269, 270, 271, 272, 282, 283, 285, 296, 297, 305, 306, 315, 316))
-"""Those below that say nothing of it: titles, names, dates, resolutions (TIFF 6.0, part 1)."""
+"""Tags below it that do not either: titles, names, dates, resolutions (TIFF 6.0, part 1)."""
 
 
 def without_metadata(data: bytes) -> tuple[bytes, bytes]:
-    """Leave out what does not bear on the pixels, and decode nothing.
+    """Leave out what does not bear on the pixels; nothing is decoded.
 
     Returns:
-        The file, and its Exif block, which may ask for a rotation. The file is as it was where its
-        format is not PNG, JPEG or TIFF; the block is empty where there is none.
+        The file, unchanged if it is no PNG, JPEG or TIFF; and its Exif block, which may ask for a
+        rotation, or nothing.
     """
     if data.startswith(png.SIGNATURE):
         return _png(data)
@@ -53,9 +53,9 @@ def _png(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _jpeg(data: bytes) -> tuple[bytes, bytes]:
-    """Keep tables, frames, and the two blocks that libjpeg learns the colours from.
+    """Keep tables, frames, and the two blocks that tell libjpeg the colours.
 
-    As libjpeg does, stray bytes between segments are passed over.
+    Stray bytes between segments are passed over, as in libjpeg.
     """
     kept, exif, place = bytearray(START_OF_IMAGE), b"", len(START_OF_IMAGE)
     while (found := _MARKER(data, place)) and found[0][1] not in _HEADER_ENDS:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 MEAN = STD = 127.5
-"""Of the normalisation (x - MEAN) / STD, in 8-bit levels; DALI's graph takes them from here."""
+"""The normalisation is (x - MEAN) / STD, in 8-bit levels; DALI's graph takes them from here."""
 
 
 def to_signed(pixels: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:

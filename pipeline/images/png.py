@@ -1,4 +1,4 @@
-"""What Pillow passes over, or takes wrongly, in a PNG (W3C recommendation, third edition)."""
+"""Faults of a PNG that Pillow passes over or takes wrongly (W3C recommendation, third edition)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 BIT_DEPTH = 24
-"""Its place in the file: in the header chunk, which comes first."""
+"""The byte of a file that holds it: in the header chunk, which comes first."""
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -38,7 +38,7 @@ def is_whole(data: bytes, start: int, end: int) -> bool:
 
 
 def are_pixels_whole(data: bytes) -> bool:
-    """Whether all checksums are right that Pillow does not look at, those of the pixels."""
+    """Whether the checksums of the pixels are right, which Pillow does not look at."""
     return all(is_whole(data, start, end) for kind, start, end in chunks(data) if kind == b"IDAT")
 
 
@@ -51,10 +51,10 @@ def fault(data: bytes) -> str:
 
 
 def scale_transparent_grey(image: Image.Image, data: bytes) -> bool:
-    """Bring the colour that stands for nothing to the depth that Pillow has brought the pixels to.
+    """Scale the transparent colour to the depth that Pillow has scaled the pixels to.
 
     Returns:
-        Whether it can be: of 16-bit RGB, Pillow keeps eight bits.
+        Whether that is possible: of 16-bit RGB, Pillow keeps eight bits.
     """
     colour, depth = image.info.get("transparency"), data[BIT_DEPTH]
     if image.mode == "L" and isinstance(colour, int):

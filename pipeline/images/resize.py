@@ -1,7 +1,9 @@
-"""The resize of the CPU: torch's antialiased uint8 kernel.
+"""Which square of an image is seen, and the resize of the CPU: torch's antialiased uint8 kernel.
 
-It agrees with Pillow's BILINEAR to within a level, rarely two, in less than half of its time.
-Packing and the loaders share it: a `raw` set holds, bit for bit, what an `original` set comes to.
+The geometry is that of torchvision's Resize and CenterCrop, in integers; `loading/dali.py` says the
+same in DALI's expressions, for images whose size only its graph knows. The kernel agrees with
+Pillow's BILINEAR to within a level, rarely two, in less than half of its time. Packing and the
+loaders share it: a `raw` set holds, bit for bit, what an `original` set comes to.
 """
 
 from __future__ import annotations
@@ -11,11 +13,20 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from pipeline.images.geometry import centred, resized
-
 LONGEST = 100
-"""Times its shorter side, of an image's longer one; the middle of what is longer than that is taken
-first. Resizing a strip of 1×65,535 as a whole would take gigabytes, to show a hundredth of it."""
+"""The longer side of an image, in shorter sides; of a longer one the middle is taken first.
+Resizing a strip of 1×65,535 as a whole would take gigabytes, to show a hundredth of it."""
+
+
+def resized(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height after Resize(size): the shorter side becomes it, the longer is truncated."""
+    shorter = min(width, height)
+    return size * width // shorter, size * height // shorter
+
+
+def centred(length: int, kept: int) -> int:
+    """Where CenterCrop begins to keep `kept` pixels of `length`, which has at least as many."""
+    return round((length - kept) / 2)  # halves to even, as torchvision rounds
 
 
 def as_tensor(pixels: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""TIFFs whose pixels Pillow shows wrongly, or does not name."""
+"""TIFFs that Pillow shows wrongly or cannot read, and what they hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.images.jpeg import END_OF_IMAGE, START_OF_IMAGE
 
 PREFIXES = tuple(TiffImagePlugin.PREFIXES)
 BIG_ENDIAN_BIGTIFF = b"MM\0+"
-"""Which Pillow announces, and reads as if it were an ordinary TIFF."""
+"""Pillow accepts this one, and reads it as if it were an ordinary TIFF."""
 
 # Pillow's own reader of uncompressed files takes 16-bit planes for 8-bit ones; libtiff does not
 TiffImagePlugin.READ_LIBTIFF = True
@@ -35,9 +35,9 @@ SIGNED, FLOATING = 2, 3
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libtiff's own lines from the terminal: it writes them where it also reports an error.
+    """Keep libtiff's messages from the terminal: it returns the same errors to Pillow.
 
-    The whole process is silent meanwhile, so that no other thread is to have anything to say.
+    All of stderr is silent meanwhile, for other threads too.
     """
     try:
         kept = os.dup(2)
@@ -57,7 +57,7 @@ def quiet() -> Iterator[None]:
 def jpegs(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Iterator[bytes]:
     """The strips or tiles of a file compressed as JPEG, each with its tables before it.
 
-    None of grey and alpha: as two components, libjpeg shows no such JPEG.
+    A file of grey and alpha gives none: libjpeg decodes no JPEG of two components.
     """
     tags = image.tag_v2
     if tags.get(TiffImagePlugin.COMPRESSION) != JPEG or image.mode in ("LA", "La", "PA"):
@@ -75,7 +75,7 @@ def jpegs(image: TiffImagePlugin.TiffImageFile, data: bytes) -> Iterator[bytes]:
 
 
 def fault(image: TiffImagePlugin.TiffImageFile) -> str | None:
-    """Say what pixels an opened file has, if they are none that Pillow shows as they are meant."""
+    """Describe the pixels of an opened file, if Pillow would not show them as they are meant."""
     formats = np.ravel(image.tag_v2.get(TiffImagePlugin.SAMPLEFORMAT, 1))
     grey_and_alpha = image.mode in ("LA", "La", "PA")
     planes = image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2
@@ -84,7 +84,7 @@ def fault(image: TiffImagePlugin.TiffImageFile) -> str | None:
 
 
 def unsupported(data: bytes) -> str | None:
-    """Say what pixels a file has that Pillow does not open; None if its directory is damaged."""
+    """Describe the pixels of a file that Pillow does not open; None if its directory is damaged."""
     try:
         tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])
         file = io.BytesIO(data)

@@ -138,7 +138,7 @@ def _normalise(images: Any, channels: int) -> Any:
 
 
 def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any, Any]:
-    """The region to resize, in pixels of the stored image: `geometry`, in DALI's expressions.
+    """The region to resize, in pixels of the stored image: `resize.py`, in DALI's expressions.
 
     One resize of that region is the same as a resize of the whole image and then a crop, and
     touches fewer pixels.

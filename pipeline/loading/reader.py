@@ -18,7 +18,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, require_stored
-from pipeline.images.jpeg import read_sides
+from pipeline.images.jpeg import read_header
 from pipeline.machine import free_memory
 from pipeline.shards.manifest import ShardSet, pack_command
 from pipeline.shards.order import Rows
@@ -86,8 +86,8 @@ class Reader:
         width, height = self._shards.manifest.largest_image
         if 3 * width * height * len(encoded) <= ALWAYS_THERE:
             return
-        sides = [read_sides(sample.data) or (0, 0) for sample in encoded]
-        needed = 3 * sum(width * height for width, height in sides)
+        headers = [read_header(sample.data) for sample in encoded]
+        needed = 3 * sum(header.width * header.height for header in headers if header)
         free = free_memory(torch.device("cpu"))
         if needed > max(free, ALWAYS_THERE):
             raise UserError(

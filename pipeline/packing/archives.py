@@ -1,8 +1,7 @@
-"""Images in a zip or a tar, read where they lie: nothing is extracted.
+"""Images in a zip or a tar, read in place: nothing is extracted.
 
-A source lists its members once; a member carries what is needed to read it, so that worker
-processes open the file and nothing else: reading a large archive's directory again in each of them
-would cost seconds and gigabytes.
+A source lists its members once, and a member carries what is needed to read it. Worker processes
+just open the file: to read a large archive's directory in each would cost seconds and gigabytes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ ZIP_LOCAL_HEADER = 30
 """Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
 
 NOT_REGULAR = -1
-"""In place of the size of what is no regular file."""
+"""The size of a member that is no regular file."""
 
 
 class Member(NamedTuple):
@@ -48,7 +47,7 @@ class Member(NamedTuple):
 
 
 class DamagedError(ValueError):
-    """A member that its archive cannot give back as it was; the message says how."""
+    """A member cannot be read from its archive as it was; the message says why."""
 
 
 class Listing(NamedTuple):
@@ -57,15 +56,14 @@ class Listing(NamedTuple):
     members: list[Member]
     """Its images, sorted by name."""
     left_out: Counter[str]
-    """How many of its other files, by suffix or by what they are."""
+    """Numbers of its other files, by suffix or kind."""
     links: Counter[str]
-    """How many, by what became of them."""
+    """Numbers of its links, by what became of them."""
     archives: dict[str, int]
-    """What was left out and is an archive itself: sizes by name, sorted."""
+    """Archives among the other files: sizes by name, sorted."""
 
     @classmethod
     def of(cls, members: Iterable[Member], sieve: Sieve) -> Listing:
-        """What has been found, and what was left out."""
         return cls(sorted(members), sieve.left_out(), sieve.links(), sieve.archives())
 
 
@@ -106,7 +104,7 @@ class ImageFiles(ABC):
 
 
 class _ArchiveSource(ImageFiles):
-    """What zip and tar share: one file, opened once in each process."""
+    """One file, opened once in each process."""
 
     _file: BinaryIO | None = None
 
@@ -144,12 +142,12 @@ def _version(status: os.stat_result) -> tuple[int, int]:
 
 
 def changed(path: Path) -> OSError:
-    """Say that a source did not hold still: its images are not bad ones, and no rejects."""
+    """A source did not hold still: an error, since its images are no rejects."""
     return OSError(errno.ESTALE, "it changed while it was being read", str(path))
 
 
 class ZipSource(_ArchiveSource):
-    """Images in a zip, read where they lie: nothing is extracted, no name becomes a path."""
+    """Images in a zip."""
 
     def _list(self) -> Listing:
         found, sieve = [], Sieve()
@@ -202,14 +200,14 @@ class ZipSource(_ArchiveSource):
 
 
 def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
-    """The directory's entries, each given up at once: of a million, they take half a gigabyte."""
+    """The directory's entries, each freed at once: a million of them take half a gigabyte."""
     archive.NameToInfo.clear()
     while archive.filelist:
         yield archive.filelist.pop()
 
 
 class TarSource(_ArchiveSource):
-    """Images in a tar, read where they lie; symbolic links and devices in it are left out."""
+    """Images in a tar; symbolic links and devices are left out."""
 
     def _list(self) -> Listing:
         # Of equal names the last one counts, as when a tar is extracted
@@ -253,8 +251,8 @@ class TarSource(_ArchiveSource):
 class CompressedTarSource(TarSource):
     """Images in a tar in gzip, bzip2 or xz, which is decompressed once.
 
-    It goes into a file that has no name, so that nothing of it stays, not even of a process that is
-    killed. Workers open it through their parent, which holds it.
+    It goes into a file without a name, of which nothing stays, even if the process is killed.
+    Workers open it through their parent, which holds it.
     """
 
     _unpacked: BinaryIO | None = None

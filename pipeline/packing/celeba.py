@@ -106,7 +106,7 @@ def _conditions(where: str, columns: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _read(source: Path, stem: str, flag: str) -> Rows:
-    # Of ".", the folder beside which it lies is not in its name
+    # The name "." does not say which folder it lies in
     folders = list(
         dict.fromkeys(
             [source.parent, source.resolve().parent, *([source] if source.is_dir() else [])]

@@ -1,4 +1,4 @@
-"""What a file is that should have been an archive of images, and what to type about it."""
+"""Files that are no archive of images, though they should be: what they are, and what to type."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pipeline.images.formats import is_image
 from pipeline.shards.tar import COMPRESSIONS
 
 CELEBA_ZIP_BYTES = 1_443_490_838
-"""Of `img_align_celeba.zip` as its authors publish it."""
+"""The size of `img_align_celeba.zip` as its authors publish it."""
 
 PAGE_BYTES = 1 << 16
-"""Of a web page, that are looked at: Google Drive's have 2 to 10 kB."""
+"""How much of a web page is looked at: Google Drive's have 2 to 10 kB."""
 
 _ARCHIVE = re.compile(
     r"\.(zip|7z|rar|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4|z))(\.001|\.aa)?$", re.IGNORECASE
 )
-"""The end of an archive's name, or of the first part's where it was split."""
+"""The end of the name of an archive, or of the first part of a split one."""
 
 _SPLIT_BYTES = re.compile(
     r"(.+\.(?:zip|7z|rar|tar|tgz|gz|bz2|xz|zst|lz4))\.(?:\d{3}|a[a-z])", re.IGNORECASE
@@ -41,7 +41,7 @@ _DRIVE_ID = re.compile(r"""name="id" value="([\w-]+)"|[?&;]id=([\w-]+)""")
 
 
 def is_archive(name: str) -> bool:
-    """Whether a name ends as that of an archive, of a kind that is read or another."""
+    """Whether a name ends as that of an archive, readable here or not."""
     return _ARCHIVE.search(name) is not None
 
 
@@ -51,17 +51,17 @@ def pack_command(source: Path | str) -> str:
 
 
 def unpacked_folder(path: Path) -> Path:
-    """Where to unpack an archive to: its name without its suffix, beside it."""
+    """A folder beside an archive to unpack it to: its name without its suffix."""
     name = _ARCHIVE.sub("", path.name)
     return path.with_name(name if name != path.name else f"{path.name}-unpacked")
 
 
 def not_an_archive(path: Path, damage: str = "") -> UserError:
-    """Say what a file is instead of a zip or tar that can be read.
+    """The refusal of a file that is no zip or tar that can be read.
 
     Args:
-        path: of the file.
-        damage: of a tar, compressed or not: what is wrong with it.
+        path: the file.
+        damage: what is wrong with a tar, compressed or not.
     """
     with path.open("rb") as file:
         head = file.read(PAGE_BYTES)
@@ -102,7 +102,7 @@ def stand_in(head: bytes, size: int) -> tuple[str, str] | None:
 
     Args:
         head: the file's beginning.
-        size: the file's, in bytes.
+        size: of the file, in bytes.
     """
     if not size:
         return "an empty file", "download it again"
@@ -140,13 +140,13 @@ def _text(head: bytes) -> str:
 
 
 def web_page(head: bytes, size: int) -> tuple[str, str] | None:
-    """What a web page is that was saved in place of a file, and the remedy; None if it is none.
+    """What a web page saved in place of a file is, and the remedy; None if it is no page.
 
-    Google Drive answers so for two reasons. The names of the form are the same in every language.
+    Google Drive sends one of two. The names in its form are the same in every language.
 
     Args:
         head: the file's beginning.
-        size: the file's, in bytes.
+        size: of the file, in bytes.
     """
     text = _text(head)
     if not _PAGE.match(text):
@@ -168,7 +168,7 @@ def web_page(head: bytes, size: int) -> tuple[str, str] | None:
 
 
 def _part(path: Path) -> tuple[str, str] | None:
-    """What a part of a split archive is, and what to type; by its name."""
+    """What a part of a split archive is, by its name, and what to type."""
     folder = unpacked_folder(path)
     if match := _SPLIT_BYTES.fullmatch(path.name):
         whole = path.with_name(match[1])
@@ -186,7 +186,7 @@ def _part(path: Path) -> tuple[str, str] | None:
 
 
 def _other_kind(path: Path, head: bytes) -> tuple[str, str] | None:
-    """What an archive of a kind that is not read is, and what to type; by its first bytes."""
+    """What an archive that is not read here is, by its first bytes, and what to type."""
     folder = unpacked_folder(path)
     if head.startswith(b"7z\xbc\xaf\x27\x1c"):
         return "a 7z archive", _unpacking("7z x {} -o{}", path, folder)

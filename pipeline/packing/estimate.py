@@ -1,13 +1,11 @@
-"""What packing would take, and how fast it is beside decoding alone: measured, on this source."""
+"""What each way to store a source would take, measured on some of its images."""
 
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,21 +13,13 @@ from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
 from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.outdir import TAR_OVERHEAD
-from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources import Source
 from pipeline.packing.store import make_recipe, store
-from pipeline.processes import Workers
 from pipeline.shards.manifest import Recipe
 from pipeline.shards.order import permutation
 
 SAMPLE = 500
 """Images that an estimate looks at: the mean file size is then known to a few per cent."""
-
-ROUNDS = 5
-"""Of a benchmark: packing and decoding in turn, so that a busy neighbour slows both."""
-
-BENCHMARK_IMAGES = 8192
-"""Two shards of 4096: enough for two workers, and held in memory in a few dozen megabytes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,12 @@ def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[
     chosen = permutation(len(members), seed=0)[:SAMPLE].tolist()
     files = [data for rank in chosen if (data := _readable(source, members[rank])) is not None]
     if not files:
-        raise _none_decodes(source, len(chosen))
+        raise UserError(
+            f"SOURCE {source.path}",
+            f"none of {len(chosen)} sampled images decodes",
+            "images that decode",
+            "pack with --max-rejects 1 and see its .packing/*.rejects.csv for the reasons",
+        )
     size, crop = recipe.size, None if recipe.crop == "none" else str(recipe.crop)
     recipes = [
         make_recipe("original", None, None, None, checked=True),
@@ -66,15 +61,6 @@ def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[
         make_recipe("raw", size, crop, None, checked=True),
     ]
     return [_measure(files, recipe, len(members)) for recipe in recipes]
-
-
-def _none_decodes(source: Source, sampled: int) -> UserError:
-    return UserError(
-        f"SOURCE {source.path}",
-        f"none of {sampled} sampled images decodes",
-        "images that decode",
-        "pack with --max-rejects 1 and see its .packing/*.rejects.csv for the reasons",
-    )
 
 
 def _readable(source: Source, member: Member) -> bytes | None:
@@ -109,42 +95,3 @@ def _measure(files: list[bytes], recipe: Recipe, images: int) -> Estimate:
             decode(component)
     seconds = time.process_time() - started
     return Estimate(recipe.told(), mean, mean * images, len(stored) / max(seconds, 1e-9))
-
-
-def benchmark(source: Source, members: Sequence[Member], packing: Packing) -> Iterator[str]:
-    """Pack, and only decode, the same images with the same number of processes, in turn.
-
-    Yields:
-        A line a round, then the medians and their ratio.
-    """
-    read = {member: _readable(source, member) for member in members[:BENCHMARK_IMAGES]}
-    members = [member for member, data in read.items() if data is not None]
-    files = [data for data in read.values() if data is not None]
-    if not files:
-        raise _none_decodes(source, len(read))
-    per_shard = min(packing.per_shard, -(-len(members) // packing.workers))
-    packing = replace(packing, per_shard=per_shard, overwrite=False)
-    shares = [files[number :: packing.workers] for number in range(packing.workers)]
-    rates: list[tuple[float, float]] = []
-    with Workers(packing.workers, _decode_all) as workers:
-        for number in range(1, ROUNDS + 1):
-            seconds = max(workers.run(shares))
-            decode_rate = len(files) / seconds
-            with tempfile.TemporaryDirectory() as folder:
-                packed = pack(source, members, Path(folder) / "set", packing)
-            rates.append((packed.manifest.samples / packed.seconds, decode_rate))
-            yield f"round {number}  packing {rates[-1][0]:,.0f}  decoding {rates[-1][1]:,.0f} img/s"
-    packing_rate, decoding_rate = (statistics.median(column) for column in zip(*rates, strict=True))
-    ratio = statistics.median(pack_rate / decode_rate for pack_rate, decode_rate in rates)
-    yield (
-        f"median   packing {packing_rate:,.0f}  decoding {decoding_rate:,.0f} img/s"
-        f"  ratio {ratio:.0%} ({len(files):,} images, {packing.workers} processes,"
-        f" {packing.recipe.told()})"
-    )
-
-
-def _decode_all(files: list[bytes]) -> Generator[float, None, None]:
-    started = time.perf_counter()
-    for data in files:
-        decode(data)
-    yield time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""The output folder of packing: whose it is, what an earlier run left, and the change of sets."""
+"""The output folder of packing: whose it is, what an earlier run left, and the swap of sets."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ NEW = ".new"
 """Sub-folder in which `--overwrite` builds the next set."""
 
 PLAN = "plan.json"
-"""In the progress folder: of which source and with which options the set is made."""
+"""In the progress folder: the source and the options of the set."""
 
 LOCK = ".packing.lock"
-"""Held by the process that packs; gone when it ends, unless it was killed."""
+"""Held by the process that packs; removed when it ends, unless it was killed."""
 
 NOT_CONTENT = frozenset(("README.md", ".gitignore", LOCK))
-"""Files that may stand in an output folder without making it somebody's."""
+"""Files that may stand in an output folder though it counts as empty."""
 
 OURS = re.compile(
     rf"(shard-\d{{6}}\.(tar|idx)|{re.escape(SAMPLES)}|{re.escape(REJECTS)}|{re.escape(MANIFEST)})"
@@ -46,7 +46,7 @@ TAR_OVERHEAD = 1024
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Have an output folder for this process alone, and make it; a killed one lets go of it too.
+    """Make an output folder and hold it for this process alone; a killed one lets go of it too.
 
     Raises:
         UserError: another process has it, or it cannot be made.
@@ -87,7 +87,7 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
     ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
-    # A damaged set, or a copy that lacks its manifest: theirs to give up, if they say so
+    # A damaged set, or a copy that lacks its manifest: --overwrite gives it up
     ours = ours or (overwrite and any(name.endswith(".idx") for name in held))
     complete = MANIFEST in held and not (out / PROGRESS / PLAN).exists()
     if foreign or not ours:
@@ -153,7 +153,7 @@ def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -
 def _empty_progress(folder: Path) -> None:
     """Forget what was finished: records before the rows they vouch for, and the plan last of all.
 
-    The sub-folder stays: it tells that the shards beside it are ours.
+    The sub-folder stays, as the sign that the shards beside it are ours.
     """
     for entry in sorted((folder / PROGRESS).iterdir(), key=_vouches_for):
         entry.unlink()
@@ -186,14 +186,14 @@ def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> Non
 
 
 def _at_least(size: int, pixels: int | None, recipe: Recipe) -> int:
-    """What a file of `size` bytes may be expected to take: a false alarm is worse than none."""
+    """Bytes that a file of `size` bytes takes at least: a false alarm is worse than none."""
     if pixels is None:
         return max(size, 0)
     return pixels if recipe.store == "raw" else min(max(size, 0), pixels)
 
 
 def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
-    """Make a complete set the one in `out`, file by file, the manifest last; drop the leftovers.
+    """Move a complete set into `out`, file by file, the manifest last; drop the leftovers.
 
     Between the first and the last of these moves `out` has no manifest, and readers call it
     unfinished; the same packing command finishes it.
@@ -215,7 +215,7 @@ def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
 
 
 def _drop_leftovers(folder: Path, manifest: Manifest) -> None:
-    """Delete what an interrupted run or the set before left and this set does not have."""
+    """Delete files of an interrupted run or of the set before that are not this set's."""
     kept = {f"{shard.name}.{suffix}" for shard in manifest.shards for suffix in ("tar", "idx")}
     kept |= {MANIFEST, SAMPLES} | ({REJECTS} if manifest.rejected else set())
     for entry in list(folder.iterdir()):

@@ -1,8 +1,8 @@
 """From a source to a shard set: deal, hand out to workers, gather; the manifest last.
 
-Every shard is one independent job of a worker process, and its bytes depend only on the source, the
-options and its number: the set is the same whatever the number of workers, and a killed run goes on
-with the shards that were finished.
+Each shard is an independent job of a worker process. Its bytes depend only on the source, the
+options and its number, so any number of workers makes the same set, and the shards that a killed
+run finished are kept.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import csv
 import hashlib
 import json
 import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,13 +31,15 @@ from pipeline.packing.shard import (
     DIGESTS,
     PROGRESS,
     Entry,
+    Progress,
     ShardRecord,
     Work,
     finished,
     names,
+    write_shard,
 )
 from pipeline.packing.sources import Source
-from pipeline.packing.workers import write_shards
+from pipeline.processes import KilledError, Workers
 from pipeline.shards.manifest import (
     MANIFEST,
     REJECTS,
@@ -54,21 +58,21 @@ MAX_REJECTS = 0.01
 """Share of the images that may be rejected before packing is an error."""
 
 REJECTS_SHOWN = 5
-"""Of too many: more are in the table that the message names."""
+"""Rejects that the message lists; the others are in the table that it names."""
 
 
 class Copies(NamedTuple):
-    """Packed images whose source is byte for byte that of another, with a name before theirs."""
+    """Packed images whose file is byte for byte that of an image with an earlier name."""
 
     number: int
     first: str
-    """The name of the first; empty where there is none."""
+    """The name of the first copy; empty if there is none."""
     original: str
-    """Of which."""
+    """The name of what it is a copy of."""
 
 
 class _TooManyRejectsError(Exception):
-    """More than `max_rejects` allows: ends the workers, who then leave their rejects to be told."""
+    """More rejects than `max_rejects` allows: ends the workers, which then record theirs."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,13 @@ class Packed:
     converted: int
     """Images under `original` that had to be encoded anew; the others went in untouched."""
     rejected: dict[str, int]
-    """How many, by kind."""
+    """Images by kind of fault."""
     copies: Copies | None
-    """None where a shard is from a version that did not look for them."""
+    """None if a shard is from a version that did not look for copies."""
     written: int
     """Images that this run went through; the others were in shards that were finished before."""
     resumed: int
-    """Those shards."""
+    """Shards that were finished before."""
     seconds: float
     """From the first worker's readiness to the last shard."""
 
@@ -94,7 +98,7 @@ class Packed:
 class Packing:
     """The options of a set, and how it is made.
 
-    Only `recipe`, `seed` and `per_shard` have a say in its bytes.
+    Its bytes depend on `recipe`, `seed` and `per_shard` alone.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
@@ -115,7 +119,7 @@ def pack(
     packing: Packing,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Packed:
-    """Pack images of a source into a shard set, or go on where an earlier run was cut off.
+    """Pack images of a source into a shard set, or resume where an earlier run was cut off.
 
     Args:
         source: read by each worker through its own handle.
@@ -123,8 +127,8 @@ def pack(
         out: new, empty, an unfinished set of the same source and options, or with `overwrite` a
             complete set.
         packing: the options.
-        progress: called a few times a second with the number of images that this call has gone
-            through, and of those that it has to.
+        progress: called a few times a second with the images that this call has gone through, and
+            those that it has to go through.
 
     Raises:
         UserError: an occupied folder, another process in it, too many rejects, a full disk, a
@@ -177,8 +181,58 @@ def pack(
     )
 
 
+def write_shards(
+    work: Work,
+    shards: Mapping[int, list[Entry]],
+    workers: int,
+    report: Callable[[int, int], None],
+) -> float:
+    """Write shards in parallel.
+
+    Args:
+        work: what is the same for all of them.
+        shards: entries by the shard's number.
+        workers: processes.
+        report: called with the images done and rejected, at the start and as they change; may
+            raise.
+
+    Returns:
+        Seconds from the first worker's readiness to the end.
+
+    Raises:
+        UserError: from a worker, or because one was killed or cannot be started.
+        OSError: from a worker.
+    """
+    if not shards:
+        return 0.0
+    count, done, rejected = min(workers, len(shards)), 0, 0
+    report(done, rejected)
+    try:
+        with Workers(count, partial(_write, work), partial(_prepare, work)) as running:
+            for progress in running.run(shards.items()):
+                done += progress.done
+                rejected += progress.rejected
+                report(done, rejected)
+            assert running.ready is not None, "there were shards"
+            return time.perf_counter() - running.ready
+    except KilledError as error:
+        goes_on = f"{error.remedy}; the same command goes on with the shards that are finished"
+        raise UserError(error.where, error.found, error.wanted, goes_on) from None
+
+
+def _prepare(work: Work) -> None:
+    if work.recipe.store != "original":
+        import torch  # here, so that its two seconds are not the first image's
+
+        torch.set_num_threads(1)  # the cores have a worker each; copying a crop would start more
+
+
+def _write(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
+    return write_shard(work, *shard)
+
+
 def _is_left(record: ShardRecord | None, packing: Packing) -> bool:
-    """Whether a shard must be written: `strict` may be new, and then has a reject to name."""
+    """Whether a shard must be written: a finished one again, if `strict` is to name its reject."""
     return record is None or (packing.strict and bool(record.rejected))
 
 
@@ -190,7 +244,7 @@ def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entr
 
 
 def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[str, object]:
-    """What must be equal for an unfinished set to be gone on with."""
+    """What must be equal for an unfinished set to be resumed."""
     content = hashlib.sha256()
     for member in members:
         content.update(f"{member.name}\0{member.size}\0{member.crc32}\n".encode(errors="replace"))

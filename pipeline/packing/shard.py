@@ -1,9 +1,8 @@
-"""One shard: a worker process reads, stores and writes it, and says what it has written.
+"""One shard: a worker process reads, stores and writes it, and records what it has written.
 
-A shard's files, in the order in which they come to be:
-`shard-000000.tar` and `.idx` in the set's folder, then in `.packing/` its rows for `samples.csv`
-and `rejects.csv`, the digests of its sources, and last `shard-000000.json`: with it the shard is
-finished.
+The files appear in this order: `shard-000000.tar` and `.idx` in the set's folder; in `.packing/`
+the rows for `samples.csv` and `rejects.csv` and the digests of the sources; and last
+`shard-000000.json`, with which the shard is finished.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import UserError
-from pipeline.files import replacing, write_whole
+from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
 from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.sources import Source
 from pipeline.packing.store import store
-from pipeline.shards.manifest import Count, Recipe, Shard, Size, digest, file_digest
+from pipeline.shards.manifest import Count, Recipe, Shard, Size
 from pipeline.shards.tar import VERSION
 
 PROGRESS = ".packing"
-"""Sub-folder of an unfinished set: what is needed to go on with it."""
+"""Sub-folder of an unfinished set: what is needed to resume it."""
 
 REPORT_EVERY = 32
 """Images between a worker's reports, at which it may be stopped."""
@@ -42,7 +41,7 @@ DIGESTS = "digests"
 DIGEST = np.dtype([("key", "<u8"), ("sha256", "S32")])
 
 MAX_RECORD_BYTES = 1 << 16
-"""A record has one row, and a count for each kind of fault."""
+"""A record has one row, and a count for each kind of fault: far less."""
 
 Entry = tuple[int, Member]
 """A sample's key and where it comes from."""
@@ -60,7 +59,7 @@ class ShardRecord(BaseModel):
     smallest: Size | None
     converted: Count
     rejected: dict[str, Count]
-    """How many, by kind."""
+    """Images by kind of fault."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -106,12 +105,12 @@ def names(number: int) -> str:
 
 
 def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
-    """What was written of a shard by an earlier run, if it was finished and is still there.
+    """The record of a shard that an earlier run finished, if the shard is still there.
 
     Args:
         target: where it was built.
-        out: where it may lie already, if that run was cut off while it changed the sets.
-        number: the shard's.
+        out: where it lies already, if that run was cut off while it swapped the sets.
+        number: of the shard.
     """
     path = target / PROGRESS / f"{names(number)}.json"
     try:
@@ -130,7 +129,7 @@ def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
         and index.is_file()
         and tar.stat().st_size == shard.bytes
         and digest(index.read_bytes()) == shard.index_sha256
-        # of raw pixels, the set before may have a shard with the same names and sizes
+        # shards of raw pixels may have the same names and sizes in the set before
         and (tar.parent == target or file_digest(tar) == shard.tar_sha256)
     )
     return record if whole else None
@@ -194,7 +193,9 @@ def _fill(
             try:
                 yield Progress(count - reported, len(tally.rejects) - rejected)
             except GeneratorExit:
-                _write_rejects(work.out / PROGRESS, name, tally)  # to be told why it was stopped
+                _write_rejects(
+                    work.out / PROGRESS, name, tally
+                )  # for the message of why it stopped
                 raise
             reported, rejected = count, len(tally.rejects)
 
@@ -248,7 +249,7 @@ def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
 
 
 TAR_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
-"""Of an empty member without a name; date, owner and mode are tarfile's constants."""
+"""The header of an empty member without a name; date, owner and mode are tarfile's constants."""
 
 
 class TarWriter:

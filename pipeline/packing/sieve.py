@@ -1,4 +1,4 @@
-"""Which files of a source are images, by their names, and what is said of the others."""
+"""Which files of a source are images, by their names, and counts of the others."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LITTER = frozenset(
     | {"__macosx", "network trash folder", "temporary items", "@tmp"}
     | {"thmbnl"}  # a camera's thumbnails
 )
-"""Files and folders, in lower case, that systems leave among the user's; so is what begins with a
-dot: macOS's `._` files, `.thumbnails`, `.Trash-1000`."""
+"""Files and folders, in lower case, that systems leave among the user's. Names that begin with a
+dot are litter too: macOS's `._` files, `.thumbnails`, `.Trash-1000`."""
 
 _LITTER_AS_WRITTEN = re.compile(r"RECYCLER|RECYCLED|(?i:FOUND)\.\d{3}")
-"""What Windows leaves; in lower case, the first two may be classes of the user's."""
+"""What Windows leaves. In lower case, the first two may be classes of the user's."""
 
 SUFFIX_SHOWN = 12
 """Characters of a suffix: what follows a dot may be a sentence."""
@@ -53,7 +53,7 @@ class Sieve:
         self._litter: set[str] = set()
 
     def link(self, kind: str, name: str = "", number: int = 1) -> None:
-        """Count a link, with its name where the user has to see to it."""
+        """Count a link; its name is kept if the user has to see to it."""
         self._links[kind] += number
         self._note(kind, name)
 
@@ -62,9 +62,9 @@ class Sieve:
         self._left_out["special"] += 1
 
     def is_litter(self, name: str) -> bool:
-        """Whether it is, or lies in, what a system left; of a folder of litter, one is counted.
+        """Whether it is, or lies in, what a system left; a folder of litter counts as one.
 
-        Of hidden folders, which the user may have made, the images in them are counted too.
+        Images in hidden folders, which the user may have made, are counted too.
         """
         parts = name.replace("\\", "/").split("/")
         for depth, part in enumerate(parts, 1):
@@ -95,11 +95,11 @@ class Sieve:
 
     def left_out(self) -> Counter[str]:
         """How many files are no images, by suffix or by what they are."""
-        return self._told(self._left_out)
+        return self._described(self._left_out)
 
     def links(self) -> Counter[str]:
         """How many links there are, by what became of them."""
-        return self._told(self._links)
+        return self._described(self._links)
 
     def archives(self) -> dict[str, int]:
         """Sizes of archives by name, sorted."""
@@ -109,7 +109,7 @@ class Sieve:
         if name:
             self._first[kind] = min(name, self._first.get(kind, name))
 
-    def _told(self, counts: Counter[str]) -> Counter[str]:
+    def _described(self, counts: Counter[str]) -> Counter[str]:
         return Counter({self._with_first(kind, count): count for kind, count in (+counts).items()})
 
     def _with_first(self, kind: str, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Where images come from: a folder, a zip or a tar. All give sorted members and their bytes."""
+"""Where images come from: a folder, a zip or a tar, each with sorted members and their bytes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Source(Protocol):
 
 
 class FolderSource(ImageFiles):
-    """Images anywhere below a folder, except in what systems leave there; links are followed."""
+    """Images anywhere below a folder, except among what systems leave there; links are followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,7 +121,7 @@ class FolderSource(ImageFiles):
 
 
 def _look_into_hidden(entry: os.DirEntry[str], name: str, sieve: Sieve) -> None:
-    """Have the images in a hidden folder counted, as far as they are soon found."""
+    """Count the images in a hidden folder, as far as they are soon found."""
     if not entry.name.startswith(".") or entry.is_symlink():
         return
     looked = 0
@@ -135,7 +135,7 @@ def _look_into_hidden(entry: os.DirEntry[str], name: str, sieve: Sieve) -> None:
 
 @contextmanager
 def _listed(path: Path | str) -> Iterator[None]:
-    """Have whatever cannot be looked at named: passed over, its images would be missing."""
+    """Name a folder that cannot be listed: passed over, its images would be missing."""
     try:
         yield
     except OSError as error:
@@ -148,7 +148,7 @@ def _listed(path: Path | str) -> Iterator[None]:
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Of what a link leads to; None where that is nothing."""
+    """The status of a file, or of what a link leads to; None if that is nothing."""
     with _listed(entry.path):
         try:
             return entry.stat()
@@ -204,7 +204,7 @@ def _require_smaller(name: str, folder: FolderSource, scratch: Path) -> None:
         if _weight(archive) > (False, sum(image.size for image in images)):
             raise UserError(
                 error.where,
-                f"{error.found}; and beside it {_told(images)}",
+                f"{error.found}; and beside it {_described(images)}",
                 error.wanted,
                 f"{error.remedy}; for the images beside it, move it away, or name their folder",
             ) from None
@@ -212,23 +212,23 @@ def _require_smaller(name: str, folder: FolderSource, scratch: Path) -> None:
     if inside > len(images):
         raise UserError(
             f"SOURCE {folder.path}",
-            f"{_told(images)}, and beside them {name} with {inside:,}",
+            f"{_described(images)}, and beside them {name} with {inside:,}",
             "one source",
             f"name the archive: {pack_command(archive)}; for the images beside it, move it away",
         )
 
 
-def _told(images: Sequence[Member]) -> str:
+def _described(images: Sequence[Member]) -> str:
     if len(images) == 1:
         return f"1 image ({images[0].name})"
     return f"{len(images):,} images, the first {images[0].name}"
 
 
 def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> ImageFiles:
-    """The one of a folder's archives that has images.
+    """The one archive of a folder that has images.
 
     Raises:
-        UserError: none has, or several; of a file that is no archive, what it is.
+        UserError: none has images, or several have; or a file is no archive.
     """
     found: list[ImageFiles] = []
     faults: dict[Path, UserError] = {}
@@ -261,15 +261,15 @@ def _with_images(folder: FolderSource, archives: list[Path], scratch: Path) -> I
 
 
 def _weight(archive: Path) -> tuple[bool, int]:
-    """How much of a source may be missing with an archive: all of it, where a page was saved."""
+    """How much of a source an archive may stand for: all of it, if a web page was saved instead."""
     return archive.is_file() and is_stand_in(archive), archive.stat().st_size
 
 
 def _opened(path: Path, scratch: Path) -> ImageFiles:
-    """An archive.
+    """Open an archive.
 
     Raises:
-        UserError: it is none, or holds another that outweighs its images: a stray one is no set.
+        UserError: it is none, or another inside outweighs its images: a stray one is no set.
     """
     source = _open_archive(path, scratch)
     inner = source.listing().archives
@@ -279,7 +279,7 @@ def _opened(path: Path, scratch: Path) -> ImageFiles:
 
 
 def _without_images(source: ImageFiles) -> UserError:
-    """Say what stands there instead, and how to come to the images where it is archives again."""
+    """The refusal of a source without images: what is there, and how to unpack archives inside."""
     path, (_, left_out, links, archives) = source.path, source.listing()
     where, wanted = f"SOURCE {path}", "files that end in " + ", ".join(sorted(IMAGE_SUFFIXES))
     if archives and path.is_dir():
@@ -294,7 +294,7 @@ def _without_images(source: ImageFiles) -> UserError:
         largest = max(archives, key=archives.__getitem__)
         remedy = f"unpack the outer one: {command} && {pack_command(folder / largest)}"
         images = source.members()
-        found = f"{_told(images)}, and" if images else "no images, but"
+        found = f"{_described(images)}, and" if images else "no images, but"
         found += f" an archive again: {largest}"
         return UserError(where, found, wanted, remedy)
     told = [f"it holds {counted(left_out)}"] if left_out else []
@@ -305,7 +305,7 @@ def _without_images(source: ImageFiles) -> UserError:
 
 
 def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) -> list[Member]:
-    """Those members that lie in one of the named sub-folders, at any depth.
+    """The members that lie in one of the named sub-folders, at any depth.
 
     Raises:
         UserError: a sub-folder has no images; the message lists those that have.
@@ -326,7 +326,7 @@ def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) ->
 
 
 def _open_archive(path: Path, scratch: Path) -> ImageFiles:
-    """By contents, not by name: browsers and mirrors rename."""
+    """Open by contents, not by name: browsers and mirrors rename."""
     if not path.is_file():  # a pipe would block
         raise UserError(
             f"SOURCE {path}",

@@ -9,17 +9,15 @@ import simplejpeg
 
 from pipeline.errors import UserError
 from pipeline.images.decode import Pixels, RejectedError, decode, is_ordinary, require_bounded
-from pipeline.images.geometry import resized
 from pipeline.images.jpeg import read_header
 from pipeline.shards.manifest import Recipe
 
 CONVERTED_QUALITY = 95
-"""Of what must be encoded anew under `--store original`: with 4:4:4 chroma, the JPEG closest to its
-source that is still of ordinary size."""
-
+"""The quality of what `--store original` must encode anew: with 4:4:4 chroma, the JPEG closest to
+its source that is still of ordinary size."""
 
 DEFAULT_SIZE = 64
-"""The nets' default."""
+"""The default of `dcgan-train --image-size`."""
 
 
 class Stored(NamedTuple):
@@ -40,7 +38,7 @@ def make_recipe(
     *,
     checked: bool,
 ) -> Recipe:
-    """Turn the packing command's options into a recipe; None stands for an option not given.
+    """Turn the packing command's options into a recipe; None is an option that was not given.
 
     Raises:
         UserError: options that contradict one another, or a value out of range.
@@ -144,7 +142,7 @@ def cut(pixels: Pixels, recipe: Recipe) -> Pixels:
     """
     assert recipe.size is not None, "only original stores have no size"
     # Here, since it loads torch: `original` stores and `--help` do not wait for that
-    from pipeline.images.resize import as_tensor, fit_square, resize
+    from pipeline.images.resize import as_tensor, fit_square, resize, resized
 
     image = as_tensor(pixels)
     if recipe.crop == "none":

@@ -1,4 +1,4 @@
-"""The shard set: what is in the folder, how it was made, and whether it is all there.
+"""The shard set: what is in its folder, how it was made, and whether it is all there.
 
 A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's index) beside each, and
 `manifest.json`, which is written last: without it the set does not exist.
@@ -6,7 +6,6 @@ A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's inde
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import UserError
+from pipeline.files import digest, file_digest
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -28,7 +28,7 @@ MAX_MANIFEST_BYTES = 64 << 20
 """A manifest has one row a shard: even a set of a hundred million images stays far below."""
 
 MAX_INDEX_BYTES = 1 << 28
-"""Of one shard's: five million lines."""
+"""The largest index of a shard: five million lines."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -39,7 +39,7 @@ Side = Annotated[int, Field(gt=0, le=1 << 26)]
 Size = tuple[Side, Side]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""Of a URL (RFC 3986, section 3.1); two characters at least: Windows has drives of one letter."""
+"""The start of a URL (RFC 3986, section 3.1), of two letters or more: drives have one."""
 
 
 class _Record(BaseModel):
@@ -53,15 +53,15 @@ class Recipe(_Record):
     """`original`: the source file's own bytes; `jpeg`: cropped, resized and encoded; `raw`: pixels,
     uint8 RGB of exactly `size`×`size`."""
     crop: Literal["none", "centre"] | Annotated[int, Field(ge=8, le=1 << 16)] = "none"
-    """What of the image is used: all (loaders take the middle of it), the middle as Resize and
-    CenterCrop take it, or the middle square of so many pixels. Applied by whoever reads `original`
-    stores, and already applied in the others."""
+    """The part of the image that is used: all (loaders take the middle of it), the middle as Resize
+    and CenterCrop take it, or the middle square of so many pixels. Readers apply it to `original`
+    stores; in the others it is applied already."""
     size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """Of what is stored, in pixels: its side, or without a crop its shorter side."""
+    """The side of what is stored, in pixels; without a crop, the shorter side."""
     filter: Literal["bilinear"] | None = None
-    """Of the resize: antialiased bilinear, as torchvision's Resize and DALI's TRIANGULAR."""
+    """The resize: antialiased bilinear, as torchvision's Resize and DALI's TRIANGULAR."""
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
-    """Of `jpeg`."""
+    """The JPEG quality of `jpeg` stores."""
     checked: bool = True
     """Whether every image was decoded before it went in."""
 
@@ -73,7 +73,7 @@ class Recipe(_Record):
 
     @property
     def extension(self) -> str:
-        """Of the sample's component."""
+        """The extension of a sample's component."""
         return "raw" if self.store == "raw" else "jpg"
 
 
@@ -83,13 +83,13 @@ class Shard(_Record):
     name: Annotated[str, Field(pattern=r"^shard-[0-9]{6}$")]
     samples: Positive
     bytes: Positive
-    """Of the tar file."""
+    """The size of the tar file."""
     tar_sha256: Digest
     index_sha256: Digest
 
 
 class Manifest(_Record):
-    """What `manifest.json` holds; (width, height) in pixels, as images are named everywhere."""
+    """What `manifest.json` holds; sizes are (width, height) in pixels."""
 
     format: Literal[1] = 1
     recipe: Recipe
@@ -98,10 +98,10 @@ class Manifest(_Record):
     rejected: Count
     """Images of the source that are not in the set; `rejects.csv` lists them."""
     image_bytes: Positive
-    """Of all stored images together, without the tar's headers."""
+    """All stored images together, without the tar's headers."""
     largest_image: Size
     smallest_image: Size
-    """Each side apart: no image need have either size."""
+    """The extremes of each side: no image need have either size."""
     shards: Annotated[tuple[Shard, ...], Field(min_length=1, fail_fast=True)]
 
     @model_validator(mode="after")
@@ -115,7 +115,7 @@ class Manifest(_Record):
         return self
 
     def sizes(self) -> str:
-        """The one size of all images, or the range of each side: the extremes need not meet."""
+        """The one size of all images, or the range of each side, in words."""
         if self.smallest_image == self.largest_image:
             return "×".join(map(str, self.largest_image)) + " pixels"
         extremes = zip(("width", "height"), self.smallest_image, self.largest_image, strict=True)
@@ -182,25 +182,14 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """Of the manifest, and so of all tars' digests: tells this set from every other."""
+        """A digest of the manifest, and so of all tars: tells this set from every other."""
         return digest(self.manifest.model_dump_json().encode())[:16]
 
 
 def pack_command(folder: Path) -> str:
-    """What makes a set in this folder, or makes it anew, for an error's remedy."""
+    """The command that makes a set in this folder, or makes it anew, for an error's remedy."""
     anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
     return f"python tools/make_shards.py celeba/ --out {shlex.quote(str(folder))}{anew}"
-
-
-def digest(data: bytes) -> str:
-    """The SHA-256 of some bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -234,14 +223,14 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _of_file(path: Path) -> str:
-    """What to do with a file where a set's folder is wanted: it may be of a set, or a source."""
+    """The remedy for a file in place of a set's folder: it may be part of a set, or a source."""
     if (path.parent / MANIFEST).is_file():
         return f"name the folder that it is in, {path.parent}"
     return f"if it is an archive of images, pack it: {_pack_from(path)}"
 
 
 def _no_manifest(folder: Path) -> tuple[str, str, str]:
-    """What a folder is that is no complete set, what was wanted, and the remedy for it."""
+    """What a folder without a manifest is, what was wanted, and the remedy."""
     wanted, missing = "a complete shard set", f"no {MANIFEST}: not a shard set"
     names = {entry.name for entry in folder.iterdir()}
     if ".packing" in names or any(re.match(r"shard-.*\.tar", name) for name in names):

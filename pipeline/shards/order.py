@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.int64]
 
 
 def permutation(count: int, seed: int, epoch: int = 0) -> Rows:
-    """A uniformly random order of `range(count)`, a function of (seed, epoch) alone.
+    """A uniformly random order of `range(count)`, a function of (count, seed, epoch) alone.
 
     Returns:
         (count,) int64.
@@ -35,8 +35,8 @@ def windowed(counts: Sequence[int], window: int, seed: int, epoch: int) -> Rows:
     Args:
         counts: the length of each piece, in order.
         window: places in a window, at least, on average; windows differ by less than a piece.
-        seed: with `epoch`, says which order.
-        epoch: see `seed`.
+        seed: picks the order, together with the epoch.
+        epoch: counts from 0.
 
     Returns:
         (sum(counts),) int64.
@@ -54,7 +54,7 @@ def windowed(counts: Sequence[int], window: int, seed: int, epoch: int) -> Rows:
 
 
 def _stream(*seed: int) -> np.random.Philox:
-    """The raw stream of a bit generator is all that NumPy promises to keep (NEP 19)."""
+    """A raw stream of random bits, which is all that NumPy promises never to change (NEP 19)."""
     return np.random.Philox(np.random.SeedSequence(seed))
 
 
@@ -72,8 +72,8 @@ Smaller sets, and all sets within one window, are shuffled uniformly."""
 class Schedule:
     """The rows of every batch of every epoch on one rank.
 
-    A rank owns a fixed run of rows, so that it reads and caches only its own part of a set; within
-    an epoch no row occurs twice, and rows that fill no batch are other ones each epoch.
+    A rank owns a fixed run of rows, so that it reads and caches only its own part of a set. Within
+    an epoch no row occurs twice; the rows that fill no batch differ from epoch to epoch.
     """
 
     first: int

@@ -1,8 +1,8 @@
 """Tars: anybody's headers, read safely, and DALI's index of a shard.
 
-Python's `tarfile` trusts the sizes that it reads. On such of its versions as are still in use, a
-negative one makes it go round in circles (CVE-2025-8194), a header of digits takes the square of
-its length in time (CVE-2024-6232), and a claimed size is set aside before a byte of it is read.
+Python's `tarfile` trusts the sizes that it reads. In versions still in use, a negative size makes
+it loop for ever (CVE-2025-8194), a header of digits takes the square of its length in time
+(CVE-2024-6232), and a claimed size is allocated before a byte of it is read.
 
 The index has one line a sample, so that nobody need scan the archive. Its text format is DALI's own
 (v1.2, as written by its `wds2idx`): a header `v1.2 <samples>`, then
@@ -32,13 +32,13 @@ from pipeline.errors import UserError
 from pipeline.shards.order import Rows
 
 VERSION = "v1.2"
-"""Of the index."""
+"""The version of the index."""
 
 MAX_FILE_BYTES = 1 << 28
 """A quarter of a gigabyte: no image file needs more."""
 
 MAX_HEADER_BYTES = 1 << 20
-"""Of an extended header: names, owners, attributes of a file."""
+"""The largest extended header: names, owners, attributes of a file."""
 
 _LONG_NUMBER = re.compile(rb"\d{64}")
 """In an extended header; its lengths and sizes have at most 20 digits."""
@@ -57,7 +57,7 @@ END_BYTES = 2 * tarfile.BLOCKSIZE
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file that begins so is a tar: one of 1979 has no sign of it but its checksum."""
+    """Whether a file that begins so is a tar: one of 1979 has no mark but its checksum."""
     if head[257:262] == b"ustar":
         return True
     try:
@@ -82,15 +82,15 @@ def is_compressed_tar(path: Path) -> bool:
 
 
 def unpack(path: Path, folder: Path) -> BinaryIO:
-    """Decompress a tar into a file without a name, which goes with its last user in any case.
+    """Decompress a tar into a file without a name, which vanishes with its last user.
 
     Args:
-        path: of a file for which `is_compressed_tar` holds.
-        folder: on whose disk the file takes room.
+        path: a file for which `is_compressed_tar` holds.
+        folder: the file takes space on its disk.
 
     Raises:
         tarfile.ReadError: it is cut off or damaged.
-        UserError: it is larger than the room there.
+        UserError: it is larger than the space there.
     """
     with path.open("rb") as file:
         head = file.read(tarfile.BLOCKSIZE)
@@ -123,9 +123,9 @@ def _no_room(path: Path, folder: Path, room: int) -> UserError:
 
 
 def headers(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """All entries of an uncompressed tar, links and devices too, in their order; forgets each.
+    """All entries of an uncompressed tar in order, links and devices too; none is kept.
 
-    Tars that were joined end to end are one, as with `tar --ignore-zeros`.
+    Tars joined end to end are read as one, as by `tar --ignore-zeros`.
 
     Raises:
         tarfile.TarError: the archive is cut off or damaged, or made to do damage.
@@ -158,7 +158,7 @@ def _entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _next_tar(file: FileIO, end: int) -> int | None:
     """Where another tar begins behind the end of one; None if only padding is there.
 
-    `tarfile` takes any block that is no header for the end. What ends a tar is two blocks of zeros.
+    `tarfile` takes any block that is no header for the end. A tar ends in two blocks of zeros.
 
     Raises:
         tarfile.ReadError: they are not at `end`.
@@ -178,7 +178,7 @@ def _next_tar(file: FileIO, end: int) -> int | None:
 
 
 class _Headers(FileIO):
-    """A tar as `tarfile` may see it: nothing outside of it, and nothing longer than a header."""
+    """A tar that gives `tarfile` nothing outside of itself, and nothing longer than a header."""
 
     def __init__(self, tar: Path) -> None:
         super().__init__(tar)
