@@ -11,13 +11,22 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
+
+if TYPE_CHECKING:
+    import torch
+
+MIB = 1 << 20
 
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_MOUNTS = "cpu", "cpu,cpuacct", "cpuacct,cpu"
 """Version 1's, by what shares it. The first, then, is a link, which containers may lack."""
+
+SHARED = Path("/dev/shm")  # noqa: S108, no file is made there
+"""Where Linux keeps shared memory and named semaphores (man 7 shm_overview, sem_overview). Packing
+and training on one device need neither; torch's DataLoader and NCCL do."""
 
 
 def usable_cores() -> int:
@@ -91,18 +100,6 @@ def limit_torch_threads() -> None:
         torch.set_num_threads(cores)
 
 
-MIB = 1 << 20
-
-CGROUP = Path("/sys/fs/cgroup")
-"""Where a container reads its own limits (kernel.org/doc/Documentation/admin-guide/cgroup-v2.rst);
-what the system as a whole has free says nothing about them."""
-
-
-SHARED = Path("/dev/shm")  # noqa: S108, no file is made there
-"""Where Linux keeps shared memory and named semaphores (man 7 shm_overview, sem_overview). Packing
-and training on one device need neither; torch's DataLoader and NCCL do."""
-
-
 def shared_memory_lack(wanted: int) -> str | None:
     """Where and why so many bytes of shared memory cannot be had; None if they can."""
     if sys.platform != "linux":
@@ -123,6 +120,8 @@ def free_shared_memory() -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that could be allocated now: of a CUDA device, or else of the host."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0]
     available: int = psutil.virtual_memory().available
     left = _left_in_container()
@@ -130,11 +129,15 @@ def free_memory(device: torch.device) -> int:
 
 
 def _left_in_container() -> int | None:
-    """Bytes, or None where there is no limit or no telling."""
+    """Bytes that a container's own group has left; None where it has no limit, or none is told.
+
+    What the system as a whole has free says nothing about it
+    (docs.kernel.org/admin-guide/cgroup-v2.html, "Memory Interface Files").
+    """
     try:
-        limit = int((CGROUP / "memory.max").read_text())  # or the word max
-        used = int((CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        limit = int((CGROUPS / "memory.max").read_text())  # or the word max
+        used = int((CGROUPS / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUPS / "memory.stat").read_text().splitlines())
         return max(0, limit - used + int(stat["inactive_file"]))  # which gives way to others
     except (KeyError, OSError, ValueError):
         return None

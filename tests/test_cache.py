@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pipeline import machine as memory
 from pipeline.errors import UserError
 from pipeline.loading import open as opening
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import open_loader, place_cache
+from pipeline.loading.options import LoaderOptions
 from pipeline.machine import free_memory
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.needs import take, within
@@ -270,7 +271,7 @@ def test_the_decoded_size_is_what_counts(raw_set, free):
 @pytest.fixture
 def container(tmp_path, monkeypatch):
     """Writes the files of a container; the machine has 1,000,000 bytes available."""
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
 
     def write(limit="800000", used="300000", stat="anon 7\ninactive_file 1000\nactive_file 5\n"):

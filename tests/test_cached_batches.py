@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from tests.loaders import CPU, open_kind
 from tests.needs import require, take, within

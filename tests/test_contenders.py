@@ -19,7 +19,7 @@ from dcgan.profiling.cumulative import cumulative
 from dcgan.profiling.variants import first_shards, pack_as, write_images
 from pipeline.errors import UserError
 from pipeline.images.pixels import to_uint8
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.needs import require, within

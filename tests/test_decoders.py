@@ -12,9 +12,8 @@ from PIL import Image
 from pipeline.images.decode import decode
 from pipeline.images.pixels import luma
 from pipeline.images.resize import fit_square
-from pipeline.loading.batches import LoaderOptions
-from pipeline.loading.decoders import DecodeError, RawDecoder, Squares
-from pipeline.loading.fallback import BATCHES_AHEAD, ThreadDecoder
+from pipeline.loading.decoders import BATCHES_AHEAD, DecodeError, RawDecoder, Squares, ThreadDecoder
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe
 from tests.needs import require, within
 from tests.pictures import CELEBA, Pixels, encode, noisy, pack_pictures, smooth

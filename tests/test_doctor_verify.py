@@ -21,10 +21,11 @@ from dcgan.checks.findings import Finding, Verdict, examine
 from dcgan.checks.pictures import BATCH, PICTURES, work_set
 from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
 from dcgan.step import train_step as speed
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 from tests.needs import require
 

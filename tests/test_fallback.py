@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
-from pipeline.loading.fallback import BATCHES_AHEAD, ThreadDecoder
+from pipeline.loading.decoders import BATCHES_AHEAD, ThreadDecoder
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from tests.needs import take, within
 from tests.pictures import CELEBA, decode, encode, noisy, pack_pictures, smooth
 from tests.test_loader_damage import DAMAGES, overwrite_sample

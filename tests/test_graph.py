@@ -16,8 +16,8 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline.images.pixels import to_signed
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule

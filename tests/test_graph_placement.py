@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from tests.needs import require
 from tests.pictures import encode, numbered_pictures, pack_pictures, smooth
 

@@ -1,15 +1,12 @@
-"""What a loader says of a set that is damaged, or does not answer, after it was opened."""
+"""What a loader says of a set that is damaged, after it was opened."""
 
 import os
 import tarfile
-import threading
-import time
 
 import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.reader import Reader
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
 from tests.loaders import keys, of_jpegs
@@ -55,7 +52,7 @@ def test_a_sample_damaged_in_place_is_an_error_that_names_it(open_batches, spare
 
 
 @of_jpegs
-@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("place", [0, 4])
 def test_wherever_in_a_batch_the_damage_is(open_batches, spare_set, place):
     tar, key = overwrite_sample(spare_set, DAMAGES["zeros"], place=place)
     with pytest.raises(UserError) as error:
@@ -115,45 +112,3 @@ def test_tar_headers_are_not_read(open_batches, make_set, spare_set):
     harmed = take(open_batches(ShardSet.open(spare_set.folder), 4), 3)
     whole = take(open_batches(make_set(12, 5), 4), 3)
     assert all(torch.equal(one, other) for one, other in zip(harmed, whole, strict=True))
-
-
-# A share that does not answer
-
-
-@pytest.fixture
-def stuck(monkeypatch):
-    """Readers block from the third batch on, until the test ends."""
-    reading, blocked, calls = Reader.read, threading.Event(), []
-
-    def read(self, rows):
-        calls.append(rows)
-        if len(calls) > 2:
-            blocked.wait(60)
-        return reading(self, rows)
-
-    monkeypatch.setattr(Reader, "read", read)
-    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.1)
-    yield
-    blocked.set()
-
-
-def test_a_read_that_never_ends_is_an_error_in_time(open_batches, make_set, stuck):
-    shards = make_set(24, 7)
-    loader = open_batches(shards, 3, data_timeout=0.5)
-    with pytest.raises(UserError) as error:
-        take(loader, 8)
-    assert error.value.where in map(str, shards.tars)
-    assert error.value.found == "no batch for 0.5 s, stuck while reading"
-    assert "--data-timeout" in error.value.wanted + error.value.remedy
-    within(10, loader.close)
-
-
-def test_a_slow_read_is_waited_for(open_batches, make_set, monkeypatch):
-    reading = Reader.read
-
-    def read(self, rows):
-        time.sleep(0.05)
-        return reading(self, rows)
-
-    monkeypatch.setattr(Reader, "read", read)
-    assert len(take(open_batches(make_set(24, 7), 3, data_timeout=20), 8)) == 8

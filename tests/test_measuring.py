@@ -19,7 +19,7 @@ from dcgan.profiling.measuring import (
     take_round,
     warm_up,
 )
-from pipeline.loading.prefetcher import Feeder
+from pipeline.loading.loader import Prefetcher
 from tests.needs import within
 
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ def test_a_round_counts_the_work_of_all_that_was_taken_and_of_nothing_else():
             burn(cost)
             yield number
 
-    feeder = Feeder(made(), ahead - 1, "test")
+    feeder = Prefetcher(made(), ahead - 1, "test")
     contender = idle(ahead=ahead, batches=iter(lambda: feeder.take(10), None))
     clock = CpuClock()
     try:

@@ -4,13 +4,11 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions, default_workers
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.decoders import RawDecoder
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import RawDecoder, ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import CACHE_SHARE, open_loader, place_cache
-from pipeline.loading.prefetcher import DATA_TIMEOUT
+from pipeline.loading.options import LoaderOptions, default_workers
 from pipeline.loading.synthetic import SyntheticLoader
 from tests.needs import require, take, within
 
@@ -207,12 +205,6 @@ def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device,
         assert "1 MB free on cuda, 1 MB free in host memory" in why
 
 
-def test_the_patience_with_the_disk_is_as_asked(open_set, numbered_set):
-    folder = numbered_set(12, 5).folder
-    assert open_set(folder).options.data_timeout == DATA_TIMEOUT
-    assert open_set(folder, data_timeout=7.5).options.data_timeout == 7.5
-
-
 def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numbered_set):
     folder, told = numbered_set(12, 5).folder, []
     before = open_set(folder, cache="host")
@@ -232,5 +224,5 @@ def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numb
     [(1, "cpu", 1), (2, "cuda", 2), (64, "cpu", 8), (64, "cuda:1", 4)],
 )
 def test_default_workers_are_one_a_core_up_to_a_limit(monkeypatch, cores, device, workers):
-    monkeypatch.setattr("pipeline.loading.batches.usable_cores", lambda: cores)
+    monkeypatch.setattr("pipeline.loading.options.usable_cores", lambda: cores)
     assert default_workers(torch.device(device)) == workers

@@ -13,7 +13,7 @@ from dcgan.checks.findings import Check, Finding
 from dcgan.checks.shards import one_batch, shard_set
 from dcgan.profiling.contenders import webdataset_shards
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import MANIFEST, ShardSet
 from tests.needs import take
 from tests.packing_runs import in_process, pack_folder

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.images.pixels import to_signed
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SAMPLES, SyntheticLoader
 
 

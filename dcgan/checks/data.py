@@ -8,9 +8,10 @@ import torch
 
 from dcgan.checks.findings import Finding, fail, not_checked, ok
 from dcgan.checks.pictures import BATCH, SIZE, work_set
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 
 LEVELS = 1.0

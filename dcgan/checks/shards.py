@@ -32,8 +32,8 @@ def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Findi
     """Whether a batch of the set comes out of the loader, and of which one."""
     import torch
 
-    from pipeline.loading.batches import LoaderOptions
     from pipeline.loading.loader import Loader
+    from pipeline.loading.options import LoaderOptions
     from pipeline.shards.manifest import ShardSet
 
     name, wanted = "one batch", f"within {BATCH_TIMEOUT:g} s"

@@ -16,7 +16,7 @@ from dcgan.options import MeasuringSet
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
 from dcgan.profiling.variants import first_shards
 from dcgan.rundir.environment import describe_environment, pick_device
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import steps_per_epoch

@@ -13,13 +13,11 @@ from torch.utils.data import DataLoader, Sampler
 from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
 from pipeline.images.pixels import MEAN, STD
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.decoders import Decoder
-from pipeline.loading.fallback import BATCHES_AHEAD
-from pipeline.loading.loader import Loader
+from pipeline.loading.decoders import BATCHES_AHEAD, Decoder
+from pipeline.loading.loader import READY, Loader
 from pipeline.loading.open import place_cache
-from pipeline.loading.stream import READY
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe, ShardSet
 from pipeline.shards.order import permutation
 

@@ -15,13 +15,10 @@ import torch
 
 from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender
-from pipeline.loading.batches import LoaderOptions
-from pipeline.loading.decoders import RawDecoder
-from pipeline.loading.fallback import BATCHES_AHEAD, ThreadDecoder
-from pipeline.loading.loader import open_decoder
-from pipeline.loading.prefetcher import Feeder
+from pipeline.loading.decoders import BATCHES_AHEAD, RawDecoder, ThreadDecoder, open_decoder
+from pipeline.loading.loader import CLOSING_PATIENCE, READY, Prefetcher
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
-from pipeline.loading.stream import CLOSING_PATIENCE, READY
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
 
@@ -69,7 +66,7 @@ def _event() -> torch.cuda.Event:
 
 def _fed(name: str, items: Generator[Any, None, None], conditions: LoaderOptions) -> Contender:
     """Run a generator in a thread of its own, as the loader runs its decoder."""
-    feeder = Feeder(items, READY, name)
+    feeder = Prefetcher(items, READY, name)
 
     def batches() -> Generator[Any, None, None]:
         while True:

@@ -19,7 +19,7 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import keep_compiled_code
 from dcgan.training.build import build_nets, build_step
 from pipeline.images.pixels import to_signed
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 ROWS = 2**16

@@ -12,9 +12,8 @@ from dcgan.profiling.bench import Bench
 from dcgan.profiling.cumulative import copy_ms
 from dcgan.profiling.measuring import Contender, Spread, synchronise
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span
-from pipeline.loading.fallback import BATCHES_AHEAD
-from pipeline.loading.loader import Loader
-from pipeline.loading.stream import READY
+from pipeline.loading.decoders import BATCHES_AHEAD
+from pipeline.loading.loader import READY, Loader
 from pipeline.shards.manifest import ShardSet
 
 COPIES = 50

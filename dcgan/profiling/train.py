@@ -30,7 +30,7 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
 from dcgan.training.build import build_nets, build_step
 from dcgan.training.stats import Clock
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4

@@ -31,8 +31,9 @@ from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints, Position, State, StepState, unfit
 from dcgan.training.stats import Plan
 from pipeline.errors import UserError
-from pipeline.loading.batches import Batches, LoaderOptions, default_workers
+from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions, default_workers
 
 Log = Callable[[str], object]
 

@@ -19,8 +19,8 @@ from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.images.pixels import MEAN, STD
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.decoders import DecodeError, Squares
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
 from pipeline.shards.manifest import Recipe, ShardSet
 

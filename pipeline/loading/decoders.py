@@ -1,4 +1,4 @@
-"""What turns encoded samples into batches of pixels, and what all such decoders share.
+"""What turns encoded samples into batches of pixels: where DALI runs, `dali`; else what is here.
 
 A decoder takes an iterator of encoded batches and gives one of decoded batches, reading some
 batches ahead; `deliver` then brings one to the device, on the thread and stream of its consumer.
@@ -6,18 +6,27 @@ batches ahead; `deliver` then brings one to the device, on the thread and stream
 
 from __future__ import annotations
 
+import importlib
+import sys
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from pipeline.images.decode import RejectedError
+from pipeline.images.decode import decode as decode_strictly
 from pipeline.images.pixels import luma
-from pipeline.images.resize import fit_square
-from pipeline.loading.batches import LoaderOptions
+from pipeline.images.resize import as_tensor, fit_square
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
 from pipeline.shards.manifest import ShardSet
+
+BATCHES_AHEAD = 3
+"""Batches in the threads' hands, as many as DALI's graph prepares."""
 
 
 class DecodeError(Exception):
@@ -126,3 +135,80 @@ class RawDecoder:
 
     def close(self) -> None:
         """There is nothing to end."""
+
+
+class ThreadDecoder:
+    """Decodes as packing checks images, and fits them as DALI's loader on the CPU does.
+
+    libjpeg-turbo releases the interpreter's lock while it works, so there is no fork, no shared
+    memory, and nothing to hang on.
+
+    Args:
+        shards: a set of JPEGs.
+        options: of the loader.
+        reason: why DALI is not in use, for the description.
+    """
+
+    name = "threads"
+
+    def __init__(self, shards: ShardSet, options: LoaderOptions, reason: str = "asked for") -> None:
+        self._squares, self._options = Squares.of(shards, options), options
+        self.description = f"libjpeg-turbo and torch, {options.threads} threads, because {reason}"
+
+    def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
+        ahead: deque[list[Future[torch.Tensor]]] = deque()
+        threads = ThreadPoolExecutor(self._options.threads, thread_name_prefix="decode")
+        try:
+            for batch in encoded:
+                ahead.append([threads.submit(self._decode_one, sample) for sample in batch])
+                if len(ahead) == BATCHES_AHEAD:
+                    yield self._collect(ahead.popleft())
+            while ahead:
+                yield self._collect(ahead.popleft())
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    def deliver(self, decoded: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        return self._squares.deliver(decoded, out)
+
+    def close(self) -> None:
+        """The threads end with `decode`."""
+
+    def _decode_one(self, sample: Encoded) -> torch.Tensor:
+        pixels = as_tensor(decode_strictly(sample.tobytes()).pixels)
+        if pixels.shape[2] != self._options.channels:
+            pixels = luma(pixels) if self._options.channels == 1 else pixels.expand(-1, -1, 3)
+        return self._squares.fit(pixels)
+
+    def _collect(self, images: list[Future[torch.Tensor]]) -> torch.Tensor:
+        try:
+            return self._squares.collect((image.result() for image in images), len(images))
+        except RejectedError as error:
+            raise DecodeError(str(error)) from error
+
+
+def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
+    """The best decoder that this machine can run, for the samples of a set."""
+    if shards.manifest.recipe.store == "raw":
+        return RawDecoder(shards, options)
+    obstacle = _why_not_dali(options.device)
+    if obstacle:
+        return ThreadDecoder(shards, options, obstacle)
+    from pipeline.loading.dali import DaliDecoder
+
+    return DaliDecoder(shards, options)
+
+
+def _why_not_dali(device: torch.device) -> str | None:
+    """What keeps DALI from serving this device, or None."""
+    if sys.platform != "linux":
+        return f"DALI has no wheels for {sys.platform}"
+    if device.type not in ("cpu", "cuda"):
+        return f"DALI does not know the device {device.type}"
+    try:
+        importlib.import_module("nvidia.dali.fn")
+    except ModuleNotFoundError:
+        return "DALI is not installed"
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"DALI does not load ({error})"
+    return None

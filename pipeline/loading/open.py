@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import Progress, ResidentCache
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import SyntheticLoader
 from pipeline.machine import free_memory
 from pipeline.shards.manifest import ShardSet
