@@ -22,7 +22,8 @@ from dcgan.profiling.contenders import (
 from dcgan.profiling.measuring import Contender, Round, Spread, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
 from dcgan.profiling.variants import pack_as, write_images
-from pipeline.loading.decoders import ThreadDecoder, open_decoder
+from pipeline.loading.decoders import ThreadDecoder
+from pipeline.loading.loader import open_decoder
 from pipeline.machine import MIB, shared_memory_lack
 
 TUTORIAL = "ImageFolder, DataLoader"

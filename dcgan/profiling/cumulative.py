@@ -15,8 +15,8 @@ import torch
 
 from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender
-from pipeline.loading.decoders import BATCHES_AHEAD, RawDecoder, ThreadDecoder, open_decoder
-from pipeline.loading.loader import CLOSING_PATIENCE, READY, Prefetcher
+from pipeline.loading.decoders import BATCHES_AHEAD, RawDecoder, ThreadDecoder
+from pipeline.loading.loader import CLOSING_PATIENCE, READY, Prefetcher, open_decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.shards.manifest import ShardSet

@@ -12,7 +12,8 @@ from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import ours
 from dcgan.profiling.measuring import Contender, Spread, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
-from pipeline.loading.decoders import RawDecoder, ThreadDecoder, open_decoder
+from pipeline.loading.decoders import RawDecoder, ThreadDecoder
+from pipeline.loading.loader import open_decoder
 from pipeline.loading.options import MAX_WORKERS, LoaderOptions
 from pipeline.machine import usable_cores
 from pipeline.shards.manifest import ShardSet

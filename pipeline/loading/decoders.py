@@ -6,8 +6,6 @@ batches ahead; `deliver` then brings one to the device, on the thread and stream
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -185,30 +183,3 @@ class ThreadDecoder:
             return self._squares.collect((image.result() for image in images), len(images))
         except RejectedError as error:
             raise DecodeError(str(error)) from error
-
-
-def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
-    """The best decoder that this machine can run, for the samples of a set."""
-    if shards.manifest.recipe.store == "raw":
-        return RawDecoder(shards, options)
-    obstacle = _why_not_dali(options.device)
-    if obstacle:
-        return ThreadDecoder(shards, options, obstacle)
-    from pipeline.loading.dali import DaliDecoder
-
-    return DaliDecoder(shards, options)
-
-
-def _why_not_dali(device: torch.device) -> str | None:
-    """What keeps DALI from serving this device, or None."""
-    if sys.platform != "linux":
-        return f"DALI has no wheels for {sys.platform}"
-    if device.type not in ("cpu", "cuda"):
-        return f"DALI does not know the device {device.type}"
-    try:
-        importlib.import_module("nvidia.dali.fn")
-    except ModuleNotFoundError:
-        return "DALI is not installed"
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"DALI does not load ({error})"
-    return None

@@ -6,6 +6,8 @@ Beside it stand `ResidentCache` (the decoded set, from the second epoch on) and 
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -20,7 +22,7 @@ from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError
 from pipeline.images.decode import decode as decode_strictly
 from pipeline.loading.batches import Batches
-from pipeline.loading.decoders import DecodeError, Decoder, open_decoder
+from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.shards.manifest import ShardSet
@@ -148,6 +150,33 @@ class Loader(Batches):
             "a batch within --data-timeout",
             "see whether the disk or share answers; if it is only slow, raise --data-timeout",
         )
+
+
+def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
+    """The best decoder that this machine can run, for the samples of a set."""
+    if shards.manifest.recipe.store == "raw":
+        return RawDecoder(shards, options)
+    obstacle = _why_not_dali(options.device)
+    if obstacle:
+        return ThreadDecoder(shards, options, obstacle)
+    from pipeline.loading.dali import DaliDecoder
+
+    return DaliDecoder(shards, options)
+
+
+def _why_not_dali(device: torch.device) -> str | None:
+    """What keeps DALI from serving this device, or None."""
+    if sys.platform != "linux":
+        return f"DALI has no wheels for {sys.platform}"
+    if device.type not in ("cpu", "cuda"):
+        return f"DALI does not know the device {device.type}"
+    try:
+        importlib.import_module("nvidia.dali.fn")
+    except ModuleNotFoundError:
+        return "DALI is not installed"
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"DALI does not load ({error})"
+    return None
 
 
 class Prefetcher(Generic[T]):
