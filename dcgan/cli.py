@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from dcgan.options import Options, choices, option_of
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGE = "dcgan-shards"
 
@@ -130,6 +134,48 @@ def tell_progress(line: str) -> None:
     """Say what a command is at, beside its output."""
     sys.stderr.write(f"… {line}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int, done: int = 0, below: Console | None = None
+) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal, and nothing in a pipe.
+
+    Args:
+        title: of what is going on.
+        total: steps in all.
+        done: steps that are over.
+        below: whose lines it stands below, with the time that is left; it is then drawn ten times a
+            second. None for standard error, where it is drawn at each step alone: in between, it
+            takes no CPU time from what is being measured.
+
+    Yields:
+        A function that moves the bar by one step.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console, moving = below or Console(stderr=True), below is not None
+    bar = Progress(
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *([TimeRemainingColumn()] if moving else []),
+        console=console,
+        transient=True,
+        auto_refresh=moving,
+        disable=console.quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda: bar.update(task, advance=1, refresh=not moving)
 
 
 class FormerOptions(TyperCommand):

@@ -13,7 +13,7 @@ import torch
 from dcgan.checks import machine as machine_checks
 from dcgan.checks import probes
 from dcgan.checks.findings import Check, Verdict, examine
-from dcgan.checks.shards import one_batch, shard_set
+from dcgan.checks.machine import one_batch, shard_set
 from pipeline.shards.manifest import MANIFEST
 from tests.running import ROOT
 

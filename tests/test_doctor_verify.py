@@ -9,6 +9,8 @@ import torch
 
 from dcgan.checks import data, verify
 from dcgan.checks.data import (
+    BATCH,
+    PICTURES,
     by_dali,
     cache_is_stream,
     compare_pixels,
@@ -16,9 +18,9 @@ from dcgan.checks.data import (
     gpu_pixels,
     loader_resumes,
     open_loader,
+    work_set,
 )
 from dcgan.checks.findings import Finding, Verdict, examine
-from dcgan.checks.pictures import BATCH, PICTURES, work_set
 from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
 from dcgan.step import train_step as speed
 from pipeline.loading.batches import Batches

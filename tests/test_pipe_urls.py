@@ -10,7 +10,7 @@ import torch
 from dcgan import doctor, evaluate, profile, train
 from dcgan.checks import machine
 from dcgan.checks.findings import Check, Finding
-from dcgan.checks.shards import one_batch, shard_set
+from dcgan.checks.machine import one_batch, shard_set
 from dcgan.profiling.contenders import webdataset_shards
 from pipeline.errors import UserError
 from pipeline.loading.options import LoaderOptions

@@ -18,15 +18,17 @@ import torch
 from torch import nn
 
 from dcgan.checks.data import (
+    BATCH,
+    SIZE,
     by_dali,
     cache_is_stream,
     fill_is_next,
     gpu_pixels,
     loader_resumes,
     open_loader,
+    work_set,
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
-from dcgan.checks.pictures import BATCH, SIZE, work_set
 from dcgan.options import TrainConfig
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from dcgan.options import Measuring
 from pipeline.files import replacing, write_whole, writing
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ class Report:
     """For programs; all rounds are in it."""
 
 
-def publish(report: Report, json_file: Path | None, plot_file: Path | None) -> None:
-    """Print a report, and write it where that was asked for.
+def publish(report: Report, options: Measuring) -> None:
+    """Print a report, and write it where the options say.
 
     Raises:
         UserError: a file cannot be written.
     """
+    json_file, plot_file = options.json_file, options.plot_file
     console = Console(highlight=False, markup=False, soft_wrap=True)
     wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
     for name, value in report.facts.items():

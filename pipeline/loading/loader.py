@@ -156,7 +156,7 @@ def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
     """The best decoder that this machine can run, for the samples of a set."""
     if shards.manifest.recipe.store == "raw":
         return RawDecoder(shards, options)
-    obstacle = _why_not_dali(options.device)
+    obstacle = why_not_dali(options.device)
     if obstacle:
         return ThreadDecoder(shards, options, obstacle)
     from pipeline.loading.dali import DaliDecoder
@@ -164,7 +164,7 @@ def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
     return DaliDecoder(shards, options)
 
 
-def _why_not_dali(device: torch.device) -> str | None:
+def why_not_dali(device: torch.device) -> str | None:
     """What keeps DALI from serving this device, or None."""
     if sys.platform != "linux":
         return f"DALI has no wheels for {sys.platform}"

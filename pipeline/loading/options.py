@@ -1,4 +1,4 @@
-"""How a loader is configured. Torch is loaded only when options are made: defaults need none."""
+"""How a loader is configured. Its defaults cost neither torch nor numpy: `--help` shows them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.machine import usable_cores
-from pipeline.shards.order import WINDOW
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +82,8 @@ class LoaderOptions:
         }
         if shards is None:
             return {"shard set": "synthetic"} | own
+        from pipeline.shards.order import WINDOW
+
         source = {"shard set": shards.fingerprint, "recipe": shards.manifest.recipe.told()}
         return source | own | {"decoder": decoder, "window": WINDOW}
 
