@@ -19,7 +19,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.images.pixels import MEAN, STD
-from pipeline.loading.decoders import DecodeError, Squares
+from pipeline.loading.decoders import DecodeError, Decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
 from pipeline.shards.manifest import Recipe, ShardSet
@@ -175,7 +175,7 @@ def _half_to_even(spare: Any) -> Any:
     return (1 - odd) * (spare // 2) + odd * 2 * ((spare + 1) // 4)
 
 
-class DaliDecoder:
+class DaliDecoder(Decoder):
     """Runs the DALI graph.
 
     Args:
@@ -192,10 +192,10 @@ class DaliDecoder:
         prefetch: int = PREFETCH,
         decoder_share: float = DECODER_SHARE,
     ) -> None:
-        self._squares, self._device = Squares.of(shards, options), options.device
-        self._on_gpu = self._device.type == "cuda"
+        super().__init__(shards, options)
+        self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
-        self.name = f"dali-{self._device.type}"
+        self.name = f"dali-{options.device.type}"
         work = "DALI {} decodes and resizes" if self._on_gpu else "DALI {} decodes, torch resizes"
         self.description = f"{work.format(dali_version)}, {options.threads} threads"
         until: Stage = "decode"
@@ -228,20 +228,20 @@ class DaliDecoder:
     def deliver(self, decoded: Any, out: torch.Tensor | None) -> torch.Tensor:
         if self._on_gpu:
             return self._copied(decoded, out)
-        return self._squares.deliver(decoded, out)
+        return super().deliver(decoded, out)
 
     def close(self) -> None:
         self._graph = None  # and its threads with it
 
     def _fitted(self, output: Any) -> torch.Tensor:
         if not output.is_dense_tensor():  # images of several sizes
-            images = (self._squares.fit(from_dlpack(image)) for image in output)
-            return self._squares.collect(images, len(output))
+            images = (self.fit(from_dlpack(image)) for image in output)
+            return self.collect(images, len(output))
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
-        if batch.shape[1:3] == 2 * (self._squares.options.image_size,):
+        if batch.shape[1:3] == 2 * (self.options.image_size,):
             return batch
-        return self._squares.collect(self._squares.fit(batch), len(batch))
+        return self.collect(self.fit(batch), len(batch))
 
     def _copied(self, output: Any, out: torch.Tensor | None) -> torch.Tensor:
         """Copy a batch out on the current stream, behind which DALI's buffer waits.
@@ -254,7 +254,7 @@ class DaliDecoder:
         batch = output.as_tensor()
         if out is None:
             dtype = to_torch_type[batch.dtype]
-            out = torch.empty(batch.shape(), dtype=dtype, device=self._device)
-        stream = torch.cuda.current_stream(self._device)
+            out = torch.empty(batch.shape(), dtype=dtype, device=self.options.device)
+        stream = torch.cuda.current_stream(self.options.device)
         feed_ndarray(batch, out, cuda_stream=stream)
         return out
