@@ -32,7 +32,7 @@ def profile(version: VersionOption = False) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """On Ctrl-C, end a command with its status once all is put away."""
+    """End a command that Ctrl-C stops with that status, once its files are gone."""
     try:
         yield
     except KeyboardInterrupt:
@@ -108,7 +108,7 @@ def step(options: MeasuringStep) -> None:
 
 def main() -> None:
     """Run the command line."""
-    # As Ctrl-C: temporary folders and worker processes are put away
+    # SIGTERM ends a command as Ctrl-C does: its temporary folders and processes go first
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with told_plainly(STOPPED):
         app()

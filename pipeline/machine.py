@@ -40,8 +40,8 @@ def core_limits() -> dict[str, int]:
     if hasattr(os, "sched_getaffinity"):
         limits["affinity"] = len(os.sched_getaffinity(0))
     if quotas := list(_quotas()):
-        # Down: the threads of a computation wait for each other, so that one too many, which the
-        # kernel stops until the next period, stops them all
+        # Rounded down: the kernel would stop one thread too many until the next period, and the
+        # threads of a computation wait for each other
         limits["cgroup quota"] = max(1, int(min(quotas)))
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdecimal() and int(slurm) > 0:
@@ -95,7 +95,7 @@ def limit_torch_threads() -> None:
     import torch
 
     cores = usable_cores()
-    # Not unless there are too many: being told turns off MKL's own choice of fewer
+    # Only where there are too many: a number that is set turns off MKL's own choice of fewer
     if not os.environ.get("OMP_NUM_THREADS") and torch.get_num_threads() > cores:
         torch.set_num_threads(cores)
 

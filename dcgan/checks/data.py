@@ -1,4 +1,4 @@
-"""What `dcgan-doctor --verify` proves of the data path: two ways to the same batches, compared."""
+"""`dcgan-doctor --verify`, the data path: two ways to the same batches are compared."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
-"""Of the NVIDIA drivers for Linux, the first that runs a CUDA of this major version
+"""The oldest NVIDIA driver for Linux that runs a CUDA of this major version
 (docs.nvidia.com/deploy/cuda-compatibility, "minor version compatibility")."""
 
 GIB = 1 << 30
@@ -59,7 +59,7 @@ BATCH_TIMEOUT = 60.0
 
 
 def checks(device: torch.device, shards: Path | None) -> list[Check]:
-    """All of them, in the order of a repair: what comes first may be why a later one fails."""
+    """All checks, in the order of a repair: what comes first may be why a later one fails."""
     return [
         Check("Python and packages", packages),
         Check("torch", torch_build),
@@ -79,7 +79,7 @@ def checks(device: torch.device, shards: Path | None) -> list[Check]:
 
 
 def without_torch(obstacle: str, verify: bool) -> list[Check]:
-    """What is left to look at where torch does not load: whatever else might be the reason."""
+    """The checks that are left where torch does not load: they look for the reason."""
     wanted = "torch that loads"
     remedy = "install it again: pip install --force-reinstall torch torchvision"
     found = [
@@ -321,7 +321,7 @@ def shard_set(folder: Path | None) -> Finding:
 
 
 def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Finding]:
-    """Whether a batch of the set comes out of the loader, and of which one."""
+    """Whether a batch of the set comes out, and of which loader."""
     import torch
 
     from pipeline.loading.loader import Loader

@@ -26,7 +26,7 @@ SHOWN_PACKAGES = (
 )
 
 TEMPORARY = "dcgan-profile-"
-"""What the names of temporary folders begin with."""
+"""Prefix of the names of temporary folders."""
 
 
 class Bench:

@@ -76,7 +76,7 @@ def profile(options: MeasuringSet) -> Report:
 
 
 def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Contender]:
-    """All that can take part, one after another; what cannot is told in `left_out`."""
+    """All that can take part, one after another; `left_out` gets a line about each that cannot."""
     shards, conditions = bench.shards, bench.conditions
     forms = {name: replace(conditions, dtype=dtype) for name, dtype in DTYPES.items()}
     store = shards.manifest.recipe.store

@@ -41,7 +41,7 @@ DALI_AHEAD = 3
 prefetching."""
 
 FOLDER = "images"
-"""Of the written files: ImageFolder wants a sub-folder for each class, and there is one."""
+"""Sub-folder for the written files: ImageFolder wants one for each class, and there is one."""
 
 
 def ours(

@@ -30,7 +30,7 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 ROWS = 2**16
-"""Of statistics, for the steps of a turn; also the most steps of one."""
+"""Rows of statistics, one a step: the most steps that a turn may have."""
 
 LR = 1e-12
 """The nets all but stand still, so that every step computes on numbers like the first one's. With a
@@ -157,7 +157,7 @@ def build_tutorial(
         net.load_state_dict(ours.state_dict())  # equal nets do equal work
         net.to(device)
     step = tutorial_step(*nets, config.nz, device, config.lr)
-    # Its loader delivers them so; that it would also copy them to the device is left out
+    # As its loader delivers them, but on the device already: the copy is left out
     images = cycle([to_signed(batch).contiguous() for batch in pixels])
     return _try_no_kernels, lambda: step(next(images))
 
@@ -190,7 +190,7 @@ def build_ours(
 
 
 def _try_no_kernels() -> None:
-    """As torch has it by itself: the tutorial says nothing of cuDNN's trials."""
+    """Leave cuDNN's trials off, torch's default: the tutorial does not turn them on."""
     torch.backends.cudnn.benchmark = False
 
 
@@ -203,7 +203,7 @@ def _pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:
 
 
 def _torch_default(device: torch.device) -> str:
-    """What torch's convolutions take unless told otherwise; the tutorial tells nothing."""
+    """The default format of torch's convolutions, which the tutorial leaves as it is."""
     ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
     return "tf32" if ampere else "fp32"
 

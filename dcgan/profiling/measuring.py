@@ -1,4 +1,4 @@
-"""How loaders are measured, so that none gains by working at a time when nobody looks.
+"""How loaders are measured, so that none gains by working while no clock runs.
 
 CPU time is that of this process and its living children, since some loaders work in processes.
 A loader works ahead of its consumer, so a round begins when all is quiet (every queue is full),
@@ -42,7 +42,7 @@ QUIET_POLLS = 3
 """Looks in a row at which the clock must have stood still."""
 
 QUIET_SHARE = 0.1
-"""Of a core: as much as the clock may move and still count as standing still."""
+"""Share of a core: while the clock moves no faster, it counts as standing still."""
 
 QUIET_TIMEOUT = 60.0
 """Seconds for a loader to fill its queues, at most."""
@@ -60,7 +60,7 @@ class Contender:
     """Batches that it has ready or in the making when nobody takes any, at most."""
     close: Callable[[], object]
     description: str = ""
-    """For people."""
+    """A few words for people."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Round:
     """One contender's turn."""
 
     batches: int
-    """Those that were timed."""
+    """Batches that were timed."""
     img_per_s: float
     cpu_us_per_image: float
     """Microseconds, all threads and processes together."""

@@ -1,4 +1,4 @@
-"""What a profiling command found: on the terminal, as JSON and as a picture."""
+"""The report of a profiling command: on the terminal, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dcgan.profiling.measuring import Round, Spread
 
 LEAST_COLUMNS = 160
-"""Of the terminal, for tables: figures are not to be broken where a screen has 80."""
+"""Columns that tables get at least: a screen of 80 would break their figures."""
 
 WIDE = 50
 """Bars that differ by more than this factor are drawn on a logarithmic scale."""
@@ -46,11 +46,11 @@ class Bars:
 
 @dataclass
 class Report:
-    """All of it."""
+    """Everything that a command found."""
 
     command: str
     facts: dict[str, str]
-    """What was measured on what; a line each."""
+    """What was measured on what: a line each, by name."""
     tables: list[Table]
     conclusions: list[str]
     bars: list[Bars]

@@ -209,18 +209,18 @@ def _conclusions(costs: Mapping[str, Cost], gains: Mapping[str, Spread], bench: 
     by_wall = bench.device.type == "cuda"
     bound = max(costs, key=lambda name: costs[name].share)
     resource = "time" if by_wall else "CPU time"
-    said = [f"{bound} bounds the loader: {costs[bound].share:.0%} of an image's {resource}."]
+    lines = [f"{bound} bounds the loader: {costs[bound].share:.0%} of an image's {resource}."]
     if not by_wall:
-        said.append(f"copy: nothing to copy, batches are made on the {bench.device.type}.")
+        lines.append(f"copy: nothing to copy, batches are made on the {bench.device.type}.")
     if "resize" not in costs and bench.shards.manifest.recipe.store != "raw":
-        said.append("decode and resize are one stage of this machine's decoder.")
+        lines.append("decode and resize are one stage of this machine's decoder.")
     for name, gain in gains.items():
         if name == "--workers 1":
             noise = "" if gain.high < 1 or gain.low > 1 else ", within the noise"
             threads, rate = bench.conditions.threads, 1 / gain.median
-            said.append(f"threads: {threads} give {rate:.2f}× the rate of one{noise}.")
+            lines.append(f"threads: {threads} give {rate:.2f}× the rate of one{noise}.")
         elif gain.low > 1:
-            said.append(f"{name}: {gain.median:.1f}× the rate, as measured.")
+            lines.append(f"{name}: {gain.median:.1f}× the rate, as measured.")
         else:
-            said.append(f"{name}: no gain beyond the noise ({times(gain)}).")
-    return said
+            lines.append(f"{name}: no gain beyond the noise ({times(gain)}).")
+    return lines

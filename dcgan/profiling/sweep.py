@@ -63,12 +63,12 @@ def profile(options: MeasuringSet) -> Report:
     """Change one factor at a time, then try the best of each together."""
     bench = Bench(options)
     default, factors, unswept = _plan(bench)
-    best, swept, said = default, [], list(unswept)
+    best, swept, lines = default, [], list(unswept)
     for factor in factors:
         found = _sweep_factor(bench, default, factor)
         swept.append(found)
-        value, told = _best(factor, default, found)
-        said.append(told)
+        value, reason = _best(factor, default, found)
+        lines.append(reason)
         if factor.advice is not None:
             best = _changed(best, factor, value)
     if best != default:
@@ -76,13 +76,13 @@ def profile(options: MeasuringSet) -> Report:
         swept.append(found)
         if not found.exceeds_noise("the best together"):
             best = default
-            said.append("Together they bring nothing beyond the noise.")
-    said += _advice(default, best, factors)
+            lines.append("Together they bring nothing beyond the noise.")
+    lines += _advice(default, best, factors)
     return Report(
         "sweep",
         bench.facts(),
         [_table(each) for each in swept],
-        said,
+        lines,
         [Bars(each.title, "images a second", each.rates) for each in swept],
         bench.data()
         | {

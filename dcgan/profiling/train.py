@@ -41,7 +41,7 @@ LEAST_STEPS = 4
 """In a round."""
 
 ROWS = 1
-"""Of statistics; each step writes the same one."""
+"""Rows of statistics: each step writes the same one."""
 
 FREE, AS_IT_IS, CACHED = "free data", "the set as it is", "the cache"
 
@@ -102,7 +102,7 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         step.rows.place.zero_()  # nobody reads them
         return step(pixels)
 
-    return update, f"{step.prepare(mode.name, lambda said: None)}, {precision.name}"
+    return update, f"{step.prepare(mode.name, lambda line: None)}, {precision.name}"
 
 
 def profile(options: MeasuringTraining) -> Report:
@@ -236,15 +236,15 @@ def _table(alone: Alone, together: Together) -> Table:
 
 
 def _conclusions(alone: Alone, together: Together) -> list[str]:
-    said = []
+    lines = []
     for name in alone:
         faster, slower = _faster(alone, together, name).median, _slower(together, name).median
         if faster >= 1:
             bound = f"the step is the bottleneck, the loader alone is {short(faster)} as fast"
         else:
             bound = f"the loader is the bottleneck, the step alone is {short(1 / faster)} as fast"
-        said.append(
+        lines.append(
             f"{name}: {bound}; fed by it, a step takes {slower:.3f} times as long as with free"
             f" data, and waits for data {_waits(together[name]).median:.2f}% of the time."
         )
-    return said
+    return lines

@@ -1,4 +1,4 @@
-"""What the trainer takes its batches from: the interface and the state of every loader."""
+"""The interface and the state that every loader has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Batches(ABC):
         steps_per_epoch: batches in an epoch.
         dtype: float32 for batches (B, C, S, S) in [-1, 1], channels_last; uint8 for stored pixels,
             (B, S, S, C).
-        identity: all that the contents of batch b of epoch e depend on, by name; see
+        identity: everything that batch b of epoch e depends on, by name; see
             `LoaderOptions.identity`.
         description: one line for people: which loader this is, and why.
     """
@@ -38,7 +38,7 @@ class Batches(ABC):
         self.dtype, self.identity, self.description = dtype, identity, description
         self.epoch = 0
         self.batch = 0
-        """Of the epoch; the one that comes next."""
+        """Place in the epoch of the batch that comes next."""
         self._taken = self._closed = False
 
     def __iter__(self) -> Self:
@@ -68,7 +68,7 @@ class Batches(ABC):
         self._take_next(buffer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands, in plain values: what `load_state_dict` needs to give the next batch."""
+        """The position, in plain values: what `load_state_dict` needs to give the next batch."""
         return {"epoch": self.epoch, "batch": self.batch, "identity": dict(self.identity)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

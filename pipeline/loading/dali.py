@@ -28,11 +28,12 @@ PREFETCH = 3
 """Batches prepared ahead: two hide the decoder's jitter, the third the reader's."""
 
 DECODER_SHARE = 0.0
-"""Of the images that a GPU's own JPEG engine decodes, where it has one; the others go to its CUDA
-cores. With both at work, DALI's default being 0.65, an image's pixels depend on which of them it
-meets: on an H100, 3,550 of 7,872 faces differed between two epochs, by up to 3 levels; with none or
-all of them in the engine, no face did. The CUDA cores alone were as fast as both, 20,602 faces of
-178×218 a second beside 20,157, and the engine alone slower, 12,944 (four threads, batches of 128).
+"""Share of the images that a GPU's own JPEG engine decodes, where it has one; its CUDA cores decode
+the others. With both at work, DALI's default being 0.65, an image's pixels depend on which of them
+it meets: on an H100, 3,550 of 7,872 faces differed between two epochs, by up to 3 levels; with none
+or all of them in the engine, no face did. The CUDA cores alone were as fast as both, 20,602 faces
+of 178×218 a second beside 20,157, and the engine alone slower, 12,944 (four threads, batches of
+128).
 """
 
 MEMORY_PADDING = 1 << 20
@@ -113,7 +114,7 @@ def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dic
 
 
 def _resize(encoded: Any, images: Any, recipe: Recipe, image_size: int) -> Any:
-    # Of the encoded bytes: known on the host, before the GPU has decoded anything
+    # Read from the encoded bytes: known on the host, before the GPU has decoded anything
     shape = fn.peek_image_shape(encoded, name="shape", dtype=types.INT32)
     roi_start, roi_end = _seen(shape[0], shape[1], recipe, image_size)
     return fn.resize(

@@ -1,4 +1,4 @@
-"""What turns encoded samples into batches of pixels: where DALI runs, `dali`; else what is here.
+"""Decoders: they turn encoded samples into batches of pixels. `dali` has the one that runs DALI.
 
 A decoder takes an iterator of encoded batches and gives one of decoded batches, reading some
 batches ahead; `deliver` then brings one to the device, on the thread and stream of its consumer.
@@ -42,13 +42,13 @@ class Decoder(ABC):
     name: str
     """Decoders of the same name give the same pixels, bit for bit."""
     description: str
-    """For people."""
+    """A few words for people."""
 
     def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
         recipe = shards.manifest.recipe
         crop = recipe.crop if recipe.store == "original" else None
         self.crop = crop if isinstance(crop, int) else None
-        """Of the image's own pixels, to take before the resize."""
+        """Side of the square to cut out before the resize, in the image's own pixels."""
         self.options = options
 
     @abstractmethod

@@ -56,7 +56,7 @@ class LoaderOptions:
     """Seconds without a batch after which a loader gives up: a network share's usual pauses are
     shorter, and a night spent waiting for a dead one is longer."""
     rank: int = 0
-    """Of this process among all; each reads and keeps its own share of the set."""
+    """Number of this process; each reads and keeps its own share of the set."""
     num_ranks: int = 1
     """Number of processes."""
 
@@ -66,7 +66,7 @@ class LoaderOptions:
         return self.workers or default_workers(self.device)
 
     def identity(self, shards: ShardSet | None = None, decoder: str = "") -> dict[str, str | int]:
-        """All that the contents of batch b of epoch e depend on, by name; checkpoints hold it.
+        """Everything that batch b of epoch e depends on, by name; checkpoints hold it.
 
         Args:
             shards: the set; None for noise.
