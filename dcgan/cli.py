@@ -137,23 +137,22 @@ def tell_progress(line: str) -> None:
 
 
 @contextmanager
-def progress_bar(
-    title: str, total: int, done: int = 0, below: Console | None = None
+def progress(
+    console: Console, label: str, total: int, done: int = 0, moving: bool = True
 ) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, and nothing in a pipe.
+    """Show a bar below other lines on a terminal, and nothing in a pipe.
 
     Args:
-        title: of what is going on.
-        total: steps in all.
-        done: steps that are over.
-        below: whose lines it stands below, with the time that is left; it is then drawn ten times a
-            second. None for standard error, where it is drawn at each step alone: in between, it
-            takes no CPU time from what is being measured.
+        console: where other lines are printed meanwhile.
+        label: a word before the bar.
+        total: steps of the whole.
+        done: steps of it that are done.
+        moving: draw it ten times a second, with the time that is left. Otherwise it is drawn at
+            each step alone, and takes no CPU time from what is being measured in between.
 
     Yields:
         A function that moves the bar by one step.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -162,9 +161,8 @@ def progress_bar(
         TimeRemainingColumn,
     )
 
-    console, moving = below or Console(stderr=True), below is not None
     bar = Progress(
-        TextColumn(title),
+        TextColumn(label),
         BarColumn(),
         MofNCompleteColumn(),
         *([TimeRemainingColumn()] if moving else []),

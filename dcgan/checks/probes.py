@@ -11,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 import dcgan
-from dcgan.checks.findings import first_line
 from dcgan.cli import PACKAGE
 
 DALI = {"nvidia-dali-cuda110": 11, "nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
@@ -33,7 +32,7 @@ def why_no_torch() -> str | None:
     try:
         import torch  # noqa: F401
     except Exception as error:  # a broken library shows as nearly anything
-        return first_line(error)
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     return None
 
 

@@ -23,8 +23,9 @@ from typing import Any, Self, TypeVar
 
 import psutil
 import torch
+from rich.console import Console
 
-from dcgan.cli import progress_bar
+from dcgan.cli import progress
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -137,7 +138,8 @@ class CpuClock:
 def take_turns(turns: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
     """Let each take its turn in every round, with a bar on a terminal; what each showed, by key."""
     taken: dict[K, list[T]] = {key: [] for key in turns}
-    with progress_bar("measuring", total=rounds * len(turns)) as advance:
+    console = Console(stderr=True)
+    with progress(console, "measuring", rounds * len(turns), moving=False) as advance:
         for _ in range(rounds):
             for key, turn in turns.items():
                 taken[key].append(turn())

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from rich.console import Console
 
-from dcgan.cli import progress_bar
+from dcgan.cli import progress
 from pipeline.errors import plain
 
 
@@ -49,5 +49,5 @@ class Log:
             self._file.close()
 
     def progress(self, total: int, done: int = 0) -> AbstractContextManager[Callable[[], None]]:
-        """Show a bar below the lines on a terminal; gives a function that moves it by one step."""
-        return progress_bar("training", total, done, below=self._console)
+        """Show a bar below the lines on a terminal; see `dcgan.cli.progress`."""
+        return progress(self._console, "training", total, done)
