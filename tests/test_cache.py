@@ -18,7 +18,7 @@ from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
-from pipeline.loading.open import open_loader, place_cache
+from pipeline.loading.open import place_cache
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from pipeline.machine import free_memory
@@ -83,16 +83,6 @@ def test_four_epochs_are_those_of_the_stream(numbered_set, images, batch_size, r
         assert (cache.epoch, cache.batch) == (stream.epoch, stream.batch) == (4, 0)
         stream.close()
         cache.close()
-
-
-@pytest.mark.parametrize(("dtype", "channels"), [(torch.uint8, 1), (torch.float32, 3)])
-def test_every_form_of_a_batch_is_the_streams(opened, raw_set, dtype, channels):
-    opened += [stream_of(raw_set, dtype=dtype, channels=channels)]
-    opened += [cache_of(raw_set, dtype=dtype, channels=channels)]
-    stream, cache = (take(each, 12) for each in opened)
-    assert_same(cache, stream)
-    assert [batch.dtype for batch in cache] == [dtype] * 12
-    assert [batch.stride() for batch in cache] == [batch.stride() for batch in stream]
 
 
 def test_static_buffers_are_filled_with_the_same_batches(opened, raw_set):
@@ -250,25 +240,6 @@ def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(free, cache, dev
     assert_four_parts(error.value, "use --cache auto or off")
     assert error.value.where == f"--cache {cache}"
     assert error.value.found == f"2,000.0 MB decoded, {found}"
-
-
-@pytest.mark.parametrize("cache", ["off", "auto"])
-def test_commands_get_the_cache_that_they_ask_for(opened, raw_set, cache):
-    opened += [open_loader(str(raw_set.folder), LoaderOptions(4, SIZE, workers=1, cache=cache))]
-    assert type(opened[0]) is (Loader if cache == "off" else ResidentCache)
-    why = "no cache, as asked" if cache == "off" else "cached from the second epoch on: "
-    assert f"; {why}" in opened[0].description
-    opened += [stream_of(raw_set, dtype=torch.float32)]
-    assert_same(take(opened[0], 12), take(opened[1], 12))
-
-
-def test_the_decoded_size_is_what_counts(raw_set, free):
-    options = LoaderOptions(4, SIZE, channels=1, workers=1, cache="host")
-    free(23 * SIZE * SIZE)
-    open_loader(str(raw_set.folder), options).close()
-    free(23 * SIZE * SIZE - 1)
-    with pytest.raises(UserError, match="use --cache auto or off"):
-        open_loader(str(raw_set.folder), options)
 
 
 # How much is free

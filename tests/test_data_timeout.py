@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tarfile
 import threading
 import time
 from io import FileIO
@@ -15,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.loading.decoders import RawDecoder, ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
+from tests.loaders import keys
 from tests.needs import require, within
 from tests.pictures import numbers
 from tests.running import assert_four_parts, run_command
@@ -92,27 +92,18 @@ def pairs(rows=12):
 # Batches
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_are_those_of_the_plan_with_their_rows(open_loader, numbered_set, kind):
+def test_batches_are_those_of_the_plan_with_their_rows(open_loader, numbered_set):
     shards = numbered_set(12, 5)
-    keys = [int(key) for key in _keys(shards)]
+    key_of = keys(shards)
     plan = [np.array(rows) for rows in ([3, 1], [11, 0], [3, 3], [7], [5, 2])]  # one is shorter
-    loader = open_loader(shards, make_decoder(kind, shards), iter(plan))
+    loader = open_loader(shards, make_decoder("threads", shards), iter(plan))
     for expected in plan:
         rows, images = within(30, loader.take_planned)
         assert np.array_equal(rows, expected)
-        assert numbers(images) == [keys[row] for row in expected]
+        assert numbers(images) == [key_of[row] for row in expected]
     for _ in range(2):
         with pytest.raises(StopIteration):
             within(30, loader.take_planned)
-
-
-def _keys(shards):
-    names = []
-    for tar in shards.tars:
-        with tarfile.open(tar) as archive:
-            names += [name.partition(".")[0] for name in archive.getnames()]
-    return names
 
 
 # Silence
@@ -165,16 +156,6 @@ def test_a_decoder_that_does_not_answer_is_an_error_in_time(open_loader, numbere
     within(20, loader.close)
     assert time.monotonic() - start < 5
     decoder.gate.set()
-
-
-def test_after_an_error_of_silence_a_batch_that_comes_late_is_taken(open_loader, numbered_set):
-    decoder = StuckDecoder(1)
-    loader = open_loader(numbered_set(12, 5), decoder, pairs(), TIMEOUT)
-    within(30, loader.take_planned)
-    with pytest.raises(UserError):
-        within(30, loader.take_planned)
-    decoder.gate.set()
-    assert [within(30, loader.take_planned)[1].max().item() for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 # Processes

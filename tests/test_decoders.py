@@ -93,15 +93,6 @@ def test_a_batch_is_what_fit_square_makes_of_each(sets, name, crop, channels):
         assert torch.equal(square, fit_square(image, 32, crop))
 
 
-def test_a_batch_goes_where_it_is_wanted(sets):
-    decoder = open_threads(sets["original"], 8)
-    batch = torch.arange(2 * 8 * 8 * 3, dtype=torch.uint8).view(2, 8, 8, 3)
-    assert decoder.deliver(batch, None) is batch
-    out = torch.zeros_like(batch)
-    assert decoder.deliver(batch, out) is out
-    assert torch.equal(out, batch)
-
-
 # Equal pixels
 
 
@@ -199,16 +190,6 @@ def test_as_many_batches_come_out_as_went_in(sets, open_, count):
     batches = [encoded(*pictures(SIZES[: 1 + number % 3])) for number in range(count)]
     sizes = [len(batch) for batch in run(open_(sets["original"], 60), batches)]
     assert sizes == [len(batch) for batch in batches]
-
-
-@pytest.mark.parametrize("open_", OPENERS)
-def test_an_error_of_whoever_reads_comes_through_as_it_is(sets, open_):
-    def broken():
-        yield encoded(*pictures())
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        within(60, lambda: list(open_(sets["original"], 60).decode(broken())))
 
 
 DAMAGED = {"zeros": bytes(2000), "empty": b"", "cut": pictures()[0][:-900]}

@@ -80,12 +80,6 @@ def test_what_a_line_says_of_a_machine(machine, check, changes, verdict, said):
     assert bool(finding.remedy) == (verdict in (WARNING, FAIL))
 
 
-def test_a_card_that_is_hidden_is_no_fault(machine, monkeypatch):
-    machine(cuda_available=False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert machine_checks.driver().verdict is UNKNOWN
-
-
 @pytest.mark.parametrize(
     ("changes", "verdict", "said"),
     [

@@ -69,28 +69,17 @@ def test_the_data_path_is_in_order(check, found):
     assert (finding.verdict, finding.found) == (OK, found)
 
 
+def test_a_resume_that_starts_anew_is_caught(monkeypatch):
+    monkeypatch.setattr(Loader, "load_state_dict", lambda self, state: None)
+    assert loader_resumes(CPU).verdict is FAIL
+
+
 def test_a_cache_that_gives_other_batches_is_caught(monkeypatch):
     gather = ResidentCache._gather
     monkeypatch.setattr(ResidentCache, "_gather", lambda self, out: gather(self, out).flip(0))
     finding = cache_is_stream(CPU)
     assert finding.verdict is FAIL
     assert finding.found == "5 of 15 batches equal; batch 5 differs first"
-
-
-def test_a_buffer_that_is_filled_otherwise_is_caught(monkeypatch):
-    fill = Batches.fill
-
-    def one_level_off(self, buffer):
-        fill(self, buffer)
-        buffer[0, 0, 0, 0] += 1
-
-    monkeypatch.setattr(Batches, "fill", one_level_off)
-    assert fill_is_next(CPU).verdict is FAIL
-
-
-def test_a_resume_that_starts_anew_is_caught(monkeypatch):
-    monkeypatch.setattr(Loader, "load_state_dict", lambda self, state: None)
-    assert loader_resumes(CPU).verdict is FAIL
 
 
 def threads(shards: ShardSet) -> Loader:

@@ -30,7 +30,6 @@ def overwrite_sample(shards: ShardSet, fill, shard: int = 1, place: int = 2) -> 
 
 DAMAGES = {
     "zeros": lambda data: bytes(len(data)),
-    "text": lambda data: (b"not an image " * len(data))[: len(data)],
     "second-half": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
 }
 
@@ -52,15 +51,6 @@ def test_a_sample_damaged_in_place_is_an_error_that_names_it(open_batches, spare
 
 
 @of_jpegs
-@pytest.mark.parametrize("place", [0, 4])
-def test_wherever_in_a_batch_the_damage_is(open_batches, spare_set, place):
-    tar, key = overwrite_sample(spare_set, DAMAGES["zeros"], place=place)
-    with pytest.raises(UserError) as error:
-        take(open_batches(ShardSet.open(spare_set.folder), 6, seed=place), 2)
-    assert (error.value.where, f"sample {key} " in error.value.found) == (tar, True)
-
-
-@of_jpegs
 def test_batches_before_the_damaged_one_are_served(open_batches, spare_set):
     schedule, key_of = Schedule.of(spare_set, 2, seed=0), keys(spare_set)
     row = int(schedule.order(0)[9])  # in the fifth batch
@@ -73,30 +63,15 @@ def test_batches_before_the_damaged_one_are_served(open_batches, spare_set):
         take(loader, 1)
 
 
-def cut(tar):
-    os.truncate(tar, 1500)
-
-
-def remove(tar):
-    tar.unlink()
-
-
-def replace_by_a_folder(tar):
-    tar.unlink()
-    tar.mkdir()
-
-
 @of_jpegs
-@pytest.mark.parametrize("harm", [cut, remove, replace_by_a_folder])
-def test_a_tar_harmed_since_the_set_was_opened_is_an_error_that_names_it(
-    open_batches, spare_set, harm
-):
+def test_a_tar_cut_since_the_set_was_opened_is_an_error_that_names_it(open_batches, spare_set):
     loader = open_batches(spare_set, 3)
-    harm(spare_set.tars[1])
-    with pytest.raises(UserError) as error:
-        take(loader, 4)
-    assert error.value.where == str(spare_set.tars[1])
-    assert "pack it again" in error.value.remedy
+    os.truncate(spare_set.tars[1], 1500)
+    for _ in range(2):  # and it stays an error
+        with pytest.raises(UserError) as error:
+            take(loader, 4)
+        assert error.value.where == str(spare_set.tars[1])
+        assert "pack it again" in error.value.remedy
     within(10, loader.close)
 
 

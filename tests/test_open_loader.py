@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.errors import UserError
+from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import RawDecoder, ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import open_loader
@@ -82,32 +82,23 @@ def test_threads_are_chosen_elsewhere_and_say_why(
     assert take(loader, 1)[0].shape == (4, 3, 32, 32)
 
 
-def test_synthetic_needs_no_set(open_set):
-    loader = open_set("synthetic", torch.uint8)
-    assert isinstance(loader, SyntheticLoader)
-    assert next(iter(loader)).shape == (4, 32, 32, 3)
-
-
-def test_a_missing_set_is_a_plain_error(open_set, tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        open_set(tmp_path / "nope")
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 def test_every_loader_answers_alike(open_set, numbered_set, dtype):
     folder = numbered_set(12, 5).folder
-    for loader in (
-        open_set(folder, dtype),
-        open_set(folder, dtype, cache="host"),
-        open_set("synthetic", dtype),
-    ):
+    opened = {
+        Loader: open_set(folder, dtype),
+        ResidentCache: open_set(folder, dtype, cache="host"),
+        SyntheticLoader: open_set("synthetic", dtype),
+    }
+    for kind, loader in opened.items():
+        assert type(loader) is kind
         assert loader.batch_size == 4
         assert loader.steps_per_epoch >= 3
         assert loader.description
-        assert loader.dtype == dtype
-        assert take(loader, 1)[0].dtype == dtype
+        assert take(loader, 1)[0].dtype == loader.dtype == dtype
         assert (loader.epoch, loader.batch) == (0, 1)
-        assert loader.state_dict()["batch"] == 1
+    assert opened[Loader].description.endswith("; no cache, as asked")
+    assert "; cached from the second epoch on: " in opened[ResidentCache].description
 
 
 @pytest.mark.parametrize("shards", ["a set", "synthetic"])

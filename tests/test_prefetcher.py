@@ -134,14 +134,6 @@ def test_an_item_that_does_not_come_is_a_timeout_and_may_come_later(prefetch):
     assert take(prefetcher) == "late"
 
 
-def test_a_ready_item_is_given_without_any_timeout(prefetch):
-    source = Source()
-    prefetcher = prefetch(source.items())
-    take(prefetcher)
-    settled(lambda: source.made)
-    assert take(prefetcher, timeout=0) == 1
-
-
 # Closing
 
 
@@ -170,15 +162,6 @@ def test_a_generator_that_ended_or_broke_is_closed_in_its_thread(prefetch):
         assert source.closed_in is source.thread
 
 
-def test_closed_before_anything_was_taken_it_starts_nothing(prefetch):
-    source = Source()
-    prefetcher = prefetch(source.items())
-    assert prefetcher.close(10)
-    with pytest.raises(StopIteration):
-        take(prefetcher)
-    assert source.thread is None
-
-
 def test_close_gives_up_on_a_thread_that_is_stuck_and_says_so(prefetch):
     gate = threading.Event()
 
@@ -195,23 +178,6 @@ def test_close_gives_up_on_a_thread_that_is_stuck_and_says_so(prefetch):
         take(prefetcher)
     gate.set()
     assert within(20, lambda: prefetcher.close(10))
-
-
-def test_an_item_made_after_closing_is_not_given(prefetch):
-    gate = threading.Event()
-
-    def late():
-        gate.wait(20)
-        yield "late"
-
-    prefetcher = prefetch(late())
-    with pytest.raises(TimeoutError):
-        take(prefetcher, timeout=0.05)
-    prefetcher.close(0)
-    gate.set()
-    assert within(20, lambda: prefetcher.close(10))
-    with pytest.raises(StopIteration):
-        take(prefetcher)
 
 
 def test_who_waits_for_an_item_is_woken_when_another_closes(prefetch):
