@@ -1,6 +1,6 @@
 """What `dcgan-doctor` looks at on the machine: each check is one line, and none changes anything.
 
-They judge what `doctor_probes` asks the system. Torch is loaded inside functions: where it is
+They judge what `probes` asks the system. Torch is loaded inside functions: where it is
 broken, that is the first thing to be told.
 """
 

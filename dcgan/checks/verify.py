@@ -196,7 +196,7 @@ def _pixels(seed: int, shape: torch.Size) -> torch.Tensor:
 
 
 def _below(name: str, figure: float, threshold: float, unit: str, remedy: str) -> Finding:
-    """Judge a figure; one that is no number is not below anything."""
+    """Hold a figure against its threshold; one that is not a number fails."""
     found, wanted = f"{figure:.1e} {unit}", f"at most {threshold:.0e}"
     return ok(name, found, wanted) if figure <= threshold else fail(name, found, wanted, remedy)
 
