@@ -250,7 +250,7 @@ class TrainConfig(Options):
     data_timeout: Annotated[
         float,
         Field(ge=1, le=10**9),
-        Option("Give up after so many seconds without a batch.", DATA, resume="free"),
+        Option("Seconds to wait for a batch before giving up.", DATA, resume="free"),
     ] = LoaderOptions.data_timeout
     netG: Annotated[  # noqa: N815  # the ancestors' spelling
         str | None, Option("Start the generator with this file's weights.", NETS, flag="--netG")

@@ -18,11 +18,11 @@ import psutil
 if TYPE_CHECKING:
     import torch
 
-MIB = 1 << 20
-
 CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_MOUNTS = "cpu", "cpu,cpuacct", "cpuacct,cpu"
 """Version 1's, by what shares it. The first, then, is a link, which containers may lack."""
+
+MIB = 1 << 20
 
 SHARED = Path("/dev/shm")  # noqa: S108, no file is made there
 """Where Linux keeps shared memory and named semaphores (man 7 shm_overview, sem_overview). Packing
