@@ -76,6 +76,11 @@ def test_whoever_paints_over_a_batch_changes_no_later_one(open_batches, make_set
         mine.fill_(0)
 
 
+def test_number_of_workers_changes_no_batch(open_batches, make_set):
+    one, three = (take(open_batches(make_set(23, 9), 4, workers=n), 12) for n in (1, 3))
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
 # Into a static buffer
 
 
