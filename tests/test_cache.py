@@ -85,6 +85,16 @@ def test_four_epochs_are_those_of_the_stream(numbered_set, images, batch_size, r
         cache.close()
 
 
+@pytest.mark.parametrize(("dtype", "channels"), [(torch.uint8, 1), (torch.float32, 3)])
+def test_every_form_of_a_batch_is_the_streams(opened, raw_set, dtype, channels):
+    opened += [stream_of(raw_set, dtype=dtype, channels=channels)]
+    opened += [cache_of(raw_set, dtype=dtype, channels=channels)]
+    stream, cache = (take(each, 12) for each in opened)
+    assert_same(cache, stream)
+    assert [batch.dtype for batch in cache] == [dtype] * 12
+    assert [batch.stride() for batch in cache] == [batch.stride() for batch in stream]
+
+
 def test_static_buffers_are_filled_with_the_same_batches(opened, raw_set):
     filled, given_out = opened[:] = cache_of(raw_set), cache_of(raw_set)
     buffer = torch.zeros(4, SIZE, SIZE, 3, dtype=torch.uint8)

@@ -238,13 +238,12 @@ def test_the_loaders_pixels_are_torchvisions(through_loader, encoded, kind, size
     assert_close(error, Bound(0.01, 1, 0.0) if size == "celeba" else ON_THE_CPU)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
-def test_the_loaders_grey_is_that_of_the_graph(through_loader, through_dali, image_size):
-    for name, pixels in through_loader(image_size, channels=1).items():
-        error = np.abs(
-            pixels.numpy().astype(int) - through_dali(image_size, channels=1)[name].numpy()
-        )
-        edge = edge_of(image_size)
+def test_the_loaders_pixels_are_near_the_graphs(through_loader, through_dali, image_size, channels):
+    edge, graphs = edge_of(image_size), through_dali(image_size, channels)
+    for name, pixels in through_loader(image_size, channels).items():
+        error = np.abs(pixels.numpy().astype(int) - graphs[name].numpy())
         assert_close(error[~edge], INSIDE)
         assert_close(error[edge], EDGE[name.partition("-")[0]])
 
