@@ -166,6 +166,13 @@ def test_webdatasets_processes_have_a_shard_and_a_batch_each(shards, batch_size,
     assert webdataset_shards("webdataset", shards, conditions).ahead == ahead  # starts nothing
 
 
+def test_a_cache_that_does_not_fit_is_refused(shards, monkeypatch):
+    monkeypatch.setattr("pipeline.loading.open.free_memory", lambda device: 1000)
+    with pytest.raises(UserError) as refused:
+        cached("cache", shards, CONDITIONS)
+    assert_four_parts(refused.value, "--images", "free")
+
+
 @pytest.mark.parametrize(
     ("kind", "names"),
     [

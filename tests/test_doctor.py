@@ -80,6 +80,12 @@ def test_what_a_line_says_of_a_machine(machine, check, changes, verdict, said):
     assert bool(finding.remedy) == (verdict in (WARNING, FAIL))
 
 
+def test_a_card_that_is_hidden_is_no_fault(machine, monkeypatch):
+    machine(cuda_available=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert machine_checks.driver().verdict is UNKNOWN
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict", "said"),
     [
@@ -140,9 +146,21 @@ def test_shared_memory(monkeypatch, machine, tmp_path, mib, cards, verdict, said
     assert finding.found.endswith(said)
 
 
+def test_shared_memory_that_cannot_be_written(monkeypatch, machine):
+    machine()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert "cannot be written" in machine_checks.shared_memory().found
+
+
 def test_a_folder_that_cannot_be_written(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert machine_checks.disk().verdict is FAIL
+
+
+@pytest.mark.parametrize(("flags", "verdict"), [({"amx_bf16"}, OK), ({"avx2"}, WARNING)])
+def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
+    monkeypatch.setattr("dcgan.step.precision._cpu_flags", lambda: flags)
+    assert machine_checks.bfloat16(CPU).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -185,6 +203,10 @@ def test_files_that_are_neither_a_checkout_nor_installed_have_no_bounds(monkeypa
     finding = machine_checks.packages()
     assert finding.verdict is UNKNOWN
     assert "neither pyproject.toml nor an installed" in finding.found
+
+
+def test_versions_are_compared_as_numbers():
+    assert probes.numbers("2.10") > probes.numbers("2.9.1")
 
 
 # A shard set

@@ -82,6 +82,17 @@ def test_a_cache_that_gives_other_batches_is_caught(monkeypatch):
     assert finding.found == "5 of 15 batches equal; batch 5 differs first"
 
 
+def test_a_buffer_that_is_filled_otherwise_is_caught(monkeypatch):
+    fill = Batches.fill
+
+    def one_level_off(self, buffer):
+        fill(self, buffer)
+        buffer[0, 0, 0, 0] += 1
+
+    monkeypatch.setattr(Batches, "fill", one_level_off)
+    assert fill_is_next(CPU).verdict is FAIL
+
+
 def threads(shards: ShardSet) -> Loader:
     options = LoaderOptions(BATCH, 64, seed=1, dtype=torch.uint8, workers=1)
     return Loader(shards, options, ThreadDecoder(shards, options))
@@ -174,10 +185,11 @@ def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
     assert [first.verdict, twenty.verdict, weights.verdict] == [OK, OK, FAIL]
 
 
-def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch):
+@pytest.mark.parametrize("captured", [1.0, 4.0])
+def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch, captured):
     def repeated(step):
         update = step.average.update
-        monkeypatch.setattr(step.average, "update", lambda updates: update(torch.tensor(4.0)))
+        monkeypatch.setattr(step.average, "update", lambda updates: update(torch.tensor(captured)))
 
     average = steps_beside(monkeypatch, repeated)[-1]
     assert (average.name.split(", ")[1], average.verdict) == ("average", FAIL)
@@ -268,3 +280,9 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
 def test_everything_on_a_gpu():
     findings = list(examine(verify.checks(torch.device("cuda"), quiet)))
     assert not [finding for finding in findings if finding.verdict is not OK]
+
+
+def test_the_small_step_has_every_part():
+    step = small_step(CPU)
+    assert step.mirror
+    assert step.average is not None
