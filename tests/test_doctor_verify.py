@@ -21,7 +21,7 @@ from dcgan.checks.data import (
     work_set,
 )
 from dcgan.checks.findings import Finding, Verdict, examine
-from dcgan.checks.verify import capture_beside, same_steps, why_no_compiler
+from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
 from dcgan.step import train_step as speed
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
