@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from dcgan.options import Options, choices, option_of
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGE = "dcgan-shards"
 
@@ -130,6 +134,46 @@ def tell_progress(line: str) -> None:
     """Say what a command is at, beside its output."""
     sys.stderr.write(f"… {line}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def progress(
+    console: Console, label: str, total: int, done: int = 0, moving: bool = True
+) -> Iterator[Callable[[], None]]:
+    """Show a bar below other lines on a terminal, and nothing in a pipe.
+
+    Args:
+        console: where other lines are printed meanwhile.
+        label: a word before the bar.
+        total: steps of the whole.
+        done: steps of it that are done.
+        moving: draw it ten times a second, with the time that is left. Otherwise it is drawn at
+            each step alone, and takes no CPU time from what is being measured in between.
+
+    Yields:
+        A function that moves the bar by one step.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *([TimeRemainingColumn()] if moving else []),
+        console=console,
+        transient=True,
+        auto_refresh=moving,
+        disable=console.quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda: bar.update(task, advance=1, refresh=not moving)
 
 
 class FormerOptions(TyperCommand):

@@ -34,15 +34,15 @@ def doctor(options: DoctorOptions) -> None:
     if json not in (None, "-"):
         require_place("--json", Path(str(json)))
     out = sys.stderr if json == "-" else sys.stdout
-    # Of standard output nothing may be anything but the report
+    # With --json -, standard output holds the report alone
     checks, environment = _plan(shards, verify, options.device)
     keep = ["/dev/shm", *([str(shards)] if shards is not None else [])]  # noqa: S108, a word
     headings = {"The machine": checks[0], **({"The device": checks[1]} if verify else {})}
-    findings = list(_told(headings, keep, out))
+    findings = list(_printed(headings, keep, out))
     out.write(f"\n{summary(findings)}\n")
     if json is not None:
         report = as_json(findings, environment, verify)
-        # Standard output may be of any encoding, and its escapes would be no JSON
+        # Standard output may have any encoding, and an escaped character would break the JSON
         text = json_format.dumps(report, indent=1, ensure_ascii=json == "-")
         _publish(json, text + "\n")
     raise typer.Exit(1 if _failed(findings) else 0)
@@ -51,7 +51,7 @@ def doctor(options: DoctorOptions) -> None:
 def _plan(
     shards: Path | None, verify: bool, device: str
 ) -> tuple[tuple[list[Check], list[Check]], dict[str, Any]]:
-    """What is to be looked at, and what the machine is; loads torch, if there is one."""
+    """The checks to make, and the environment; loads torch, if there is one."""
     from dcgan.checks import machine
     from dcgan.checks.probes import why_no_torch
 
@@ -71,7 +71,9 @@ def _plan(
     return (machine.checks(chosen, shards), proofs), environment
 
 
-def _told(headings: dict[str, list[Check]], keep: Sequence[str], out: TextIO) -> Iterator[Finding]:
+def _printed(
+    headings: dict[str, list[Check]], keep: Sequence[str], out: TextIO
+) -> Iterator[Finding]:
     """Make the checks, and print each group's lines as soon as its columns are known."""
     for heading, checks in headings.items():
         findings = [_shown(finding, keep) for finding in examine(checks)]

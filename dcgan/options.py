@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from pipeline.errors import UserError
-from pipeline.loading.prefetcher import DATA_TIMEOUT
+from pipeline.loading.options import LoaderOptions
 
 DEFAULT_EPOCHS = 5
 """The tutorial's; it counts where neither `--epochs` nor `--max-steps` is given."""
@@ -255,7 +255,7 @@ class TrainConfig(Options):
         float,
         Field(ge=1, le=10**9),
         Option("Seconds to wait for a batch before giving up.", DATA, resume="free"),
-    ] = DATA_TIMEOUT
+    ] = LoaderOptions.data_timeout
     netG: Annotated[  # noqa: N815  # the ancestors' spelling
         str | None, Option("Start the generator with this file's weights.", NETS, flag="--netG")
     ] = None

@@ -30,75 +30,9 @@ def profile(version: VersionOption = False) -> None:
     """Measure loaders and training on this machine, in alternating rounds."""
 
 
-@app.command()
-@command
-def loader(options: MeasuringLoader) -> None:
-    """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
-    with _stoppable():
-        from dcgan.profiling.loader import profile
-        from dcgan.profiling.report import publish
-
-        publish(profile(options), options.json_file, options.plot_file)
-
-
-@app.command()
-@command
-def stages(options: MeasuringSet) -> None:
-    """Read, decode, resize, normalise, copy: which one bounds, and what would remove it."""
-    with _stoppable():
-        from dcgan.profiling.report import publish
-        from dcgan.profiling.stages import profile
-
-        publish(profile(options), options.json_file, options.plot_file)
-
-
-@app.command()
-@command
-def compare(options: MeasuringSet) -> None:
-    """The same images through the tutorial's loader, webdataset, plain DALI, and ours."""
-    with _stoppable():
-        from dcgan.profiling.compare import profile
-        from dcgan.profiling.report import publish
-
-        publish(profile(options), options.json_file, options.plot_file)
-
-
-@app.command()
-@command
-def sweep(options: MeasuringSet) -> None:
-    """Threads, prefetch depth, batch size, decoder share: what suits this machine."""
-    with _stoppable():
-        from dcgan.profiling.report import publish
-        from dcgan.profiling.sweep import profile
-
-        publish(profile(options), options.json_file, options.plot_file)
-
-
-@app.command()
-@command
-def train(options: MeasuringTraining) -> None:
-    """The step with free data, the loader alone, and both together: which is the bottleneck."""
-    with _stoppable():
-        from dcgan.profiling.report import publish
-        from dcgan.profiling.train import profile
-
-        publish(profile(options), options.json_file, options.plot_file)
-
-
-@app.command()
-@command
-def step(options: MeasuringStep) -> None:
-    """The step alone, on noise: the tutorial's, and ours eager, compiled and as a graph."""
-    with _stoppable():
-        from dcgan.profiling.report import publish
-        from dcgan.profiling.step import profile
-
-        publish(profile(options), options.json_file, options.plot_file)
-
-
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """On Ctrl-C, end with its status once all is put away."""
+    """End a command that Ctrl-C stops with that status, once its files are gone."""
     try:
         yield
     except KeyboardInterrupt:
@@ -106,9 +40,75 @@ def _stoppable() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+@app.command()
+@command
+@_stoppable()
+def loader(options: MeasuringLoader) -> None:
+    """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
+    from dcgan.profiling.loader import profile
+    from dcgan.profiling.report import publish
+
+    publish(profile(options), options)
+
+
+@app.command()
+@command
+@_stoppable()
+def stages(options: MeasuringSet) -> None:
+    """Read, decode, resize, normalise, copy: which one bounds, and what would remove it."""
+    from dcgan.profiling.report import publish
+    from dcgan.profiling.stages import profile
+
+    publish(profile(options), options)
+
+
+@app.command()
+@command
+@_stoppable()
+def compare(options: MeasuringSet) -> None:
+    """The same images through the tutorial's loader, webdataset, plain DALI, and ours."""
+    from dcgan.profiling.compare import profile
+    from dcgan.profiling.report import publish
+
+    publish(profile(options), options)
+
+
+@app.command()
+@command
+@_stoppable()
+def sweep(options: MeasuringSet) -> None:
+    """Threads, prefetch depth, batch size, decoder share: what suits this machine."""
+    from dcgan.profiling.report import publish
+    from dcgan.profiling.sweep import profile
+
+    publish(profile(options), options)
+
+
+@app.command()
+@command
+@_stoppable()
+def train(options: MeasuringTraining) -> None:
+    """The step with free data, the loader alone, and both together: which is the bottleneck."""
+    from dcgan.profiling.report import publish
+    from dcgan.profiling.train import profile
+
+    publish(profile(options), options)
+
+
+@app.command()
+@command
+@_stoppable()
+def step(options: MeasuringStep) -> None:
+    """The step alone, on noise: the tutorial's, and ours eager, compiled and as a graph."""
+    from dcgan.profiling.report import publish
+    from dcgan.profiling.step import profile
+
+    publish(profile(options), options)
+
+
 def main() -> None:
     """Run the command line."""
-    # As Ctrl-C: temporary folders and worker processes are put away
+    # SIGTERM ends a command as Ctrl-C does: its temporary folders and processes go first
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with told_plainly(STOPPED):
         app()

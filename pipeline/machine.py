@@ -22,6 +22,12 @@ CGROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 CPU_MOUNTS = "cpu", "cpu,cpuacct", "cpuacct,cpu"
 """Version 1's, by what shares it. The first, then, is a link, which containers may lack."""
 
+MIB = 1 << 20
+
+SHARED = Path("/dev/shm")  # noqa: S108, no file is made there
+"""Where Linux keeps shared memory and named semaphores (man 7 shm_overview, sem_overview). Packing
+and training on one device need neither; torch's DataLoader and NCCL do."""
+
 
 def usable_cores() -> int:
     """The least of all limits, 1 or more."""
@@ -34,8 +40,8 @@ def core_limits() -> dict[str, int]:
     if hasattr(os, "sched_getaffinity"):
         limits["affinity"] = len(os.sched_getaffinity(0))
     if quotas := list(_quotas()):
-        # Down: the threads of a computation wait for each other, so that one too many, which the
-        # kernel stops until the next period, stops them all
+        # Rounded down: the kernel would stop one thread too many until the next period, and the
+        # threads of a computation wait for each other
         limits["cgroup quota"] = max(1, int(min(quotas)))
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdecimal() and int(slurm) > 0:
@@ -89,21 +95,9 @@ def limit_torch_threads() -> None:
     import torch
 
     cores = usable_cores()
-    # Not unless there are too many: being told turns off MKL's own choice of fewer
+    # Only where there are too many: a number that is set turns off MKL's own choice of fewer
     if not os.environ.get("OMP_NUM_THREADS") and torch.get_num_threads() > cores:
         torch.set_num_threads(cores)
-
-
-MIB = 1 << 20
-
-CGROUP = Path("/sys/fs/cgroup")
-"""Where a container reads its own limits (kernel.org/doc/Documentation/admin-guide/cgroup-v2.rst);
-what the system as a whole has free says nothing about them."""
-
-
-SHARED = Path("/dev/shm")  # noqa: S108, no file is made there
-"""Where Linux keeps shared memory and named semaphores (man 7 shm_overview, sem_overview). Packing
-and training on one device need neither; torch's DataLoader and NCCL do."""
 
 
 def shared_memory_lack(wanted: int) -> str | None:
@@ -135,11 +129,15 @@ def free_memory(device: torch.device) -> int:
 
 
 def _left_in_container() -> int | None:
-    """Bytes, or None where there is no limit or no telling."""
+    """Bytes that a container's own group has left; None where it has no limit, or none is told.
+
+    What the system as a whole has free says nothing about it
+    (docs.kernel.org/admin-guide/cgroup-v2.html, "Memory Interface Files").
+    """
     try:
-        limit = int((CGROUP / "memory.max").read_text())  # or the word max
-        used = int((CGROUP / "memory.current").read_text())
-        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        limit = int((CGROUPS / "memory.max").read_text())  # or the word max
+        used = int((CGROUPS / "memory.current").read_text())
+        stat = dict(line.split() for line in (CGROUPS / "memory.stat").read_text().splitlines())
         return max(0, limit - used + int(stat["inactive_file"]))  # which gives way to others
     except (KeyError, OSError, ValueError):
         return None

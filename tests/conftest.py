@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.fuzzing import cases
 from tests.loaders import KINDS, open_kind

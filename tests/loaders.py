@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.decoders import Decoder
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import Decoder, ThreadDecoder
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
 from tests.needs import take

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision import transforms
 
 from pipeline.images.decode import decode
 from pipeline.images.pixels import luma
 from pipeline.images.resize import fit_square
-from pipeline.loading.batches import LoaderOptions
-from pipeline.loading.decoders import DecodeError, RawDecoder, Squares
-from pipeline.loading.fallback import BATCHES_AHEAD, ThreadDecoder
+from pipeline.loading.decoders import BATCHES_AHEAD, DecodeError, RawDecoder, ThreadDecoder
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe
 from tests.needs import require, within
 from tests.pictures import CELEBA, Pixels, encode, noisy, pack_pictures, smooth
@@ -77,34 +77,20 @@ def run(decoder, batches):
 # Squares
 
 
-@pytest.mark.parametrize("crop", [None, 60])
+@pytest.mark.parametrize(("name", "crop"), [("original", None), ("cropped", 60)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_squares_stacks_what_fit_square_makes_of_each(crop, channels):
+def test_a_batch_is_what_fit_square_makes_of_each(sets, name, crop, channels):
     random = torch.Generator().manual_seed(0)
     images = [
         torch.randint(0, 256, (h, w, channels), dtype=torch.uint8, generator=random)
         for w, h in SIZES
     ]
-    squares = Squares(LoaderOptions(1, 32, channels), crop)
-    batch = squares.collect(map(squares.fit, images), len(images))
+    decoder = open_threads(sets[name], 32, channels)
+    batch = decoder.collect(map(decoder.fit, images), len(images))
     assert batch.shape == (len(SIZES), 32, 32, channels)
     assert batch.is_contiguous()
     for square, image in zip(batch, images, strict=True):
         assert torch.equal(square, fit_square(image, 32, crop))
-
-
-def test_squares_takes_from_the_recipe_what_is_left_to_do(sets):
-    crops = {name: Squares.of(shards, LoaderOptions(1, 32)).crop for name, shards in sets.items()}
-    assert crops == {"original": None, "cropped": 60, "raw": None}
-
-
-def test_a_batch_goes_where_it_is_wanted():
-    squares = Squares(LoaderOptions(1, 8), None)
-    batch = torch.arange(2 * 8 * 8 * 3, dtype=torch.uint8).view(2, 8, 8, 3)
-    assert squares.deliver(batch, None) is batch
-    out = torch.zeros_like(batch)
-    assert squares.deliver(batch, out) is out
-    assert torch.equal(out, batch)
 
 
 # Equal pixels
@@ -130,7 +116,7 @@ def test_dali_and_threads_are_equal_to_the_bit(sets, name, size):
 
 
 @given(st.integers(60, 200), st.integers(60, 200), st.integers(0, 99), st.integers(60, 95))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_of_any_size_they_are_equal(sets, width, height, seed, quality):
     sample = encoded(encode(noisy(width, height, seed), quality=quality))
     (one,), (other,) = (run(open_(sets["original"], 60), [sample]) for open_ in OPENERS)
@@ -188,13 +174,6 @@ def test_raw_pixels_are_turned_grey_and_then_fitted(sets, size, channels):
         assert torch.equal(square, fit_square(luma(image) if channels == 1 else image, size))
 
 
-def test_raw_batches_do_not_share_memory_with_what_was_read(sets):
-    stored = _stored_samples(sets["raw"])
-    (batch,) = run(open_raw(sets["raw"]), [stored[:1]])
-    batch.zero_()
-    assert stored[0].any()
-
-
 @pytest.mark.parametrize("open_", OPENERS)
 def test_pixels_do_not_depend_on_the_number_of_workers(sets, open_):
     batches = [encoded(*pictures())] * 6
@@ -215,29 +194,18 @@ def test_batches_kept_are_not_written_to_again(sets, open_):
 
 
 @pytest.mark.parametrize("open_", OPENERS)
-@pytest.mark.parametrize("count", [0, 1, BATCHES_AHEAD, 7])
+@pytest.mark.parametrize("count", [0, 1, 7])
 def test_as_many_batches_come_out_as_went_in(sets, open_, count):
     batches = [encoded(*pictures(SIZES[: 1 + number % 3])) for number in range(count)]
     sizes = [len(batch) for batch in run(open_(sets["original"], 60), batches)]
     assert sizes == [len(batch) for batch in batches]
 
 
-@pytest.mark.parametrize("open_", OPENERS)
-def test_an_error_of_whoever_reads_comes_through_as_it_is(sets, open_):
-    def broken():
-        yield encoded(*pictures())
-        raise OSError("the disk is gone")
-
-    with pytest.raises(OSError, match="the disk is gone"):
-        within(60, lambda: list(open_(sets["original"], 60).decode(broken())))
-
-
-DAMAGED = {"zeros": bytes(2000), "text": b"<html>", "empty": b"", "cut": pictures()[0][:-900]}
+DAMAGED = {"zeros": bytes(2000), "empty": b"", "cut": pictures()[0][:-900]}
 
 
 @pytest.mark.parametrize("open_", OPENERS)
-@pytest.mark.parametrize("place", [0, 5])
-@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize(("damage", "place"), [("zeros", 0), ("empty", 0), ("cut", 5)])
 def test_a_damaged_image_is_an_error_after_the_batches_before_it(sets, open_, damage, place):
     good = pictures()
     bad = [*good[:place], DAMAGED[damage], *good[place:]]
@@ -259,6 +227,40 @@ def test_a_decoder_left_in_the_middle_can_be_closed_twice(sets, open_):
     within(60, batches.close)
     within(60, decoder.close)
     within(60, decoder.close)
+
+
+# What only the threads do
+
+
+@pytest.mark.parametrize("size", [CELEBA, (90, 301), (40, 48)], ids=str)
+@pytest.mark.parametrize(("image_size", "channels"), [(32, 3), (256, 1)])
+def test_threads_give_torchvisions_pixels_to_a_level(tmp_path, size, image_size, channels):
+    data = encode(noisy(*size))
+    shards = pack_pictures(tmp_path, {"a.jpg": data})
+    (batch,) = run(open_threads(shards, image_size, channels), [encoded(data)])
+    image = Image.fromarray(decode(data).pixels).convert("RGB" if channels == 3 else "L")
+    image = transforms.CenterCrop(image_size)(transforms.Resize(image_size)(image))
+    expected = np.asarray(image).reshape(image_size, image_size, channels).astype(int)
+    error = np.abs(batch[0].numpy() - expected)
+    assert error.max() <= 1
+    assert error.mean() <= 0.25  # 90 to 32 is the worst; CelebA's is a hundredth of it
+
+
+def test_threads_read_no_further_ahead_than_they_say(sets):
+    decoder, given = open_threads(sets["original"], 32), []
+    jpeg = np.frombuffer(encode(smooth(32, 32)), dtype=np.uint8)
+
+    def batches():
+        for number in range(20):
+            given.append(number)
+            yield [jpeg, jpeg]
+
+    decoding = decoder.decode(batches())
+    for taken in range(1, 21):
+        assert within(10, lambda: next(decoding)).shape == (2, 32, 32, 3)
+        assert len(given) == min(20, taken + BATCHES_AHEAD - 1)
+    with pytest.raises(StopIteration):
+        next(decoding)
 
 
 # Luma

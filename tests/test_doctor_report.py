@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 
 import pytest
 
@@ -11,8 +10,6 @@ from dcgan.checks import machine, probes, verify
 from dcgan.checks.findings import Check, Verdict, examine, fail, not_checked, ok, without_paths
 from dcgan.doctor import as_json, summary, table
 from pipeline.errors import UserError
-from tests.running import run_command
-from tests.test_start import HEAVY, start
 
 OK, FAIL = Verdict.OK, Verdict.FAIL
 
@@ -137,19 +134,13 @@ def test_where_torch_does_not_load_the_rest_is_told(monkeypatch, capsys):
     assert out.count("torch does not load") == 6
 
 
-def test_help_is_quick_and_loads_nothing_heavy(tmp_path):
-    began = time.perf_counter()
-    status, heavy, said = start(tmp_path, "dcgan.doctor", "--help")
-    assert (status, heavy) == (0, set())
-    assert "--verify" in said
-    assert time.perf_counter() - began < 10  # seconds of a busy machine; alone it is a quarter
-    assert "torch" in HEAVY
-
-
-def test_this_machine_through_the_command(tmp_path):
-    done = run_command(sys.executable, "-m", "dcgan.doctor", "--json", "r.json", cwd=tmp_path)
+def test_this_machine_through_the_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dcgan-doctor", "--json", "r.json"])
+    with pytest.raises(SystemExit) as end:
+        doctor.main()
     report = json.loads((tmp_path / "r.json").read_text())
-    assert done.returncode == (1 if report["counts"]["FAIL"] else 0), done.stderr
+    assert end.value.code == (1 if report["counts"]["FAIL"] else 0), capsys.readouterr()
     assert len(report["findings"]) >= 12
     assert str(tmp_path) not in json.dumps(report)
     assert report["findings"][-1]["verdict"] == "not checked"

@@ -21,7 +21,7 @@ from dcgan.nets.weights import load_generator
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import generate, latents
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 from tests.pictures import encode, numbered, numbers, pack_pictures, smooth
 from tests.running import assert_four_parts, run_command, tiny, train_here

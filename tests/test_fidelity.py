@@ -16,7 +16,7 @@ from dcgan.metrics.reals import BATCH, Reals
 from dcgan.metrics.reference_cache import cache_folder
 from dcgan.nets.models import Generator, init_weights
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from tests.running import assert_four_parts
 
 CPU = torch.device("cpu")

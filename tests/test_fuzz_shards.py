@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.images.jpeg import read_header
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from pipeline.packing.outdir import claim
 from pipeline.packing.shard import PROGRESS, finished

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from pipeline.images.pixels import to_signed
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from tests.needs import require, take, within
 
 pytestmark = pytest.mark.gpu

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from tests.needs import require
-from tests.pictures import encode, numbered_pictures, pack_pictures, smooth
+from tests.pictures import encode, pack_pictures, smooth
 
 
 @pytest.fixture
@@ -69,24 +69,16 @@ def test_everything_from_decoding_on_runs_on_the_device(operators, device, decod
     assert not any("reader" in str(getattr(op, "schema_name", "")) for op in found.values())
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_gpus_decoder_is_told_how_to_decode(operators, tmp_path, share):
+def test_the_gpus_decoder_is_told_how_to_decode(operators, tmp_path):
     from pipeline.loading.dali import MEMORY_PADDING
 
-    shards = pack_pictures(tmp_path, numbered_pictures(3))
-    width, height = shards.manifest.largest_image
-    told = operators("cuda", shards=shards, decoder_share=share)["decode"]._init_args
-    assert told["hw_decoder_load"] == share
-    assert (told["preallocate_width_hint"], told["preallocate_height_hint"]) == (width, height)
-    assert told["device_memory_padding"] == told["host_memory_padding"] == MEMORY_PADDING
-    assert told["jpeg_fancy_upsampling"] is True
-
-
-def test_the_hints_are_those_of_the_largest_picture(operators, tmp_path):
     pictures = {"a.jpg": encode(smooth(50, 20)), "b.jpg": encode(smooth(30, 40))}
     shards = pack_pictures(tmp_path, pictures)
-    told = operators("cuda", shards=shards)["decode"]._init_args
+    told = operators("cuda", shards=shards, decoder_share=0.25)["decode"]._init_args
+    assert told["hw_decoder_load"] == 0.25
     assert (told["preallocate_width_hint"], told["preallocate_height_hint"]) == (50, 40)
+    assert told["device_memory_padding"] == told["host_memory_padding"] == MEMORY_PADDING
+    assert told["jpeg_fancy_upsampling"] is True
 
 
 def test_the_cpus_decoder_upsamples_alike_and_needs_no_hints(operators):

@@ -19,8 +19,8 @@ from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import load_weights
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from pipeline.images.pixels import to_signed, to_uint8
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 from tests.needs import take, within
 from tests.pictures import CELEBA, decode, encode, noisy, smooth, write_pictures

@@ -1,15 +1,12 @@
-"""What a loader says of a set that is damaged, or does not answer, after it was opened."""
+"""What a loader says of a set that is damaged, after it was opened."""
 
 import os
 import tarfile
-import threading
-import time
 
 import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.reader import Reader
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
 from tests.loaders import keys, of_jpegs
@@ -33,7 +30,6 @@ def overwrite_sample(shards: ShardSet, fill, shard: int = 1, place: int = 2) -> 
 
 DAMAGES = {
     "zeros": lambda data: bytes(len(data)),
-    "text": lambda data: (b"not an image " * len(data))[: len(data)],
     "second-half": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
 }
 
@@ -55,15 +51,6 @@ def test_a_sample_damaged_in_place_is_an_error_that_names_it(open_batches, spare
 
 
 @of_jpegs
-@pytest.mark.parametrize("place", range(5))
-def test_wherever_in_a_batch_the_damage_is(open_batches, spare_set, place):
-    tar, key = overwrite_sample(spare_set, DAMAGES["zeros"], place=place)
-    with pytest.raises(UserError) as error:
-        take(open_batches(ShardSet.open(spare_set.folder), 6, seed=place), 2)
-    assert (error.value.where, f"sample {key} " in error.value.found) == (tar, True)
-
-
-@of_jpegs
 def test_batches_before_the_damaged_one_are_served(open_batches, spare_set):
     schedule, key_of = Schedule.of(spare_set, 2, seed=0), keys(spare_set)
     row = int(schedule.order(0)[9])  # in the fifth batch
@@ -76,30 +63,15 @@ def test_batches_before_the_damaged_one_are_served(open_batches, spare_set):
         take(loader, 1)
 
 
-def cut(tar):
-    os.truncate(tar, 1500)
-
-
-def remove(tar):
-    tar.unlink()
-
-
-def replace_by_a_folder(tar):
-    tar.unlink()
-    tar.mkdir()
-
-
 @of_jpegs
-@pytest.mark.parametrize("harm", [cut, remove, replace_by_a_folder])
-def test_a_tar_harmed_since_the_set_was_opened_is_an_error_that_names_it(
-    open_batches, spare_set, harm
-):
+def test_a_tar_cut_since_the_set_was_opened_is_an_error_that_names_it(open_batches, spare_set):
     loader = open_batches(spare_set, 3)
-    harm(spare_set.tars[1])
-    with pytest.raises(UserError) as error:
-        take(loader, 4)
-    assert error.value.where == str(spare_set.tars[1])
-    assert "pack it again" in error.value.remedy
+    os.truncate(spare_set.tars[1], 1500)
+    for _ in range(2):  # and it stays an error
+        with pytest.raises(UserError) as error:
+            take(loader, 4)
+        assert error.value.where == str(spare_set.tars[1])
+        assert "pack it again" in error.value.remedy
     within(10, loader.close)
 
 
@@ -115,45 +87,3 @@ def test_tar_headers_are_not_read(open_batches, make_set, spare_set):
     harmed = take(open_batches(ShardSet.open(spare_set.folder), 4), 3)
     whole = take(open_batches(make_set(12, 5), 4), 3)
     assert all(torch.equal(one, other) for one, other in zip(harmed, whole, strict=True))
-
-
-# A share that does not answer
-
-
-@pytest.fixture
-def stuck(monkeypatch):
-    """Readers block from the third batch on, until the test ends."""
-    reading, blocked, calls = Reader.read, threading.Event(), []
-
-    def read(self, rows):
-        calls.append(rows)
-        if len(calls) > 2:
-            blocked.wait(60)
-        return reading(self, rows)
-
-    monkeypatch.setattr(Reader, "read", read)
-    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.1)
-    yield
-    blocked.set()
-
-
-def test_a_read_that_never_ends_is_an_error_in_time(open_batches, make_set, stuck):
-    shards = make_set(24, 7)
-    loader = open_batches(shards, 3, data_timeout=0.5)
-    with pytest.raises(UserError) as error:
-        take(loader, 8)
-    assert error.value.where in map(str, shards.tars)
-    assert error.value.found == "no batch for 0.5 s, stuck while reading"
-    assert "--data-timeout" in error.value.wanted + error.value.remedy
-    within(10, loader.close)
-
-
-def test_a_slow_read_is_waited_for(open_batches, make_set, monkeypatch):
-    reading = Reader.read
-
-    def read(self, rows):
-        time.sleep(0.05)
-        return reading(self, rows)
-
-    monkeypatch.setattr(Reader, "read", read)
-    assert len(take(open_batches(make_set(24, 7), 3, data_timeout=20), 8)) == 8

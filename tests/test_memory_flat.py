@@ -15,7 +15,7 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 import psutil, torch
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.loader import Loader
 from pipeline.shards.manifest import ShardSet

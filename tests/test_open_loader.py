@@ -1,16 +1,13 @@
-"""Which loader a machine gets, where it keeps the decoded set, and why."""
+"""Which loader a machine gets, and why."""
 
 import pytest
 import torch
 
-from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions, default_workers
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.decoders import RawDecoder
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import RawDecoder, ThreadDecoder
 from pipeline.loading.loader import Loader
-from pipeline.loading.open import CACHE_SHARE, open_loader, place_cache
-from pipeline.loading.prefetcher import DATA_TIMEOUT
+from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions, default_workers
 from pipeline.loading.synthetic import SyntheticLoader
 from tests.needs import require, take, within
 
@@ -20,9 +17,9 @@ def open_set():
     """`open_loader`; what it opens is closed when the test ends."""
     opened = []
 
-    def open_(shards, dtype=torch.float32, cache="off", progress=None, **options):
+    def open_(shards, dtype=torch.float32, cache="off", **options):
         asked = LoaderOptions(4, 32, seed=1, workers=2, dtype=dtype, cache=cache, **options)
-        opened.append(open_loader(str(shards), asked, *([progress] if progress else [])))
+        opened.append(open_loader(str(shards), asked))
         return opened[-1]
 
     yield open_
@@ -85,32 +82,23 @@ def test_threads_are_chosen_elsewhere_and_say_why(
     assert take(loader, 1)[0].shape == (4, 3, 32, 32)
 
 
-def test_synthetic_needs_no_set(open_set):
-    loader = open_set("synthetic", torch.uint8)
-    assert isinstance(loader, SyntheticLoader)
-    assert next(iter(loader)).shape == (4, 32, 32, 3)
-
-
-def test_a_missing_set_is_a_plain_error(open_set, tmp_path):
-    with pytest.raises(UserError, match="no such folder"):
-        open_set(tmp_path / "nope")
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
 def test_every_loader_answers_alike(open_set, numbered_set, dtype):
     folder = numbered_set(12, 5).folder
-    for loader in (
-        open_set(folder, dtype),
-        open_set(folder, dtype, cache="host"),
-        open_set("synthetic", dtype),
-    ):
+    opened = {
+        Loader: open_set(folder, dtype),
+        ResidentCache: open_set(folder, dtype, cache="host"),
+        SyntheticLoader: open_set("synthetic", dtype),
+    }
+    for kind, loader in opened.items():
+        assert type(loader) is kind
         assert loader.batch_size == 4
         assert loader.steps_per_epoch >= 3
         assert loader.description
-        assert loader.dtype == dtype
-        assert take(loader, 1)[0].dtype == dtype
+        assert take(loader, 1)[0].dtype == loader.dtype == dtype
         assert (loader.epoch, loader.batch) == (0, 1)
-        assert loader.state_dict()["batch"] == 1
+    assert opened[Loader].description.endswith("; no cache, as asked")
+    assert "; cached from the second epoch on: " in opened[ResidentCache].description
 
 
 @pytest.mark.parametrize("shards", ["a set", "synthetic"])
@@ -127,103 +115,6 @@ def test_the_identity_that_checkpoints_hold_is_as_it_always_was(open_set, number
     assert list(loader.identity.items()) == expected
 
 
-# The cache
-
-DECODED = 12 * 32 * 32 * 3
-"""Bytes of the set of twelve pictures at 32×32."""
-
-
-def free(monkeypatch, size):
-    monkeypatch.setattr("pipeline.loading.open.free_memory", lambda device: size)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8], ids=str)
-@pytest.mark.parametrize("cache", ["auto", "host", "device"])
-def test_a_set_that_fits_is_kept_and_changes_nothing(open_set, numbered_set, cache, dtype):
-    folder = numbered_set(12, 5).folder
-    cached, streamed = open_set(folder, dtype, cache=cache), open_set(folder, dtype)
-    assert isinstance(cached, ResidentCache)
-    assert isinstance(streamed, Loader)
-    assert "; cached from the second epoch on: 0.0 MB decoded, " in cached.description
-    assert "MB free in host memory" in cached.description
-    assert streamed.description.endswith("; no cache, as asked")
-    assert cached.identity == streamed.identity
-    for one, other in zip(take(cached, 10), take(streamed, 10), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_auto_keeps_a_set_only_where_there_is_room_to_spare(open_set, numbered_set, monkeypatch):
-    folder = numbered_set(12, 5).folder
-    free(monkeypatch, int(DECODED / CACHE_SHARE))
-    assert isinstance(open_set(folder, cache="auto"), ResidentCache)
-    free(monkeypatch, int(DECODED / CACHE_SHARE) - 1)
-    loader = open_set(folder, cache="auto")
-    assert isinstance(loader, Loader)
-    assert loader.description.endswith(
-        "; no cache: 0.0 MB decoded, 0 MB free in host memory; at most 50% is taken"
-    )
-
-
-@pytest.mark.parametrize("cache", ["host", "device"])
-def test_a_cache_that_was_asked_for_takes_all_that_is_free_and_no_more(
-    open_set, numbered_set, monkeypatch, cache
-):
-    folder = numbered_set(12, 5).folder
-    free(monkeypatch, DECODED)
-    assert isinstance(open_set(folder, cache=cache), ResidentCache)
-    free(monkeypatch, DECODED - 1)
-    with pytest.raises(UserError) as error:
-        open_set(folder, cache=cache)
-    assert error.value.where == f"--cache {cache}"
-    assert "MB free" in error.value.found
-    assert "--cache auto" in error.value.remedy
-
-
-PLACES = {
-    "the-device-first": ("auto", 10, 10, "cuda"),
-    "then-the-host": ("auto", 1, 10, "cpu"),
-    "or-nowhere": ("auto", 1, 1, None),
-    "the-device-alone": ("device", 10, 1, "cuda"),
-    "the-host-alone": ("host", 10, 10, "cpu"),
-    "off": ("off", 10, 10, None),
-}
-
-
-@pytest.mark.parametrize(("cache", "device", "host", "where"), PLACES.values(), ids=PLACES)
-def test_where_a_set_is_kept_on_a_machine_with_a_gpu(monkeypatch, cache, device, host, where):
-    sizes = {"cuda": device, "cpu": host}
-    monkeypatch.setattr(
-        "pipeline.loading.open.free_memory", lambda place: sizes[place.type] * 10**6
-    )
-    place, why = place_cache(
-        2 * 10**6, LoaderOptions(1, 1, 1, device=torch.device("cuda"), cache=cache)
-    )
-    assert (place and place.type) == where
-    if where == "cuda":
-        assert why.endswith("10 MB free on cuda")
-    elif where == "cpu":
-        assert why.endswith("10 MB free in host memory")
-    elif cache == "auto":
-        assert "1 MB free on cuda, 1 MB free in host memory" in why
-
-
-def test_the_patience_with_the_disk_is_as_asked(open_set, numbered_set):
-    folder = numbered_set(12, 5).folder
-    assert open_set(folder).options.data_timeout == DATA_TIMEOUT
-    assert open_set(folder, data_timeout=7.5).options.data_timeout == 7.5
-
-
-def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numbered_set):
-    folder, told = numbered_set(12, 5).folder, []
-    before = open_set(folder, cache="host")
-    expected = take(before, 6)[5]
-    state = open_set(folder).state_dict() | {"epoch": 1, "batch": 2}
-    resumed = open_set(folder, cache="host", progress=lambda *done: told.append(done))
-    resumed.load_state_dict(state)
-    assert torch.equal(take(resumed, 1)[0], expected)
-    assert told == [(4, 12), (8, 12), (12, 12)]
-
-
 # Threads
 
 
@@ -232,5 +123,5 @@ def test_progress_is_told_while_a_resumed_run_reads_the_set_again(open_set, numb
     [(1, "cpu", 1), (2, "cuda", 2), (64, "cpu", 8), (64, "cuda:1", 4)],
 )
 def test_default_workers_are_one_a_core_up_to_a_limit(monkeypatch, cores, device, workers):
-    monkeypatch.setattr("pipeline.loading.batches.usable_cores", lambda: cores)
+    monkeypatch.setattr("pipeline.loading.options.usable_cores", lambda: cores)
     assert default_workers(torch.device(device)) == workers

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import file_digest
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.packing.outdir import NEW, PLAN
 from pipeline.packing.shard import PROGRESS
 from pipeline.shards.manifest import MANIFEST, Recipe, ShardSet
@@ -251,7 +251,7 @@ def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch
         return open_loader(str(unfinished), LoaderOptions(2, 32, workers=1, cache=cache))
 
     messages = [message(lambda: ShardSet.open(unfinished)), message(open_batches)]
-    monkeypatch.setattr("pipeline.loading.loader._why_not_dali", lambda device: "not wanted here")
+    monkeypatch.setattr("pipeline.loading.loader.why_not_dali", lambda device: "not wanted here")
     messages.append(message(open_batches))
     assert {str(error) for error in messages} == {str(messages[0])}
     assert messages[0].found == f"shards but no {MANIFEST}: an unfinished set"

@@ -10,9 +10,9 @@ import torch
 from dcgan import doctor, evaluate, profile, train
 from dcgan.checks import machine
 from dcgan.checks.findings import Check, Finding
-from dcgan.checks.shards import one_batch, shard_set
+from dcgan.checks.machine import one_batch, shard_set
 from dcgan.profiling.contenders import webdataset_shards
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 from tests.needs import take
 from tests.packing_runs import in_process, pack_folder

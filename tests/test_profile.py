@@ -7,19 +7,28 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from dcgan.options import MeasuringSet
 from dcgan.profile import app
+from dcgan.profiling.measuring import Contender, Round, Spread
+from dcgan.profiling.report import Bars, Report, publish
+from dcgan.profiling.stages import _costs
+from dcgan.profiling.sweep import Factor, Setting, Swept, _best
+from dcgan.profiling.train import train_round
 from pipeline.errors import UserError
 from tests.needs import require
 from tests.packing_runs import serially, waited
 from tests.pictures import CELEBA, encode, pack_pictures, smooth
-from tests.running import assert_four_parts, environment, flags
+from tests.running import ROOT, assert_four_parts, environment, flags
 
+CPU = torch.device("cpu")
 COMMANDS = ("loader", "stages", "compare", "sweep", "train")
 TINY = {
     "batch_size": 4,
@@ -38,7 +47,10 @@ def patched():
         patches.setattr("pipeline.packing.pack.write_shards", serially)
         patches.setattr("dcgan.profiling.measuring.AHEAD_FACTOR", 2)
         patches.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
         yield patches
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +94,6 @@ def test_every_command_says_what_was_measured_on_what(run, command):
     for words in ("cpu: ", "torch ", "16, of 178×218 pixels", "2 each", "batches  of 4, 32×32"):
         assert words in ran.said
     found = ran.found
-    assert {"command", "facts", "conclusions", "options", "environment", "set"} <= set(found)
     assert found["command"] == command
     assert found["options"]["rounds"] == 2
     assert found["set"]["images"] == 16
@@ -144,6 +155,10 @@ def test_compare(run):
             )
             if name in row:
                 assert row[name]["median"] == 1
+    mine, other = (ran.found["rounds"][name] for name in ("cache, float", "plain DALI chain"))
+    cpu = [b["cpu_us_per_image"] / a["cpu_us_per_image"] for a, b in zip(mine, other, strict=True)]
+    spread = ran.found["cpu_ratios"]["cache, float"]["plain DALI chain"]
+    assert spread["median"] == pytest.approx(sum(cpu) / 2)  # of two rounds
 
 
 def test_compare_goes_on_without_the_loaders_that_need_shared_memory(run, patched):
@@ -156,17 +171,6 @@ def test_compare_goes_on_without_the_loaders_that_need_shared_memory(run, patche
     assert "webdataset" in told
     assert "none, alas" in told
     assert told in ran.said
-
-
-def test_ratios_are_those_of_the_rounds(run):
-    require("dali")
-    found = run("compare").found
-    mine, other = (found["rounds"][name] for name in ("cache, float", "plain DALI chain"))
-    wall = [a["img_per_s"] / b["img_per_s"] for a, b in zip(mine, other, strict=True)]
-    cpu = [b["cpu_us_per_image"] / a["cpu_us_per_image"] for a, b in zip(mine, other, strict=True)]
-    for ratios, expected in (("wall_ratios", wall), ("cpu_ratios", cpu)):
-        spread = found[ratios]["cache, float"]["plain DALI chain"]
-        assert spread["median"] == pytest.approx(sum(expected) / 2)  # of two
 
 
 def test_a_raw_set_is_compared_as_far_as_it_goes(run, patched, shards, tmp_path_factory):
@@ -210,16 +214,106 @@ def test_training(run):
     assert all("is the bottleneck" in line for line in ran.found["conclusions"])
 
 
+# What it concludes, from made-up loaders and rounds whose truth is known
+
+
+def test_a_slow_loader_is_seen_in_the_data_wait():
+    def batches():
+        while True:
+            time.sleep(0.02)
+            yield torch.zeros(1)
+
+    fed = Contender("slow", batches(), 4, 0, lambda: None)
+    pace = train_round(fed, lambda real: time.sleep(0.005), 10, CPU)
+    assert 50 < pace.data_wait_pct < 100
+    assert pace.step_ms >= 25
+    fed = Contender("free", iter(lambda: torch.zeros(1), None), 4, 0, lambda: None)
+    pace = train_round(fed, lambda real: time.sleep(0.005), 10, CPU)
+    assert pace.data_wait_pct < 50
+
+
+def test_what_a_loader_had_ready_does_not_count_as_its_pace():
+    taken = []
+
+    def batches():
+        while True:
+            taken.append(1)
+            yield 0
+
+    stepped: list[object] = []
+    train_round(Contender("x", batches(), 4, 6, lambda: None), stepped.append, 3, CPU)
+    assert (len(taken), len(stepped)) == (6 + 1 + 3, 1 + 3)
+
+
+def test_costs_are_differences_within_a_round():
+    def rounds(*cpu):
+        return [Round(8, 1e6 / (value / 2), value) for value in cpu]
+
+    taken = {"read": rounds(10, 20), "decode": rounds(110, 120), "resize": rounds(108, 119)}
+    costs = _costs(list(taken), taken, by_wall=False)
+    assert costs["decode"].cpu == Spread(100, 100, 100)
+    assert costs["decode"].wall.median == pytest.approx(50)
+    assert costs["decode"].share == pytest.approx(100 / 115)
+    assert costs["resize"].share == 0  # noise made it cheaper than nothing
+
+
+@pytest.mark.parametrize(("noise", "kept"), [(0.3, True), (0.2, True), (0.1, False)])
+def test_a_gain_must_exceed_the_noise(noise, kept):
+    gains = {"the default": 1.0, "the default again": 1.0, "1": 0.5, "4": 1.2}
+    spreads = {name: Spread(gain, gain, gain) for name, gain in gains.items()}
+    factor = Factor("workers", (1, 2, 4), "--workers {:g}")
+    default = Setting(2, 128, 3, 0.65)
+    value, told = _best(factor, default, Swept("workers", spreads, spreads, noise, {}))
+    assert value == (2 if kept else 4)
+    assert ("keep 2" in told) == kept
+    only_told = Factor("batch_size", (64, 128), None)
+    value, told = _best(only_told, default, Swept("b", spreads, spreads, noise, {}))
+    assert value == 128
+    assert "training's" in told
+
+
 # How it begins and ends
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def options(**changes):
+    return MeasuringSet(**({"shards": ROOT} | changes))
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("field", "value"),
     [
-        ({"shards": "nowhere"}, "no such folder"),
-        ({"batch_size": 17}, "--batch-size 17"),
-        ({"device": "abacus"}, "--device abacus"),
+        ("rounds", 0),
+        ("seconds", float("nan")),
+        ("json_file", ROOT / "nowhere" / "found.json"),
+        ("plot_file", ROOT / "found.svg"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(field, value):
+    assert options().rounds == 5
+    with pytest.raises(UserError) as refused:
+        options(**{field: value})
+    assert_four_parts(refused.value, MeasuringSet.flag(field), str(value))
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path):
+    report = Report("loader", {"device": "cpu"}, [], [], [Bars("", "", {})], {})
+    with pytest.raises(UserError) as refused:
+        publish(report, options(json_file=tmp_path / ("x" * 255)))
+    assert_four_parts(refused.value, "xxx")
+
+
+def test_noise_is_no_set_to_measure_a_loader_with():
+    with pytest.raises(UserError) as refused:
+        options(shards="synthetic")
+    assert_four_parts(refused.value, "--shards synthetic", "noise", "dcgan-profile step")
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "said"),
+    [
+        ("loader", {"shards": "nowhere"}, "no such folder"),
+        ("compare", {"batch_size": 17}, "--batch-size 17"),
+        ("train", {"device": "abacus"}, "--device abacus"),
     ],
 )
 def test_what_cannot_be_measured_is_told_before_anything_is_done(

@@ -22,8 +22,8 @@ from dcgan.training.signals import StopRequest
 from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.images.pixels import to_signed
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.packing_runs import waited
 from tests.pictures import numbered_pictures, pack_pictures

@@ -104,23 +104,11 @@ def test_rows_are_the_stored_bytes_in_the_tars_order(numbered_set, raw_set, kind
 
 
 @given(rows=st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=30))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_come_in_the_order_asked_for_repeats_too(numbered_set, rows):
     shards = numbered_set(ROWS, 5)
     expected = all_bytes(shards)
     assert read(shards, rows) == [expected[row] for row in rows]
-
-
-def test_samples_are_arrays_of_bytes_that_stay_as_they_are(numbered_set):
-    shards = numbered_set(ROWS, 5)
-    opened = Reader(shards)
-    first = opened.read(np.array([3]))[0]
-    copy = first.copy()
-    within(30, lambda: opened.read(np.arange(ROWS)))
-    opened.close()
-    assert first.dtype == np.uint8
-    assert first.ndim == 1
-    assert np.array_equal(first, copy)
 
 
 def test_a_row_is_described_by_its_tar_and_key(numbered_set):
@@ -139,7 +127,7 @@ def test_a_row_is_described_by_its_tar_and_key(numbered_set):
 # Open files
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize("limit", [1, 3])
 def test_no_more_tars_are_open_than_allowed(numbered_set, monkeypatch, open_files, limit):
     monkeypatch.setattr(reader, "MAX_OPEN", limit)
     shards = numbered_set(ROWS, 2)  # six of them
@@ -170,14 +158,7 @@ def test_no_tar_is_opened_before_it_is_read_and_close_may_come_twice(numbered_se
 # Damage
 
 
-def test_a_tar_cut_before_opening_is_refused_when_the_set_is_opened(spare_set):
-    os.truncate(spare_set.tars[1], 2000)
-    with pytest.raises(UserError) as error:
-        ShardSet.open(spare_set.folder)
-    assert_four_parts(error.value, str(spare_set.tars[1]), "2,000 bytes")
-
-
-@pytest.mark.parametrize("size", [0, 100, 700, 2000])
+@pytest.mark.parametrize("size", [0, 700])
 def test_a_tar_cut_after_opening_is_an_error(spare_set, size):
     tar = spare_set.tars[1]
     opened = Reader(spare_set)
@@ -200,12 +181,7 @@ def become_a_folder(tar):
     tar.mkdir()
 
 
-def become_a_loop(tar):
-    tar.unlink()
-    tar.symlink_to(tar)
-
-
-@pytest.mark.parametrize("damage", [vanish, become_a_folder, become_a_loop])
+@pytest.mark.parametrize("damage", [vanish, become_a_folder])
 def test_a_tar_that_is_gone_when_it_is_opened_again_is_an_error(spare_set, monkeypatch, damage):
     monkeypatch.setattr(reader, "MAX_OPEN", 1)
     opened = Reader(spare_set)
@@ -235,7 +211,8 @@ POINTERS = {
     "size-past-the-end": (2, 10**7),
     "offset-negative": (1, -512),
     "size-negative": (2, -1),
-    "offset-huge": (1, HUGE // 2),
+    "offset-that-overflows": (1, HUGE),
+    "size-that-overflows": (2, HUGE),
 }
 
 
@@ -247,20 +224,11 @@ def test_an_index_that_points_outside_of_its_tar_is_refused(spare_set, field, va
     assert_four_parts(error.value, str(shards.indexes[1]), "samples outside of the tar")
 
 
-@pytest.mark.parametrize("field", [1, 2])
-def test_an_index_whose_ends_overflow_is_refused(spare_set, field):
-    shards = rewrite_index(spare_set, 1, replace_field(2, field, HUGE))
-    with pytest.raises(UserError, match="samples outside of the tar"):
-        Reader(shards)
-
-
 OTHER_INDEXES = {
     "fewer": (lambda text: text.replace("v1.2 5", "v1.2 4").rpartition("jpg ")[0], "4 samples"),
     "more": (lambda text: text.replace("v1.2 5", "v1.2 6") + text.splitlines()[1] + "\n", "6 sam"),
-    "other-header": (lambda text: text.replace("v1.2 5", "v1.2 6"), "the header"),
     "other-names": (lambda text: text.replace(".jpg", ".png"), "lines that"),
     "empty": (lambda text: "", "no samples"),
-    "nonsense": (lambda text: "<html>\n", "no samples"),
 }
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.needs import OBSTACLES, take, within
 from tests.pictures import numbered_pictures, pack_pictures

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.packing.store import make_recipe
 from pipeline.shards.manifest import Recipe
 from pipeline.shards.order import Schedule

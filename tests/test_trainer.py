@@ -16,7 +16,7 @@ from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import stats
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from tests.running import (
     CountedBatches,
     cells,

@@ -17,7 +17,7 @@ from pipeline.errors import UserError, plain
 
 
 class Verdict(StrEnum):
-    """Of one line; only a FAIL makes the exit status 1."""
+    """How a line ends; only a FAIL makes the exit status 1."""
 
     OK = "ok"
     WARNING = "warning"
@@ -30,7 +30,7 @@ class Finding:
     """One line of the report."""
 
     name: str
-    """Of what was looked at."""
+    """Names what was looked at."""
     verdict: Verdict
     found: str
     """The figure, or what is there; of what was not checked, the reason."""
@@ -49,22 +49,22 @@ class Check:
 
 
 def ok(name: str, found: str, wanted: str = "") -> Finding:
-    """It is as it should be."""
+    """A line for what is as it should be."""
     return Finding(name, Verdict.OK, found, wanted)
 
 
 def warning(name: str, found: str, wanted: str, remedy: str) -> Finding:
-    """Training works, but not as well as it could."""
+    """A line for what lets training work, but not as well as it could."""
     return Finding(name, Verdict.WARNING, found, wanted, remedy)
 
 
 def fail(name: str, found: str, wanted: str, remedy: str) -> Finding:
-    """Training does not work, or not rightly."""
+    """A line for what keeps training from working, or from being right."""
     return Finding(name, Verdict.FAIL, found, wanted, remedy)
 
 
 def not_checked(name: str, reason: str, wanted: str = "") -> Finding:
-    """This machine lacks what the check needs: nothing is known, neither good nor bad."""
+    """A line for a check that needs what this machine lacks: it says nothing, good or bad."""
     return Finding(name, Verdict.NOT_CHECKED, reason, wanted)
 
 
@@ -84,7 +84,7 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
             yield fail(check.name, first_line(error), "a check that ends", remedy)
         else:
             if not count:  # else a loop over nothing would look like a success
-                yield fail(check.name, "the check said nothing", "a line at least", "report this")
+                yield fail(check.name, "the check found nothing", "a line at least", "report this")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """What `dcgan-doctor` looks at on the machine: each check is one line, and none changes anything.
 
-They judge what `doctor_probes` asks the system. Torch is loaded inside functions: where it is
+They judge what `probes` asks the system. Torch is loaded inside functions: where it is
 broken, that is the first thing to be told.
 """
 
@@ -10,6 +10,7 @@ import importlib
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +29,14 @@ from dcgan.checks.probes import (
     nvidia_cards,
     torch_cuda,
 )
-from dcgan.checks.shards import one_batch, shard_set
+from pipeline.errors import UserError
 from pipeline.machine import core_limits, usable_cores
 
 if TYPE_CHECKING:
     import torch
 
 OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
-"""Of the NVIDIA drivers for Linux, the first that runs a CUDA of this major version
+"""The oldest NVIDIA driver for Linux that runs a CUDA of this major version
 (docs.nvidia.com/deploy/cuda-compatibility, "minor version compatibility")."""
 
 GIB = 1 << 30
@@ -53,8 +54,12 @@ LEAST_DISK, GOOD_DISK = GIB // 2, 5 * GIB
 originals are 1.4 GB."""
 
 
+BATCH_TIMEOUT = 60.0
+"""Seconds: a share or a sleeping disk may take some, a stuck one would take for ever."""
+
+
 def checks(device: torch.device, shards: Path | None) -> list[Check]:
-    """All of them, in the order of a repair: what comes first may be why a later one fails."""
+    """All checks, in the order of a repair: what comes first may be why a later one fails."""
     return [
         Check("Python and packages", packages),
         Check("torch", torch_build),
@@ -74,7 +79,7 @@ def checks(device: torch.device, shards: Path | None) -> list[Check]:
 
 
 def without_torch(obstacle: str, verify: bool) -> list[Check]:
-    """What is left to look at where torch does not load: whatever else might be the reason."""
+    """The checks that are left where torch does not load: they look for the reason."""
     wanted = "torch that loads"
     remedy = "install it again: pip install --force-reinstall torch torchvision"
     found = [
@@ -301,3 +306,49 @@ def _room(name: str, free: int, least: float, good: float, remedy: str) -> Findi
     if free < good:
         return warning(name, found, f"{good / GIB:g} GiB", remedy)
     return ok(name, found, f"{good / GIB:g} GiB")
+
+
+def shard_set(folder: Path | None) -> Finding:
+    """Whether the set opens, and its recipe."""
+    from pipeline.shards.manifest import ShardSet
+
+    name, wanted = "shard set", "a complete set"
+    if folder is None:
+        return not_checked(name, "no --shards given", wanted)
+    manifest = ShardSet.open(folder).manifest
+    size = f"{manifest.samples:,} images in {len(manifest.shards):,} shards"
+    return ok(name, f"{size}, {manifest.recipe.told()}", wanted)
+
+
+def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Finding]:
+    """Whether a batch of the set comes out, and of which loader."""
+    import torch
+
+    from pipeline.loading.loader import Loader
+    from pipeline.loading.options import LoaderOptions
+    from pipeline.shards.manifest import ShardSet
+
+    name, wanted = "one batch", f"within {BATCH_TIMEOUT:g} s"
+    if folder is None:
+        return not_checked(name, "no --shards given", wanted)
+    try:
+        shards = ShardSet.open(folder)
+    except UserError:
+        return not_checked(name, "the set does not open", wanted)
+    recipe = shards.manifest.recipe
+    size = min(64, recipe.size or 64, recipe.crop if isinstance(recipe.crop, int) else 64)
+    options = LoaderOptions(
+        min(64, len(shards)), size, device=device, dtype=torch.uint8, data_timeout=BATCH_TIMEOUT
+    )
+    loader = Loader(shards, options)
+    try:
+        began = time.perf_counter()
+        batch = next(loader)
+        seconds = time.perf_counter() - began
+    finally:
+        loader.close()
+    shape = "×".join(map(str, batch.shape))
+    return [
+        ok("loader", loader.description),
+        ok(name, f"{shape} after {seconds:.1f} s", wanted),
+    ]

@@ -65,7 +65,7 @@ def installed(package: str) -> str | None:
 
 
 def dali_wheels() -> dict[str, str]:
-    """Those of DALI's wheels that are installed, with their versions."""
+    """The DALI wheels that are installed, with their versions."""
     return {wheel: version for wheel in DALI if (version := installed(wheel)) is not None}
 
 
@@ -119,7 +119,7 @@ def driver_cuda() -> tuple[int, int] | None:
 
 
 def driver_version() -> str | None:
-    """As NVIDIA numbers its drivers; None where there is none."""
+    """The driver's version in NVIDIA's numbering; None where there is no driver."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
         if match := re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text):

@@ -18,15 +18,17 @@ import torch
 from torch import nn
 
 from dcgan.checks.data import (
+    BATCH,
+    SIZE,
     by_dali,
     cache_is_stream,
     fill_is_next,
     gpu_pixels,
     loader_resumes,
     open_loader,
+    work_set,
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
-from dcgan.checks.pictures import BATCH, SIZE, work_set
 from dcgan.options import TrainConfig
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code
@@ -39,7 +41,7 @@ FIRST_STEP = 1e-5
 """Relative difference of the first step's statistics: the two add in another order, no more."""
 
 LATER_STEPS = 1e-2
-"""Of the statistics over all steps: Adam's first updates are as large for the smallest gradient as
+"""The same, over all steps: Adam's first updates are as large for the smallest gradient as
 for the largest, so that a rounding error that turns a sign moves its weight by a whole step."""
 
 WEIGHTS = 0.1
@@ -54,13 +56,13 @@ that a graph repeats as it was captured gives 1 or more; weights that just pass 
 SETTLING = 1.0
 """Seconds in which a loader fills its queues, and then waits."""
 
-Say = Callable[[str], object]
+Log = Callable[[str], object]
 
 REPORT = "do not train in this mode; send this report: dcgan-doctor --verify --json report.json"
 
 
-def checks(device: torch.device, say: Say) -> list[Check]:
-    """All of them; the one that may leave the device in disorder comes last."""
+def checks(device: torch.device, log: Log) -> list[Check]:
+    """All checks; the one that may leave the device in disorder comes last."""
     keep_compiled_code()
     named: dict[str, Callable[[], Finding | Iterator[Finding]]] = {
         "fill = next": lambda: fill_is_next(device),
@@ -68,10 +70,10 @@ def checks(device: torch.device, say: Say) -> list[Check]:
         "loader resumes": lambda: loader_resumes(device),
         "GPU pixels = CPU pixels": lambda: gpu_pixels(device),
         "step resumes": lambda: step_resumes(device),
-        "compiled = eager": lambda: compiled_is_eager(device, say),
-        "graph = eager": lambda: graph_is_eager(device, say),
-        "capture, DALI idle": lambda: capture_beside_dali(device, say, busy=False),
-        "capture, DALI busy": lambda: capture_beside_dali(device, say, busy=True),
+        "compiled = eager": lambda: compiled_is_eager(device, log),
+        "graph = eager": lambda: graph_is_eager(device, log),
+        "capture, DALI idle": lambda: capture_beside_dali(device, log, busy=False),
+        "capture, DALI busy": lambda: capture_beside_dali(device, log, busy=True),
     }
     return [Check(name, look) for name, look in named.items()]
 
@@ -79,18 +81,18 @@ def checks(device: torch.device, say: Say) -> list[Check]:
 # The step
 
 
-def compiled_is_eager(device: torch.device, say: Say) -> Finding | Iterator[Finding]:
+def compiled_is_eager(device: torch.device, log: Log) -> Finding | Iterator[Finding]:
     """Twenty steps of the compiled step against the eager one's."""
     if obstacle := why_no_compiler(device):
         return not_checked("compiled = eager", obstacle)
-    return same_steps("compiled", device, say)
+    return same_steps("compiled", device, log)
 
 
-def graph_is_eager(device: torch.device, say: Say) -> Finding | Iterator[Finding]:
+def graph_is_eager(device: torch.device, log: Log) -> Finding | Iterator[Finding]:
     """Twenty replays of a CUDA graph against as many eager steps."""
     if device.type != "cuda":
         return not_checked("graph = eager", "no CUDA device")
-    return same_steps("graph", device, say)
+    return same_steps("graph", device, log)
 
 
 def step_resumes(device: torch.device) -> Finding:
@@ -110,14 +112,14 @@ def step_resumes(device: torch.device) -> Finding:
     return _below("step resumes", share, WEIGHTS, "of the way they went", REPORT)
 
 
-def same_steps(mode: str, device: torch.device, say: Say) -> Iterator[Finding]:
-    """Both steps begin alike and see the same pixels and noise: compare what comes of it."""
-    name, said = f"{mode} = eager", list[str]()
+def same_steps(mode: str, device: torch.device, log: Log) -> Iterator[Finding]:
+    """Compare a mode with eager steps: both begin alike, and see the same pixels and noise."""
+    name, logged = f"{mode} = eager", list[str]()
     fast, eager = small_step(device), small_step(device)
     began = _weights(eager)
-    taken = fast.prepare(mode, _noting(said, say))
+    taken = fast.prepare(mode, _noting(logged, log))
     if taken != mode:
-        reason = "; ".join(line for line in said if "failed" in line) or "no reason given"
+        reason = "; ".join(line for line in logged if "failed" in line) or "no reason given"
         yield fail(name, f"{taken} was taken: {reason}", mode, f"train with --step {taken}")
         return
     for seed in range(STEPS):
@@ -160,12 +162,12 @@ def why_no_compiler(device: torch.device) -> str | None:
     return None
 
 
-def _noting(said: list[str], say: Say) -> Say:
-    """Say a line, and keep it for the report."""
+def _noting(logged: list[str], log: Log) -> Log:
+    """Log a line, and keep it for the report."""
 
     def note(line: str) -> None:
-        said.append(line)
-        say(line)
+        logged.append(line)
+        log(line)
 
     return note
 
@@ -194,7 +196,7 @@ def _pixels(seed: int, shape: torch.Size) -> torch.Tensor:
 
 
 def _below(name: str, figure: float, threshold: float, unit: str, remedy: str) -> Finding:
-    """Judge a figure; one that is no number is not below anything."""
+    """Hold a figure against its threshold; one that is not a number fails."""
     found, wanted = f"{figure:.1e} {unit}", f"at most {threshold:.0e}"
     return ok(name, found, wanted) if figure <= threshold else fail(name, found, wanted, remedy)
 
@@ -202,7 +204,7 @@ def _below(name: str, figure: float, threshold: float, unit: str, remedy: str) -
 # The capture
 
 
-def capture_beside_dali(device: torch.device, say: Say, busy: bool) -> Finding:
+def capture_beside_dali(device: torch.device, log: Log, busy: bool) -> Finding:
     """Capture a step in a process in which DALI has worked, or is at work.
 
     The trainer captures before its first batch, which is easier than either.
@@ -213,20 +215,20 @@ def capture_beside_dali(device: torch.device, say: Say, busy: bool) -> Finding:
     with work_set() as shards, closing(open_loader(shards, device)) as loader:
         if not by_dali(loader):
             return not_checked(name, loader.description)
-        return capture_beside(name, loader, device, say, busy)
+        return capture_beside(name, loader, device, log, busy)
 
 
 def capture_beside(
-    name: str, loader: Batches, device: torch.device, say: Say, busy: bool
+    name: str, loader: Batches, device: torch.device, log: Log, busy: bool
 ) -> Finding:
     """Capture while a loader waits with its queues full, or while somebody empties them."""
-    step, said, wanted = small_step(device), list[str](), "captured at the first attempt"
+    step, logged, wanted = small_step(device), list[str](), "captured at the first attempt"
     next(loader)
     time.sleep(SETTLING)
     with _taking(loader, device) if busy else nullcontext([0]) as taken:
-        mode = step.prepare("graph", _noting(said, say))
+        mode = step.prepare("graph", _noting(logged, log))
         meanwhile = len(taken)
-    failures = [line for line in said if "capture of the CUDA graph failed" in line]
+    failures = [line for line in logged if "capture of the CUDA graph failed" in line]
     if mode != "graph" and busy:
         remedy = "nothing: the trainer captures before its first batch; but do send this report"
         return warning(name, failures[-1], wanted, remedy)
@@ -269,7 +271,7 @@ def _taking(loader: Batches, device: torch.device) -> Iterator[list[int]]:
 
 
 def _stream_of_its_own(device: torch.device) -> AbstractContextManager[object]:
-    """Else the thread would work on the default stream, which waits for others."""
+    """A stream for the thread alone: the default one waits for others."""
     if device.type != "cuda":
         return nullcontext()
     return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -21,8 +21,8 @@ from dcgan.rundir.environment import pick_device
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
 from pipeline.errors import UserError, plain
 from pipeline.files import writing
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.open import SYNTHETIC
+from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
 from pipeline.shards.manifest import ShardSet
 

@@ -19,9 +19,9 @@ from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate_each, latents
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import SYNTHETIC, open_loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES
 
 N = 2048

@@ -1,1 +1,1 @@
-"""What `dcgan-profile` measures, how, and beside what."""
+"""`dcgan-profile`: a module for each command, and what they share."""

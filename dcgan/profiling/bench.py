@@ -1,22 +1,18 @@
-"""What every profiling command begins with: the set, the device, and the means to measure."""
+"""What the profiling commands on a shard set begin with: the set, the device, the conditions."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dcgan.options import MeasuringSet
-from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, Told, measure
-from dcgan.profiling.variants import first_shards
+from dcgan.profiling.contenders import first_shards
+from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, measure
 from dcgan.rundir.environment import describe_environment, pick_device
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import steps_per_epoch
@@ -28,6 +24,9 @@ SHOWN_PACKAGES = (
     "nvidia-dali-cuda130",
     "webdataset",
 )
+
+TEMPORARY = "dcgan-profile-"
+"""Prefix of the names of temporary folders."""
 
 
 class Bench:
@@ -44,7 +43,8 @@ class Bench:
         self.options = options
         limit_torch_threads()
         self.device = pick_device(options.device)
-        self.shards = first_shards(ShardSet.open(options.shards), options.images)
+        self.whole = ShardSet.open(options.shards)
+        self.shards = first_shards(self.whole, options.images)
         self.shards.require_size(options.image_size)
         steps_per_epoch(len(self.shards), options.batch_size)
         self.conditions = LoaderOptions(
@@ -54,25 +54,27 @@ class Bench:
             seed=options.seed,
             workers=options.workers,
         )
-        self.workers = self.conditions.threads
         self.environment = describe_environment(self.device)
 
-    def measure(self, contenders: Sequence[Contender]) -> dict[str, list[Round]]:
-        """Let contenders take their rounds, with a bar on a terminal."""
-        with progress() as told:
-            return measure(contenders, self.options.rounds, self.options.seconds, self.device, told)
+    def measure(self, contenders: Iterable[Contender]) -> dict[str, list[Round]]:
+        """Let contenders take their rounds in turn; each is closed at the end."""
+        with ExitStack() as stack:
+            opened = []
+            for contender in contenders:
+                stack.callback(contender.close)
+                opened.append(contender)
+            return measure(opened, self.options.rounds, self.options.seconds, self.device)
 
     def facts(self) -> dict[str, str]:
         """Lines for people: device, versions, n."""
         manifest, options = self.shards.manifest, self.options
         size = "×".join(map(str, manifest.largest_image))
-        whole = ShardSet.open(options.shards)
-        part = "" if len(whole) == len(self.shards) else f", of {len(whole):,}"
+        part = "" if self.whole == self.shards else f", of {len(self.whole):,}"
         return machine(self.environment, SHOWN_PACKAGES) | {
             "images": f"{len(self.shards):,}{part}, of {size} pixels at most, in {options.shards}"
             f" ({manifest.recipe.told()})",
             "batches": f"of {options.batch_size}, {options.image_size}×{options.image_size} pixels,"
-            f" {self.workers} workers",
+            f" {self.conditions.threads} workers",
             "rounds": f"{options.rounds} each, in turn, of at least {options.seconds:g} s and"
             f" {AHEAD_FACTOR} times what is read ahead",
         }
@@ -87,7 +89,7 @@ class Bench:
                 "recipe": self.shards.manifest.recipe.told(),
                 "largest_image": list(self.shards.manifest.largest_image),
             },
-            "workers": self.workers,
+            "workers": self.conditions.threads,
         }
 
 
@@ -100,36 +102,3 @@ def machine(environment: Mapping[str, Any], shown: Sequence[str]) -> dict[str, s
         f" {environment['cpus']} CPUs",
         "versions": f"Python {environment['python']}, " + ", ".join(versions),
     }
-
-
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, however that comes."""
-    with tempfile.TemporaryDirectory(prefix="dcgan-profile-") as folder:
-        yield Path(folder)
-
-
-def say(text: str) -> None:
-    """One line on what is being done, on a terminal only."""
-    console = Console(highlight=False, markup=False, stderr=True)
-    if console.is_terminal:
-        console.print(text)
-
-
-@contextmanager
-def progress() -> Iterator[Told]:
-    """Show how far a measurement is, on a terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("measuring"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        # A bar that moves by itself uses the CPU that is being measured
-        auto_refresh=False,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total, refresh=True)

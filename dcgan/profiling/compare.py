@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
-from dcgan.profiling.bench import Bench, say, temporary_folder
+from dcgan.profiling.bench import TEMPORARY, Bench
 from dcgan.profiling.contenders import (
     cached,
     ours,
+    pack_as,
     plain_dali,
     shared_by_dataloader,
     torchvision_folder,
     webdataset_shards,
+    write_images,
 )
-from dcgan.profiling.measuring import Contender, Round, Spread, ratios
+from dcgan.profiling.measuring import Contender, Round, Spread, cpu_times, rates, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
-from dcgan.profiling.variants import pack_as, write_images
-from pipeline.loading.fallback import ThreadDecoder
-from pipeline.loading.loader import open_decoder
+from pipeline.loading.loader import why_not_dali
 from pipeline.machine import MIB, shared_memory_lack
 
 TUTORIAL = "ImageFolder, DataLoader"
@@ -39,16 +40,19 @@ def profile(options: MeasuringSet) -> Report:
     """Measure all loaders that the set and the machine allow."""
     bench = Bench(options)
     left_out: list[str] = []
-    with temporary_folder() as folder, ExitStack() as stack:
-        contenders = []
-        for contender in _contenders(bench, folder, left_out):
-            stack.callback(contender.close)
-            contenders.append(contender)
-        taken = bench.measure(contenders)
-    by_wall = _ratios(taken, lambda mine, other: ratios(_rates(mine), _rates(other)))
-    by_cpu = _ratios(taken, lambda mine, other: ratios(_cpu(other), _cpu(mine)))
-    rates = {name: Spread.of(_rates(rounds)) for name, rounds in taken.items()}
-    cpu = {name: Spread.of(_cpu(rounds)) for name, rounds in taken.items()}
+    with TemporaryDirectory(prefix=TEMPORARY) as folder:
+        taken = bench.measure(_contenders(bench, Path(folder), left_out))
+    rate = {name: rates(rounds) for name, rounds in taken.items()}
+    cpu = {name: cpu_times(rounds) for name, rounds in taken.items()}
+    yardsticks = [name for name in (TUTORIAL, DALI) if name in taken]
+    by_wall = {
+        name: {other: ratios(rate[name], rate[other]) for other in yardsticks} for name in taken
+    }
+    by_cpu = {
+        name: {other: ratios(cpu[other], cpu[name]) for other in yardsticks} for name in taken
+    }
+    rate_bars = {name: Spread.of(values) for name, values in rate.items()}
+    cpu_bars = {name: Spread.of(values) for name, values in cpu.items()}
     return Report(
         "compare",
         bench.facts(),
@@ -60,7 +64,7 @@ def profile(options: MeasuringSet) -> Report:
             ),
             *left_out,
         ],
-        [Bars("Rate", "images a second", rates), Bars("CPU time", "µs an image", cpu)],
+        [Bars("Rate", "images a second", rate_bars), Bars("CPU time", "µs an image", cpu_bars)],
         bench.data()
         | {
             "left_out": left_out,
@@ -72,7 +76,7 @@ def profile(options: MeasuringSet) -> Report:
 
 
 def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Contender]:
-    """All that can take part, one after another; what cannot is told in `left_out`."""
+    """All that can take part, one after another; `left_out` gets a line about each that cannot."""
     shards, conditions = bench.shards, bench.conditions
     forms = {name: replace(conditions, dtype=dtype) for name, dtype in DTYPES.items()}
     store = shards.manifest.recipe.store
@@ -85,7 +89,7 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
     else:
         if store == "jpeg":
             left_out.append("All loaders read the set's small JPEGs, not the originals.")
-        say("writing the images as files, and packing them as raw pixels")
+        tell_progress("writing the images as files, and packing them as raw pixels")
         images = write_images(shards, folder / "files")
         wanted = 2 * shared_by_dataloader(conditions)
         if lack := shared_memory_lack(wanted):
@@ -96,7 +100,7 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
         else:
             yield torchvision_folder(TUTORIAL, images, shards.manifest.recipe, conditions)
             yield webdataset_shards(WEBDATASET, shards, conditions)
-        if obstacle := _why_not_dali(bench):
+        if obstacle := why_not_dali(conditions.device):
             left_out.append(f"Left out: the plain DALI chain ({obstacle}).")
         else:
             yield plain_dali(DALI, shards, conditions)
@@ -104,37 +108,12 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
         yield ours(f"{stored}, {name}", shards, form)
     if store != "raw":
         size = conditions.image_size
-        raw = pack_as("raw", shards, images, size, folder / "raw", bench.workers)
+        raw = pack_as("raw", shards, images, size, folder / "raw", conditions.threads)
         for name, form in forms.items():
             yield ours(f"raw shards, {name}", raw, form)
-    say("filling the caches")
+    tell_progress("filling the caches")
     for name, form in forms.items():
         yield cached(f"cache, {name}", shards, form)
-
-
-def _why_not_dali(bench: Bench) -> str | None:
-    decoder = open_decoder(bench.shards, bench.conditions)
-    return decoder.description if isinstance(decoder, ThreadDecoder) else None
-
-
-def _rates(rounds: Sequence[Round]) -> list[float]:
-    return [each.img_per_s for each in rounds]
-
-
-def _cpu(rounds: Sequence[Round]) -> list[float]:
-    return [each.cpu_us_per_image for each in rounds]
-
-
-def _ratios(
-    taken: Mapping[str, Sequence[Round]],
-    ratio: Callable[[Sequence[Round], Sequence[Round]], Spread],
-) -> Ratios:
-    """Of each contender to those yardsticks that took part."""
-    yardsticks = [name for name in (TUTORIAL, DALI) if name in taken]
-    return {
-        name: {other: ratio(rounds, taken[other]) for other in yardsticks}
-        for name, rounds in taken.items()
-    }
 
 
 def _as_json(found: Ratios) -> dict[str, dict[str, dict[str, float]]]:
@@ -151,7 +130,7 @@ def _table(taken: Mapping[str, Sequence[Round]], by_wall: Ratios, by_cpu: Ratios
     columns += [f"× {headings[other]}, CPU" for other in yardsticks]
     table = Table("", columns)
     for name, rounds in taken.items():
-        rate, cpu = Spread.of(_rates(rounds)), Spread.of(_cpu(rounds))
+        rate, cpu = Spread.of(rates(rounds)), Spread.of(cpu_times(rounds))
         row = [name, f"{rate.median:,.0f}", span(rate), f"{cpu.median:,.1f}"]
         row.append(str(rounds[0].batches))
         row += [short(by_wall[name][other].median) for other in yardsticks]

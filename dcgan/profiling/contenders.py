@@ -1,27 +1,31 @@
-"""The loaders that are compared: ours, and those that people have."""
+"""What is compared: our loader and those that people have, over a set and other forms of it."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
 from pipeline.images.pixels import MEAN, STD
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.decoders import Decoder
-from pipeline.loading.fallback import BATCHES_AHEAD
-from pipeline.loading.loader import Loader
+from pipeline.loading.decoders import BATCHES_AHEAD, Decoder
+from pipeline.loading.loader import READY, Loader
 from pipeline.loading.open import place_cache
-from pipeline.loading.stream import READY
+from pipeline.loading.options import LoaderOptions
+from pipeline.loading.reader import Encoded, Reader
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources import open_source
+from pipeline.packing.store import make_recipe
 from pipeline.shards.manifest import Recipe, ShardSet
-from pipeline.shards.order import permutation
+from pipeline.shards.order import Schedule, permutation
 
 DATALOADER_AHEAD = 2
 """Batches that a worker of torch's DataLoader prepares, by default."""
@@ -35,6 +39,9 @@ DALI_SHUFFLE = 1024
 DALI_AHEAD = 3
 """Batches that a plain DALI pipeline has: two that it prepared, by default, and one of its reader's
 prefetching."""
+
+FOLDER = "images"
+"""Sub-folder for the written files: ImageFolder wants one for each class, and there is one."""
 
 
 def ours(
@@ -55,7 +62,21 @@ def ours(
     """
     loader = Loader(shards, conditions, decoder)
     ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
-    return Contender(name, loader, conditions.batch_size, ahead, loader.close)
+    return Contender(name, loader, conditions.batch_size, ahead, loader.close, loader.description)
+
+
+def read_batches(
+    shards: ShardSet, conditions: LoaderOptions
+) -> Generator[list[Encoded], None, None]:
+    """The samples of one batch after another, as the loader reads them."""
+    reader = Reader(shards)
+    schedule = Schedule.of(shards, conditions.batch_size, conditions.seed)
+    try:
+        for epoch in count():
+            for rows in schedule.batches(epoch):
+                yield reader.read(rows)
+    finally:
+        reader.close()
 
 
 def cached(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
@@ -193,10 +214,8 @@ class _EndlessOrder(Sampler[int]):
         self._count, self._seed = count, seed
 
     def __iter__(self) -> Iterator[int]:
-        epoch = 0
-        while True:
+        for epoch in count():
             yield from permutation(self._count, self._seed, epoch).tolist()
-            epoch += 1
 
 
 def _dataloader(
@@ -228,3 +247,71 @@ def _crop(recipe: Recipe) -> int | None:
     """Side of the middle square that a reader has to cut out itself, if it has to."""
     cropped = recipe.store == "original" and isinstance(recipe.crop, int)
     return int(recipe.crop) if cropped else None
+
+
+# Other forms of a set
+
+
+def first_shards(shards: ShardSet, images: int) -> ShardSet:
+    """The set as if it ended with the shard that brings it to so many images.
+
+    Packing shuffles, so these are a random sample of the whole.
+    """
+    kept, samples = [], 0
+    for shard in shards.manifest.shards:
+        if samples >= images:
+            break
+        kept.append(shard)
+        samples += shard.samples
+    manifest = shards.manifest.model_copy(update={"shards": tuple(kept), "samples": samples})
+    return ShardSet(shards.folder, manifest)
+
+
+def write_images(shards: ShardSet, folder: Path) -> Path:
+    """Write the samples of a JPEG set as files, in a sub-folder of `folder`; returns `folder`.
+
+    Raises:
+        UserError: the set is damaged, or there is no room.
+    """
+    assert shards.manifest.recipe.store != "raw", "raw samples are no image files"
+    (folder / FOLDER).mkdir(parents=True)
+    reader = Reader(shards)
+    try:
+        for row in range(len(shards)):
+            (data,) = reader.read(np.array([row]))
+            (folder / FOLDER / f"{row:08d}.jpg").write_bytes(data.tobytes())
+    except OSError as error:
+        raise UserError(
+            folder,
+            error.strerror or str(error),
+            f"room for {len(shards):,} image files",
+            "use fewer --images, or let TMPDIR name a folder on a larger disk",
+        ) from error
+    finally:
+        reader.close()
+    return folder
+
+
+def pack_as(
+    store: Literal["jpeg", "raw"],
+    shards: ShardSet,
+    images: Path,
+    image_size: int,
+    out: Path,
+    workers: int,
+) -> ShardSet:
+    """Pack what `write_images` wrote, so that readers see the same part of each image.
+
+    Args:
+        store: of the new set.
+        shards: the set that the images are from.
+        images: their folder.
+        image_size: to store, in pixels.
+        out: new folder for the set.
+        workers: processes.
+    """
+    source = open_source(images)
+    crop = str(_crop(shards.manifest.recipe) or "centre")
+    recipe = make_recipe(store, image_size, crop, None, checked=True)
+    pack(source, source.members(), out, Packing(recipe, workers=workers))
+    return ShardSet.open(out)

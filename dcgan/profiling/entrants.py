@@ -1,29 +1,36 @@
-"""The steps that `dcgan-profile step` measures, made ready: the tutorial's and ours."""
+"""The steps that `dcgan-profile step` measures, made ready and counted: the tutorial's and ours."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
+from dcgan.cli import tell_progress
 from dcgan.options import MeasuringStep, TrainConfig
-from dcgan.profiling.bench import say
-from dcgan.profiling.counts import Act, count_calls
 from dcgan.profiling.measuring import synchronise
-from dcgan.profiling.tutorial_step import tutorial_nets, tutorial_step
+from dcgan.profiling.tutorial_step import (
+    tutorial_discriminator,
+    tutorial_generator,
+    tutorial_step,
+)
 from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import keep_compiled_code
 from dcgan.training.build import build_nets, build_step
 from pipeline.images.pixels import to_signed
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 ROWS = 2**16
-"""Of statistics, for the steps of a turn; also the most steps of one."""
+"""Rows of statistics, one a step: the most steps that a turn may have."""
 
 LR = 1e-12
 """The nets all but stand still, so that every step computes on numbers like the first one's. With a
@@ -37,8 +44,21 @@ MODES = {"eager fp32": "eager", "eager auto": "eager", "compiled": "compiled", "
 """What takes part beside the tutorial's step, and in which mode of `WholeStep`."""
 
 
+SIDES = {"cuda": 8192}
+"""Sides of the square matrices whose product is timed, by type of device: they fill it."""
+
+SIDE = 2048
+"""Their side on any other type."""
+
+TRIES = 3
+"""Products that are timed; the fastest gives the rate."""
+
+Act = Callable[[], object]
+"""A step, or anything else that can be done again and again."""
+
+
 class UnavailableError(Exception):
-    """A mode that cannot be had, and why."""
+    """Why a mode cannot be had."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +78,12 @@ class Entrant:
     calls: int | None
     """ATen calls of one step; None for compiled code, whose kernels are not ATen's."""
 
+    def to_json(self) -> dict[str, Any]:
+        """What is known of it before its turns."""
+        return {
+            name: getattr(self, name) for name in ("precision", "ready_s", "peak_bytes", "calls")
+        }
+
 
 def make_entrants(options: MeasuringStep, device: torch.device) -> tuple[list[Entrant], list[str]]:
     """All that can be had here, ready; and a line about each that cannot."""
@@ -69,40 +95,37 @@ def make_entrants(options: MeasuringStep, device: torch.device) -> tuple[list[En
             for name in ("batch_size", "image_size", "channels", "nz", "ngf", "ndf")
         },
     )
-    if options.compiled or device.type == "cuda":
+    cuda = device.type == "cuda"
+    if options.compiled or cuda:
         keep_compiled_code()  # before the first optimiser, which is the tutorial's
     torch.optim.Adam([torch.zeros(1)])  # loads Dynamo: seconds that are no entrant's
     pixels = _pixels(config, device)
-    entrants = [_enter(TUTORIAL, _torch_default(device), _tutorial(config, pixels, device), device)]
+    build = partial(build_tutorial, config, pixels, device)
+    entrants = [_enter(TUTORIAL, _torch_default(device), build, device)]
     left_out = []
     for name, mode in MODES.items():
-        try:
-            _require(mode, device, options.compiled)
+        if mode == "graph" and not cuda:
+            left_out.append(f"{name}: not available here: it takes CUDA.")
+        elif mode == "compiled" and not (cuda or options.compiled):
+            left_out.append(f"{name}: left out; --compiled includes it, and takes minutes.")
+        else:
             asked = "fp32" if name == "eager fp32" else "auto"
             precision = choose_precision(asked, device).name
-            build = _ours(config, precision, mode, pixels, device)
-            entrants.append(_enter(name, precision, build, device))
-        except UnavailableError as reason:
-            left_out.append(f"{name}: {reason}.")
+            build = partial(build_ours, config, precision, mode, pixels, device)
+            try:
+                entrants.append(_enter(name, precision, build, device))
+            except UnavailableError as reason:
+                left_out.append(f"{name}: not available here: {reason}.")
     return entrants, left_out
 
 
-def _require(mode: str, device: torch.device, compiled: bool) -> None:
-    """Refuse what this device lacks, or what would take minutes unasked."""
-    cuda = device.type == "cuda"
-    if mode == "graph" and not cuda:
-        raise UnavailableError("not available here: it takes CUDA")
-    if mode == "compiled" and not (cuda or compiled):
-        raise UnavailableError("left out; --compiled includes it, and takes minutes")
-
-
 Build = Callable[[], tuple[Act, Act]]
-"""Makes a step; what to do before a turn, and the step."""
+"""Makes a step: what to do before a turn, and the step itself."""
 
 
 def _enter(name: str, precision: str, build: Build, device: torch.device) -> Entrant:
     """Make a step and do it twice: after the first all is compiled, after both all is allocated."""
-    say(f"preparing {name}")
+    tell_progress(f"preparing {name}")
     set_matrix_format(precision, device)
     cuda = device.type == "cuda"
     held = torch.cuda.memory_allocated(device) if cuda else 0
@@ -120,48 +143,54 @@ def _enter(name: str, precision: str, build: Build, device: torch.device) -> Ent
     return Entrant(name, precision, step, begin, ready_s, peak, calls)
 
 
-def _tutorial(config: TrainConfig, pixels: Sequence[torch.Tensor], device: torch.device) -> Build:
-    def build() -> tuple[Act, Act]:
-        nets = tutorial_nets(config.image_size, config.nz, config.ngf, config.ndf, config.channels)
-        generator, discriminator = build_nets(config, torch.device("cpu"))
-        for net, ours in zip(nets, (generator.main, discriminator.main), strict=True):
-            net.load_state_dict(ours.state_dict())  # equal nets do equal work
-            net.to(device)
-        step = tutorial_step(*nets, config.nz, device, config.lr)
-        # Its loader delivers them so; that it would also copy them to the device is left out
-        images = cycle([to_signed(batch).contiguous() for batch in pixels])
-        return _try_no_kernels, lambda: step(next(images))
+def build_tutorial(
+    config: TrainConfig, pixels: Sequence[torch.Tensor], device: torch.device
+) -> tuple[Act, Act]:
+    """The tutorial's step on batches of these, in turn, and what to do before."""
+    size, channels = config.image_size, config.channels
+    nets = (
+        tutorial_generator(size, config.nz, config.ngf, channels),
+        tutorial_discriminator(size, config.ndf, channels),
+    )
+    generator, discriminator = build_nets(config, torch.device("cpu"))
+    for net, ours in zip(nets, (generator.main, discriminator.main), strict=True):
+        net.load_state_dict(ours.state_dict())  # equal nets do equal work
+        net.to(device)
+    step = tutorial_step(*nets, config.nz, device, config.lr)
+    # As its loader delivers them, but on the device already: the copy is left out
+    images = cycle([to_signed(batch).contiguous() for batch in pixels])
+    return _try_no_kernels, lambda: step(next(images))
 
-    return build
 
-
-def _ours(
+def build_ours(
     config: TrainConfig,
     precision: str,
     mode: str,
     pixels: Sequence[torch.Tensor],
     device: torch.device,
-) -> Build:
-    def build() -> tuple[Act, Act]:
-        rows = StepRows(ROWS, device)
-        resolved = config.replace(precision=precision)
-        step = build_step(resolved, *build_nets(resolved, device), rows)
-        said: list[str] = []
-        if step.prepare(mode, said.append) != mode:
-            raise UnavailableError("not available here: " + "; ".join(said))
-        batches = cycle(pixels)
+) -> tuple[Act, Act]:
+    """Our step in a mode, likewise.
 
-        def begin() -> None:
-            rows.place.zero_()
-            choose_kernels()
+    Raises:
+        UnavailableError: the mode cannot be had.
+    """
+    rows = StepRows(ROWS, device)
+    config = config.replace(precision=precision)
+    step = build_step(config, *build_nets(config, device), rows)
+    log: list[str] = []
+    if step.prepare(mode, log.append) != mode:
+        raise UnavailableError("; ".join(log))
+    batches = cycle(pixels)
 
-        return begin, lambda: step(next(batches))
+    def begin() -> None:
+        rows.place.zero_()
+        choose_kernels()
 
-    return build
+    return begin, lambda: step(next(batches))
 
 
 def _try_no_kernels() -> None:
-    """As torch has it by itself: the tutorial says nothing of cuDNN's trials."""
+    """Leave cuDNN's trials off, torch's default: the tutorial does not turn them on."""
     torch.backends.cudnn.benchmark = False
 
 
@@ -174,6 +203,68 @@ def _pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:
 
 
 def _torch_default(device: torch.device) -> str:
-    """What torch's convolutions take unless told otherwise; the tutorial tells nothing."""
+    """The default format of torch's convolutions, which the tutorial leaves as it is."""
     ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= AMPERE
     return "tf32" if ampere else "fp32"
+
+
+# What a step is made of, counted; and how fast the device multiplies
+
+
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what reaches the device's kernels by way of ATen: views too, they cost the host."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_calls(step: Act) -> int:
+    """Count the ATen calls of one step, which is done."""
+    calls = _Calls()
+    with calls:
+        step()
+    return calls.count
+
+
+def count_flops(step: Act) -> int:
+    """Count the floating-point operations of one step, which is done.
+
+    torch's counter takes convolutions and matrix products, a multiply-add as two, products with
+    padding included. It sees neither compiled code nor a graph's replay.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
+    return counter.get_total_flops()
+
+
+def matrix_rate(precision: str, device: torch.device) -> float:
+    """Time a large matrix product.
+
+    Args:
+        precision: fp32, tf32 or bf16.
+        device: to multiply on.
+
+    Returns:
+        Floating-point operations a second, at best.
+    """
+    set_matrix_format(precision, device)
+    side = SIDES.get(device.type, SIDE)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.randn(2, side, side, device=device).to(dtype)
+    product = left @ right  # the first makes room, and picks a kernel
+    seconds = []
+    for _ in range(TRIES):
+        synchronise(device)
+        began = time.perf_counter()
+        torch.mm(left, right, out=product)
+        synchronise(device)
+        seconds.append(time.perf_counter() - began)
+    return float(2 * side**3 / min(seconds))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 
 import psutil
+import torch
 
 from dcgan.options import MeasuringLoader
 from dcgan.profiling.bench import Bench
-from dcgan.profiling.cumulative import copy_ms
-from dcgan.profiling.measuring import Contender, Spread, synchronise
+from dcgan.profiling.contenders import ours, read_batches
+from dcgan.profiling.measuring import Spread, cpu_times, rates, synchronise
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span
-from pipeline.loading.fallback import BATCHES_AHEAD
-from pipeline.loading.loader import Loader
-from pipeline.loading.stream import READY
+from pipeline.loading.loader import open_decoder
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 
 COPIES = 50
@@ -24,24 +23,19 @@ COPIES = 50
 def profile(options: MeasuringLoader) -> Report:
     """Measure how soon the first batch comes, how fast the others do, and what they take."""
     bench = Bench(options)
-    with ExitStack() as stack:
-        started = time.perf_counter()
-        ShardSet.open(options.shards)
-        opened = time.perf_counter()
-        loader = Loader(bench.shards, bench.conditions)
-        stack.callback(loader.close)
-        made = time.perf_counter()
-        next(loader)
-        synchronise(bench.device)
-        first = time.perf_counter()
-        ahead = READY + 1 + BATCHES_AHEAD
-        contender = Contender("loader", loader, options.batch_size, ahead, loader.close)
-        before = _resident()
-        taken = bench.measure([contender])
-        after = _resident()
+    started = time.perf_counter()
+    ShardSet.open(options.shards)
+    opened = time.perf_counter()
+    loader = ours("loader", bench.shards, bench.conditions)
+    made = time.perf_counter()
+    next(loader.batches)
+    synchronise(bench.device)
+    first = time.perf_counter()
+    before = _resident()
+    taken = bench.measure([loader])
+    after = _resident()
     rounds = taken["loader"]
-    rate = Spread.of([each.img_per_s for each in rounds])
-    cpu = Spread.of([each.cpu_us_per_image for each in rounds])
+    rate, cpu = Spread.of(rates(rounds)), Spread.of(cpu_times(rounds))
     seconds = {
         "open the set": opened - started,
         "make the loader": made - opened,
@@ -54,10 +48,11 @@ def profile(options: MeasuringLoader) -> Report:
         ("batches in a round", f"{rounds[0].batches}", ""),
     ]
     table.rows += [(name, f"{1e3 * value:,.0f} ms", "") for name, value in seconds.items()]
-    table.rows.append(("resident memory", f"{after / 1e6:,.0f} MB", f"{_signed(after - before)}"))
+    grown = f"{(after - before) / 1e6:+,.1f} MB since the first batch"
+    table.rows.append(("resident memory", f"{after / 1e6:,.0f} MB", grown))
     copies: list[float] = []
     if bench.device.type == "cuda":
-        copies = copy_ms(bench.shards, bench.conditions, COPIES)
+        copies = _copy_ms(bench.shards, bench.conditions, COPIES)
         copied = Spread.of(copies)
         table.rows.append(("copy a batch", f"{copied.median:.3f} ms", span(copied, ".3f")))
     return Report(
@@ -81,5 +76,23 @@ def _resident() -> int:
     return resident
 
 
-def _signed(grown: int) -> str:
-    return f"{grown / 1e6:+,.1f} MB since the first batch"
+def _copy_ms(shards: ShardSet, conditions: LoaderOptions, batches: int) -> list[float]:
+    """Milliseconds that the device takes to copy a float batch, by its own clock; CUDA only."""
+    decoder = open_decoder(shards, conditions)
+    decoded = decoder.decode(read_batches(shards, conditions))
+    pairs = []
+    for _ in range(batches):
+        batch = next(decoded)
+        # The stream has nothing else to do: between the two is the copy alone
+        began, ended = (_event() for _ in range(2))
+        began.record()
+        decoder.deliver(batch, None)
+        ended.record()
+        pairs.append((began, ended))
+    torch.cuda.synchronize(conditions.device)
+    decoded.close()
+    return [began.elapsed_time(ended) for began, ended in pairs]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

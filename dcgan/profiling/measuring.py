@@ -1,4 +1,4 @@
-"""How loaders are measured, so that none gains by working at a time when nobody looks.
+"""How loaders are measured, so that none gains by working while no clock runs.
 
 CPU time is that of this process and its living children, since some loaders work in processes.
 A loader works ahead of its consumer, so a round begins when all is quiet (every queue is full),
@@ -16,12 +16,19 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 import psutil
 import torch
+from rich.console import Console
+
+from dcgan.cli import progress
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 AHEAD_FACTOR = 8
 """A round takes at least this many times the batches that a loader may have ready."""
@@ -36,7 +43,7 @@ QUIET_POLLS = 3
 """Looks in a row at which the clock must have stood still."""
 
 QUIET_SHARE = 0.1
-"""Of a core: as much as the clock may move and still count as standing still."""
+"""Share of a core: while the clock moves no faster, it counts as standing still."""
 
 QUIET_TIMEOUT = 60.0
 """Seconds for a loader to fill its queues, at most."""
@@ -53,6 +60,8 @@ class Contender:
     ahead: int
     """Batches that it has ready or in the making when nobody takes any, at most."""
     close: Callable[[], object]
+    description: str = ""
+    """A few words for people."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +69,25 @@ class Round:
     """One contender's turn."""
 
     batches: int
-    """Those that were timed."""
+    """Batches that were timed."""
     img_per_s: float
     cpu_us_per_image: float
     """Microseconds, all threads and processes together."""
 
 
+def rates(rounds: Sequence[Round]) -> list[float]:
+    """Images a second, of each round."""
+    return [each.img_per_s for each in rounds]
+
+
+def cpu_times(rounds: Sequence[Round]) -> list[float]:
+    """CPU microseconds an image, of each round."""
+    return [each.cpu_us_per_image for each in rounds]
+
+
 @dataclass(frozen=True)
 class Spread:
-    """What some rounds say of one figure."""
+    """One figure over some rounds."""
 
     median: float
     low: float
@@ -116,25 +135,28 @@ class CpuClock:
             quiet = quiet + 1 if used - used_before < QUIET_SHARE * (at - before) else 0
 
 
-Told = Callable[[int, int], None]
-"""Called after each turn, with the number of turns taken and the number of all."""
+def take_turns(turns: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
+    """Let each take its turn in every round, with a bar on a terminal; what each showed, by key."""
+    taken: dict[K, list[T]] = {key: [] for key in turns}
+    console = Console(stderr=True)
+    with progress(console, "measuring", rounds * len(turns), moving=False) as advance:
+        for _ in range(rounds):
+            for key, turn in turns.items():
+                taken[key].append(turn())
+                advance()
+    return taken
 
 
 def measure(
-    contenders: Sequence[Contender],
-    rounds: int,
-    seconds: float,
-    device: torch.device,
-    told: Told = lambda done, total: None,
+    contenders: Sequence[Contender], rounds: int, seconds: float, device: torch.device
 ) -> dict[str, list[Round]]:
-    """Warm all contenders up, then let them take their rounds in turn.
+    """Let loaders take their rounds in turn.
 
     Args:
-        contenders: of different names.
-        rounds: each one's.
-        seconds: that a round takes at least, about.
+        contenders: the loaders, of different names.
+        rounds: for each.
+        seconds: that a round lasts at least, about.
         device: where the batches go.
-        told: how far it is.
 
     Returns:
         Each contender's rounds, by its name.
@@ -143,16 +165,15 @@ def measure(
     assert len(lengths) == len(contenders), "contenders of the same name"
     clock = CpuClock()
     clock.wait_until_quiet()
-    taken: dict[str, list[Round]] = {each.name: [] for each in contenders}
-    for number in range(rounds):
-        for place, each in enumerate(contenders, 1):
-            taken[each.name].append(take_round(each, lengths[each.name], clock, device))
-            told(number * len(contenders) + place, rounds * len(contenders))
-    return taken
+    turns = {
+        each.name: partial(take_round, each, lengths[each.name], clock, device)
+        for each in contenders
+    }
+    return take_turns(turns, rounds)
 
 
 def warm_up(contender: Contender, seconds: float, device: torch.device) -> int:
-    """Take a few batches, and tell how many make a round.
+    """Take a few batches; returns how many make a round.
 
     That is `AHEAD_FACTOR` times what the contender may have ready, and at least as many as last
     `seconds`.

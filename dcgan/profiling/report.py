@@ -1,4 +1,4 @@
-"""What a profiling command found: on the terminal, as JSON and as a picture."""
+"""The report of a profiling command: on the terminal, as JSON and as a picture."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from dcgan.options import Measuring
 from pipeline.files import replacing, write_whole, writing
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dcgan.profiling.measuring import Round, Spread
 
 LEAST_COLUMNS = 160
-"""Of the terminal, for tables: figures are not to be broken where a screen has 80."""
+"""Columns that tables get at least: a screen of 80 would break their figures."""
 
 WIDE = 50
 """Bars that differ by more than this factor are drawn on a logarithmic scale."""
@@ -45,11 +46,11 @@ class Bars:
 
 @dataclass
 class Report:
-    """All of it."""
+    """Everything that a command found."""
 
     command: str
     facts: dict[str, str]
-    """What was measured on what; a line each."""
+    """What was measured on what: a line each, by name."""
     tables: list[Table]
     conclusions: list[str]
     bars: list[Bars]
@@ -57,12 +58,13 @@ class Report:
     """For programs; all rounds are in it."""
 
 
-def publish(report: Report, json_file: Path | None, plot_file: Path | None) -> None:
-    """Print a report, and write it where that was asked for.
+def publish(report: Report, options: Measuring) -> None:
+    """Print a report, and write it where the options say.
 
     Raises:
         UserError: a file cannot be written.
     """
+    json_file, plot_file = options.json_file, options.plot_file
     console = Console(highlight=False, markup=False, soft_wrap=True)
     wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
     for name, value in report.facts.items():

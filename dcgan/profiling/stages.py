@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
+from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
-from dcgan.profiling.bench import Bench, say, temporary_folder
-from dcgan.profiling.contenders import cached, ours
-from dcgan.profiling.cumulative import cumulative
-from dcgan.profiling.measuring import Contender, Round, Spread, ratios
+from dcgan.profiling.bench import TEMPORARY, Bench
+from dcgan.profiling.contenders import cached, ours, pack_as, read_batches, write_images
+from dcgan.profiling.measuring import Contender, Round, Spread, cpu_times, rates, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
-from dcgan.profiling.variants import pack_as, write_images
+from pipeline.loading.decoders import BATCHES_AHEAD
+from pipeline.loading.loader import (
+    CLOSING_PATIENCE,
+    READY,
+    Prefetcher,
+    open_decoder,
+    why_not_dali,
+)
+from pipeline.loading.options import LoaderOptions
+from pipeline.shards.manifest import ShardSet
 
 AS_IT_IS = "as it is"
 
@@ -32,17 +43,15 @@ class Cost:
 def profile(options: MeasuringSet) -> Report:
     """Measure the stages and the remedies in the same rounds."""
     bench = Bench(options)
-    with temporary_folder() as folder, ExitStack() as stack:
+    with TemporaryDirectory(prefix=TEMPORARY) as folder:
         stages = cumulative(bench.shards, bench.conditions)
-        remedies = _remedies(bench, folder)
-        for contender in (*stages, *remedies):
-            stack.callback(contender.close)
-        taken = bench.measure([*stages, *remedies])
+        taken = bench.measure(chain(stages, _remedies(bench, Path(folder))))
     names = [stage.name for stage in stages]
     on_cuda = bench.device.type == "cuda"
     costs = _costs(names, taken, on_cuda)
+    whole = rates(taken[names[-1]])
     gains = {
-        each.name: ratios(_rates(taken[each.name]), _rates(taken[names[-1]])) for each in remedies
+        name: ratios(rates(rounds), whole) for name, rounds in taken.items() if name not in names
     }
     return Report(
         "stages",
@@ -69,30 +78,78 @@ def profile(options: MeasuringSet) -> Report:
     )
 
 
-def _remedies(bench: Bench, folder: Path) -> list[Contender]:
+def cumulative(shards: ShardSet, conditions: LoaderOptions) -> list[Contender]:
+    """The loader taken apart: all stages in order, each with those before it.
+
+    Each does what the one before does and one thing more, with the loader's own parts and in the
+    loader's own threads; the last one is the loader. They are named `read`, `decode`, `resize`,
+    `normalise` and, on CUDA, `copy`. Where one part of the loader decodes and resizes in one go,
+    there is no `resize`.
+    """
+    stages = [_prefetched("read", read_batches(shards, conditions), conditions)]
+    fit = "decode"
+    if shards.manifest.recipe.store != "raw" and not why_not_dali(conditions.device):
+        stages.append(_prefetched("decode", _decoded(shards, conditions), conditions))
+        fit = "resize"
+    pixels = replace(conditions, dtype=torch.uint8)
+    if conditions.device.type != "cuda":  # nothing to copy: batches are made where they are used
+        stages.append(ours(fit, shards, pixels))
+        return [*stages, ours("normalise", shards, conditions)]
+    for name, form in ((fit, pixels), ("normalise", conditions)):
+        stages.append(_prefetched(name, _undelivered(shards, form), conditions))
+    return [*stages, ours("copy", shards, conditions)]
+
+
+def _prefetched(
+    name: str, items: Generator[Any, None, None], conditions: LoaderOptions
+) -> Contender:
+    """Run a generator in a thread of its own, as the loader runs its decoder."""
+    prefetcher = Prefetcher(items, READY, name)
+
+    def batches() -> Generator[Any, None, None]:
+        while True:
+            yield prefetcher.take(conditions.data_timeout)
+
+    ahead = READY + 1 + BATCHES_AHEAD
+    return Contender(
+        name, batches(), conditions.batch_size, ahead, lambda: prefetcher.close(CLOSING_PATIENCE)
+    )
+
+
+def _decoded(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None, None]:
+    """Decoded images of their own sizes, in DALI's memory."""
+    from pipeline.loading.dali import build_graph
+
+    encoded = read_batches(shards, conditions)
+    graph = build_graph(shards, lambda: next(encoded), conditions, "decode")
+    graph.build()
+    while True:
+        yield graph.run()
+
+
+def _undelivered(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None, None]:
+    """What the loader's decoder makes, left where it is made."""
+    yield from open_decoder(shards, conditions).decode(read_batches(shards, conditions))
+
+
+def _remedies(bench: Bench, folder: Path) -> Iterator[Contender]:
     """What can be tried with this set: fewer threads, to see what they bring, and other stores."""
     shards, conditions = bench.shards, bench.conditions
     pixels = replace(conditions, dtype=torch.uint8)
-    found = []
-    recipe = shards.manifest.recipe
+    recipe, size, workers = shards.manifest.recipe, conditions.image_size, conditions.threads
     if recipe.store != "raw":
-        if bench.workers > 1:
-            found.append(ours("--workers 1", shards, replace(conditions, workers=1)))
-        say("packing the same images as raw pixels and as small JPEGs")
-        images, size = write_images(shards, folder / "files"), conditions.image_size
-        small = recipe.store == "jpeg" and recipe.size == size
-        for store in ("raw",) if small else ("jpeg", "raw"):
-            packed = pack_as(store, shards, images, size, folder / store, bench.workers)
-            found.append(ours(f"--store {store}", packed, conditions))
-            if store == "raw":
-                found.append(ours("--store raw, uint8", packed, pixels))
-    found.append(cached("--cache", shards, conditions))
-    found.append(cached("--cache, uint8", shards, pixels))
-    return found
-
-
-def _rates(rounds: Sequence[Round]) -> list[float]:
-    return [each.img_per_s for each in rounds]
+        if workers > 1:
+            yield ours("--workers 1", shards, replace(conditions, workers=1))
+        tell_progress("packing the same images as raw pixels and as small JPEGs")
+        images = write_images(shards, folder / "files")
+        if recipe.store != "jpeg" or recipe.size != size:
+            small = pack_as("jpeg", shards, images, size, folder / "jpeg", workers)
+            yield ours("--store jpeg", small, conditions)
+        raw = pack_as("raw", shards, images, size, folder / "raw", workers)
+        yield ours("--store raw", raw, conditions)
+        yield ours("--store raw, uint8", raw, pixels)
+    yield cached("--cache", shards, conditions)
+    yield cached("--cache, uint8", shards, pixels)
 
 
 def _costs(
@@ -102,8 +159,8 @@ def _costs(
     before_cpu = before_wall = [0.0] * len(taken[names[0]])
     spreads = {}
     for name in names:
-        cpu = [each.cpu_us_per_image for each in taken[name]]
-        wall = [1e6 / each.img_per_s for each in taken[name]]
+        cpu = cpu_times(taken[name])
+        wall = [1e6 / rate for rate in rates(taken[name])]
         spreads[name] = (_difference(cpu, before_cpu), _difference(wall, before_wall))
         before_cpu, before_wall = cpu, wall
     counted = {name: max(0.0, pair[by_wall].median) for name, pair in spreads.items()}
@@ -119,7 +176,7 @@ def _stage_table(taken: Mapping[str, Sequence[Round]], costs: Mapping[str, Cost]
     columns = ("stage", "CPU µs/image", "lowest – highest", "share", "wall µs", "img/s up to here")
     table = Table("Each stage, added to those before it", columns)
     for name, cost in costs.items():
-        rate = Spread.of(_rates(taken[name]))
+        rate = Spread.of(rates(taken[name]))
         table.rows.append(
             (
                 name,
@@ -140,8 +197,8 @@ def _remedy_table(
         "What would change it", ("loader", "img/s", "lowest – highest", "CPU µs/image", "rate")
     )
     for name in (whole, *gains):
-        rate = Spread.of(_rates(taken[name]))
-        cpu = Spread.of([each.cpu_us_per_image for each in taken[name]])
+        rate = Spread.of(rates(taken[name]))
+        cpu = Spread.of(cpu_times(taken[name]))
         gain = times(gains[name]) if name in gains else "1×"
         shown = AS_IT_IS if name == whole else name
         table.rows.append((shown, f"{rate.median:,.0f}", span(rate), f"{cpu.median:,.1f}", gain))
@@ -152,19 +209,18 @@ def _conclusions(costs: Mapping[str, Cost], gains: Mapping[str, Spread], bench: 
     by_wall = bench.device.type == "cuda"
     bound = max(costs, key=lambda name: costs[name].share)
     resource = "time" if by_wall else "CPU time"
-    said = [f"{bound} bounds the loader: {costs[bound].share:.0%} of an image's {resource}."]
+    lines = [f"{bound} bounds the loader: {costs[bound].share:.0%} of an image's {resource}."]
     if not by_wall:
-        said.append(f"copy: nothing to copy, batches are made on the {bench.device.type}.")
+        lines.append(f"copy: nothing to copy, batches are made on the {bench.device.type}.")
     if "resize" not in costs and bench.shards.manifest.recipe.store != "raw":
-        said.append("decode and resize are one stage of this machine's decoder.")
+        lines.append("decode and resize are one stage of this machine's decoder.")
     for name, gain in gains.items():
         if name == "--workers 1":
             noise = "" if gain.high < 1 or gain.low > 1 else ", within the noise"
-            said.append(
-                f"threads: {bench.workers} give {1 / gain.median:.2f}× the rate of one{noise}."
-            )
+            threads, rate = bench.conditions.threads, 1 / gain.median
+            lines.append(f"threads: {threads} give {rate:.2f}× the rate of one{noise}.")
         elif gain.low > 1:
-            said.append(f"{name}: {gain.median:.1f}× the rate, as measured.")
+            lines.append(f"{name}: {gain.median:.1f}× the rate, as measured.")
         else:
-            said.append(f"{name}: no gain beyond the noise ({times(gain)}).")
-    return said
+            lines.append(f"{name}: no gain beyond the noise ({times(gain)}).")
+    return lines

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import ours
-from dcgan.profiling.measuring import Contender, Spread, ratios
+from dcgan.profiling.measuring import Contender, Spread, rates, ratios
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
-from pipeline.loading.batches import MAX_WORKERS, LoaderOptions
-from pipeline.loading.decoders import RawDecoder
-from pipeline.loading.fallback import ThreadDecoder
-from pipeline.loading.loader import open_decoder
+from pipeline.loading.loader import why_not_dali
+from pipeline.loading.options import MAX_WORKERS, LoaderOptions
 from pipeline.machine import usable_cores
 from pipeline.shards.manifest import ShardSet
 
@@ -42,8 +39,8 @@ class Factor:
 
     field: str
     values: tuple[float, ...]
-    advice: Callable[[float], str] | None
-    """How to set it; None for what is only reported, since it changes the training."""
+    advice: str | None
+    """How to set it, with a place for the value; None where it is a choice of the training's."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,12 @@ def profile(options: MeasuringSet) -> Report:
     """Change one factor at a time, then try the best of each together."""
     bench = Bench(options)
     default, factors, unswept = _plan(bench)
-    best, swept, said = default, [], list(unswept)
+    best, swept, lines = default, [], list(unswept)
     for factor in factors:
         found = _sweep_factor(bench, default, factor)
         swept.append(found)
-        value, told = _best(factor, default, found)
-        said.append(told)
+        value, reason = _best(factor, default, found)
+        lines.append(reason)
         if factor.advice is not None:
             best = _changed(best, factor, value)
     if best != default:
@@ -79,13 +76,13 @@ def profile(options: MeasuringSet) -> Report:
         swept.append(found)
         if not found.exceeds_noise("the best together"):
             best = default
-            said.append("Together they bring nothing beyond the noise.")
-    said += _advice(default, best, factors)
+            lines.append("Together they bring nothing beyond the noise.")
+    lines += _advice(default, best, factors)
     return Report(
         "sweep",
         bench.facts(),
         [_table(each) for each in swept],
-        said,
+        lines,
         [Bars(each.title, "images a second", each.rates) for each in swept],
         bench.data()
         | {
@@ -107,36 +104,27 @@ def profile(options: MeasuringSet) -> Report:
 def _plan(bench: Bench) -> tuple[Setting, list[Factor], list[str]]:
     """The default, what can be varied with this set on this machine, and what cannot, in words."""
     c = bench.conditions
-    decoder = open_decoder(bench.shards, c)
     sizes = {max(1, c.batch_size // 2), c.batch_size, 2 * c.batch_size}
     fitting = tuple(sorted(size for size in sizes if size <= len(bench.shards)))
+    cores = usable_cores()
+    threads = tuple(sorted({1, 2, cores, cores + 1, min(2 * cores, 2 * MAX_WORKERS)}))
     batch = Factor("batch_size", fitting, None)
-    workers = Factor("workers", _worker_counts(), lambda value: f"dcgan-train --workers {value:g}")
-    if isinstance(decoder, RawDecoder):
-        setting = Setting(c.threads, c.batch_size, 0, 0.0)
+    workers = Factor("workers", threads, "dcgan-train --workers {:g}")
+    setting = Setting(c.threads, c.batch_size, 0, 0.0)
+    if bench.shards.manifest.recipe.store == "raw":
         return setting, [batch], ["A raw set has no decoder: only the batch size can be varied."]
-    if isinstance(decoder, ThreadDecoder):
-        setting = Setting(c.threads, c.batch_size, 0, 0.0)
-        told = f"prefetch depth and decoder share: DALI's, not in use here ({decoder.description})."
+    if obstacle := why_not_dali(c.device):
+        told = f"prefetch depth and decoder share: DALI's, not in use here ({obstacle})."
         return setting, [workers, batch], [told]
     from pipeline.loading.dali import DECODER_SHARE, PREFETCH
 
-    setting = Setting(c.threads, c.batch_size, PREFETCH, DECODER_SHARE)
-    prefetch = Factor("prefetch", PREFETCHES, lambda value: _constant("PREFETCH", value))
-    factors = [workers, prefetch, batch]
+    setting = replace(setting, prefetch=PREFETCH, decoder_share=DECODER_SHARE)
+    constant = "{} = {{:g}} in pipeline/loading/dali.py"
+    prefetch = Factor("prefetch", PREFETCHES, constant.format("PREFETCH"))
     if c.device.type != "cuda":
-        return setting, factors, ["decoder share: not on a CPU."]
-    share = Factor("decoder_share", SHARES, lambda value: _constant("DECODER_SHARE", value))
+        return setting, [workers, prefetch, batch], ["decoder share: not on a CPU."]
+    share = Factor("decoder_share", SHARES, constant.format("DECODER_SHARE"))
     return setting, [workers, prefetch, share, batch], []
-
-
-def _worker_counts() -> tuple[int, ...]:
-    cores = usable_cores()
-    return tuple(sorted({1, 2, cores, cores + 1, min(2 * cores, 2 * MAX_WORKERS)}))
-
-
-def _constant(name: str, value: float) -> str:
-    return f"{name} = {value:g} in pipeline/loading/dali.py"
 
 
 def _sweep_factor(bench: Bench, default: Setting, factor: Factor) -> Swept:
@@ -158,20 +146,17 @@ def _changed(setting: Setting, factor: Factor, value: float) -> Setting:
 def _race(bench: Bench, title: str, default: Setting, others: dict[str, Setting]) -> Swept:
     """Let settings take rounds beside the default and its twin."""
     settings = {"the default": default, AGAIN: default, **others}
-    with ExitStack() as stack:
-        contenders = []
-        for name, setting in settings.items():
-            contender = _contender(name, bench.shards, bench.conditions, setting)
-            stack.callback(contender.close)
-            contenders.append(contender)
-        taken = bench.measure(contenders)
-    rates = {name: [each.img_per_s for each in rounds] for name, rounds in taken.items()}
-    standard = rates["the default"]
-    twin = ratios(rates[AGAIN], standard)
+    taken = bench.measure(
+        _contender(name, bench.shards, bench.conditions, setting)
+        for name, setting in settings.items()
+    )
+    rate = {name: rates(rounds) for name, rounds in taken.items()}
+    standard = rate["the default"]
+    twin = ratios(rate[AGAIN], standard)
     return Swept(
         title,
-        {name: Spread.of(values) for name, values in rates.items()},
-        {name: ratios(values, standard) for name, values in rates.items()},
+        {name: Spread.of(values) for name, values in rate.items()},
+        {name: ratios(values, standard) for name, values in rate.items()},
         max(abs(twin.low - 1), abs(twin.high - 1)),
         rounds_as_json(taken),
     )
@@ -216,7 +201,7 @@ def _advice(default: Setting, best: Setting, factors: Sequence[Factor]) -> list[
     for factor in factors:
         value = getattr(best, factor.field)
         if factor.advice is not None and value != getattr(default, factor.field):
-            lines.append(f"set      {factor.advice(value)}")
+            lines.append(f"set      {factor.advice.format(value)}")
     return lines or ["set      nothing: the defaults are as fast as anything tried."]
 
 

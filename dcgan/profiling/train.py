@@ -7,21 +7,25 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import cycle
+from typing import Any
 
 import torch
 
 from dcgan.options import MeasuringTraining, TrainConfig
-from dcgan.profiling.bench import Bench, progress
+from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import cached, ours
 from dcgan.profiling.measuring import (
     Contender,
     CpuClock,
     Round,
     Spread,
+    rates,
     ratios,
     synchronise,
     take_round,
+    take_turns,
     warm_up,
 )
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
@@ -30,14 +34,14 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
 from dcgan.training.build import build_nets, build_step
 from dcgan.training.stats import Clock
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4
 """In a round."""
 
 ROWS = 1
-"""Of statistics; each step writes the same one."""
+"""Rows of statistics: each step writes the same one."""
 
 FREE, AS_IT_IS, CACHED = "free data", "the set as it is", "the cache"
 
@@ -61,36 +65,29 @@ class Pace:
     """Share of the time that the step spent waiting for a batch."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """The step, fed by a contender."""
+def train_round(fed: Contender, update: Update, steps: int, device: torch.device) -> Pace:
+    """Time some steps that a loader feeds, as the trainer does.
 
-    fed: Contender
-    update: Update
+    Batches that the loader had ready are thrown away first, and a step is done untimed: what is
+    timed is then the balance of loader and step, and not the emptying of a queue.
+    """
+    clock = Clock(device)
 
-    def round(self, steps: int, device: torch.device) -> Pace:
-        """Time some steps, as the trainer does.
-
-        Batches that the loader had ready are thrown away first, and a step is done untimed: what
-        is timed is then the balance of loader and step, and not the emptying of a queue.
-        """
-        for _ in range(self.fed.ahead):
-            next(self.fed.batches)
-        clock = Clock(device)
-        self._steps(1, clock)
-        synchronise(device)
-        clock.restart()
-        self._steps(steps, clock)
-        synchronise(device)
-        spent = clock.lap()()
-        step_ms = spent.step_ms(steps)
-        return Pace(step_ms, 1e3 * self.fed.batch_size / step_ms, spent.data_wait_pct)
-
-    def _steps(self, steps: int, clock: Clock) -> None:
+    def train(steps: int) -> None:
         for _ in range(steps):
             with clock.waiting():
-                pixels = next(self.fed.batches)
-            self.update(pixels)
+                pixels = next(fed.batches)
+            update(pixels)
+        synchronise(device)
+
+    for _ in range(fed.ahead):
+        next(fed.batches)
+    train(1)
+    clock.restart()
+    train(steps)
+    spent = clock.lap()()
+    step_ms = spent.step_ms(steps)
+    return Pace(step_ms, 1e3 * fed.batch_size / step_ms, spent.data_wait_pct)
 
 
 def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, str]:
@@ -105,7 +102,7 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         step.rows.place.zero_()  # nobody reads them
         return step(pixels)
 
-    return update, f"{step.prepare(mode.name, lambda said: None)}, {precision.name}"
+    return update, f"{step.prepare(mode.name, lambda line: None)}, {precision.name}"
 
 
 def profile(options: MeasuringTraining) -> Report:
@@ -126,8 +123,7 @@ def profile(options: MeasuringTraining) -> Report:
         loaders = [ours(AS_IT_IS, bench.shards, pixels), cached(CACHED, bench.shards, pixels)]
         for contender in (free, *loaders):
             stack.callback(contender.close)
-        trainings = [Training(fed, update) for fed in (free, *loaders)]
-        alone, together, steps = _measure(bench, loaders, trainings)
+        alone, together, steps = _measure(bench, free, loaders, update)
     return Report(
         "train",
         bench.facts()
@@ -139,7 +135,7 @@ def profile(options: MeasuringTraining) -> Report:
             Bars(
                 "Loaders alone",
                 "images a second",
-                {name: Spread.of([r.img_per_s for r in rounds]) for name, rounds in alone.items()},
+                {name: Spread.of(rates(rounds)) for name, rounds in alone.items()},
             ),
         ],
         bench.data()
@@ -163,33 +159,31 @@ def _free(options: LoaderOptions) -> Contender:
 
 
 def _measure(
-    bench: Bench, loaders: Sequence[Contender], trainings: Sequence[Training]
+    bench: Bench, free: Contender, loaders: Sequence[Contender], update: Update
 ) -> tuple[dict[str, list[Round]], dict[str, list[Pace]], int]:
-    """Each loader alone and each training, in turn; and how many steps a training's round has."""
+    """Each loader alone, and the step fed by each, in turn; and how many steps make a round."""
     options, device = bench.options, bench.device
-    steps = _steps_of(trainings[0], options.seconds, device)
+    train_round(free, update, 1, device)
+    pace = train_round(free, update, LEAST_STEPS // 2, device)
+    steps = max(LEAST_STEPS, math.ceil(1e3 * options.seconds / pace.step_ms))
     lengths = {each.name: warm_up(each, options.seconds, device) for each in loaders}
     clock = CpuClock()
     clock.wait_until_quiet()
-    alone: dict[str, list[Round]] = {each.name: [] for each in loaders}
-    together: dict[str, list[Pace]] = {each.fed.name: [] for each in trainings}
-    turns = options.rounds * len(trainings)
-    with progress() as told:
-        for number in range(options.rounds):
-            for each in loaders:
-                alone[each.name].append(take_round(each, lengths[each.name], clock, device))
-            for place, training in enumerate(trainings, 1):
-                together[training.fed.name].append(training.round(steps, device))
-                clock.wait_until_quiet()
-                told(number * len(trainings) + place, turns)
+
+    def train(fed: Contender) -> Pace:
+        pace = train_round(fed, update, steps, device)
+        clock.wait_until_quiet()
+        return pace
+
+    turns: dict[tuple[str, str], Callable[[], Any]] = {
+        ("alone", each.name): partial(take_round, each, lengths[each.name], clock, device)
+        for each in loaders
+    }
+    turns |= {("together", fed.name): partial(train, fed) for fed in (free, *loaders)}
+    taken = take_turns(turns, options.rounds)
+    alone = {each.name: taken["alone", each.name] for each in loaders}
+    together = {fed.name: taken["together", fed.name] for fed in (free, *loaders)}
     return alone, together, steps
-
-
-def _steps_of(training: Training, seconds: float, device: torch.device) -> int:
-    """As many steps as fill a round."""
-    training.round(1, device)
-    pace = training.round(LEAST_STEPS // 2, device)
-    return max(LEAST_STEPS, math.ceil(1e3 * seconds / pace.step_ms))
 
 
 def _step_ms(paces: Sequence[Pace]) -> Spread:
@@ -208,9 +202,7 @@ def _slower(together: Together, name: str) -> Spread:
 
 def _faster(alone: Alone, together: Together, name: str) -> Spread:
     """The rate of a loader alone, times that of the step with free data."""
-    return ratios(
-        [each.img_per_s for each in alone[name]], [pace.img_per_s for pace in together[FREE]]
-    )
+    return ratios(rates(alone[name]), [pace.img_per_s for pace in together[FREE]])
 
 
 def _table(alone: Alone, together: Together) -> Table:
@@ -238,21 +230,21 @@ def _table(alone: Alone, together: Together) -> Table:
             )
         )
     for name, rounds in alone.items():
-        rate = Spread.of([each.img_per_s for each in rounds])
+        rate = Spread.of(rates(rounds))
         table.rows.append((f"{name}, alone", "", "", f"{rate.median:,.0f}", "", "", ""))
     return table
 
 
 def _conclusions(alone: Alone, together: Together) -> list[str]:
-    said = []
+    lines = []
     for name in alone:
         faster, slower = _faster(alone, together, name).median, _slower(together, name).median
         if faster >= 1:
             bound = f"the step is the bottleneck, the loader alone is {short(faster)} as fast"
         else:
             bound = f"the loader is the bottleneck, the step alone is {short(1 / faster)} as fast"
-        said.append(
+        lines.append(
             f"{name}: {bound}; fed by it, a step takes {slower:.3f} times as long as with free"
             f" data, and waits for data {_waits(together[name]).median:.2f}% of the time."
         )
-    return said
+    return lines

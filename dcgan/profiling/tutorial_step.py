@@ -21,36 +21,44 @@ Losses: TypeAlias = tuple[float, float, float, float, float]
 """errD, errG, D_x, D_G_z1 and D_G_z2."""
 
 
-def tutorial_nets(
-    image_size: int = 64, nz: int = 100, ngf: int = 64, ndf: int = 64, nc: int = 3
-) -> tuple[nn.Sequential, nn.Sequential]:
-    """Make netG and netD, which ends in a sigmoid; the tutorial writes out those of size 64."""
-    widest = image_size // 8
-    netG: list[nn.Module] = [
-        nn.ConvTranspose2d(nz, ngf * widest, 4, 1, 0, bias=False),
-        nn.BatchNorm2d(ngf * widest),
+def tutorial_generator(
+    image_size: int = 64, nz: int = 100, ngf: int = 64, nc: int = 3
+) -> nn.Sequential:
+    """Make netG's layers; the tutorial writes out those of size 64."""
+    widths = _widths(image_size)
+    layers: list[nn.Module] = [
+        nn.ConvTranspose2d(nz, ngf * widths[-1], 4, 1, 0, bias=False),
+        nn.BatchNorm2d(ngf * widths[-1]),
         nn.ReLU(True),
     ]
-    netD: list[nn.Module] = [
-        nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),
-        nn.LeakyReLU(0.2, inplace=True),
-    ]
-    widths = [2**power for power in range(widest.bit_length())]  # 1, 2, 4, 8
     for narrow, wide in reversed(list(pairwise(widths))):
-        netG += [
+        layers += [
             nn.ConvTranspose2d(ngf * wide, ngf * narrow, 4, 2, 1, bias=False),
             nn.BatchNorm2d(ngf * narrow),
             nn.ReLU(True),
         ]
+    return nn.Sequential(*layers, nn.ConvTranspose2d(ngf, nc, 4, 2, 1, bias=False), nn.Tanh())
+
+
+def tutorial_discriminator(image_size: int = 64, ndf: int = 64, nc: int = 3) -> nn.Sequential:
+    """Make netD's layers, which end in a sigmoid."""
+    widths = _widths(image_size)
+    layers: list[nn.Module] = [
+        nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),
+        nn.LeakyReLU(0.2, inplace=True),
+    ]
     for narrow, wide in pairwise(widths):
-        netD += [
+        layers += [
             nn.Conv2d(ndf * narrow, ndf * wide, 4, 2, 1, bias=False),
             nn.BatchNorm2d(ndf * wide),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-    netG += [nn.ConvTranspose2d(ngf, nc, 4, 2, 1, bias=False), nn.Tanh()]
-    netD += [nn.Conv2d(ndf * widest, 1, 4, 1, 0, bias=False), nn.Sigmoid()]
-    return nn.Sequential(*netG), nn.Sequential(*netD)
+    return nn.Sequential(*layers, nn.Conv2d(ndf * widths[-1], 1, 4, 1, 0, bias=False), nn.Sigmoid())
+
+
+def _widths(image_size: int) -> list[int]:
+    """Multiples of ngf and ndf: 1, 2, 4, 8 at size 64."""
+    return [2**power for power in range((image_size // 8).bit_length())]
 
 
 def tutorial_step(

@@ -32,8 +32,9 @@ from dcgan.training.run import Log, Run
 from dcgan.training.state import Position, State, unfit
 from dcgan.training.stats import Plan
 from pipeline.errors import UserError
-from pipeline.loading.batches import Batches, LoaderOptions, default_workers
+from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions, default_workers
 
 REFILL_SECONDS = 2.0
 """Between two lines on how far the cache is filled."""

@@ -26,7 +26,7 @@ from dcgan.step.adversarial import STATISTICS
 from dcgan.training.monitor import Alarm
 from dcgan.training.stats import Plan, Spent
 from pipeline.files import write_whole
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 
 if TYPE_CHECKING:
     from dcgan.metrics.reals import Judge

@@ -15,8 +15,8 @@ from dcgan.sampling.pictures import save_grid
 from dcgan.step.adversarial import STATISTICS, AdversarialStep
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
-from pipeline.loading.batches import LoaderOptions
 from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions
 
 SHARDS, BATCH, SIZE, NZ, TICK = "synthetic", 16, 48, 32, 10  # or SHARDS = "shards/"
 

@@ -10,7 +10,6 @@ import torch
 
 from pipeline.loading.batches import Batches
 from pipeline.loading.loader import Loader
-from pipeline.loading.stream import Stream
 from pipeline.shards.order import Rows
 
 Progress = Callable[[int, int], None]
@@ -27,7 +26,7 @@ class ResidentCache(Batches):
         loader: of uint8 images; has given no batch yet.
         where: the memory that holds the images: the loader's own device, or the CPU's.
         dtype: as the loader's.
-        progress: told while what the first epoch left out is read: nearly all, after a resume.
+        progress: called while what the first epoch left out is read: nearly all, after a resume.
     """
 
     def __init__(
@@ -42,12 +41,13 @@ class ResidentCache(Batches):
             loader.batch_size, loader.steps_per_epoch, dtype, loader.identity, loader.description
         )
         self._loader, self._schedule, self._progress = loader, loader.schedule, progress
+        loader.plan = self._filling()
         options = loader.options
         self._device = options.device
         shape = (len(self._schedule), options.image_size, options.image_size, options.channels)
         self._images = torch.empty(shape, dtype=torch.uint8, device=where)
-        self._stream: Stream | None = None
         self._filled = 0
+        self._complete = False
         self._order: torch.Tensor | None = None
         self._next_order: Future[torch.Tensor] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="order")
@@ -58,11 +58,9 @@ class ResidentCache(Batches):
         self._images = torch.empty(0, dtype=torch.uint8)
 
     def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        if self._stream is None and self._filled == 0:
-            self._stream = self._loader.stream(self._filling())
         if self.epoch == 0:
             return self._take_and_keep(out)
-        if self._stream is not None:
+        if not self._complete:
             self._fill_up()
         return self._gather(out)
 
@@ -76,8 +74,7 @@ class ResidentCache(Batches):
             yield rest[start : start + self.batch_size]
 
     def _take_and_keep(self, out: torch.Tensor | None) -> torch.Tensor:
-        assert self._stream is not None
-        rows, images = self._stream.take(out)
+        rows, images = self._loader.take_planned(out)
         places = torch.from_numpy(rows - self._schedule.first)
         self._images.index_copy_(0, places.to(self._images.device), images.to(self._images.device))
         self._filled += len(rows)
@@ -85,12 +82,11 @@ class ResidentCache(Batches):
 
     def _fill_up(self) -> None:
         """Read what the first epoch left out; in a resumed process, that is nearly all."""
-        assert self._stream is not None
         while self._filled < len(self._schedule):
             self._take_and_keep(None)
             self._progress(self._filled, len(self._schedule))
         self._loader.close()
-        self._stream = None
+        self._complete = True
 
     def _gather(self, out: torch.Tensor | None) -> torch.Tensor:
         if self._order is None or self.batch == 0:

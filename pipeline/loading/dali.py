@@ -19,8 +19,8 @@ from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.images.pixels import MEAN, STD
-from pipeline.loading.batches import LoaderOptions
-from pipeline.loading.decoders import DecodeError, Squares
+from pipeline.loading.decoders import DecodeError, Decoder
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
 from pipeline.shards.manifest import Recipe, ShardSet
 
@@ -28,11 +28,12 @@ PREFETCH = 3
 """Batches prepared ahead: two hide the decoder's jitter, the third the reader's."""
 
 DECODER_SHARE = 0.0
-"""Of the images that a GPU's own JPEG engine decodes, where it has one; the others go to its CUDA
-cores. With both at work, DALI's default being 0.65, an image's pixels depend on which of them it
-meets: on an H100, 3,550 of 7,872 faces differed between two epochs, by up to 3 levels; with none or
-all of them in the engine, no face did. The CUDA cores alone were as fast as both, 20,602 faces of
-178×218 a second beside 20,157, and the engine alone slower, 12,944 (four threads, batches of 128).
+"""Share of the images that a GPU's own JPEG engine decodes, where it has one; its CUDA cores decode
+the others. With both at work, DALI's default being 0.65, an image's pixels depend on which of them
+it meets: on an H100, 3,550 of 7,872 faces differed between two epochs, by up to 3 levels; with none
+or all of them in the engine, no face did. The CUDA cores alone were as fast as both, 20,602 faces
+of 178×218 a second beside 20,157, and the engine alone slower, 12,944 (four threads, batches of
+128).
 """
 
 MEMORY_PADDING = 1 << 20
@@ -113,7 +114,7 @@ def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dic
 
 
 def _resize(encoded: Any, images: Any, recipe: Recipe, image_size: int) -> Any:
-    # Of the encoded bytes: known on the host, before the GPU has decoded anything
+    # Read from the encoded bytes: known on the host, before the GPU has decoded anything
     shape = fn.peek_image_shape(encoded, name="shape", dtype=types.INT32)
     roi_start, roi_end = _seen(shape[0], shape[1], recipe, image_size)
     return fn.resize(
@@ -175,7 +176,7 @@ def _half_to_even(spare: Any) -> Any:
     return (1 - odd) * (spare // 2) + odd * 2 * ((spare + 1) // 4)
 
 
-class DaliDecoder:
+class DaliDecoder(Decoder):
     """Runs the DALI graph.
 
     Args:
@@ -192,10 +193,10 @@ class DaliDecoder:
         prefetch: int = PREFETCH,
         decoder_share: float = DECODER_SHARE,
     ) -> None:
-        self._squares, self._device = Squares.of(shards, options), options.device
-        self._on_gpu = self._device.type == "cuda"
+        super().__init__(shards, options)
+        self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
-        self.name = f"dali-{self._device.type}"
+        self.name = f"dali-{options.device.type}"
         work = "DALI {} decodes and resizes" if self._on_gpu else "DALI {} decodes, torch resizes"
         self.description = f"{work.format(dali_version)}, {options.threads} threads"
         until: Stage = "decode"
@@ -228,20 +229,20 @@ class DaliDecoder:
     def deliver(self, decoded: Any, out: torch.Tensor | None) -> torch.Tensor:
         if self._on_gpu:
             return self._copied(decoded, out)
-        return self._squares.deliver(decoded, out)
+        return super().deliver(decoded, out)
 
     def close(self) -> None:
         self._graph = None  # and its threads with it
 
     def _fitted(self, output: Any) -> torch.Tensor:
         if not output.is_dense_tensor():  # images of several sizes
-            images = (self._squares.fit(from_dlpack(image)) for image in output)
-            return self._squares.collect(images, len(output))
+            images = (self.fit(from_dlpack(image)) for image in output)
+            return self.collect(images, len(output))
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
-        if batch.shape[1:3] == 2 * (self._squares.options.image_size,):
+        if batch.shape[1:3] == 2 * (self.options.image_size,):
             return batch
-        return self._squares.collect(self._squares.fit(batch), len(batch))
+        return self.collect(self.fit(batch), len(batch))
 
     def _copied(self, output: Any, out: torch.Tensor | None) -> torch.Tensor:
         """Copy a batch out on the current stream, behind which DALI's buffer waits.
@@ -254,7 +255,7 @@ class DaliDecoder:
         batch = output.as_tensor()
         if out is None:
             dtype = to_torch_type[batch.dtype]
-            out = torch.empty(batch.shape(), dtype=dtype, device=self._device)
-        stream = torch.cuda.current_stream(self._device)
+            out = torch.empty(batch.shape(), dtype=dtype, device=self.options.device)
+        stream = torch.cuda.current_stream(self.options.device)
         feed_ndarray(batch, out, cuda_stream=stream)
         return out

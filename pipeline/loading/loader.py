@@ -8,20 +8,37 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import count
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from pipeline.loading.batches import Batches, LoaderOptions
-from pipeline.loading.decoders import Decoder, RawDecoder
-from pipeline.loading.stream import Stream
+from pipeline.errors import UserError
+from pipeline.images.decode import RejectedError
+from pipeline.images.decode import decode as decode_strictly
+from pipeline.loading.batches import Batches
+from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
+from pipeline.loading.options import LoaderOptions
+from pipeline.loading.reader import Encoded, Reader
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Rows, Schedule
 
+READY = 2
+"""Decoded batches that wait for the consumer, besides those that the decoder has in hand."""
+
+CLOSING_PATIENCE = 5.0
+"""Seconds for the thread to end by itself; one that is stuck in a read is left behind."""
+
+T = TypeVar("T")
+
 
 class Loader(Batches):
-    """Reads, decodes and resizes a shard set, batch by batch.
+    """Reads, decodes and resizes a shard set, batch by batch, in a thread that runs ahead.
 
     Args:
         shards: an opened set.
@@ -33,6 +50,10 @@ class Loader(Batches):
             than asked for, or its files do not fit together.
     """
 
+    plan: Iterator[Rows]
+    """The rows of each batch to come: the schedule's, unless others are put in their place before
+    the first batch is taken."""
+
     def __init__(
         self, shards: ShardSet, options: LoaderOptions, decoder: Decoder | None = None
     ) -> None:
@@ -41,6 +62,7 @@ class Loader(Batches):
         self.schedule = Schedule.of(
             shards, options.batch_size, options.seed, options.rank, options.num_ranks
         )
+        self._reader = Reader(shards)
         self.decoder = decoder or open_decoder(shards, options)
         super().__init__(
             options.batch_size,
@@ -49,44 +71,100 @@ class Loader(Batches):
             options.identity(shards, self.decoder.name),
             self.decoder.description,
         )
-        self._stream: Stream | None = None
+        self.plan = self._rest()
+        self._stage = "decoding"
+        self._unreadable: UserError | None = None
+        self._prefetcher = Prefetcher(self._decoded(), READY, "loader")
 
-    def stream(self, plan: Iterator[Rows]) -> Stream:
-        """What decodes the batches of a plan; a loader has one, and closes it."""
-        assert self._stream is None
-        self._stream = Stream(self.shards, self.decoder, plan, self.options.data_timeout)
-        return self._stream
+    def take_planned(self, out: torch.Tensor | None = None) -> tuple[Rows, torch.Tensor]:
+        """The plan's next batch: its rows, and its images as the decoder delivers them.
 
-    def _close(self) -> None:
-        (self._stream or self.decoder).close()
+        Args:
+            out: where to put the images; None for a tensor of their own.
+
+        Raises:
+            StopIteration: the plan has ended.
+            UserError: a shard or an image is damaged, or nothing came in time.
+        """
+        try:
+            rows, decoded = self._prefetcher.take(self.options.data_timeout)
+        except TimeoutError:
+            raise self._stuck() from None
+        return rows, self.decoder.deliver(decoded, out)
 
     def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        stream = self._stream or self.stream(self._rest())
-        _, images = stream.take(out)
-        return images
+        return self.take_planned(out)[1]
+
+    def _close(self) -> None:
+        # What is stuck is left behind, and what it uses with it
+        if self._prefetcher.close(CLOSING_PATIENCE):
+            self._reader.close()
+            self.decoder.close()
 
     def _rest(self) -> Iterator[Rows]:
-        """The rows of all batches from here on."""
+        """The rows of all batches from here on, endless."""
         yield from self.schedule.batches(self.epoch, self.batch)
         for epoch in count(self.epoch + 1):
             yield from self.schedule.batches(epoch)
+
+    def _decoded(self) -> Generator[tuple[Rows, Any], None, None]:
+        ahead: deque[Rows] = deque()
+        try:
+            with closing(self.decoder.decode(self._encoded(ahead))) as batches:
+                for decoded in batches:
+                    yield ahead.popleft(), decoded
+        except DecodeError as error:
+            raise self._undecodable(ahead[0], error) from error
+        if self._unreadable is not None:
+            raise self._unreadable
+
+    def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
+        for rows in self.plan:
+            self._stage = "reading"
+            try:
+                samples = self._reader.read(rows)
+            except UserError as error:
+                self._unreadable = error  # raised after the batches that were read before
+                return
+            self._stage = "decoding"
+            ahead.append(rows)
+            yield samples
+
+    def _undecodable(self, rows: Rows, error: DecodeError) -> UserError:
+        for row, sample in zip(rows.tolist(), self._reader.read(rows), strict=True):
+            try:
+                decode_strictly(sample.tobytes())
+            except RejectedError as fault:
+                return self._reader.undecodable(row, fault)
+        return UserError(
+            self.shards.folder,
+            f"a batch that does not decode: {error}",
+            "images that decode, and the memory to do it in",
+            f"look for the image: python tools/check_shards.py {self.shards.folder} --decode",
+        )
+
+    def _stuck(self) -> UserError:
+        return UserError(
+            self._reader.tar,
+            f"no batch for {self.options.data_timeout:g} s, stuck while {self._stage}",
+            "a batch within --data-timeout",
+            "see whether the disk or share answers; if it is only slow, raise --data-timeout",
+        )
 
 
 def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:
     """The best decoder that this machine can run, for the samples of a set."""
     if shards.manifest.recipe.store == "raw":
         return RawDecoder(shards, options)
-    obstacle = _why_not_dali(options.device)
+    obstacle = why_not_dali(options.device)
     if obstacle:
-        from pipeline.loading.fallback import ThreadDecoder
-
         return ThreadDecoder(shards, options, obstacle)
     from pipeline.loading.dali import DaliDecoder
 
     return DaliDecoder(shards, options)
 
 
-def _why_not_dali(device: torch.device) -> str | None:
+def why_not_dali(device: torch.device) -> str | None:
     """What keeps DALI from serving this device, or None."""
     if sys.platform != "linux":
         return f"DALI has no wheels for {sys.platform}"
@@ -99,3 +177,64 @@ def _why_not_dali(device: torch.device) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         return f"DALI does not load ({error})"
     return None
+
+
+class Prefetcher(Generic[T]):
+    """Runs a generator in a thread of its own, a few items ahead of whoever takes them.
+
+    Args:
+        items: run in the thread, from the first `take` on, and closed there; none is an exception.
+        ahead: items kept ready.
+        name: of the thread.
+    """
+
+    def __init__(self, items: Generator[T, None, None], ahead: int, name: str) -> None:
+        self._items, self._room = items, threading.Semaphore(ahead)
+        self._ready: SimpleQueue[T | BaseException] = SimpleQueue()
+        self._end: BaseException | None = None
+        """What `take` raises from now on."""
+        # A daemon: it may be stuck in a read that never ends, which must not keep the process
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def take(self, timeout: float) -> T:
+        """The next item.
+
+        Raises:
+            StopIteration: the generator has ended, or this prefetcher is closed.
+            TimeoutError: it took longer than `timeout` seconds.
+            BaseException: whatever the generator raised.
+        """
+        if self._end is None:
+            if not self._thread.ident:
+                self._thread.start()
+            try:
+                item = self._ready.get(timeout=timeout)
+            except Empty:
+                raise TimeoutError from None
+            if not isinstance(item, BaseException):
+                self._room.release()
+                return item
+            self._end = item
+        raise self._end
+
+    def close(self, patience: float) -> bool:
+        """End the thread; true if that took no longer than `patience` seconds."""
+        self._end = StopIteration()
+        self._room.release()  # the thread may wait for it,
+        self._ready.put(self._end)  # and somebody for an item
+        if self._thread.ident:
+            self._thread.join(patience)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        end: BaseException = StopIteration()
+        try:
+            with closing(self._items):
+                for item in self._items:
+                    self._room.acquire()
+                    if self._end is not None:
+                        break
+                    self._ready.put(item)
+        except BaseException as error:
+            end = error
+        self._ready.put(end)

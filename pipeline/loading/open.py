@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
 from pipeline.loading.cache import Progress, ResidentCache
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import SyntheticLoader
 from pipeline.machine import free_memory
 from pipeline.shards.manifest import ShardSet
@@ -19,7 +20,7 @@ SYNTHETIC = "synthetic"
 """What `--shards` says to train on noise instead of a shard set."""
 
 CACHE_SHARE = 0.5
-"""Of the free memory that `--cache auto` takes at most; the rest is left to the step, to the
+"""Share of the free memory that `--cache auto` takes at most; the rest is left to the step, to the
 system's own cache, and to whoever else works on the machine."""
 
 
@@ -31,7 +32,7 @@ def open_loader(
     Args:
         shards: folder of a set, or `SYNTHETIC`.
         options: what its batches are to be.
-        progress: told how far the cache is.
+        progress: called with how far the cache is.
 
     Raises:
         UserError: no usable shard set there, one too small for the batch, or too large for the

@@ -28,7 +28,7 @@ Encoded = npt.NDArray[np.uint8]
 """(bytes,) of one sample, as stored."""
 
 ALWAYS_THERE = 1 << 30
-"""Bytes of decoded images that nobody is asked about; a batch of faces takes a hundredth."""
+"""Bytes of decoded images that are taken without a check; a batch of faces has a hundredth."""
 
 MAX_OPEN = 256
 """Tars held open at a time; the usual limit of a process is 1,024 files."""
@@ -78,7 +78,7 @@ class Reader:
         return encoded
 
     def _require_memory(self, encoded: list[Encoded]) -> None:
-        """See that a batch may be decoded: the headers of a few files could ask for all there is.
+        """Refuse a batch that memory has no room for: a few headers could ask for all there is.
 
         Raises:
             UserError: it is too large.
@@ -127,7 +127,7 @@ class Reader:
         return self._tars[number], f"{self._keys[row]:08d}"
 
     def undecodable(self, row: int, fault: RejectedError) -> UserError:
-        """Say which sample is no image, and why."""
+        """The error that names the sample which is no image, and why."""
         tar, key = self.describe(row)
         return UserError(
             tar,
@@ -155,7 +155,7 @@ class Reader:
             raise self._damaged(index, f"{len(offsets):,} samples, not {shard.samples:,}")
         if min(offsets.min(), sizes.min()) < 0 or (sizes > shard.bytes - offsets).any():
             raise self._damaged(index, "samples outside of the tar")
-        # Of lines that name the same bytes again and again, a batch would fill the memory
+        # Lines may name the same bytes again and again: a batch of them would fill the memory
         if (sizes > MAX_FILE_BYTES).any() or sizes.sum() > shard.bytes:
             raise self._damaged(index, "samples that are larger than the tar can hold")
         if recipe.store == "raw" and (sizes != 3 * (recipe.size or 0) ** 2).any():

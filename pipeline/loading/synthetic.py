@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.loading.batches import Batches, LoaderOptions
+from pipeline.loading.batches import Batches
+from pipeline.loading.options import LoaderOptions
 
 SAMPLES = 16_384
 """Images in an epoch: enough for a few hundred steps at the usual batch sizes."""

@@ -1,4 +1,4 @@
-"""The PyTorch DCGAN tutorial's nets, init and loop body, call by call: slow, literal, the oracle.
+"""The PyTorch DCGAN tutorial's init and loop body, call by call: slow, literal, the oracle.
 
 Source: "DCGAN Tutorial" by Nathan Inkawhich, pytorch/tutorials, after pytorch/examples/dcgan
 (both BSD 3-Clause, by the PyTorch contributors). The names are the source's. Three things differ:
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn, optim
 
+from dcgan.profiling.tutorial_step import tutorial_discriminator, tutorial_generator
+
 
 def weights_init(m: Any) -> None:
     classname = m.__class__.__name__
@@ -28,27 +30,7 @@ def weights_init(m: Any) -> None:
 class TutorialGenerator(nn.Module):
     def __init__(self, nz: int = 100, ngf: int = 64, nc: int = 3) -> None:
         super().__init__()
-        self.main = nn.Sequential(
-            nn.ConvTranspose2d(nz, ngf * 8, 4, 1, 0, bias=False),
-            nn.BatchNorm2d(ngf * 8),
-            nn.ReLU(True),
-            # (ngf*8) x 4 x 4
-            nn.ConvTranspose2d(ngf * 8, ngf * 4, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ngf * 4),
-            nn.ReLU(True),
-            # (ngf*4) x 8 x 8
-            nn.ConvTranspose2d(ngf * 4, ngf * 2, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ngf * 2),
-            nn.ReLU(True),
-            # (ngf*2) x 16 x 16
-            nn.ConvTranspose2d(ngf * 2, ngf, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ngf),
-            nn.ReLU(True),
-            # (ngf) x 32 x 32
-            nn.ConvTranspose2d(ngf, nc, 4, 2, 1, bias=False),
-            nn.Tanh(),
-            # (nc) x 64 x 64
-        )
+        self.main = tutorial_generator(64, nz, ngf, nc)
 
     def forward(self, input: torch.Tensor) -> Any:
         return self.main(input)
@@ -57,26 +39,7 @@ class TutorialGenerator(nn.Module):
 class TutorialDiscriminator(nn.Module):
     def __init__(self, ndf: int = 64, nc: int = 3) -> None:
         super().__init__()
-        self.main = nn.Sequential(
-            # (nc) x 64 x 64
-            nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),
-            nn.LeakyReLU(0.2, inplace=True),
-            # (ndf) x 32 x 32
-            nn.Conv2d(ndf, ndf * 2, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ndf * 2),
-            nn.LeakyReLU(0.2, inplace=True),
-            # (ndf*2) x 16 x 16
-            nn.Conv2d(ndf * 2, ndf * 4, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ndf * 4),
-            nn.LeakyReLU(0.2, inplace=True),
-            # (ndf*4) x 8 x 8
-            nn.Conv2d(ndf * 4, ndf * 8, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(ndf * 8),
-            nn.LeakyReLU(0.2, inplace=True),
-            # (ndf*8) x 4 x 4
-            nn.Conv2d(ndf * 8, 1, 4, 1, 0, bias=False),
-            nn.Sigmoid(),
-        )
+        self.main = tutorial_discriminator(64, ndf, nc)
 
     def forward(self, input: torch.Tensor) -> Any:
         return self.main(input)

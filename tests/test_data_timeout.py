@@ -1,29 +1,26 @@
-"""The stream and its watchdog: damage and silence become errors that say where."""
+"""A loader whose data does not come: an error in time that says where, and nothing hangs on it."""
 
 import os
 import sys
-import tarfile
 import threading
 import time
 from io import FileIO
-from itertools import count
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.loading.batches import LoaderOptions
-from pipeline.loading.decoders import RawDecoder
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import RawDecoder, ThreadDecoder
 from pipeline.loading.loader import Loader
-from pipeline.loading.stream import Stream
-from tests.needs import require, take, within
+from pipeline.loading.options import LoaderOptions
+from tests.loaders import keys
+from tests.needs import require, within
 from tests.pictures import numbers
 from tests.running import assert_four_parts, run_command
 
 KINDS = ["dali", "threads"]
-TIMEOUT = 1.0
+TIMEOUT = 0.5
 
 
 def make_decoder(kind, shards, batch_size=2):
@@ -37,18 +34,20 @@ def make_decoder(kind, shards, batch_size=2):
 
 
 @pytest.fixture
-def open_stream(monkeypatch):
-    """Streams that are closed when the test ends; those that hang are not waited for."""
-    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.5)
+def open_loader(monkeypatch):
+    """Loaders of a plan that are closed when the test ends; those that hang are not waited for."""
+    monkeypatch.setattr("pipeline.loading.loader.CLOSING_PATIENCE", 0.5)
     opened = []
 
     def open_(shards, decoder, plan, timeout=20.0):
-        opened.append(Stream(shards, decoder, plan, timeout))
-        return opened[-1]
+        loader = Loader(shards, LoaderOptions(2, 32, data_timeout=timeout), decoder)
+        loader.plan = plan
+        opened.append(loader)
+        return loader
 
     yield open_
-    for stream in opened:
-        within(20, stream.close)
+    for loader in opened:
+        within(20, loader.close)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def silence(monkeypatch):
             except OSError:
                 time.sleep(0.01)
     assert loader_threads() == []
-    for file in files:  # those of streams that could not be closed
+    for file in files:  # those of loaders that could not be closed
         file.close()
 
 
@@ -93,95 +92,37 @@ def pairs(rows=12):
 # Batches
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_batches_are_those_of_the_plan_with_their_rows(open_stream, numbered_set, kind):
+def test_batches_are_those_of_the_plan_with_their_rows(open_loader, numbered_set):
     shards = numbered_set(12, 5)
-    keys = [int(key) for key in _keys(shards)]
+    key_of = keys(shards)
     plan = [np.array(rows) for rows in ([3, 1], [11, 0], [3, 3], [7], [5, 2])]  # one is shorter
-    stream = open_stream(shards, make_decoder(kind, shards), iter(plan))
+    loader = open_loader(shards, make_decoder("threads", shards), iter(plan))
     for expected in plan:
-        rows, images = within(30, stream.take)
+        rows, images = within(30, loader.take_planned)
         assert np.array_equal(rows, expected)
-        assert numbers(images) == [keys[row] for row in expected]
+        assert numbers(images) == [key_of[row] for row in expected]
     for _ in range(2):
         with pytest.raises(StopIteration):
-            within(30, stream.take)
-
-
-def _keys(shards):
-    names = []
-    for tar in shards.tars:
-        with tarfile.open(tar) as archive:
-            names += [name.partition(".")[0] for name in archive.getnames()]
-    return names
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_closed_stream_has_no_threads_and_no_batches(open_stream, numbered_set, kind):
-    shards = numbered_set(12, 5)
-    endless = (np.array([number % 12, 5]) for number in count())
-    stream = open_stream(shards, make_decoder(kind, shards), endless)
-    within(30, stream.take)
-    within(20, stream.close)
-    assert loader_threads() == []
-    with pytest.raises(StopIteration):
-        within(30, stream.take)
-
-
-# Damage
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("damage", ["zeros", "half"])
-def test_a_damaged_image_is_named_after_the_batches_before_it(open_stream, spare_set, kind, damage):
-    tar, place = spare_set.tars[1], 2  # row 7, in the fourth batch
-    with tarfile.open(tar) as archive:
-        member = archive.getmembers()[place]
-    kept = 0 if damage == "zeros" else member.size // 2
-    with tar.open("r+b") as file:
-        file.seek(member.offset_data + kept)
-        file.write(bytes(member.size - kept))
-    stream = open_stream(spare_set, make_decoder(kind, spare_set), pairs())
-    for _ in range(3):
-        within(30, stream.take)
-    with pytest.raises(UserError) as error:
-        within(30, lambda: [stream.take() for _ in range(3)])
-    key = member.name.removesuffix(".jpg")
-    assert_four_parts(error.value, "does not decode")
-    assert error.value.where == str(tar)
-    assert f"sample {key} " in error.value.found
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_shard_that_was_cut_is_named(open_stream, spare_set, kind):
-    decoder = make_decoder(kind, spare_set)
-    stream = open_stream(spare_set, decoder, pairs())
-    os.truncate(spare_set.tars[1], 700)
-    with pytest.raises(UserError) as error:
-        within(30, lambda: [stream.take() for _ in range(6)])
-    assert_four_parts(error.value, str(spare_set.tars[1]), "ends before byte")
-    with pytest.raises(UserError):  # and it stays an error
-        within(30, stream.take)
+            within(30, loader.take_planned)
 
 
 # Silence
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shard", [0, 2])
+@pytest.mark.parametrize(("kind", "shard"), [("dali", 2), ("threads", 0)])
 def test_a_shard_that_does_not_answer_is_an_error_in_time(
-    open_stream, spare_set, silence, kind, shard
+    open_loader, spare_set, silence, kind, shard
 ):
-    stream = open_stream(spare_set, make_decoder(kind, spare_set), pairs(), TIMEOUT)
+    loader = open_loader(spare_set, make_decoder(kind, spare_set), pairs(), TIMEOUT)
     silence(spare_set.tars[shard])
     start = time.monotonic()
     with pytest.raises(UserError) as error:
-        within(30, lambda: [stream.take() for _ in range(6)])
+        within(30, lambda: [loader.take_planned() for _ in range(6)])
     # Each batch before the silent shard may take its time, too
     assert TIMEOUT <= time.monotonic() - start < 10
     assert_four_parts(error.value, "--data-timeout", "stuck while reading", f"{TIMEOUT:g} s")
     assert error.value.where == str(spare_set.tars[shard])
-    within(5, stream.close)
+    within(5, loader.close)
 
 
 class StuckDecoder(RawDecoder):
@@ -202,40 +143,19 @@ class StuckDecoder(RawDecoder):
 
 
 @pytest.mark.parametrize("stuck_at", [0, 3])
-def test_a_decoder_that_does_not_answer_is_an_error_in_time(open_stream, numbered_set, stuck_at):
+def test_a_decoder_that_does_not_answer_is_an_error_in_time(open_loader, numbered_set, stuck_at):
     decoder = StuckDecoder(stuck_at)
-    stream = open_stream(numbered_set(12, 5), decoder, pairs(), TIMEOUT)
+    loader = open_loader(numbered_set(12, 5), decoder, pairs(), TIMEOUT)
     for number in range(stuck_at):
-        _, images = within(30, stream.take)
+        _, images = within(30, loader.take_planned)
         assert images.unique().tolist() == [number]
     with pytest.raises(UserError) as error:
-        within(30, stream.take)
+        within(30, loader.take_planned)
     assert_four_parts(error.value, "stuck while decoding", "--data-timeout")
     start = time.monotonic()
-    within(20, stream.close)
+    within(20, loader.close)
     assert time.monotonic() - start < 5
     decoder.gate.set()
-
-
-def test_after_an_error_of_silence_a_batch_that_comes_late_is_taken(open_stream, numbered_set):
-    decoder = StuckDecoder(1)
-    stream = open_stream(numbered_set(12, 5), decoder, pairs(), TIMEOUT)
-    within(30, stream.take)
-    with pytest.raises(UserError):
-        within(30, stream.take)
-    decoder.gate.set()
-    assert [within(30, stream.take)[1].max().item() for _ in range(5)] == [1, 2, 3, 4, 5]
-
-
-def test_a_loader_hands_its_timeout_on(spare_set, silence, monkeypatch):
-    monkeypatch.setattr("pipeline.loading.stream.CLOSING_PATIENCE", 0.5)
-    for tar in spare_set.tars:
-        silence(tar)
-    decoder = make_decoder("threads", spare_set)
-    loader = Loader(spare_set, LoaderOptions(2, 32, data_timeout=TIMEOUT), decoder)
-    with pytest.raises(UserError, match=f"no batch for {TIMEOUT:g} s"):
-        take(loader, 1)
-    within(5, loader.close)
 
 
 # Processes
@@ -245,9 +165,9 @@ import os
 import sys
 from pathlib import Path
 import torch
-from pipeline.loading.batches import LoaderOptions
+from pipeline.loading.options import LoaderOptions
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.fallback import ThreadDecoder
+from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.shards.manifest import ShardSet
 
@@ -288,8 +208,7 @@ def test_a_process_whose_loader_hangs_ends_with_the_error(spare_set, tmp_path, k
     assert "Fatal" not in ended.stderr
 
 
-@pytest.mark.parametrize("story", ["stream", "cache"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "story"), [("dali", "stream"), ("threads", "cache")])
 def test_a_process_that_never_closes_ends_cleanly(numbered_set, tmp_path, kind, story):
     ended = run_process(numbered_set(12, 5), tmp_path, kind, story)
     assert ended.stderr == ""
