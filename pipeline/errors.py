@@ -27,6 +27,12 @@ def plain(text: str) -> str:
     return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def first_line(error: BaseException) -> str:
+    """The kind of an exception and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {plain(lines[0][:200])}" if lines else type(error).__name__
+
+
 def counted(counts: Mapping[str, int]) -> str:
     """Counts by kind, the most frequent first; kinds may come from a file."""
     ordered = sorted((+Counter(counts)).items(), key=lambda item: (-item[1], item[0]))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.checks.findings import first_line
 from dcgan.metrics.evaluation import print_facts
 from dcgan.rundir.log import Log
-from pipeline.errors import UserError, counted, plain
+from pipeline.errors import UserError, counted, first_line, plain
 from pipeline.shards.manifest import REJECTS, ShardSet
 from tests.packing_runs import in_process
 from tests.pictures import numbered, numbered_pictures, write_pictures

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.errors import UserError, plain
+from pipeline.errors import UserError, first_line
 
 
 class Verdict(StrEnum):
@@ -84,12 +84,6 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
         else:
             if not count:  # else a loop over nothing would look like a success
                 yield fail(check.name, "the check said nothing", "a line at least", "report this")
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {plain(lines[0][:200])}" if lines else type(error).__name__
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:

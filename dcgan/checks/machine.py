@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked, ok, warning
+from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.checks.probes import (
     DALI,
     architectures,
@@ -29,6 +29,7 @@ from dcgan.checks.probes import (
     torch_cuda,
 )
 from dcgan.checks.shards import one_batch, shard_set
+from pipeline.errors import first_line
 from pipeline.machine import core_limits, usable_cores
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch
 from dcgan.nets.models import Generator
 from dcgan.options import TrainConfig
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
-from dcgan.rundir.tensorboard import Tracking
+from dcgan.rundir.tensorboard import Events
 from dcgan.sampling.animation import save_progress
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.sampling.pictures import save_grid, save_losses, save_reals_vs_fakes
@@ -48,7 +48,7 @@ class Records:
         self._config, self._run, self._plan, self._log = config, run, plan, log
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
         self._fixed_noise = latents(FIXED_SEEDS, config.nz)
-        self._tracking: Tracking | None = None
+        self._events = Events(log)
         self._judge: Judge | None = None
 
     @property
@@ -90,10 +90,7 @@ class Records:
 
     def open_events(self) -> None:
         """Begin to write TensorBoard's events, where it is installed."""
-        self._tracking = Tracking.open(self._run.tensorboard, len(self.history), self._log)
-        if self._tracking is not None:
-            self._log(f"events   {self._tracking.told}")
-            self._tracking.options(self._config.to_json())
+        self._events.open(self._run.tensorboard, len(self.history), self._config.to_json())
 
     def add_tick(self, rows: npt.NDArray[np.float32], spent: Spent) -> None:
         """Record a tick's steps, and log the status line.
@@ -119,8 +116,7 @@ class Records:
         with self._run.losses_csv.open("a", newline="") as file:
             _write_rows(file, first, rows)
         self._log(self._status_line(means, record))
-        if self._tracking is not None:
-            self._tracking.tick(record)
+        self._events.tick(record)
 
     def add_alarm(self, alarm: Alarm, action: str) -> None:
         """Record an alarm, unless a process before this one did, after the last checkpoint."""
@@ -139,16 +135,14 @@ class Records:
         """
         save_grid(reals, self._run.reals)
         save_grid(generate(net, self._fixed_noise), self._run.fakes_init)
-        if self._tracking is not None:
-            self._tracking.grid("reals", self._run.reals, 0)
+        self._events.grid("reals", self._run.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
         """Show what the fixed noise has become; returns it, (64, S, S, C) uint8 on the CPU."""
         images = generate(net, self._fixed_noise)
         path = self._run.fakes(self._plan.nimg(steps))
         save_grid(images, path)
-        if self._tracking is not None:
-            self._tracking.grid("fakes", path, steps)
+        self._events.grid("fakes", path, steps)
         self._plot()
         return images
 
@@ -165,8 +159,7 @@ class Records:
             f"SWD      {record['value']:.2f} at {nimg:,} images (× 10³, {record['n']:,} of each;"
             f" real against real {record['floor']:.2f})"
         )
-        if self._tracking is not None:
-            self._tracking.metric(record, steps)
+        self._events.metric(record, steps)
         return float(record["value"])
 
     def finish(self) -> None:
@@ -198,8 +191,7 @@ class Records:
 
     def close(self) -> None:
         """Let go of files."""
-        if self._tracking is not None:
-            self._tracking.close()
+        self._events.close()
 
     def _judged_by(self) -> Judge:
         if self._judge is None:
