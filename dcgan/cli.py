@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import metadata
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand
 
 from dcgan.options import Options, choices, option_of
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGE = "dcgan-shards"
 
@@ -130,6 +134,59 @@ def tell_progress(line: str) -> None:
     """Say what a command is at, beside its output."""
     sys.stderr.write(f"… {line}\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def progress(
+    console: Console, label: str, total: int, done: int = 0
+) -> Iterator[Callable[[], None]]:
+    """Show a bar below other lines on a terminal, and nothing in a pipe.
+
+    Args:
+        console: where other lines are printed meanwhile.
+        label: a word before the bar.
+        total: steps of the whole.
+        done: steps of it that are done.
+
+    Yields:
+        A function that moves the bar by one step.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=console.quiet or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+class PlainArguments(TyperCommand):
+    """A command whose help calls its arguments by their names alone."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for each in self.params:
+            if isinstance(each, TyperArgument):  # typer would say <list[Path]>
+                each.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line; typer puts braces around what is required."""
+        return [
+            piece.removeprefix("{").partition("}")[0] for piece in super().collect_usage_pieces(ctx)
+        ]
 
 
 class FormerOptions(TyperCommand):

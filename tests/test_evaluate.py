@@ -282,6 +282,7 @@ def test_a_run_is_judged_and_its_folder_says_so(run, faces, tmp_path):
         (("RUN", "--n", 3), "16 or more"),
         (("RUN", "--workers", 0), "1 or more"),
         (("RUN", "--shards", "nowhere"), "no such folder"),
+        (("RUN", "--shards", ""), "nothing"),
         (("RUN", "--weights", "nowhere.pth"), "no such file"),
     ],
 )

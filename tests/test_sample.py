@@ -207,12 +207,10 @@ def test_the_version_is_that_of_the_package():
     assert version() == metadata.version("dcgan-shards")
 
 
-def test_help_and_version_and_cell_load_nothing_heavy(tmp_path):
+def test_help_and_version_load_nothing_heavy(tmp_path):
     for words, said in (
         (["--help"], "--interpolate"),
         (["--version"], f"dcgan-shards {version()}"),
-        (["--cell", "1,2"], "seed 10"),
-        (["0007", "--cell", "1,2"], "seed 10"),
     ):
         status, heavy, output = start(tmp_path, "dcgan.sample", *words)
         assert (status, heavy) == (0, set())

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dcgan.sampling.generate import latents
-from dcgan.sampling.walk import slerp, walk
+from dcgan.sampling.generate import latents, slerp, walk
 
 NZ = 100
 

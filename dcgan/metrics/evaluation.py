@@ -35,7 +35,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     limit_torch_threads()
     folder = RunFolder.open(options.run)
-    shards = options.shards or _shards_of(folder)
+    shards = _shards_of(folder) if options.shards is None else options.shards
     device = pick_device(options.device)
     path = folder.generator_to_sample(options.raw_net)
     net = load_generator(path).to(device)

@@ -115,7 +115,7 @@ def _cpu_name() -> str:
 
 def _git_commit() -> str | None:
     """Of the checkout that this code runs from, if it is one."""
-    folder = Path(__file__).parents[1]
+    folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():  # installed: git would tell of whatever lies around it
         return None
     try:

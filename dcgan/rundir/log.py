@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dcgan.cli import progress
 from pipeline.errors import plain
 
 
@@ -48,22 +48,6 @@ class Log:
         if self._file is not None:
             self._file.close()
 
-    @contextmanager
-    def progress(self, total: int, done: int = 0) -> Iterator[Callable[[], None]]:
-        """Show a bar below the lines on a terminal, and nothing in a pipe.
-
-        Yields:
-            A function that moves the bar by one step.
-        """
-        bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=self._console.quiet or not self._console.is_terminal,
-        )
-        with bar:
-            task = bar.add_task("", total=total, completed=done)
-            yield lambda: bar.advance(task)
+    def progress(self, total: int, done: int = 0) -> AbstractContextManager[Callable[[], None]]:
+        """Show a bar below the lines on a terminal; see `dcgan.cli.progress`."""
+        return progress(self._console, "training", total, done)

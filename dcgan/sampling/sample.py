@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,11 @@ from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.animation import save_walk
-from dcgan.sampling.generate import generate_each, latents
+from dcgan.sampling.generate import generate_each, latents, walk
 from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
-from dcgan.sampling.seeds import count, told
-from dcgan.sampling.walk import walk
+from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
+from pipeline.shards.manifest import file_digest
 
 SOFTWARE = "Software"
 """The PNG keyword by which a picture of ours is known again."""
@@ -74,8 +73,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
         raise UserError("--raw-net", f"{net}, which is one net", "a run folder", "leave it out")
     generator = load_generator(path)
     texts["Net"] = _printable(path.name)
-    with path.open("rb") as file:
-        texts["Net SHA-256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    texts["Net SHA-256"] = file_digest(path)
     return Source(generator.to(device), texts)
 
 
@@ -83,6 +81,8 @@ def save_pictures(
     source: Source, seeds: Sequence[range], grid: Path | None, folder: Path | None, done: Done
 ) -> None:
     """Draw one image for each seed; without a grid, in constant memory.
+
+    A grid has the columns of training's up to 64 images, and is about square beyond.
 
     Args:
         source: the net.
@@ -94,13 +94,12 @@ def save_pictures(
     Raises:
         UserError: too many images for a grid.
     """
+    total, nz = count(seeds), source.generator.options["--nz"]
+    columns = COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
     if grid is not None:
-        total = count(seeds)
-        columns = columns_of(total)
         _check_grid(grid, total, columns, source.generator.options["--image-size"])
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    nz = source.generator.options["--nz"]
     noise = (latents([seed], nz)[0] for seed in chain(*seeds))
     kept = []
     for seed, image in zip(chain(*seeds), generate_each(source.generator, noise), strict=True):
@@ -110,7 +109,7 @@ def save_pictures(
             kept.append(image)
         done()
     if grid is not None:
-        save_grid(torch.stack(kept), grid, columns, source.texts | {"Seeds": told(seeds)})
+        save_grid(torch.stack(kept), grid, columns, source.texts | {"Seeds": format_seeds(seeds)})
 
 
 def save_interpolation(
@@ -119,11 +118,6 @@ def save_interpolation(
     """Draw a walk from seed to seed; see `walk` and `save_walk`."""
     noise = walk(stops, frames, source.generator.options["--nz"])
     save_walk(_counted(generate_each(source.generator, noise), done), out)
-
-
-def columns_of(total: int) -> int:
-    """Of a grid of `total` images: as in training up to 64, about square beyond."""
-    return COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
 
 
 def is_ours(picture: Path) -> bool:
@@ -136,9 +130,8 @@ def is_ours(picture: Path) -> bool:
 
 
 def _check_grid(grid: Path, total: int, columns: int, side: int) -> None:
-    across, down = columns, -(-total // columns)
-    pitch = side + PADDING
-    pixels = (across * pitch + PADDING) * (down * pitch + PADDING)
+    pitch, rows = side + PADDING, -(-total // columns)
+    pixels = (columns * pitch + PADDING) * (rows * pitch + PADDING)
     if pixels > MAX_PIXELS:
         raise UserError(
             f"--grid {grid}",

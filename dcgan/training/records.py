@@ -17,11 +17,12 @@ import torch
 
 from dcgan.nets.models import Generator
 from dcgan.options import TrainConfig
+from dcgan.rundir.curves import save_losses
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
 from dcgan.rundir.tensorboard import Events
 from dcgan.sampling.animation import save_progress
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
-from dcgan.sampling.pictures import save_grid, save_losses, save_reals_vs_fakes
+from dcgan.sampling.pictures import save_grid, save_reals_vs_fakes
 from dcgan.step.adversarial import STATISTICS
 from dcgan.training.monitor import Alarm
 from dcgan.training.stats import Plan, Spent
