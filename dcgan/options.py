@@ -483,7 +483,7 @@ class EvaluateOptions(Options):
         Option("Set to compare with, or 'synthetic' for noise.", default="the run's own"),
     ] = None
     raw_net: Annotated[
-        bool, Option("Judge the net as trained, not its moving average.", flag="--raw-net")
+        bool, Option("Measure the net as trained, not its moving average.", flag="--raw-net")
     ] = False
     n: Annotated[
         Images16,

@@ -74,7 +74,7 @@ def go_on(run):
 
 
 def report(run):
-    return run_page(read_run(run.path), "0")
+    return run_page(read_run(run.path))
 
 
 MARK = "</script><script>alert(1)</script>"

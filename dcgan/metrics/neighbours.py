@@ -26,7 +26,7 @@ SHOWN, NEAREST = 8, 7
 GAP = 6
 """White pixels between the samples and their neighbours."""
 
-TOLD = f"Euclidean distance of {GRID}×{GRID} field means, median of samples over median of reals"
+RECIPE = f"Euclidean distance of {GRID}×{GRID} field means, median of samples over median of reals"
 
 
 @dataclass
@@ -87,7 +87,7 @@ def find(net: Generator, reals: Reals) -> Neighbours:
         best = torch.minimum(best, gaps.min(dim=1, keepdim=True).values)
         place += len(block)
     ratio = _ratio(best[:n], best[n:])
-    source = Provenance(reals.recipe, reals.fingerprint, TOLD)
+    source = Provenance(reals.recipe, reals.fingerprint, RECIPE)
     measured = None if ratio is None else Measured("neighbours", ratio, 1.0, n, source)
     return Neighbours(measured, samples[:SHOWN], shown.images)
 

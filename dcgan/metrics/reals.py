@@ -1,4 +1,4 @@
-"""What a generator is measured against, and what every number carries with it.
+"""The images of both sides of a comparison, and what every number carries with it.
 
 Real images come through the loader that training takes, so both sides of a comparison have gone
 through the same decoder; what is computed from them alone is kept for the next time.
@@ -7,15 +7,12 @@ through the same decoder; what is computed from them alone is kept for the next 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
-from dcgan.metrics import swd
-from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate_each, latents
 from pipeline.errors import UserError
@@ -28,8 +25,8 @@ N = 2048
 """Images a side, unless told. A distance of samples shrinks as they grow: compare equal n only."""
 
 FIRST_SEED = 1_000_000
-"""Judged images are those of the seeds from here on: never the fixed noise, by whose grids people
-judge."""
+"""Measured images are those of the seeds from here on: never the fixed noise, whose grids are seen
+all the time."""
 
 BATCH = 16
 """Real images read at a time: fewer than that are missed at the end of a set."""
@@ -86,22 +83,6 @@ class Measured:
             "digest": self.source.digest,
             "comparable": self.source.comparable,
             "shards": self.source.shards,
-        }
-
-
-@dataclass(frozen=True)
-class Swd(Measured):
-    """The sliced Wasserstein distance: `value` is its mean over scales, × 10³."""
-
-    scales: dict[int, float] = field(default_factory=dict)
-    """By the scale's side in pixels."""
-    floor_scales: dict[int, float] = field(default_factory=dict)
-
-    def record(self, nimg: int, net: str) -> dict[str, Any]:
-        """A line of `metrics.jsonl`; the scales' sides become strings, as JSON has it."""
-        return super().record(nimg, net) | {
-            "scales": {str(side): value for side, value in self.scales.items()},
-            "floor_scales": {str(side): value for side, value in self.floor_scales.items()},
         }
 
 
@@ -191,52 +172,3 @@ def fake_blocks(net: Generator, count: int, first: int = FIRST_SEED) -> Iterator
     images = generate_each(net, noise)
     while block := [*islice(images, BLOCK)]:
         yield torch.stack(block)
-
-
-class Judge:
-    """Measures the SWD of one generator after another against the same real images.
-
-    Reads the set and computes the floor once, or takes both from the cache. Holds `n` real images
-    (12 KB each at 64×64×3); a measurement takes another 150 KB an image for as long as it lasts.
-
-    Args:
-        reals: the set's; distances are computed on its device if that is CUDA.
-        n: images a side; half of the set where that is less.
-    """
-
-    def __init__(self, reals: Reals, n: int = N) -> None:
-        self.n = reals.at_most(n)
-        self.source = Provenance(reals.recipe, reals.fingerprint, swd.TOLD)
-        # Apple's MPS has no float64, in which the sums are taken
-        device = reals.options.device
-        self._device = device if device.type == "cuda" else torch.device("cpu")
-        key = {"metric": "swd", "how": swd.TOLD, "reals": reals.recipe, "n": self.n}
-        arrays = kept(key | {"shards": reals.fingerprint}, lambda: self._reference(reals))
-        self._reals = torch.from_numpy(arrays["images"])
-        sides = swd.scales(reals.options.image_size)
-        self._floor = dict(zip(sides, arrays["floor"].tolist(), strict=True))
-
-    def _reference(self, reals: Reals) -> Arrays:
-        one, other = reals.halves(self.n)
-        floor = swd.distances(one, other, self._device)
-        return {"images": one.numpy(), "floor": np.array([*floor.values()])}
-
-    def judge(self, net: Generator) -> Swd:
-        """Measure a generator: the same number for the same weights, in any process.
-
-        The net and torch's random state stay as they are.
-
-        Args:
-            net: of the judge's image size and channels, on any device.
-        """
-        fakes = torch.cat([*fake_blocks(net, self.n)])
-        found = swd.distances(self._reals, fakes, self._device)
-        return Swd(
-            "swd",
-            swd.mean(found),
-            swd.mean(self._floor),
-            self.n,
-            self.source,
-            scales=found,
-            floor_scales=self._floor,
-        )

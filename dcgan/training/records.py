@@ -30,7 +30,7 @@ from pipeline.files import write_whole
 from pipeline.loading.batches import LoaderOptions
 
 if TYPE_CHECKING:
-    from dcgan.metrics.reals import Judge
+    from dcgan.metrics.swd import SwdMetric
 
 
 class Records:
@@ -50,7 +50,7 @@ class Records:
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
         self._fixed_noise = latents(FIXED_SEEDS, config.nz)
         self._events = Events(log)
-        self._judge: Judge | None = None
+        self._swd: SwdMetric | None = None
 
     @property
     def history(self) -> npt.NDArray[np.float32]:
@@ -154,7 +154,7 @@ class Records:
         known = [line for line in read_lines(run.metrics) if line.get("nimg") == nimg]
         if any(line.get("metric") == "swd" for line in known):
             return None
-        record = self._judged_by().judge(net).record(nimg, name)
+        record = self._swd_metric().measure(net).record(nimg, name)
         append_line(run.metrics, record)
         self._log(
             f"SWD      {record['value']:.2f} at {nimg:,} images (× 10³, {record['n']:,} of each;"
@@ -194,16 +194,17 @@ class Records:
         """Let go of files."""
         self._events.close()
 
-    def _judged_by(self) -> Judge:
-        if self._judge is None:
-            from dcgan.metrics.reals import BATCH, Judge, Reals
+    def _swd_metric(self) -> SwdMetric:
+        if self._swd is None:
+            from dcgan.metrics.reals import BATCH, Reals
+            from dcgan.metrics.swd import SwdMetric
 
             config, device = self._config, torch.device(self._config.device)
             options = LoaderOptions(
                 BATCH, config.image_size, config.channels, device=device, workers=config.workers
             )
-            self._judge = Judge(Reals(config.shards, options))
-        return self._judge
+            self._swd = SwdMetric(Reals(config.shards, options))
+        return self._swd
 
     def _plot(self) -> None:
         if len(self.history):
