@@ -14,10 +14,12 @@ from PIL import Image
 from dcgan.evaluate import main
 from dcgan.metrics import neighbours, swd
 from dcgan.metrics import reals as metrics
+from dcgan.metrics.evaluation import evaluate as measure
 from dcgan.metrics.reals import Reals, fake_blocks
 from dcgan.metrics.swd import SwdMetric
 from dcgan.nets.models import Generator, init_weights
 from dcgan.nets.weights import load_generator
+from dcgan.options import EvaluateOptions
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import generate, latents
 from pipeline.errors import UserError
@@ -66,10 +68,6 @@ def a_net(seed: int = 0) -> Generator:
 
 def metric(shards: str | Path, n: int = 2048) -> SwdMetric:
     return SwdMetric(Reals(str(shards), SMALL, 2 * n), n)
-
-
-def evaluate(cwd: Path, *words: object):
-    return run_command(sys.executable, "-m", "dcgan.evaluate", *words, cwd=cwd)
 
 
 # The distance
@@ -181,7 +179,7 @@ def test_another_n_or_another_set_is_not_taken_for_this_one(faces, tmp_path, rea
     assert len(read) == len([*cache.iterdir()]) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "of another key"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "of another key"])
 def test_a_damaged_file_is_made_anew(faces, read, cache, damage):
     fresh = metric(faces.folder).measure(a_net())
     (path,) = cache.iterdir()
@@ -194,7 +192,7 @@ def test_a_damaged_file_is_made_anew(faces, read, cache, damage):
     else:
         middle = len(whole) // 2
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-        path.write_bytes({"cut": whole[:-50], "flipped": flipped, "empty": b""}[damage])
+        path.write_bytes({"cut": whole[:-50], "flipped": flipped}[damage])
     assert metric(faces.folder).measure(a_net()) == fresh
     assert len(read) == 2
     with np.load(path, allow_pickle=False) as kept:
@@ -256,7 +254,7 @@ def test_real_images_that_repeat_leave_no_measure(tmp_path):
 
 
 def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
-    told = evaluate(tmp_path, run.path)
+    told = run_command(sys.executable, "-m", "dcgan.evaluate", run.path, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["metric"] for line in lines] == ["swd", "neighbours"]
@@ -270,8 +268,7 @@ def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
     height, width = 8 * 34 + 2, (34 + 2) + 6 + (7 * 34 + 2)
     with Image.open(run.path / "neighbours.png") as picture:
         assert picture.size == (width, height)
-    again = evaluate(tmp_path, run.path, "--raw-net", "--shards", "synthetic", "--n", 16)
-    assert again.returncode == 0, again.stderr
+    measure(EvaluateOptions(run=run.path, raw_net=True, shards="synthetic", n=16))
     raw = json.loads(run.metrics.read_text().splitlines()[2])
     assert (raw["net"], raw["shards"], raw["n"]) == ("netG.pt", "synthetic", 16)
 
@@ -281,7 +278,6 @@ def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
     [
         (("nowhere",), "no such folder"),
         (("RUN", "--n", 3), "16 or more"),
-        (("RUN", "--workers", 0), "1 or more"),
         (("RUN", "--shards", "nowhere"), "no such folder"),
         (("RUN", "--shards", ""), "nothing"),
         (("RUN", "--weights", "nowhere.pth"), "no such file"),
@@ -297,10 +293,10 @@ def test_errors_are_told_plainly(run, monkeypatch, capsys, words, said):
     assert all(part in told for part in (said, "error: ", "found ", "wanted ", "do "))
 
 
-def test_a_set_that_has_moved_is_asked_for(run, tmp_path):
+def test_a_set_that_has_moved_is_asked_for(tmp_path):
     moved = tmp_path / "run"
     moved.mkdir()
     (moved / "config.json").write_text('{"shards": "gone"}')
-    told = evaluate(tmp_path, moved)
-    assert (told.returncode, "Traceback" in told.stderr) == (1, False)
-    assert "--shards FOLDER" in told.stderr
+    with pytest.raises(UserError) as caught:
+        measure(EvaluateOptions(run=moved))
+    assert_four_parts(caught.value, "shards gone", "--shards FOLDER")

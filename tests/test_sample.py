@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import sys
 import weakref
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,17 @@ from PIL import Image
 
 from dcgan.cli import version
 from dcgan.nets.weights import save_weights
-from dcgan.sample import sample
+from dcgan.sample import main, sample
 from dcgan.sampling import sample as sampling
 from dcgan.sampling.generate import BATCH, FIXED_SEEDS, generate, latents
 from dcgan.sampling.pictures import save_image
 from pipeline.images.pixels import to_uint8
 from tests.pictures import names_in
 from tests.reference.tutorial import TutorialGenerator
-from tests.running import cells, run_command
+from tests.running import cells
 from tests.sample_runs import SIDE, make_run, pixels
 from tests.test_animation import frames_of
 from tests.test_generate import NZ, trained
-from tests.test_start import start
 
 
 @pytest.fixture
@@ -203,27 +201,15 @@ def test_sixty_frames_unless_told(run, capsys):
 # The command
 
 
-def test_the_version_is_that_of_the_package():
-    assert version() == metadata.version("dcgan-shards")
-
-
-def test_help_and_version_load_nothing_heavy(tmp_path):
-    for words, said in (
-        (["--help"], "--interpolate"),
-        (["--version"], f"dcgan-shards {version()}"),
-    ):
-        status, heavy, output = start(tmp_path, "dcgan.sample", *words)
-        assert (status, heavy) == (0, set())
-        assert said in output
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_command_draws_and_refuses_plainly(run):
-    command = (sys.executable, "-m", "dcgan.sample", "0007", "--device", "cpu")
-    done = run_command(*command, "--seeds", "0-9", "--each", "each", cwd=Path.cwd())
-    assert (done.returncode, done.stdout, done.stderr) == (0, "10 images in each/\n", "")
+def test_the_command_draws_and_refuses_plainly(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dcgan-sample", "0007", "--seeds", "0-9", "--each", "each"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, *capsys.readouterr()) == (0, "10 images in each/\n", "")
     assert len(names_in(Path("each"))) == 10
-    refused = run_command(*command, "--seeds", "9-0", cwd=Path.cwd())
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith("error: --seeds 9-0\n  found ")
-    assert "Traceback" not in refused.stderr
+    monkeypatch.setattr(sys, "argv", ["dcgan-sample", "0007", "--seeds", "9-0"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (1, "")
+    assert err.startswith("error: --seeds 9-0\n  found ")

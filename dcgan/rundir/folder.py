@@ -1,4 +1,4 @@
-"""The run folder: every output's name, in one place."""
+"""The run folder: the names of its files, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, write_whole, writing
 
 NUMBERED = Path("runs")
-"""Where runs go that were given no name."""
+"""Where runs without a name go."""
 
 LOCK = ".lock"
-"""Held by the process that trains."""
+"""Locked by the process that trains."""
 
 MAX_OBJECT_BYTES = 1 << 20
 """Of a file of plain values; the options take about one kilobyte."""
@@ -27,7 +27,7 @@ MAX_LINE = 1 << 16
 """Characters of a line of JSON; ours have a few hundred."""
 
 MAX_LINES_BYTES = 1 << 30
-"""Of a file of them: a line for each of three million ticks."""
+"""Of a file of such lines: a tick takes about 300."""
 
 MAX_COUNT = 10**15
 """Of steps or images; a float holds it exactly."""
@@ -37,7 +37,7 @@ MAX_NESTED = 64
 
 
 class RunFolder:
-    """Where a run writes. `nimg` is the number of real images seen so far."""
+    """Names the files of a run. `nimg` is the number of real images seen so far."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,19 +65,19 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def fakes(self, nimg: int) -> Path:
-        """The grid of fixed noise after `nimg` images."""
+        """Name the grid of fixed noise after `nimg` images."""
         return self.samples / f"fakes-{nimg:09d}.png"
 
     def grids(self) -> list[tuple[int, Path]]:
-        """Every grid of fixed noise with its `nimg`, in order."""
+        """Find every grid of fixed noise, with its `nimg`, in order."""
         found = (re.fullmatch(r"fakes-(\d+)\.png", path.name) for path in self.samples.glob("*"))
         return sorted((int(name[1]), self.samples / name[0]) for name in found if name)
 
     def generator_to_sample(self, raw: bool = False) -> Path:
-        """The net that pictures are drawn from: the moving average where there is one.
+        """Find the net that pictures are drawn with: the moving average where there is one.
 
         Args:
-            raw: take the net as it was trained instead.
+            raw: take the net as trained instead.
 
         Raises:
             UserError: there is none yet.
@@ -154,7 +154,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Have the folder for this process alone; a killed one lets go of it too.
+        """Hold the folder for this process alone; a process that is killed lets go of it too.
 
         Raises:
             UserError: another process has it.
@@ -169,7 +169,7 @@ class RunFolder:
             yield
 
     def options(self) -> dict[str, Any]:
-        """What `config.json` says.
+        """Read `config.json`.
 
         Raises:
             UserError: it cannot be read.

@@ -15,7 +15,7 @@ from dcgan.step.precision import alike_in_every_process
 from pipeline.images.pixels import to_uint8
 
 FIXED_SEEDS = range(ROWS * COLUMNS)
-"""Of the fixed noise that every grid is drawn from: cell (row, column) is seed 8·row + column."""
+"""Seeds of the fixed noise that every grid shows: cell (row, column) is seed 8·row + column."""
 
 BATCH = 16
 """Images generated at a time, always: another batch size selects other kernels, and would change a

@@ -36,7 +36,7 @@ def save_grid(
         images: (N, S, S, C) uint8 on the CPU, C 1 or 3.
         path: of the PNG.
         columns: images in a row.
-        texts: what the PNG says of itself, by keyword.
+        texts: for the PNG to hold, by keyword.
     """
     from torchvision.utils import make_grid
 
@@ -50,13 +50,13 @@ def save_image(image: torch.Tensor, path: Path, texts: Mapping[str, str] | None 
     Args:
         image: (S, S, C) uint8 on the CPU; the PNG is grey where C is 1, RGB where it is 3.
         path: of the PNG.
-        texts: what the PNG says of itself, by keyword.
+        texts: for the PNG to hold, by keyword.
     """
     _save_png(as_picture(image), path, texts)
 
 
 def as_picture(image: torch.Tensor) -> Image.Image:
-    """A Pillow image, grey or RGB, of (S, S, C) uint8 on the CPU, C 1 or 3."""
+    """Make a Pillow image, grey or RGB, from (S, S, C) uint8 on the CPU, C 1 or 3."""
     return Image.fromarray(image.squeeze(-1).numpy())
 
 
@@ -88,7 +88,7 @@ def save_reals_vs_fakes(reals: Path, fakes: Path, out: Path) -> None:
 def under_heading(
     picture: Image.Image, heading: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> Image.Image:
-    """The picture below a line of text, both at the left, on as much white as they need."""
+    """Put a line of text above a picture, both at the left, on as much white as they need."""
     left, top, right, bottom = (int(place) for place in font.getbbox(heading))
     margin = max(4, (bottom - top) // 2)
     above = bottom + 2 * margin

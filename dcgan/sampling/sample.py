@@ -1,4 +1,4 @@
-"""Samples of a trained net, as files that say where they come from."""
+"""Samples of a trained net, as files that name their origin."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.shards.manifest import file_digest
 
 SOFTWARE = "Software"
-"""The PNG keyword by which a picture of ours is known again."""
+"""The PNG keyword by which our pictures are recognised."""
 
 Done = Callable[[], None]
 """Called after each image."""
@@ -36,11 +36,11 @@ MAX_PIXELS = 89_478_485
 
 @dataclass(frozen=True)
 class Source:
-    """A net to sample, and what its pictures say of it.
+    """A net to sample, and what its pictures hold about it.
 
     Attributes:
         generator: in eval mode, on the device that it is to run on.
-        texts: PNG keywords and what stands under them.
+        texts: for each PNG to hold, by keyword.
     """
 
     generator: Generator
@@ -48,7 +48,7 @@ class Source:
 
 
 def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
-    """Find the net that was named, and make `device` compute in float32, the same each time.
+    """Find and load the net that was named.
 
     Args:
         net: a run folder, or a state dict of a generator.
@@ -56,7 +56,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
         device: where to draw.
 
     Raises:
-        UserError: there is no such net, or `raw_net` was said of a file.
+        UserError: there is no such net, or `raw_net` was given for a file.
     """
     if not net.exists():
         raise UserError(
@@ -148,5 +148,5 @@ def _counted(images: Iterator[torch.Tensor], done: Done) -> Iterator[torch.Tenso
 
 
 def _printable(name: str) -> str:
-    """A file's name as text, whatever bytes it has."""
+    """Turn a file's name into text, whatever bytes it has."""
     return os.fsencode(name).decode("utf-8", "replace")
