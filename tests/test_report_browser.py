@@ -139,14 +139,14 @@ def test_every_chart_has_its_curves_and_the_first_tab_skips_to_them(
     seen = visit(run.report)
     counts = {
         name: seen.page.locator(f"#chart-{name} .scatterlayer .trace path.js-line").count()
-        for name in ("losses", "judgements", "pace", "swd")
+        for name in ("losses", "probabilities", "pace", "swd")
     }
-    assert counts == {"losses": 4, "judgements": 6, "pace": 3, "swd": 2}
+    assert counts == {"losses": 4, "probabilities": 6, "pace": 3, "swd": 2}
     assert seen.page.locator("#chart-losses .shapelayer path").count() == 1
-    legends = {name: seen.legend(name) for name in ("losses", "judgements", "pace")}
+    legends = {name: seen.legend(name) for name in ("losses", "probabilities", "pace")}
     assert legends == {
         "losses": ["Loss_D", "Loss_G"],
-        "judgements": ["D(x)", "D(G(z)) before", "D(G(z)) after"],
+        "probabilities": ["D(x)", "D(G(z)) before", "D(G(z)) after"],
         "pace": [],
     }
     seen.page.keyboard.press("Tab")
@@ -172,7 +172,7 @@ def test_a_drag_and_the_buttons_zoom_and_the_other_charts_follow(
     seen.until(f"{AXIS.format('losses')}[1] < {whole[1] * 0.7}")
     low, high = seen.axis("losses")
     assert [low, high] == pytest.approx([30, 60], abs=5)
-    assert seen.axis("judgements") == seen.axis("pace") == [low, high]
+    assert seen.axis("probabilities") == seen.axis("pace") == [low, high]
     assert seen.axis("swd")[1] > 1000  # in images, not in steps
     tools = seen.page.get_by_role("group", name="Zoom: Losses")
     tools.get_by_role("button", name="Zoom in").press("Enter")

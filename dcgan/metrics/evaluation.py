@@ -103,7 +103,7 @@ def print_swd(swd: Swd) -> None:
 
 
 def print_rest(measured: list[Measured]) -> None:
-    """Print the other numbers, each beside its floor, and what may be said of it."""
+    """Print the other numbers, each beside its floor, and what it means."""
     if not measured:
         return
     table = _table()
@@ -132,14 +132,13 @@ def _table() -> Table:
 
 def _print(title: str, table: Table) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    # No narrower, whatever the screen: figures are not to be broken
     wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
     console.print(f"\n{title}")
     wide.print(table)
 
 
 LEAST_COLUMNS = 140
-"""Of the terminal, for tables."""
+"""Least width of a table in characters: figures must not be broken."""
 
 _NAMES = {
     "fid": "FID",

@@ -26,7 +26,7 @@ PUBLISHED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 publishes the same file as weights-inception-2015-12-05-6726825d.pth."""
 
 LAYER = "2048"
-"""Of Inception: its last pooling (Heusel et al.)."""
+"""Inception's last pooling (Heusel et al.)."""
 
 IMAGES_AT_ONCE = 32
 """Through Inception, which enlarges each to 299×299."""

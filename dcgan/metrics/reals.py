@@ -22,7 +22,7 @@ from pipeline.loading.open import SYNTHETIC, open_loader
 from pipeline.loading.synthetic import BATCHES
 
 N = 2048
-"""Images a side, unless told. A distance of samples shrinks as they grow: compare equal n only."""
+"""Images a side by default. A distance of samples shrinks as they grow: compare equal n only."""
 
 FIRST_SEED = 1_000_000
 """Measured images are those of the seeds from here on: never the fixed noise, whose grids are seen
@@ -40,11 +40,11 @@ class Provenance:
     """Where a number comes from."""
 
     recipe: str
-    """What was done to the real images: crop, size, filter, decoder."""
+    """How the real images were prepared: crop, size, filter, decoder."""
     shards: str
     """Fingerprint of the set, or `synthetic`."""
     extractor: str
-    """What was measured, and how."""
+    """The method of measuring."""
     digest: str | None = None
     """SHA-256 of the extractor's weights, where it has any."""
     comparable: bool = True
@@ -129,7 +129,7 @@ class Reals:
             raise UserError(shards, "one image", "two or more to compare", "pack more images")
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """Read images `start` to `stop` of that order; all of them unless told.
+        """Read images `start` to `stop` of that order; all of them by default.
 
         Yields:
             (B, S, S, C) uint8 on the CPU, `BLOCK` images or so at a time.

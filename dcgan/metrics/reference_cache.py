@@ -1,4 +1,4 @@
-"""What was computed from real images alone, kept for the next time."""
+"""Keeps what was computed from real images alone for the next time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcgan.nets.weights import refuse_inflated
 from pipeline.files import cache_folder, replacing
 
 FORMAT = 1
-"""Of the kept references; another number, and older files are passed over."""
+"""Version of the kept references; files of another one are passed over."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 

@@ -26,7 +26,7 @@ PATCH = 7
 """Side of a patch, in pixels of its scale (section 5)."""
 
 PATCHES = 128
-"""Of an image at each scale (section 5)."""
+"""Patches of an image at each scale (section 5)."""
 
 DIRECTIONS = 512
 """Random projections (section 5)."""
@@ -35,10 +35,10 @@ SMALLEST = 16
 """Side of the coarsest scale, in pixels (section 5)."""
 
 SEED = 1710_10196
-"""Of places and directions; the scale's side is added."""
+"""Seed of places and directions; the scale's side is added."""
 
 KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
-"""Of the pyramid, along each axis: Burt and Adelson, "The Laplacian Pyramid as a Compact Image
+"""The pyramid's kernel along each axis: Burt and Adelson, "The Laplacian Pyramid as a Compact Image
 Code", 1983, with a = 3/8. With uint8 pixels its sums are exact in float32 at the two finest
 levels, in whatever order they are taken."""
 
@@ -72,7 +72,7 @@ def distances(
     Args:
         one: (N, S, S, C) uint8 on the CPU.
         other: of the same shape.
-        device: where to compute; the CPU unless told.
+        device: where to compute; the CPU by default.
 
     Returns:
         For each side of `scales`, the distance × 10³ (the paper's unit), 0 or more.

@@ -26,7 +26,7 @@ colour-blind readers tell apart; the page lightens them in dark mode."""
 
 LOSS_PANELS = (("loss_d", "Loss_D"), ("loss_g", "Loss_G"))
 """Columns and titles of a comparison's panels."""
-JUDGEMENT_PANELS = (("d_x", "D(x)"), ("d_gz1", "D(G(z)) before D's update"))
+PROBABILITY_PANELS = (("d_x", "D(x)"), ("d_gz1", "D(G(z)) before D's update"))
 PACE_PANELS = (("img_per_s", "images per second"), ("data_wait_pct", "data wait, %"))
 
 
@@ -127,8 +127,8 @@ def losses(record: RunRecord) -> Figure:
     return figure([Panel("loss", lines)], "step", record.alarms)
 
 
-def judgements(record: RunRecord) -> Figure:
-    """What D makes of real and of generated images, against the step."""
+def probabilities(record: RunRecord) -> Figure:
+    """D's probabilities for real and for generated images, against the step."""
     lines = _both(record, "d_x", "D(x)", COLOURS[2])
     lines += _both(record, "d_gz1", "D(G(z)) before", COLOURS[1])
     lines += _both(record, "d_gz2", "D(G(z)) after", COLOURS[3])

@@ -21,7 +21,7 @@ from dcgan.reporting.words import (
 )
 
 MOST_RUNS = len(charts.COLOURS) * len(charts.DASHES)
-"""Whose curves can still be told apart."""
+"""More curves could not be told apart."""
 
 WIDEST = 80
 """Characters of an option's value: it shares its line with the other runs'."""
@@ -51,8 +51,8 @@ def comparison_page(records: Sequence[RunRecord]) -> str:
             }
             for place, (record, last) in enumerate(zip(records, lasts, strict=True))
         ]
-        said = [short(note) for note in [*notes, *packed.notes]][:MOST_ROWS]
-        return render("compare.html", {**values, "runs": runs, "notes": said})
+        remarks = [short(note) for note in [*notes, *packed.notes]][:MOST_ROWS]
+        return render("compare.html", {**values, "runs": runs, "notes": remarks})
 
     return within_limit(page, [last[1] for last in lasts if last])
 
@@ -104,7 +104,7 @@ def _figures(records: Sequence[RunRecord]) -> dict[str, charts.Figure]:
     figures = {}
     if any(record.steps.size or record.ticks for record in records):
         figures["losses"] = charts.compared(records, charts.LOSS_PANELS)
-        figures["judgements"] = charts.compared(records, charts.JUDGEMENT_PANELS)
+        figures["probabilities"] = charts.compared(records, charts.PROBABILITY_PANELS)
     if any(record.ticks for record in records):
         figures["pace"] = charts.compared(records, charts.PACE_PANELS)
     if any(record.measured("swd") for record in records):

@@ -15,7 +15,7 @@ from dcgan.sampling.pictures import open_picture
 from pipeline.errors import UserError
 
 MOST_GRIDS = 40
-"""Of a run's sample grids, at most; more would make each too small to see."""
+"""Sample grids of a run that are shown; more would make each too small to see."""
 
 SIDE = 560
 """CSS pixels up to which a small picture is enlarged, by whole factors."""

@@ -27,7 +27,7 @@ LIMIT = 15_000_000
 METRIC_NAMES = {"swd": "SWD", "fid": "FID", "kid": "KID"}
 
 MOST_SCALES = 10
-"""Of a sliced Wasserstein distance, named in a cell; images of 1024 pixels have seven."""
+"""Scales that a cell of a table names; images of 1024 pixels have seven."""
 
 
 def run_page(record: RunRecord) -> str:
@@ -123,7 +123,7 @@ def _policy(*scripts: str) -> str:
 
 
 def run_values(record: RunRecord) -> dict[str, Any]:
-    """What the template of a run needs, apart from pictures and notes."""
+    """Gather what the template of a run needs, apart from pictures and notes."""
     metrics, alarms = record.metrics[-MOST_ROWS:], record.alarms[-MOST_ROWS:]
     last = {(each.metric, each.net): place for place, each in enumerate(metrics)}.values()
     earlier = [each for place, each in enumerate(metrics) if place not in last]
@@ -158,7 +158,7 @@ def _figures(record: RunRecord) -> dict[str, charts.Figure]:
     """The charts for which there is something to draw."""
     figures = {}
     if record.steps.size or record.ticks:
-        figures = {"losses": charts.losses(record), "judgements": charts.judgements(record)}
+        figures = {"losses": charts.losses(record), "probabilities": charts.probabilities(record)}
     if record.ticks:
         figures["pace"] = charts.pace(record)
     measured = record.measured("swd")
@@ -221,7 +221,7 @@ def metric_row(metric: Metric) -> tuple[str, ...]:
 
 
 def _about_curves(record: RunRecord) -> str:
-    """How the curves were made; empty where there are none."""
+    """Describe how the curves were made; empty where there are none."""
     if not record.steps.size:
         return "Means of each tick: losses.csv has no row." if record.ticks else ""
     words = "Every step faint, running means over a fiftieth of the run strong."

@@ -1,4 +1,4 @@
-"""What a run folder's files say: as much as can be read, and in words what cannot."""
+"""Reads a run folder for its report: as much as can be read, with notes on what cannot."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CURVES = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-"""Of steps or images."""
+"""A number of steps or images."""
 
 MAX_BYTES = 1 << 28
-"""Of `losses.csv` and `log.txt`: more would take gigabytes as rows, and no page shows them."""
+"""Size of `losses.csv` or `log.txt`: more would take gigabytes as rows, and no page shows them."""
 
 
 class Tick(BaseModel):
@@ -73,7 +73,7 @@ class Alarm(BaseModel):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that the files of a run say, apart from its pictures."""
+    """What the files of a run hold, apart from its pictures."""
 
     folder: RunFolder
     name: str
@@ -90,9 +90,9 @@ class RunRecord:
     """In the order in which they were measured."""
     alarms: list[Alarm]
     status: str
-    """How the run ended, as far as `log.txt` tells."""
+    """How the run ended, from `log.txt`."""
     notes: list[str] = field(default_factory=list)
-    """In words: the files that are absent or damaged."""
+    """Remarks on files that are absent or damaged."""
 
     @property
     def nimg(self) -> int | None:

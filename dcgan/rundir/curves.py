@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pipeline.files import replacing
 
 MOST_POINTS = 2_000
-"""Of one curve, at most: two for each of the thousand columns that a chart has."""
+"""Points that one curve is drawn with: two for each of the thousand columns of a chart."""
 
 Curve = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]

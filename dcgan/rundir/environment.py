@@ -104,7 +104,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """The processor's name from the kernel: `platform.processor()` is empty on most Linux systems."""
+    """The name from the kernel: `platform.processor()` is empty on most Linux systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -21,16 +21,16 @@ LOCK = ".lock"
 """Locked by the process that trains."""
 
 MAX_OBJECT_BYTES = 1 << 20
-"""Of a file of plain values; the options take about one kilobyte."""
+"""Size of a file of plain values; the options take about one kilobyte."""
 
 MAX_LINE = 1 << 16
 """Characters of a line of JSON; ours have a few hundred."""
 
 MAX_LINES_BYTES = 1 << 30
-"""Of a file of such lines: a tick takes about 300."""
+"""Size of a file of such lines; a tick takes about 300 bytes."""
 
 MAX_COUNT = 10**15
-"""Of steps or images; a float holds it exactly."""
+"""Largest number of steps or images; a float holds it exactly."""
 
 MAX_NESTED = 64
 """Lists and objects in a text of JSON."""
@@ -133,7 +133,7 @@ class RunFolder:
         return folder
 
     def _has_only_begun(self) -> bool:
-        """Whether this is a folder with nothing in it but what a run makes before its options."""
+        """Tell whether nothing is in the folder but what a run makes before its options."""
         first = {f"{self.config.name}{PARTIAL}", LOCK}
         folders = (self.samples, self.nets, self.checkpoints)
         return self.path.is_dir() and all(
@@ -287,7 +287,7 @@ def _finite(text: str) -> float:
 
 
 def _counts(record: dict[str, Any]) -> bool:
-    """Whether steps and images are counted by numbers that a run can have."""
+    """Tell whether steps and images are numbers that a run can have."""
     return record.get("step", 0) is not None and all(
         value is None or (type(value) is int and 0 <= value <= MAX_COUNT)
         for value in (record.get("nimg"), record.get("step", 0))

@@ -19,13 +19,13 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".gif": ("GIF", {}),
     ".webp": ("WEBP", {"lossless": True}),
 }
-"""Of a walk, by the ending of its name: Pillow's name and options; a GIF has 256 colours a frame."""
+"""A walk's formats and Pillow's options, by the ending of its name. A GIF has 256 colours a frame."""
 
 FRAME_MS = 50
-"""Of a walk: twenty frames a second. Browsers slow down GIFs that ask for less than 20 ms."""
+"""A walk shows twenty frames a second. Browsers slow down GIFs that ask for less than 20 ms."""
 
 MAX_FRAMES, MAX_WIDTH = 40, 400
-"""Of `progress.gif`, so that it has a few megabytes whatever the run."""
+"""Limits of `progress.gif`, so that it has a few megabytes whatever the run."""
 
 
 def save_walk(images: Iterable[torch.Tensor], path: Path) -> None:

@@ -30,7 +30,7 @@ Done = Callable[[], None]
 """Called after each image."""
 
 MAX_PIXELS = 89_478_485
-"""Of a grid: from there on Pillow, asked to open it, warns of a decompression bomb
+"""The largest grid: Pillow, asked to open a larger one, warns of a decompression bomb
 (`PIL.Image.MAX_IMAGE_PIXELS`)."""
 
 
@@ -121,7 +121,7 @@ def save_interpolation(
 
 
 def is_ours(picture: Path) -> bool:
-    """Whether a file is a PNG that this command has written."""
+    """Tell whether a file is a PNG that this command has written."""
     try:
         with Image.open(picture, formats=("PNG",)) as opened:
             return str(opened.info.get(SOFTWARE, "")).startswith(PACKAGE)
