@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-from PIL import Image
 
 from dcgan.report import write_page
 from dcgan.reporting import page as report_page
@@ -257,13 +256,3 @@ def test_numbers_read_well():
     ]
     assert len(plain("x" * 10_000)) < 1000
     assert MOST_ROWS < 1000
-
-
-def test_pictures_keep_their_shape_when_enlarged(tmp_path):
-    Image.new("RGB", (100, 40)).save(tmp_path / "flat.png")
-    Image.new("L", (600, 600)).save(tmp_path / "grey.png")
-    flat, grey = pack_pictures(
-        [tmp_path / "flat.png", tmp_path / "grey.png"], 10**6
-    ).pictures.values()
-    assert (flat.width, flat.height, flat.enlarged) == (500, 200, True)
-    assert (grey.width, grey.height, grey.enlarged) == (600, 600, False)

@@ -30,16 +30,14 @@ def test_all_the_seeds_there_are():
     assert format_seeds(found) == f"0-{2**63 - 1}"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "x", "5-3", "-1", "1-", "1,,2", "1:2", "1.5", "²", f"{2**63}", "1-2-3", "9" * 5000]
-)
+@pytest.mark.parametrize("text", ["", "x", "5-3", "-1", "1,,2", "²", f"{2**63}", "9" * 5000])
 def test_what_are_no_seeds(text):
     with pytest.raises(UserError) as error:
         parse_seeds(text)
     assert_four_parts(error.value, "--seeds", "3,7,10-12")
 
 
-@pytest.mark.parametrize("text", ["", "1", "1:", ":1", "1:x", "1-2", f"1:{2**63}"])
+@pytest.mark.parametrize("text", ["1", "1:", "1:x", f"1:{2**63}"])
 def test_what_is_no_walk(text):
     with pytest.raises(UserError) as error:
         parse_stops(text)

@@ -93,7 +93,7 @@ def find(net: Generator, reals: Reals) -> Neighbours:
 
 
 def summary(images: torch.Tensor) -> torch.Tensor:
-    """Reduce (N, S, S, C) uint8 images to what is compared: (N, C · GRID²) float32 means of fields."""
+    """Reduce (N, S, S, C) uint8 images to means of fields, (N, C · GRID²) float32."""
     fields = avg_pool2d(images.permute(0, 3, 1, 2).float(), images.shape[1] // GRID)
     return fields.flatten(1)
 

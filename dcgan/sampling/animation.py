@@ -19,7 +19,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".gif": ("GIF", {}),
     ".webp": ("WEBP", {"lossless": True}),
 }
-"""A walk's formats and Pillow's options, by the ending of its name. A GIF has 256 colours a frame."""
+"""A walk's formats and Pillow's options, by ending. A GIF has 256 colours a frame."""
 
 FRAME_MS = 50
 """A walk shows twenty frames a second. Browsers slow down GIFs that ask for less than 20 ms."""
