@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand
 
 from dcgan.options import Options, choices, option_of
 from pipeline.errors import UserError
@@ -174,6 +174,23 @@ def progress(
     with bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda: bar.update(task, advance=1, refresh=not moving)
+        yield lambda: bar.advance(task)
+
+
+class PlainArguments(TyperCommand):
+    """A command whose help calls its arguments by their names alone."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for each in self.params:
+            if isinstance(each, TyperArgument):  # typer would say <list[Path]>
+                each.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The words of the usage line; typer puts braces around what is required."""
+        return [
+            piece.removeprefix("{").partition("}")[0] for piece in super().collect_usage_pieces(ctx)
+        ]
 
 
 class FormerOptions(TyperCommand):

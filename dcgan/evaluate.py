@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from dcgan.cli import SETTINGS, command
+from dcgan.cli import SETTINGS, PlainArguments, command
 from dcgan.options import EvaluateOptions
 from pipeline.errors import told_plainly
 
@@ -12,6 +12,7 @@ app = typer.Typer()
 
 
 @app.command(
+    cls=PlainArguments,
     context_settings=SETTINGS,
     epilog="For example: dcgan-evaluate runs/0001. With FID and KID, from a file of weights:"
     " dcgan-evaluate runs/0001 --weights pt_inception-2015-12-05-6726825d.pth.",

@@ -54,6 +54,7 @@ _BOUNDS = {
     "greater_than": "more than {gt:,}",
     "less_than_equal": "at most {le:,}",
     "less_than": "less than {lt:,}",
+    "string_too_short": "{min_length} character or more",
 }
 """By pydantic's name of a fault, what was wanted."""
 
@@ -482,10 +483,11 @@ class EvaluateOptions(Options):
     run: Annotated[Path, Option("Run folder of dcgan-train.", argument="RUN")]
     shards: Annotated[
         str | None,
+        Field(min_length=1),
         Option("Set to compare with, or 'synthetic' for noise.", default="the run's own"),
     ] = None
     raw_net: Annotated[
-        bool, Option("Judge the net as trained, not its moving average.", flag="--raw-net")
+        bool, Option("Measure the net as trained, not its moving average.", flag="--raw-net")
     ] = False
     n: Annotated[
         Images16,
@@ -513,12 +515,12 @@ class SampleOptions(Options):
     """The options of `dcgan-sample`."""
 
     net: Annotated[
-        Path | None,
+        Path,
         Option(
             "A run folder, or the weights of a generator, of pytorch/examples too.",
             argument="RUN|netG.pt",
         ),
-    ] = None
+    ]
     seeds: Annotated[
         str | None, Option("Which images, as in 0-999 or 3,7,10-12.", default="0-63")
     ] = None
@@ -535,10 +537,6 @@ class SampleOptions(Options):
     raw_net: Annotated[
         bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
     ] = False
-    cell: Annotated[
-        str | None,
-        Option("Only say which seed stands in this cell of a training grid: row,column from 0."),
-    ] = None
     device: Annotated[str, Option(DEVICE)] = "auto"
 
 

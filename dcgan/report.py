@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from dcgan.cli import SETTINGS, command, version
+from dcgan.cli import SETTINGS, PlainArguments, command
 from dcgan.options import ReportOptions, require_place
 from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError, told_plainly
@@ -20,6 +20,7 @@ COMPARISON = Path("comparison.html")
 
 
 @app.command(
+    cls=PlainArguments,
     context_settings=SETTINGS,
     epilog="For example: dcgan-report runs/0001, or dcgan-report runs/* --out comparison.html.",
 )
@@ -61,7 +62,7 @@ def write_page(runs: list[Path], out: Path) -> None:
         )
     records = read_runs(runs)
     one = len(records) == 1
-    page = run_page(records[0], version()) if one else comparison_page(records, version())
+    page = run_page(records[0]) if one else comparison_page(records)
     with writing(out, remedy="choose another --out"):
         # A name or a value may hold half a character, which UTF-8 cannot say
         write_whole(out, page.encode(errors="replace"))

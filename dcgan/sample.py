@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dcgan.cli import SETTINGS, command
+from dcgan.cli import SETTINGS, PlainArguments, command, progress
 from dcgan.options import SampleOptions, require_place
 from pipeline.errors import UserError, told_plainly
-from pipeline.files import PARTIAL
-from pipeline.machine import limit_torch_threads
+from pipeline.files import writing
 
 if TYPE_CHECKING:
     from dcgan.sampling.sample import Source
@@ -28,8 +24,12 @@ DEFAULT_SEEDS, DEFAULT_GRID, DEFAULT_FRAMES = "0-63", Path("samples.png"), 60
 MAX_FRAMES = 3600
 """Three minutes; all are held in memory while the file is written."""
 
+OF_PICTURES, OF_A_WALK = ("seeds", "grid", "each"), ("frames", "out")
+ROOM = ("a place for new files", "choose another, or make room")
+
 
 @app.command(
+    cls=PlainArguments,
     context_settings=SETTINGS,
     epilog="For example: dcgan-sample runs/0001 --seeds 0-99 --each faces/, or"
     " dcgan-sample runs/0001 --interpolate 12:34 --out walk.gif.",
@@ -37,48 +37,101 @@ MAX_FRAMES = 3600
 @command
 def sample(options: SampleOptions) -> None:
     """Draw images from a trained generator: image i depends on seed i alone."""
-    from dcgan.sampling.seeds import parse_seeds, parse_stops, seed_in
+    _require_one_purpose(options)
+    if options.interpolate is None:
+        _draw_pictures(options)
+    else:
+        _draw_walk(options, options.interpolate)
 
-    asked = {options.flag(name): value for name, value in options if value is not None}
-    pictures, walking = ("--seeds", "--grid", "--each"), ("--interpolate", "--frames", "--out")
-    if options.cell is not None:
-        _refuse_beside(f"--cell {options.cell}", asked, pictures + walking)
-        console.print(f"seed {seed_in(options.cell)}")
-        return
-    if options.net is None:
-        raise UserError(
-            "RUN|netG.pt", "nothing", "a run folder or a generator's weights", "dcgan-sample RUN"
-        )
-    if options.interpolate is not None:
-        _refuse_beside(f"--interpolate {options.interpolate}", asked, pictures)
-        stops = parse_stops(options.interpolate)
-        count, target = _frames(options.frames, options.interpolate), _animation(options.out)
-        _save_walk(_open(options), stops, count, target)
-        return
-    _refuse_without_interpolate(asked, walking)
-    ranges = parse_seeds(options.seeds or DEFAULT_SEEDS)
+
+def _require_one_purpose(options: SampleOptions) -> None:
+    walking = f"--interpolate {options.interpolate}" if options.interpolate is not None else None
+    for name in OF_A_WALK if walking is None else OF_PICTURES:
+        flag, value = options.flag(name), getattr(options, name)
+        if value is not None and walking is not None:
+            raise UserError(
+                walking, f"{flag} beside it", "only one of the two", f"leave {flag} out"
+            )
+        if value is not None:
+            raise UserError(
+                f"{flag} {value}",
+                "no --interpolate",
+                "a walk for it",
+                "add --interpolate 12:34; a grid is written with --grid",
+            )
+
+
+def _draw_pictures(options: SampleOptions) -> None:
+    from dcgan.sampling.seeds import count, parse_seeds
+
+    seeds = parse_seeds(DEFAULT_SEEDS if options.seeds is None else options.seeds)
     each = options.each
     if each is not None and each.exists() and not each.is_dir():
         raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
-    grid = _grid(options.grid, each)
-    _save_pictures(_open(options), ranges, grid, each)
+    grid, total = _grid(options.grid, each), count(seeds)
+    source = _open(options)
+    from dcgan.sampling.sample import save_pictures
+
+    with writing(each or grid, *ROOM), progress(console, "drawing", total) as done:
+        save_pictures(source, seeds, grid, each, done)
+    if each is not None:
+        console.print(f"{total:,} images in {each}/")
+    if grid is not None:
+        console.print(f"{total:,} images in {grid}, row by row")
 
 
-def _frames(frames: int | None, interpolate: str) -> int:
-    least = interpolate.count(":") + 1
-    if least > MAX_FRAMES:
+def _grid(grid: Path | None, each: Path | None) -> Path | None:
+    """The grid to write, if any. The default name gives way to whatever is not a sample of ours."""
+    if grid is not None:
+        if grid.suffix.lower() != ".png":
+            raise UserError(
+                f"--grid {grid}", "no name of a PNG", "a file whose name ends in .png", "rename it"
+            )
+        require_place("--grid", grid)
+        return grid
+    if each is not None:
+        return None
+    if DEFAULT_GRID.exists():
+        from dcgan.sampling.sample import is_ours
+
+        if not is_ours(DEFAULT_GRID):
+            raise UserError(
+                DEFAULT_GRID,
+                "a file that dcgan-sample did not write",
+                "a free name for the grid",
+                "choose one with --grid",
+            )
+    return DEFAULT_GRID
+
+
+def _draw_walk(options: SampleOptions, interpolate: str) -> None:
+    from dcgan.sampling.seeds import parse_stops
+
+    stops = parse_stops(interpolate)
+    frames, out = _frames(options.frames, len(stops)), _animation(options.out)
+    source = _open(options)
+    from dcgan.sampling.sample import save_interpolation
+
+    with writing(out, *ROOM), progress(console, "drawing", frames) as done:
+        save_interpolation(source, stops, frames, out, done)
+    console.print(f"{frames:,} frames in {out}")
+
+
+def _frames(asked: int | None, stops: int) -> int:
+    if stops > MAX_FRAMES:
         raise UserError(
-            "--interpolate", f"{least:,} seeds", f"at most {MAX_FRAMES:,}", "take fewer"
+            "--interpolate", f"{stops:,} seeds", f"at most {MAX_FRAMES:,}", "take fewer"
         )
-    count = max(least, DEFAULT_FRAMES) if frames is None else frames
-    if not least <= count <= MAX_FRAMES:
+    usual = max(stops, DEFAULT_FRAMES)
+    frames = usual if asked is None else asked
+    if not stops <= frames <= MAX_FRAMES:
         raise UserError(
             f"--frames {frames}",
-            f"{least} seeds to walk to",
-            f"from {least}, one for each seed, to {MAX_FRAMES:,}",
-            f"leave --frames out for {max(least, DEFAULT_FRAMES)}",
+            f"{stops} seeds to walk to",
+            f"from {stops}, one for each seed, to {MAX_FRAMES:,}",
+            f"leave --frames out for {usual}",
         )
-    return count
+    return frames
 
 
 def _animation(out: Path | None) -> Path:
@@ -95,114 +148,13 @@ def _animation(out: Path | None) -> Path:
     return out
 
 
-def _grid(grid: Path | None, each: Path | None) -> Path | None:
-    """The grid to write, if any. The default name gives way to whatever is not a sample of ours."""
-    if grid is None:
-        if each is not None:
-            return None
-        if DEFAULT_GRID.exists() and not _is_ours(DEFAULT_GRID):
-            raise UserError(
-                DEFAULT_GRID,
-                "a file that dcgan-sample did not write",
-                "a free name for the grid",
-                "choose one with --grid",
-            )
-        return DEFAULT_GRID
-    if grid.suffix.lower() != ".png":
-        raise UserError(
-            f"--grid {grid}", "no name of a PNG", "a file whose name ends in .png", "rename it"
-        )
-    require_place("--grid", grid)
-    return grid
-
-
-def _is_ours(path: Path) -> bool:
-    from dcgan.sampling.sample import is_ours
-
-    return is_ours(path)
-
-
-def _refuse_beside(flag: str, asked: dict[str, object], others: Iterable[str]) -> None:
-    for other in others:
-        if other in asked:
-            raise UserError(flag, f"{other} beside it", "only one of the two", f"leave {other} out")
-
-
-def _refuse_without_interpolate(asked: dict[str, object], walking: Iterable[str]) -> None:
-    for flag in walking:
-        if flag in asked:
-            raise UserError(
-                f"{flag} {asked[flag]}",
-                "no --interpolate",
-                "a walk for it",
-                "add --interpolate 12:34; a grid is written with --grid",
-            )
-
-
 def _open(options: SampleOptions) -> Source:
     from dcgan.rundir.environment import pick_device
     from dcgan.sampling.sample import open_source
+    from pipeline.machine import limit_torch_threads
 
-    assert options.net is not None
     limit_torch_threads()
     return open_source(options.net, options.raw_net, pick_device(options.device))
-
-
-def _save_pictures(
-    source: Source, seeds: list[range], grid: Path | None, each: Path | None
-) -> None:
-    from dcgan.sampling.sample import save_pictures
-    from dcgan.sampling.seeds import count
-
-    total = count(seeds)
-    with _saving(each if each is not None else grid), _progress(total) as done:
-        save_pictures(source, seeds, grid, each, done)
-    if each is not None:
-        console.print(f"{total:,} images in {each}/")
-    if grid is not None:
-        console.print(f"{total:,} images in {grid}, row by row")
-
-
-def _save_walk(source: Source, stops: list[int], frames: int, out: Path) -> None:
-    from dcgan.sampling.sample import save_interpolation
-
-    with _saving(out), _progress(frames) as done:
-        save_interpolation(source, stops, frames, out, done)
-    console.print(f"{frames:,} frames in {out}")
-
-
-@contextmanager
-def _saving(path: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            str(error.filename or path).removesuffix(PARTIAL),
-            error.strerror or str(error),
-            "a place for new files",
-            "choose another, or make room",
-        ) from None
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, and nothing in a pipe.
-
-    Yields:
-        A function that moves the bar by one image.
-    """
-    bar = Progress(
-        TextColumn("drawing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
 
 
 def main() -> None:

@@ -15,6 +15,17 @@ PARTIAL = ".partial"
 """What an unfinished file's name ends in."""
 
 
+def cache_folder() -> Path:
+    """Where what can be computed again is kept: specifications.freedesktop.org/basedir-spec.
+
+    Raises:
+        RuntimeError: nobody knows a home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification says to pass over relative ones
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dcgan-shards"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to; it becomes `path` on leaving, and goes on an exception.

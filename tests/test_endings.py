@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from dcgan.nets.models import Discriminator
+from dcgan.rundir.curves import save_losses
 from dcgan.rundir.folder import RunFolder
-from dcgan.sampling.pictures import save_losses
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import session
 from dcgan.training.capacity import shortage_named

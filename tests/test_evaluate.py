@@ -1,4 +1,4 @@
-"""`dcgan-evaluate` and the judge behind it: numbers, their floor, their origin, and the cache."""
+"""`dcgan-evaluate` and the metrics behind it: numbers, their floor, their origin, and the cache."""
 
 import json
 import sys
@@ -14,13 +14,16 @@ from PIL import Image
 from dcgan.evaluate import main
 from dcgan.metrics import neighbours, swd
 from dcgan.metrics import reals as metrics
-from dcgan.metrics.reals import Judge, Reals, fake_blocks
-from dcgan.metrics.reference_cache import cache_folder
+from dcgan.metrics.evaluation import evaluate as measure
+from dcgan.metrics.reals import Reals, fake_blocks
+from dcgan.metrics.swd import SwdMetric
 from dcgan.nets.models import Generator, init_weights
 from dcgan.nets.weights import load_generator
+from dcgan.options import EvaluateOptions
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import generate, latents
 from pipeline.errors import UserError
+from pipeline.files import cache_folder
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 from tests.pictures import encode, numbered, numbers, pack_pictures, smooth
@@ -63,19 +66,15 @@ def a_net(seed: int = 0) -> Generator:
     return net
 
 
-def a_judge(shards: str | Path, n: int = 2048) -> Judge:
-    return Judge(Reals(str(shards), SMALL, 2 * n), n)
+def metric(shards: str | Path, n: int = 2048) -> SwdMetric:
+    return SwdMetric(Reals(str(shards), SMALL, 2 * n), n)
 
 
-def evaluate(cwd: Path, *words: object):
-    return run_command(sys.executable, "-m", "dcgan.evaluate", *words, cwd=cwd)
-
-
-# The judge
+# The distance
 
 
 def test_a_number_and_all_that_comes_with_it(faces):
-    found = a_judge(faces.folder).judge(a_net())
+    found = metric(faces.folder).measure(a_net())
     record = found.record(1234, "netG_ema.pt")
     assert tuple(record) == (*FIELDS, "scales", "floor_scales")
     assert json.loads(json.dumps(record, allow_nan=False)) == record
@@ -91,7 +90,7 @@ def test_a_number_and_all_that_comes_with_it(faces):
     assert record["shards"] == faces.fingerprint
     assert "--store original --crop none" in record["recipe"]
     assert "32×32×3" in record["recipe"]
-    assert record["extractor"] == swd.TOLD
+    assert record["extractor"] == swd.RECIPE
     assert list(record["scales"]) == list(record["floor_scales"]) == ["32", "16"]
     assert record["value"] == pytest.approx(sum(record["scales"].values()) / 2)
     assert record["floor"] == pytest.approx(sum(record["floor_scales"].values()) / 2)
@@ -102,7 +101,7 @@ def test_it_compares_generated_images_with_real_ones_and_these_with_others(faces
     reals = Reals(str(faces.folder), SMALL, 64)
     one, other = reals.halves(32)
     fakes = generate(a_net(), latents(range(1_000_000, 1_000_032), 8))
-    found = a_judge(faces.folder).judge(a_net())
+    found = metric(faces.folder).measure(a_net())
     assert found.scales == swd.distances(one, fakes)
     assert found.floor_scales == swd.distances(one, other)
 
@@ -119,22 +118,22 @@ def test_halves_are_disjoint_and_always_the_same(numbered_set):
 
 
 def test_the_net_and_the_random_state_stay_as_they_are(faces):
-    net, judge = a_net().train(), a_judge(faces.folder)
+    net, distance = a_net().train(), metric(faces.folder)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     state = torch.get_rng_state()
-    judge.judge(net)
+    distance.measure(net)
     assert torch.get_rng_state().equal(state)
     assert net.training
     assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_another_net_has_another_number(faces):
-    judge = a_judge(faces.folder)
-    assert judge.judge(a_net(0)) == judge.judge(a_net(0)) != judge.judge(a_net(1))
+    distance = metric(faces.folder)
+    assert distance.measure(a_net(0)) == distance.measure(a_net(0)) != distance.measure(a_net(1))
 
 
 def test_noise_can_stand_for_a_set():
-    found = a_judge("synthetic", 40).judge(a_net())
+    found = metric("synthetic", 40).measure(a_net())
     assert (found.n, found.source.shards) == (40, "synthetic")
     assert found.floor is not None
     assert 0 < found.floor < found.value
@@ -143,7 +142,7 @@ def test_noise_can_stand_for_a_set():
 def test_a_set_of_one_image_is_refused(tmp_path):
     shards = pack_pictures(tmp_path, {"0.jpg": encode(smooth(40, 40))})
     with pytest.raises(UserError) as caught:
-        a_judge(shards.folder)
+        metric(shards.folder)
     assert_four_parts(caught.value, "one image")
 
 
@@ -165,36 +164,36 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_what_was_kept_gives_the_same_to_the_bit(faces, read, cache):
-    fresh = a_judge(faces.folder).judge(a_net())
+    fresh = metric(faces.folder).measure(a_net())
     assert len(read) == 1
-    assert a_judge(faces.folder).judge(a_net()) == fresh
+    assert metric(faces.folder).measure(a_net()) == fresh
     assert len(read) == 1
     assert len([*cache.iterdir()]) == 1
 
 
 def test_another_n_or_another_set_is_not_taken_for_this_one(faces, tmp_path, read, cache):
-    a_judge(faces.folder)
-    a_judge(faces.folder, 20)
+    metric(faces.folder)
+    metric(faces.folder, 20)
     pictures = {f"{seed}.jpg": encode(smooth(40, 40, seed)) for seed in range(66)}
-    a_judge(pack_pictures(tmp_path, pictures).folder)
+    metric(pack_pictures(tmp_path, pictures).folder)
     assert len(read) == len([*cache.iterdir()]) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "of another key"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "of another key"])
 def test_a_damaged_file_is_made_anew(faces, read, cache, damage):
-    fresh = a_judge(faces.folder).judge(a_net())
+    fresh = metric(faces.folder).measure(a_net())
     (path,) = cache.iterdir()
     whole = path.read_bytes()
     if damage == "of another key":
-        a_judge(faces.folder, 20)
+        metric(faces.folder, 20)
         read.pop()
         (other,) = set(cache.iterdir()) - {path}
         path.write_bytes(other.read_bytes())
     else:
         middle = len(whole) // 2
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-        path.write_bytes({"cut": whole[:-50], "flipped": flipped, "empty": b""}[damage])
-    assert a_judge(faces.folder).judge(a_net()) == fresh
+        path.write_bytes({"cut": whole[:-50], "flipped": flipped}[damage])
+    assert metric(faces.folder).measure(a_net()) == fresh
     assert len(read) == 2
     with np.load(path, allow_pickle=False) as kept:
         assert kept["images"].shape == (32, 32, 32, 3)
@@ -203,7 +202,7 @@ def test_a_damaged_file_is_made_anew(faces, read, cache, damage):
 def test_a_cache_that_cannot_be_written_is_done_without(faces, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert a_judge(faces.folder).n == 32
+    assert metric(faces.folder).n == 32
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
@@ -254,14 +253,14 @@ def test_real_images_that_repeat_leave_no_measure(tmp_path):
 # The command
 
 
-def test_a_run_is_judged_and_its_folder_says_so(run, faces, tmp_path):
-    told = evaluate(tmp_path, run.path)
+def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
+    told = run_command(sys.executable, "-m", "dcgan.evaluate", run.path, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["metric"] for line in lines] == ["swd", "neighbours"]
     assert {(line["nimg"], line["net"]) for line in lines} == {(32, "netG_ema.pt")}
     assert tuple(lines[1]) == FIELDS
-    here = a_judge(faces.folder).judge(load_generator(run.generator_average))
+    here = metric(faces.folder).measure(load_generator(run.generator_average))
     assert lines[0] == here.record(32, "netG_ema.pt")  # the same in another process
     for words in ("n = 32", "32×32", "16×16", "real against real", f"{here.value:.2f}", "after 32"):
         assert words in told.stdout
@@ -269,8 +268,7 @@ def test_a_run_is_judged_and_its_folder_says_so(run, faces, tmp_path):
     height, width = 8 * 34 + 2, (34 + 2) + 6 + (7 * 34 + 2)
     with Image.open(run.path / "neighbours.png") as picture:
         assert picture.size == (width, height)
-    again = evaluate(tmp_path, run.path, "--raw-net", "--shards", "synthetic", "--n", 16)
-    assert again.returncode == 0, again.stderr
+    measure(EvaluateOptions(run=run.path, raw_net=True, shards="synthetic", n=16))
     raw = json.loads(run.metrics.read_text().splitlines()[2])
     assert (raw["net"], raw["shards"], raw["n"]) == ("netG.pt", "synthetic", 16)
 
@@ -280,8 +278,8 @@ def test_a_run_is_judged_and_its_folder_says_so(run, faces, tmp_path):
     [
         (("nowhere",), "no such folder"),
         (("RUN", "--n", 3), "16 or more"),
-        (("RUN", "--workers", 0), "1 or more"),
         (("RUN", "--shards", "nowhere"), "no such folder"),
+        (("RUN", "--shards", ""), "nothing"),
         (("RUN", "--weights", "nowhere.pth"), "no such file"),
     ],
 )
@@ -295,10 +293,10 @@ def test_errors_are_told_plainly(run, monkeypatch, capsys, words, said):
     assert all(part in told for part in (said, "error: ", "found ", "wanted ", "do "))
 
 
-def test_a_set_that_has_moved_is_asked_for(run, tmp_path):
+def test_a_set_that_has_moved_is_asked_for(tmp_path):
     moved = tmp_path / "run"
     moved.mkdir()
     (moved / "config.json").write_text('{"shards": "gone"}')
-    told = evaluate(tmp_path, moved)
-    assert (told.returncode, "Traceback" in told.stderr) == (1, False)
-    assert "--shards FOLDER" in told.stderr
+    with pytest.raises(UserError) as caught:
+        measure(EvaluateOptions(run=moved))
+    assert_four_parts(caught.value, "shards gone", "--shards FOLDER")

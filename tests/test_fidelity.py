@@ -13,9 +13,9 @@ from dcgan.metrics import fid as fidelity
 from dcgan.metrics.evaluation import print_rest
 from dcgan.metrics.fid import Inception
 from dcgan.metrics.reals import BATCH, Reals
-from dcgan.metrics.reference_cache import cache_folder
 from dcgan.nets.models import Generator, init_weights
 from pipeline.errors import UserError
+from pipeline.files import cache_folder
 from pipeline.loading.options import LoaderOptions
 from tests.running import assert_four_parts
 

@@ -28,10 +28,6 @@ def trained(size: int = 64, ngf: int = 16, channels: int = 3) -> Generator:
     return net
 
 
-def test_fixed_noise_is_seeds_0_to_63():
-    assert list(FIXED_SEEDS) == list(range(64))
-
-
 def test_a_latent_depends_on_its_seed_alone():
     together = latents([7, 3, 1000, 3], NZ)
     assert together.shape == (4, NZ, 1, 1)
@@ -81,11 +77,11 @@ def threads(request):
 def test_an_image_is_the_same_bit_for_bit_in_any_company(size, ngf, threads):
     net = trained(size, ngf)
     torch.set_num_threads(threads)
-    everything = generate(net, latents(FIXED_SEEDS, NZ))
-    assert len({image.numpy().tobytes() for image in everything}) == len(FIXED_SEEDS)
-    for count in (1, 2, BATCH - 1, BATCH, BATCH + 1, 33):
+    everything = generate(net, latents(range(2 * BATCH), NZ))
+    assert len({image.numpy().tobytes() for image in everything}) == 2 * BATCH
+    for count in (1, BATCH - 1, BATCH + 1):
         assert torch.equal(generate(net, latents(range(count), NZ)), everything[:count])
-    order = torch.randperm(64, generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(2 * BATCH, generator=torch.Generator().manual_seed(0)).tolist()
     assert torch.equal(generate(net, latents(order, NZ)), everything[order])
 
 

@@ -38,18 +38,6 @@ def test_log_file_has_what_was_printed_also_before_it_was_opened(tmp_path, capsy
     assert path.read_text(encoding="utf-8") == printed
 
 
-def test_what_the_file_has_is_not_kept_in_memory(tmp_path):
-    log = Log()
-    log("before")
-    log.write_to(tmp_path / "log.txt")
-    for _ in range(1000):
-        log("a line")
-    kept = sum(len(value) for value in vars(log).values() if isinstance(value, list))
-    log.close()
-    assert kept == 0
-    assert len((tmp_path / "log.txt").read_text().splitlines()) == 1001
-
-
 def test_each_line_is_in_the_file_as_soon_as_it_was_said(tmp_path):
     log = Log()
     log.write_to(tmp_path / "log.txt")
@@ -57,13 +45,6 @@ def test_each_line_is_in_the_file_as_soon_as_it_was_said(tmp_path):
         log(line)
         assert (tmp_path / "log.txt").read_text() == "\n".join(LINES[:count]) + "\n"
     log.close()
-
-
-def test_a_log_without_a_file_may_be_closed(capsys):
-    log = Log()
-    log("said")
-    log.close()
-    assert capsys.readouterr().out == "said\n"
 
 
 def go_through(log: Log) -> None:

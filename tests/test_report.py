@@ -3,15 +3,13 @@
 import json
 import math
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dcgan.report import write_page
 from dcgan.reporting import page as report_page
-from dcgan.reporting.charts import losses, numbers, running_mean, thin
+from dcgan.reporting.charts import losses
 from dcgan.reporting.compare import differing
-from dcgan.reporting.images import MOST_GRIDS, pack_pictures, spread
+from dcgan.reporting.images import pack_pictures
 from dcgan.reporting.page import LIMIT, run_page
 from dcgan.reporting.read import read_run, read_runs
 from dcgan.reporting.words import MOST_ROWS, duration, number, plain
@@ -37,7 +35,7 @@ def without_plotly(monkeypatch):
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
     run = write_run(tmp_path / "faces")
-    write_lines(run.metrics, [metric_of(960, 20.0), metric_of(1920, math.nan)])
+    write_lines(run.metrics, [metric_of(1920, 18.0), metric_of(960, 20.0)])
     write_lines(run.alarms, [alarm_of(40)])
     record = read_run(run.path)
     assert (record.name, record.status, record.notes) == ("faces", "Training finished", [])
@@ -46,7 +44,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert record.curves["loss_d"][-1] == record.ticks[-1].loss_d
     assert record.seconds == pytest.approx(20 * record.of_ticks("step_ms").sum() / 1e3)
     assert record.median("img_per_s") == 780
-    assert [each.value for each in record.measured("swd")] == [20.0]
+    assert [each.value for each in record.measured("swd")] == [20.0, 18.0]
     assert [each.step for each in record.alarms] == [40]
 
 
@@ -62,14 +60,17 @@ def test_a_half_written_last_line_is_skipped_in_silence(tmp_path):
 
 def test_damaged_lines_are_left_out_and_counted(tmp_path):
     run = write_run(tmp_path / "faces")
-    absurd = '{"step": 1e300, "nimg": 1}\n{"step": -1, "nimg": 1}\n[]\n{"nimg": 3}\n'
-    run.stats.write_text(absurd + run.stats.read_text())
+    absurd = (
+        *('{"step": 1e300, "nimg": 1}', '{"step": 9, "nimg": 1, "loss_d": NaN}'),
+        *('{"step": -1, "nimg": 1}', "[]", '{"nimg": 3}', ""),
+    )
+    run.stats.write_text("\n".join(absurd) + run.stats.read_text())
     run.losses_csv.write_text(run.losses_csv.read_text() + "nan,1,1,1,1,1\n7,x\n")
     run.config.write_text("[1")
     record = read_run(run.path)
     assert (len(record.ticks), len(record.steps)) == (6, 120)
     assert record.notes == [
-        "stats.jsonl: lines that make no sense and were left out: 4.",
+        "stats.jsonl: lines that make no sense and were left out: 5.",
         "losses.csv: lines that make no sense and were left out: 2.",
         "config.json cannot be read: it is damaged.",
     ]
@@ -114,40 +115,21 @@ def test_what_is_absent_is_said_in_words(tmp_path, without_plotly, name, words):
     run = write_run(tmp_path / "faces")
     write_lines(run.metrics, [metric_of(960, 20.0), metric_of(1920, 12.0)])
     write_lines(run.alarms, [alarm_of(40)])
-    assert words not in run_page(read_run(run.path), "1")
+    assert words not in run_page(read_run(run.path))
     path = run.path / name
     path.rename(tmp_path / "lost")
-    assert words in run_page(read_run(run.path), "1")
+    assert words in run_page(read_run(run.path))
 
 
 def test_damaged_pictures_are_named_and_the_others_shown(tmp_path, without_plotly):
     run = write_run(tmp_path / "faces")
     run.reals.write_bytes(run.reals.read_bytes()[:60])
     run.fakes(1920).write_bytes(b"")
-    page = run_page(read_run(run.path), "1")
+    page = run_page(read_run(run.path))
     assert "reals.png cannot be read" in page
     assert "fakes-000001920.png cannot be read" in page
     assert "After" in page
     assert "1,440 images" in page
-
-
-def test_a_long_curve_keeps_its_ends_and_its_spikes():
-    values = np.sin(np.arange(100_000) / 1e4)
-    values[[1, 54_321, 77_777]] = [-90, 100, -100]
-    values[60_000:60_500] = np.nan
-    kept = thin(values, 2000)
-    assert len(kept) <= 2000
-    assert {0, 1, 54_321, 77_777, 99_999} <= set(kept)
-    assert (np.diff(kept) > 0).all()
-    assert np.isnan(values[kept]).any()  # the gap stays a gap
-    assert thin(values[:2000], 2000).tolist() == list(range(2000))
-
-
-def test_running_means_leave_out_what_is_not_finite():
-    values = np.array([1.0, 3.0, np.nan, np.inf, 5.0, 7.0])
-    assert running_mean(values, 3).tolist() == [2, 2, 3, 5, 6, 6]
-    assert np.isnan(running_mean(np.full(3, np.nan), 1)).all()
-    assert numbers(np.array([1.0, np.nan, -np.inf, 0.123456789])) == [1, None, None, 0.12346]
 
 
 def test_losses_that_are_not_finite_are_blank_and_counted(tmp_path, without_plotly):
@@ -155,20 +137,13 @@ def test_losses_that_are_not_finite_are_blank_and_counted(tmp_path, without_plot
     run.losses_csv.write_text(run.losses_csv.read_text() + "121,nan,inf,1,1,1\n")
     record = read_run(run.path)
     json.dumps(losses(record), allow_nan=False)
-    assert "not finite, left blank: 1." in run_page(record, "1")
+    assert "not finite, left blank: 1." in run_page(record)
 
 
 def test_a_thinned_history_says_so(tmp_path, without_plotly):
     record = read_run(write_run(tmp_path / "faces", steps=2500, log_every=500).path)
-    assert "Of 2,500 steps, 2,000 are drawn" in run_page(record, "1")
+    assert "Of 2,500 steps, 2,000 are drawn" in run_page(record)
     assert max(len(trace["x"]) for trace in losses(record)["data"]) == 2000
-
-
-def test_grids_are_chosen_evenly_with_the_first_and_the_last():
-    chosen = spread(range(1000), MOST_GRIDS)
-    assert (len(chosen), chosen[0], chosen[-1]) == (MOST_GRIDS, 0, 999)
-    assert set(np.diff(chosen)) <= {25, 26}
-    assert spread([3, 4], MOST_GRIDS) == [3, 4]
 
 
 def test_pictures_shrink_until_they_fit(tmp_path):
@@ -194,7 +169,7 @@ def test_no_run_makes_a_page_of_more_than_15_megabytes(tmp_path):
     write_lines(run.alarms, [alarm_of(step, long) for step in range(500)])
     write_lines(run.metrics, [metric_of(n, 9.0, recipe=long, shards=long) for n in range(500)])
     run.config.write_text(json.dumps({f"{long}{k}": long for k in range(500)}))
-    size = len(run_page(read_run(run.path), "1").encode())
+    size = len(run_page(read_run(run.path)).encode())
     assert 0.6 * LIMIT < size <= LIMIT
 
 
@@ -204,7 +179,7 @@ def test_the_limit_counts_all_that_is_not_a_picture(tmp_path, monkeypatch):
         save_noise(run.fakes(number_), 300, number_)
     monkeypatch.setattr(report_page, "plotly_script", lambda: "/*" + "x" * 100_000 + "*/")
     monkeypatch.setattr(report_page, "LIMIT", 300_000)
-    page = run_page(read_run(run.path), "1")
+    page = run_page(read_run(run.path))
     assert 200_000 < len(page.encode()) <= 300_000
     assert page.count("data:image/webp") == 6  # the reals too
 
@@ -219,8 +194,8 @@ def test_nothing_from_a_file_is_markup(tmp_path, without_plotly):
     write_lines(run.metrics, rows)
     write_lines(run.alarms, [alarm_of(3, HOSTILE) | {"kind": HOSTILE, "action": HOSTILE}])
     for page in (
-        run_page(read_run(run.path), "1"),
-        report_page.render("run.html", "1", page_values(run.path)),
+        run_page(read_run(run.path)),
+        report_page.render("run.html", page_values(run.path)),
     ):
         assert "<img src=x" not in page
         assert page.count("</script>") == page.count("<script")
@@ -229,10 +204,9 @@ def test_nothing_from_a_file_is_markup(tmp_path, without_plotly):
 
 def page_values(path):
     """A page's values, with remarks that are hostile too."""
-    values = report_page._fixed_of_run(read_run(path))
+    values = report_page.run_values(read_run(path))
     absent: dict[str, object] = dict.fromkeys(("reals", "neighbours"))
-    of_slider = {"grids": [], "slides": [], "left_out": HOSTILE}
-    return {**values, **absent, **of_slider, "notes": [HOSTILE]}
+    return {**values, **absent, "grids": [], "left_out": HOSTILE, "notes": [HOSTILE]}
 
 
 def test_half_a_character_does_not_stop_the_page(tmp_path, without_plotly):
@@ -282,13 +256,3 @@ def test_numbers_read_well():
     ]
     assert len(plain("x" * 10_000)) < 1000
     assert MOST_ROWS < 1000
-
-
-def test_pictures_keep_their_shape_when_enlarged(tmp_path):
-    Image.new("RGB", (100, 40)).save(tmp_path / "flat.png")
-    Image.new("L", (600, 600)).save(tmp_path / "grey.png")
-    flat, grey = pack_pictures(
-        [tmp_path / "flat.png", tmp_path / "grey.png"], 10**6
-    ).pictures.values()
-    assert (flat.width, flat.height, flat.enlarged) == (500, 200, True)
-    assert (grey.width, grey.height, grey.enlarged) == (600, 600, False)

@@ -14,7 +14,6 @@ from tests.running import assert_four_parts, contents
         (["0001", "0002"], "0003"),
         (["0002", "0009"], "0010"),  # gaps stay: the newest run has the highest number
         (["9999"], "10000"),
-        (["17"], "0018"),
         (["mine", "0001-copy", ".tmp"], "0001"),
     ],
 )
@@ -29,13 +28,6 @@ def test_runs_without_a_name_are_numbered(tmp_path, monkeypatch, standing, numbe
     assert (tmp_path / "runs" / number / "samples").is_dir()
     assert (tmp_path / "runs" / number / "nets").is_dir()
     assert (tmp_path / "runs" / number / "checkpoints").is_dir()
-
-
-@pytest.mark.parametrize("depth", ["run", "new/folders/run"])
-def test_a_named_run_is_made_with_the_folders_above_it(tmp_path, depth):
-    run = RunFolder.at(str(tmp_path / depth))
-    run.make()
-    assert run.samples.is_dir()
 
 
 def test_an_empty_folder_is_taken(tmp_path):

@@ -44,7 +44,7 @@ def test_options_that_do_not_go_together(run):
         ({"interpolate": "1:2:3", "out": Path("walk.gif"), "frames": 2}, "--frames 2"),
         ({"interpolate": "1:2", "out": Path("walk.gif"), "frames": 10**9}, "--frames"),
         ({"interpolate": ":".join(["1"] * 3601), "out": Path("walk.gif")}, "3,601 seeds"),
-        ({"cell": "1,2", "grid": Path("g.png")}, "--grid"),
+        ({"seeds": ""}, "--seeds"),
         ({"grid": Path("g.jpg")}, ".png"),
         ({"grid": Path("none/g.png")}, "no folder none"),
         ({"grid": Path("none/g.png"), "each": Path("e")}, "no folder none"),
@@ -57,7 +57,6 @@ def test_what_is_no_net(run):
     save_weights(Discriminator(32, 2), Path("netD.pt"))
     save_weights(Generator(32, 2), Path("net.pt"))
     Path("empty").mkdir()
-    refusal("nothing", "dcgan-sample RUN", net=None)
     refusal("no such file or folder", "run folder", net=Path("nothere"), each=Path("e"))
     refusal("no config.json", net=Path("empty"), each=Path("e"))
     refusal("Discriminator", net=Path("netD.pt"), each=Path("e"))

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.checks.findings import first_line
 from dcgan.metrics.evaluation import print_facts
 from dcgan.rundir.log import Log
-from pipeline.errors import UserError, counted, plain
+from pipeline.errors import UserError, counted, first_line, plain
 from pipeline.shards.manifest import REJECTS, ShardSet
 from tests.packing_runs import in_process
 from tests.pictures import numbered, numbered_pictures, write_pictures
@@ -27,7 +26,7 @@ SHOWN = r"a\x1b[2J\x1b]0;title\x07\r\n\x9b1m\u202eb"
 ACTING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
-@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x202E, 0x2066, 0xDC80])
+@pytest.mark.parametrize("code", [0, 0x1B, 0x1F, 0x7F, 0x9F, 0x2028, 0x202E, 0x2066, 0xDC80])
 def test_what_acts_is_escaped(code):
     shown = plain(f"a{chr(code)}b")
     assert shown.isprintable()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dcgan.metrics.reals import Judge
+from dcgan.metrics.swd import SwdMetric
 from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import session
@@ -190,11 +190,11 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
     values = {16: 30.0, 32: 10.0, 48: 20.0, 64: 25.0, 72: 40.0}
     judged: list[object] = []
 
-    class Judge:
+    class Metric:
         def __init__(self, reals):
             assert (reals.fingerprint, reals.options.image_size) == ("synthetic", 32)
 
-        def judge(self, net):
+        def measure(self, net):
             nimg = list(values)[len(judged)]
             judged.append(net)
 
@@ -207,7 +207,7 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
 
             return SimpleNamespace(record=record)
 
-    monkeypatch.setattr("dcgan.metrics.reals.Judge", Judge)
+    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", Metric)
     trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
     run = trainer.run.folder
     assert all(net is trainer.run.net_to_sample() for net in judged)
@@ -231,7 +231,7 @@ def test_nets_that_are_no_numbers_are_not_judged(tmp_path, poison):
 def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch):
     """Nor is it taken off twice."""
     monkeypatch.setattr(
-        "dcgan.metrics.reals.Judge", lambda *options: SimpleNamespace(judge=slow_judge)
+        "dcgan.metrics.swd.SwdMetric", lambda *options: SimpleNamespace(measure=slow_measure)
     )
     options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
     trainer = new_trainer(tiny(tmp_path / "run", **options))
@@ -247,7 +247,7 @@ def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch
         assert 0 < tick["step_ms"] < 200
 
 
-def slow_judge(net):
+def slow_measure(net):
     time.sleep(0.5)
     record = {"metric": "swd", "value": 1.0, "floor": 0.5, "n": 8}
     return SimpleNamespace(record=lambda nimg, name: record | {"nimg": nimg, "net": name})
@@ -255,7 +255,7 @@ def slow_judge(net):
 
 def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dcgan.metrics.reals.Judge", functools.partial(Judge, n=64))
+    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", functools.partial(SwdMetric, n=64))
     runs = [
         train_here(tiny(tmp_path / name, max_steps=4, **options)).run.folder
         for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))

@@ -1,1 +1,1 @@
-"""How good a generator's images are."""
+"""Metrics: how good a generator's images are."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from dcgan.cli import tell_progress
-from dcgan.metrics import fid as fidelity
-from dcgan.metrics import neighbours
+from dcgan.metrics import fid, neighbours
 from dcgan.metrics.fid import Inception
-from dcgan.metrics.reals import BATCH, Judge, Measured, Provenance, Reals, Swd
-from dcgan.nets.models import Generator
+from dcgan.metrics.reals import BATCH, Measured, Provenance, Reals
+from dcgan.metrics.swd import Swd, SwdMetric
 from dcgan.nets.weights import load_generator
 from dcgan.options import EvaluateOptions
 from dcgan.rundir.environment import pick_device
@@ -28,85 +26,51 @@ from pipeline.shards.manifest import ShardSet
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Measure a run's generator, and write the numbers down.
+    """Measure a run's generator, print the numbers and add them to its `metrics.jsonl`.
 
     Raises:
         UserError: no run, no net, or no set to compare with.
     """
     limit_torch_threads()
     folder = RunFolder.open(options.run)
-    shards = options.shards or _shards_of(folder)
+    shards = _shards_of(folder) if options.shards is None else options.shards
     device = pick_device(options.device)
     path = folder.generator_to_sample(options.raw_net)
     net = load_generator(path).to(device)
     inception = None
     if options.fid or options.weights is not None:
         inception = Inception(options.weights, device)  # before minutes are spent on the rest
-    setting = _Setting(shards, net, device, options.workers)
-    seen = _Seen(folder, path.name)
-    print_facts(
-        {
-            "net": f"{path}, after {seen.nimg:,} images",
-            "reals": f"{shards}, {setting.reals(options.n).recipe}",
-        }
-    )
-    swd = setting.swd(options.n)
-    seen.record(swd)
+    size, channels = net.options["--image-size"], net.options["--channels"]
+    loader = LoaderOptions(BATCH, size, channels, device=device, workers=options.workers)
+    reals = Reals(shards, loader, 2 * options.n)
+    nimg = next((tick["nimg"] for tick in reversed(read_lines(folder.stats)) if "nimg" in tick), 0)
+    print_facts({"net": f"{path}, after {nimg:,} images", "reals": f"{shards}, {reals.recipe}"})
+
+    def record(measured: Measured) -> None:
+        with _writing(folder.metrics):
+            append_line(folder.metrics, measured.record(nimg, path.name))
+
+    tell_progress("sliced Wasserstein distance")
+    swd = SwdMetric(reals, options.n).measure(net)
+    record(swd)
     print_swd(swd)
-    rows = setting.neighbours(options.n, seen.picture)
+
+    tell_progress("nearest real neighbours")
+    found = neighbours.find(net, reals)
+    with _writing(folder.neighbours):
+        found.save(folder.neighbours)
+    rest = [found.measured] if found.measured is not None else []
+    if not rest:
+        tell_progress("most real images occur twice: the distance to them has no measure")
     if inception is not None:
-        rows += setting.fidelity(inception, options.fid_n)
-    for measured in rows:
-        seen.record(measured)
-    print_rest(rows)
-    picture = f"{seen.picture}: samples, and the real images nearest to each"
-    print_facts({"picture": picture, "numbers": str(folder.metrics)})
-
-
-class _Setting:
-    """One net beside one set."""
-
-    def __init__(
-        self, shards: str, net: Generator, device: torch.device, workers: int | None
-    ) -> None:
-        self._shards, self._net = shards, net
-        size, channels = net.options["--image-size"], net.options["--channels"]
-        self._options = LoaderOptions(BATCH, size, channels, device=device, workers=workers)
-
-    def reals(self, n: int) -> Reals:
-        return Reals(self._shards, self._options, 2 * n)
-
-    def swd(self, n: int) -> Swd:
-        tell_progress("sliced Wasserstein distance")
-        return Judge(self.reals(n), n).judge(self._net)
-
-    def neighbours(self, n: int, picture: Path) -> list[Measured]:
-        tell_progress("nearest real neighbours")
-        found = neighbours.find(self._net, self.reals(n))
-        with _writing(picture):
-            found.save(picture)
-        if found.measured is None:
-            tell_progress("most real images occur twice: the distance to them has no measure")
-        return [] if found.measured is None else [found.measured]
-
-    def fidelity(self, inception: Inception, n: int) -> list[Measured]:
         tell_progress("FID and KID: each image goes through Inception at 299×299")
-        return fidelity.measure(self._net, self.reals(n), inception, n)
-
-
-class _Seen:
-    """Where the numbers of one net are written down."""
-
-    def __init__(self, run: RunFolder, net: str) -> None:
-        self._run, self._net = run, net
-        self.picture = run.neighbours
-        ticks = [tick.get("nimg") for tick in read_lines(run.stats)]
-        counts = [nimg for nimg in ticks if isinstance(nimg, int)]
-        self.nimg = counts[-1] if counts else 0
-
-    def record(self, measured: Measured) -> None:
-        with _writing(self._run.metrics):
-            append_line(self._run.metrics, measured.record(self.nimg, self._net))
+        reals = Reals(shards, loader, 2 * options.fid_n)
+        rest += fid.measure(net, reals, inception, options.fid_n)
+    for measured in rest:
+        record(measured)
+    print_rest(rest)
+    picture = f"{folder.neighbours}: samples, and the real images nearest to each"
+    print_facts({"picture": picture, "numbers": str(folder.metrics)})
 
 
 def _writing(path: Path) -> AbstractContextManager[None]:
@@ -139,7 +103,7 @@ def print_swd(swd: Swd) -> None:
 
 
 def print_rest(measured: list[Measured]) -> None:
-    """Print the other numbers, each beside its floor, and what may be said of it."""
+    """Print the other numbers, each beside its floor, and what it means."""
     if not measured:
         return
     table = _table()
@@ -168,14 +132,13 @@ def _table() -> Table:
 
 def _print(title: str, table: Table) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    # No narrower, whatever the screen: figures are not to be broken
     wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
     console.print(f"\n{title}")
     wide.print(table)
 
 
 LEAST_COLUMNS = 140
-"""Of the terminal, for tables."""
+"""Least width of a table in characters: figures must not be broken."""
 
 _NAMES = {
     "fid": "FID",
@@ -184,8 +147,8 @@ _NAMES = {
 }
 
 
-def _shards_of(run: RunFolder) -> str:
-    options = run.options()
+def _shards_of(folder: RunFolder) -> str:
+    options = folder.options()
     name, known = options.get("shards"), options.get("shard_set")
     if name == SYNTHETIC:
         return SYNTHETIC
@@ -198,4 +161,4 @@ def _shards_of(run: RunFolder) -> str:
         found = f"which is set {fingerprint} by now"
         wanted += f", {known}"
         remedy += f"; this one, if you mean it: --shards {name}"
-    raise UserError(run.config, f"shards {name}, {found}", wanted, remedy)
+    raise UserError(folder.config, f"shards {name}, {found}", wanted, remedy)

@@ -26,7 +26,7 @@ PUBLISHED = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 publishes the same file as weights-inception-2015-12-05-6726825d.pth."""
 
 LAYER = "2048"
-"""Of Inception: its last pooling (Heusel et al.)."""
+"""Inception's last pooling (Heusel et al.)."""
 
 IMAGES_AT_ONCE = 32
 """Through Inception, which enlarges each to 299×299."""
@@ -44,6 +44,7 @@ class Inception:
         device: where it runs.
 
     Attributes:
+        description: of the net and the code that runs it, in a few words.
         digest: SHA-256 of the file.
         comparable: whether it is the published one.
 
@@ -60,7 +61,7 @@ class Inception:
 
         self.digest = file_digest(path)
         self.comparable = self.digest == PUBLISHED
-        self.told = f"InceptionV3, layer {LAYER}, torch-fidelity {__version__}"
+        self.description = f"InceptionV3, layer {LAYER}, torch-fidelity {__version__}"
         self._device = device
         try:
             net = FeatureExtractorInceptionV3("inception-v3-compat", [LAYER], str(path))
@@ -137,7 +138,11 @@ def measure(net: Generator, reals: Reals, inception: Inception, n: int) -> list[
             "--fid", f"{reals.total} real images", "at least 4", "pack more images, or leave it out"
         )
     source = Provenance(
-        reals.recipe, reals.fingerprint, inception.told, inception.digest, inception.comparable
+        reals.recipe,
+        reals.fingerprint,
+        inception.description,
+        inception.digest,
+        inception.comparable,
     )
 
     def reference() -> Arrays:
@@ -147,7 +152,7 @@ def measure(net: Generator, reals: Reals, inception: Inception, n: int) -> list[
             name: torch.tensor(floor, dtype=torch.float64).numpy() for name, floor in floors.items()
         }
 
-    arrays = kept({"metric": "fid", "n": n, **_plain(source)}, reference)
+    arrays = kept({"metric": "fid", "n": n, **_key(source)}, reference)
     ours = torch.from_numpy(arrays["features"])
     fakes = inception.features(fake_blocks(net, n))
     kid_source = replace(source, extractor=f"{source.extractor}, {_subsets(n)}")
@@ -161,7 +166,7 @@ def _subsets(n: int) -> str:
     return f"{KID_SUBSETS} subsets of {min(KID_SUBSET_SIZE, n)}, seed {KID_SEED}"
 
 
-def _plain(source: Provenance) -> dict[str, Any]:
+def _key(source: Provenance) -> dict[str, Any]:
     return {
         "reals": source.recipe,
         "shards": source.shards,
@@ -171,7 +176,7 @@ def _plain(source: Provenance) -> dict[str, Any]:
 
 
 def _published() -> Path:
-    """The published weights, where torch's hub keeps them; downloaded if they are not there."""
+    """Find the published weights where torch's hub keeps them, or download them to there."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     name = str(URL_INCEPTION_V3).rpartition("/")[2]
@@ -210,5 +215,5 @@ def _unfit(where: str, found: str) -> UserError:
         where,
         found,
         "the state dict of FID's InceptionV3, such as pt_inception-2015-12-05-6726825d.pth",
-        "check the path, or leave --weights out and say --fid to have it downloaded",
+        "check the path, or leave --weights out and give --fid to have it downloaded",
     )

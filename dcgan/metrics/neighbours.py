@@ -18,7 +18,7 @@ GRID = 16
 to hide a copy, as it would between single pixels."""
 
 SAMPLES = 256
-"""Whose distances the ratio is taken from: seeds 0 to 255, which begin with the fixed noise."""
+"""Samples that the ratio is taken from: seeds 0 to 255, which begin with the fixed noise."""
 
 SHOWN, NEAREST = 8, 7
 """Rows of the picture, which are the first row of a run's grids, and neighbours in each."""
@@ -26,12 +26,12 @@ SHOWN, NEAREST = 8, 7
 GAP = 6
 """White pixels between the samples and their neighbours."""
 
-TOLD = f"Euclidean distance of {GRID}×{GRID} field means, median of samples over median of reals"
+RECIPE = f"Euclidean distance of {GRID}×{GRID} field means, median of samples over median of reals"
 
 
 @dataclass
 class Neighbours:
-    """What was found."""
+    """The ratio of distances, and the real images nearest to some samples."""
 
     measured: Measured | None
     """The median distance from a sample to its nearest real image, over that from a real image to
@@ -87,13 +87,13 @@ def find(net: Generator, reals: Reals) -> Neighbours:
         best = torch.minimum(best, gaps.min(dim=1, keepdim=True).values)
         place += len(block)
     ratio = _ratio(best[:n], best[n:])
-    source = Provenance(reals.recipe, reals.fingerprint, TOLD)
+    source = Provenance(reals.recipe, reals.fingerprint, RECIPE)
     measured = None if ratio is None else Measured("neighbours", ratio, 1.0, n, source)
     return Neighbours(measured, samples[:SHOWN], shown.images)
 
 
 def summary(images: torch.Tensor) -> torch.Tensor:
-    """What is compared of (N, S, S, C) uint8 images: (N, C · GRID²) float32 means of fields."""
+    """Reduce (N, S, S, C) uint8 images to means of fields, (N, C · GRID²) float32."""
     fields = avg_pool2d(images.permute(0, 3, 1, 2).float(), images.shape[1] // GRID)
     return fields.flatten(1)
 

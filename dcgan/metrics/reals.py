@@ -1,4 +1,4 @@
-"""What a generator is measured against, and what every number carries with it.
+"""The images of both sides of a comparison, and what every number carries with it.
 
 Real images come through the loader that training takes, so both sides of a comparison have gone
 through the same decoder; what is computed from them alone is kept for the next time.
@@ -7,15 +7,12 @@ through the same decoder; what is computed from them alone is kept for the next 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 
-from dcgan.metrics import swd
-from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate_each, latents
 from pipeline.errors import UserError
@@ -25,11 +22,11 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES
 
 N = 2048
-"""Images a side, unless told. A distance of samples shrinks as they grow: compare equal n only."""
+"""Images a side by default. A distance of samples shrinks as they grow: compare equal n only."""
 
 FIRST_SEED = 1_000_000
-"""Judged images are those of the seeds from here on: never the fixed noise, by whose grids people
-judge."""
+"""Measured images are those of the seeds from here on: never the fixed noise, whose grids are seen
+all the time."""
 
 BATCH = 16
 """Real images read at a time: fewer than that are missed at the end of a set."""
@@ -43,11 +40,11 @@ class Provenance:
     """Where a number comes from."""
 
     recipe: str
-    """What was done to the real images: crop, size, filter, decoder."""
+    """How the real images were prepared: crop, size, filter, decoder."""
     shards: str
     """Fingerprint of the set, or `synthetic`."""
     extractor: str
-    """What was measured, and how."""
+    """The method of measuring."""
     digest: str | None = None
     """SHA-256 of the extractor's weights, where it has any."""
     comparable: bool = True
@@ -86,22 +83,6 @@ class Measured:
             "digest": self.source.digest,
             "comparable": self.source.comparable,
             "shards": self.source.shards,
-        }
-
-
-@dataclass(frozen=True)
-class Swd(Measured):
-    """The sliced Wasserstein distance: `value` is its mean over scales, × 10³."""
-
-    scales: dict[int, float] = field(default_factory=dict)
-    """By the scale's side in pixels."""
-    floor_scales: dict[int, float] = field(default_factory=dict)
-
-    def record(self, nimg: int, net: str) -> dict[str, Any]:
-        """A line of `metrics.jsonl`; the scales' sides become strings, as JSON has it."""
-        return super().record(nimg, net) | {
-            "scales": {str(side): value for side, value in self.scales.items()},
-            "floor_scales": {str(side): value for side, value in self.floor_scales.items()},
         }
 
 
@@ -148,7 +129,7 @@ class Reals:
             raise UserError(shards, "one image", "two or more to compare", "pack more images")
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
-        """Read images `start` to `stop` of that order; all of them unless told.
+        """Read images `start` to `stop` of that order; all of them by default.
 
         Yields:
             (B, S, S, C) uint8 on the CPU, `BLOCK` images or so at a time.
@@ -191,52 +172,3 @@ def fake_blocks(net: Generator, count: int, first: int = FIRST_SEED) -> Iterator
     images = generate_each(net, noise)
     while block := [*islice(images, BLOCK)]:
         yield torch.stack(block)
-
-
-class Judge:
-    """Measures the SWD of one generator after another against the same real images.
-
-    Reads the set and computes the floor once, or takes both from the cache. Holds `n` real images
-    (12 KB each at 64×64×3); a measurement takes another 150 KB an image for as long as it lasts.
-
-    Args:
-        reals: the set's; distances are computed on its device if that is CUDA.
-        n: images a side; half of the set where that is less.
-    """
-
-    def __init__(self, reals: Reals, n: int = N) -> None:
-        self.n = reals.at_most(n)
-        self.source = Provenance(reals.recipe, reals.fingerprint, swd.TOLD)
-        # Apple's MPS has no float64, in which the sums are taken
-        device = reals.options.device
-        self._device = device if device.type == "cuda" else torch.device("cpu")
-        key = {"metric": "swd", "how": swd.TOLD, "reals": reals.recipe, "n": self.n}
-        arrays = kept(key | {"shards": reals.fingerprint}, lambda: self._reference(reals))
-        self._reals = torch.from_numpy(arrays["images"])
-        sides = swd.scales(reals.options.image_size)
-        self._floor = dict(zip(sides, arrays["floor"].tolist(), strict=True))
-
-    def _reference(self, reals: Reals) -> Arrays:
-        one, other = reals.halves(self.n)
-        floor = swd.distances(one, other, self._device)
-        return {"images": one.numpy(), "floor": np.array([*floor.values()])}
-
-    def judge(self, net: Generator) -> Swd:
-        """Measure a generator: the same number for the same weights, in any process.
-
-        The net and torch's random state stay as they are.
-
-        Args:
-            net: of the judge's image size and channels, on any device.
-        """
-        fakes = torch.cat([*fake_blocks(net, self.n)])
-        found = swd.distances(self._reals, fakes, self._device)
-        return Swd(
-            "swd",
-            swd.mean(found),
-            swd.mean(self._floor),
-            self.n,
-            self.source,
-            scales=found,
-            floor_scales=self._floor,
-        )

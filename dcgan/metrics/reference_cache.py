@@ -1,11 +1,10 @@
-"""What was computed from real images alone, kept for the next time."""
+"""Keeps what was computed from real images alone for the next time."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan.nets.weights import refuse_inflated
-from pipeline.files import replacing
+from pipeline.files import cache_folder, replacing
 
 FORMAT = 1
-"""Of the kept references; another number, and older files are passed over."""
+"""Version of the kept references; files of another one are passed over."""
 
 Arrays = dict[str, npt.NDArray[Any]]
-
-
-def cache_folder() -> Path:
-    """Where references are kept: specifications.freedesktop.org/basedir-spec."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification says to pass over relative ones
-    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "dcgan-shards"
 
 
 def kept(key: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
@@ -39,13 +31,13 @@ def kept(key: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
     Returns:
         What `compute` gives, to the bit; a file that is damaged, or of another key, is replaced.
     """
-    told = json.dumps(key | {"format": FORMAT}, sort_keys=True)
-    path = cache_folder() / f"{hashlib.sha256(told.encode()).hexdigest()[:32]}.npz"
-    found = _read(path, told)
+    key_text = json.dumps(key | {"format": FORMAT}, sort_keys=True)
+    path = cache_folder() / f"{hashlib.sha256(key_text.encode()).hexdigest()[:32]}.npz"
+    found = _read(path, key_text)
     if found is not None:
         return found
     arrays = compute()
-    named: dict[str, Any] = {"key": np.array(told), **arrays}
+    named: dict[str, Any] = {"key": np.array(key_text), **arrays}
     with contextlib.suppress(OSError):  # a full disk or a locked home costs time, not the result
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as file:
@@ -53,12 +45,12 @@ def kept(key: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
     return arrays
 
 
-def _read(path: Path, key: str) -> Arrays | None:
+def _read(path: Path, key_text: str) -> Arrays | None:
     try:
         # Opened here: numpy leaves a file that it refuses to the garbage collector
         refuse_inflated(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}  # zip checks each one's CRC
-        return arrays if str(arrays.pop("key")) == key else None
+        return arrays if str(arrays.pop("key")) == key_text else None
     except Exception:  # whatever numpy and zipfile trip over in a damaged file
         return None

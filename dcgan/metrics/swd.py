@@ -11,15 +11,22 @@ paper normalises each set by its own mean and deviation.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
 import torch
 from torch.nn.functional import pad
+
+from dcgan.metrics.reals import Measured, N, Provenance, Reals, fake_blocks
+from dcgan.metrics.reference_cache import Arrays, kept
+from dcgan.nets.models import Generator
 
 PATCH = 7
 """Side of a patch, in pixels of its scale (section 5)."""
 
 PATCHES = 128
-"""Of an image at each scale (section 5)."""
+"""Patches of an image at each scale (section 5)."""
 
 DIRECTIONS = 512
 """Random projections (section 5)."""
@@ -28,10 +35,10 @@ SMALLEST = 16
 """Side of the coarsest scale, in pixels (section 5)."""
 
 SEED = 1710_10196
-"""Of places and directions; the scale's side is added."""
+"""Seed of places and directions; the scale's side is added."""
 
 KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
-"""Of the pyramid, along each axis: Burt and Adelson, "The Laplacian Pyramid as a Compact Image
+"""The pyramid's kernel along each axis: Burt and Adelson, "The Laplacian Pyramid as a Compact Image
 Code", 1983, with a = 3/8. With uint8 pixels its sums are exact in float32 at the two finest
 levels, in whatever order they are taken."""
 
@@ -40,11 +47,11 @@ DIRECTIONS_AT_ONCE = 16
 """What bounds the memory beside the patches themselves: of these, both sets' at one scale are held
 at a time, 75 KB an image of three channels each."""
 
-TOLD = (
+RECIPE = (
     f"Laplacian pyramid to {SMALLEST}×{SMALLEST}, {PATCHES} patches of {PATCH}×{PATCH} an image,"
     f" {DIRECTIONS} projections, float32, seed {SEED}, ×10³"
 )
-"""The recipe in one line, for records and for the cache's key."""
+"""In one line, for records and for the cache's key."""
 
 
 def scales(image_size: int) -> list[int]:
@@ -65,7 +72,7 @@ def distances(
     Args:
         one: (N, S, S, C) uint8 on the CPU.
         other: of the same shape.
-        device: where to compute; the CPU unless told.
+        device: where to compute; the CPU by default.
 
     Returns:
         For each side of `scales`, the distance × 10³ (the paper's unit), 0 or more.
@@ -198,3 +205,70 @@ def _sorted(rows: torch.Tensor) -> torch.Tensor:
 def mean(by_scale: dict[int, float]) -> float:
     """The average over scales, by which runs are compared."""
     return float(np.mean(list(by_scale.values())))
+
+
+@dataclass(frozen=True)
+class Swd(Measured):
+    """The sliced Wasserstein distance: `value` is its mean over scales, × 10³."""
+
+    scales: dict[int, float] = field(default_factory=dict)
+    """By the scale's side in pixels."""
+    floor_scales: dict[int, float] = field(default_factory=dict)
+
+    def record(self, nimg: int, net: str) -> dict[str, Any]:
+        """A line of `metrics.jsonl`; the scales' sides become strings, as JSON has it."""
+        return super().record(nimg, net) | {
+            "scales": {str(side): value for side, value in self.scales.items()},
+            "floor_scales": {str(side): value for side, value in self.floor_scales.items()},
+        }
+
+
+class SwdMetric:
+    """Measures the distance of one generator after another from the same real images.
+
+    Reads the set and computes the floor once, or takes both from the cache. Holds `n` real images
+    (12 KB each at 64×64×3); a measurement takes another 150 KB an image for as long as it lasts.
+
+    Args:
+        reals: the set's; distances are computed on its device if that is CUDA.
+        n: images a side; half of the set where that is less.
+    """
+
+    def __init__(self, reals: Reals, n: int = N) -> None:
+        self.n = reals.at_most(n)
+        self._source = Provenance(reals.recipe, reals.fingerprint, RECIPE)
+        # Apple's MPS has no float64, in which the sums are taken
+        device = reals.options.device
+        self._device = device if device.type == "cuda" else torch.device("cpu")
+
+        def reference() -> Arrays:
+            one, other = reals.halves(self.n)
+            floor = distances(one, other, self._device)
+            return {"images": one.numpy(), "floor": np.array([*floor.values()])}
+
+        key = {"metric": "swd", "how": RECIPE, "reals": reals.recipe, "n": self.n}
+        arrays = kept(key | {"shards": reals.fingerprint}, reference)
+        self._reals = torch.from_numpy(arrays["images"])
+        self._floor = dict(
+            zip(scales(reals.options.image_size), arrays["floor"].tolist(), strict=True)
+        )
+
+    def measure(self, net: Generator) -> Swd:
+        """Measure a generator: the same number for the same weights, in any process.
+
+        The net and torch's random state stay as they are.
+
+        Args:
+            net: of the real images' size and channels, on any device.
+        """
+        fakes = torch.cat([*fake_blocks(net, self.n)])
+        found = distances(self._reals, fakes, self._device)
+        return Swd(
+            "swd",
+            mean(found),
+            mean(self._floor),
+            self.n,
+            self._source,
+            scales=found,
+            floor_scales=self._floor,
+        )

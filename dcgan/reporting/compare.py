@@ -3,88 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from dcgan.reporting import charts
 from dcgan.reporting.images import Packed
-from dcgan.reporting.page import (
-    METRIC_NAMES,
-    best_of,
-    metric_row,
-    percent,
-    render,
-    within_limit,
-)
+from dcgan.reporting.page import METRIC_NAMES, metric_row, render, within_limit
 from dcgan.reporting.read import Metric, RunRecord
-from dcgan.reporting.words import ABSENT, MOST_ROWS, count, duration, number, plain, short
+from dcgan.reporting.words import (
+    ABSENT,
+    MOST_ROWS,
+    count,
+    duration,
+    number,
+    percent,
+    plain,
+    short,
+)
 
 MOST_RUNS = len(charts.COLOURS) * len(charts.DASHES)
-"""Whose curves can still be told apart."""
+"""More curves could not be told apart."""
 
 WIDEST = 80
 """Characters of an option's value: it shares its line with the other runs'."""
 
-SECTIONS = (
-    *(("summary", "Summary"), ("options", "Options"), ("samples", "Samples")),
-    *(("curves", "Curves"), ("throughput", "Throughput"), ("metrics", "Metrics")),
-)
-
 DASH_ARRAYS = dict(zip(charts.DASHES, ("none", "9 5", "3 4", "9 4 3 4"), strict=True))
 
 
-def comparison_page(records: Sequence[RunRecord], version: str) -> str:
-    """The comparison of runs.
-
-    Args:
-        records: of 2 to `MOST_RUNS` runs.
-        version: of this program, to be named in the page.
-    """
-    names = [short(record.name) for record in records]
-    lasts = [_last_grid(record) for record in records]
-    fixed = {
-        "title": f"{len(records)} runs compared · DCGAN report",
-        "sections": SECTIONS,
-        "head": ["", *names],
+def comparison_page(records: Sequence[RunRecord]) -> str:
+    """Write the comparison of 2 to `MOST_RUNS` runs, as HTML."""
+    lasts = [next(reversed(record.folder.grids()), None) for record in records]
+    values = {
         "summary": _summary(records),
         "options": differing(records),
         "figures": _figures(records),
         "provenance": _provenance(records),
     }
-    said = [f"{record.name}: {note}" for record in records for note in record.notes]
+    notes = [f"{record.name}: {note}" for record in records for note in record.notes]
 
     def page(packed: Packed) -> str:
         runs = [
-            _described(name, place, nimg, path, packed)
-            for place, (name, (nimg, path)) in enumerate(zip(names, lasts, strict=True))
+            {
+                "name": short(record.name),
+                "colour": place % len(charts.COLOURS) + 1,
+                "dash": DASH_ARRAYS[charts.look(place)[1]],
+                "picture": packed.pictures.get(last[1]) if last else None,
+                "when": f"{last[0]:,} images" if last else "",
+            }
+            for place, (record, last) in enumerate(zip(records, lasts, strict=True))
         ]
-        notes = [short(note) for note in [*said, *packed.notes]][:MOST_ROWS]
-        return render("compare.html", version, {**fixed, "runs": runs, "notes": notes})
+        remarks = [short(note) for note in [*notes, *packed.notes]][:MOST_ROWS]
+        return render("compare.html", {**values, "runs": runs, "notes": remarks})
 
-    return within_limit(page, [path for _, path in lasts if path is not None])
-
-
-def _last_grid(record: RunRecord) -> tuple[int | None, Path | None]:
-    grids = record.folder.grids()
-    return grids[-1] if grids else (None, None)
-
-
-def _described(
-    name: str, place: int, nimg: int | None, path: Path | None, packed: Packed
-) -> dict[str, Any]:
-    _, dash = charts.look(place)
-    return {
-        "name": name,
-        "colour": place % len(charts.COLOURS) + 1,
-        "dash": DASH_ARRAYS[dash],
-        "picture": packed.pictures.get(path) if path is not None else None,
-        "when": "" if nimg is None else f"{nimg:,} images",
-    }
+    return within_limit(page, [last[1] for last in lasts if last])
 
 
 def differing(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """Options in which the runs differ, with each run's value; the run folder itself aside."""
-    options = [record.config for record in records]
+    options: list[dict[str, Any]] = [record.config for record in records]
     names = dict.fromkeys(name for option in options for name in option if name != "run")
     if len({str(each.get("shard_set")) for each in options}) == 1 and "shard_set" in names:
         names.pop("shards", None)  # one set, however it is spelled
@@ -102,7 +77,7 @@ def _cut(text: str) -> str:
 
 
 def _summary(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    measures = {
+    rows = {
         "status": [_cut(record.status) for record in records],
         "images seen": [count(record.nimg) for record in records],
         "steps": [count(record.steps_done) for record in records],
@@ -112,10 +87,11 @@ def _summary(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     }
     for metric in ("swd", "fid"):
         name = METRIC_NAMES[metric]
-        last = [record.measured(metric)[-1:] for record in records]
-        measures[f"last {name}"] = [_value(each[0] if each else None) for each in last]
-        measures[f"best {name}"] = [_value(best_of(record, metric)) for record in records]
-    return [(name, *cells) for name, cells in measures.items()]
+        rows[f"last {name}"] = [
+            _value(next(reversed(record.measured(metric)), None)) for record in records
+        ]
+        rows[f"best {name}"] = [_value(record.best(metric)) for record in records]
+    return [(name, *cells) for name, cells in rows.items()]
 
 
 def _value(metric: Metric | None) -> str:
@@ -127,14 +103,10 @@ def _value(metric: Metric | None) -> str:
 def _figures(records: Sequence[RunRecord]) -> dict[str, charts.Figure]:
     figures = {}
     if any(record.steps.size or record.ticks for record in records):
-        figures["losses"] = charts.compared(
-            records, [("loss_d", "Loss_D"), ("loss_g", "Loss_G")], of_ticks=False
-        )
-        panels = [("d_x", "D(x)"), ("d_gz1", "D(G(z)) before D's update")]
-        figures["judgements"] = charts.compared(records, panels, of_ticks=False)
+        figures["losses"] = charts.compared(records, charts.LOSS_PANELS)
+        figures["probabilities"] = charts.compared(records, charts.PROBABILITY_PANELS)
     if any(record.ticks for record in records):
-        panels = [("img_per_s", "images per second"), ("data_wait_pct", "data wait, %")]
-        figures["pace"] = charts.compared(records, panels, of_ticks=True)
+        figures["pace"] = charts.compared(records, charts.PACE_PANELS)
     if any(record.measured("swd") for record in records):
         figures["swd"] = charts.compared_swd(records)
     return figures
@@ -144,9 +116,8 @@ def _provenance(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """The last value of each metric of each run, and how it was made."""
     rows: list[tuple[str, ...]] = []
     for record in records:
-        for metric in dict.fromkeys(each.metric for each in record.metrics):
-            last = [each for each in record.metrics if each.metric == metric][-1]
-            name, nimg, net, value, floor, n, _, *made = metric_row(last)
+        for metric in {each.metric: each for each in record.metrics}.values():
+            name, nimg, net, value, floor, n, _, *made = metric_row(metric)
             how = ", ".join(word for word in (net, *made) if word)
             rows.append((short(record.name), nimg, name, value, floor, n, how))
     return rows[:MOST_ROWS]

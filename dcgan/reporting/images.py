@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image
 
+from dcgan.sampling.pictures import open_picture
+from pipeline.errors import UserError
+
 MOST_GRIDS = 40
-"""Of a run's sample grids, at most; more would make each too small to see."""
+"""Sample grids of a run that are shown; more would make each too small to see."""
 
 SIDE = 560
 """CSS pixels up to which a small picture is enlarged, by whole factors."""
@@ -23,8 +25,6 @@ QUALITY = 82
 
 SMALLEST = 16
 """Pixels; below this no picture shrinks further."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,6 @@ class Packed:
     """In words: what was unreadable or made smaller."""
 
 
-def spread(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of them, evenly chosen, with the first and the last."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(place * (len(items) - 1) / (most - 1))] for place in range(most)]
-
-
 def pack_pictures(paths: Iterable[Path], budget: int) -> Packed:
     """Encode pictures, smaller and smaller until all together fit.
 
@@ -64,33 +57,24 @@ def pack_pictures(paths: Iterable[Path], budget: int) -> Packed:
         budget: bytes of base64 text in all.
     """
     notes: list[str] = []
-    images = {path: image for path in paths if (image := _open(path, notes)) is not None}
-    scale = 1.0
+    images: dict[Path, Image.Image] = {}
+    for path in paths:
+        try:
+            if path.exists():
+                images[path] = open_picture(path)
+        except UserError:
+            notes.append(f"{path.name} cannot be read: it is damaged, or no picture.")
+    largest, scale = max((max(image.size) for image in images.values()), default=0), 1.0
     while True:
         encoded = {path: _encode(image, scale) for path, image in images.items()}
         total = sum(len(text) for text, _ in encoded.values())
-        if total <= budget or scale * max(_sides(images), default=0) < SMALLEST:
+        if total <= budget or scale * largest < SMALLEST:
             break
         # Bytes grow a little slower than the area
         scale *= min(0.9, 0.95 * math.sqrt(budget / total))
     if scale < 1:
         notes.append(f"Pictures are shown at {scale:.0%} of their size, to keep this file small.")
     return Packed({path: _picture(*each) for path, each in encoded.items()}, notes)
-
-
-def _sides(images: dict[Path, Image.Image]) -> list[int]:
-    return [max(image.size) for image in images.values()]
-
-
-def _open(path: Path, notes: list[str]) -> Image.Image | None:
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        notes.append(f"{path.name} cannot be read: it is damaged, or no picture.")
-        return None
 
 
 def _encode(image: Image.Image, scale: float) -> tuple[str, tuple[int, int]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -15,72 +14,50 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from dcgan.cli import version
 from dcgan.reporting import charts
-from dcgan.reporting.images import MOST_GRIDS, Packed, Picture, pack_pictures, spread
+from dcgan.reporting.images import MOST_GRIDS, Packed, pack_pictures
 from dcgan.reporting.read import Metric, RunRecord
-from dcgan.reporting.words import MOST_ROWS, count, duration, flat, number, short
+from dcgan.reporting.words import MOST_ROWS, count, duration, flat, number, percent, short
+from dcgan.rundir.curves import MOST_POINTS, spread
 
 LIMIT = 15_000_000
 """Bytes of a page, at most."""
 
-METRIC_NAMES = {"swd": "SWD", "fid": "FID", "kid": "KID", "neighbours": "neighbours"}
+METRIC_NAMES = {"swd": "SWD", "fid": "FID", "kid": "KID"}
 
 MOST_SCALES = 10
-"""Of a sliced Wasserstein distance, named in a cell; images of 1024 pixels have seven."""
-
-RUN_SECTIONS = (
-    *(("summary", "Summary"), ("samples", "Samples"), ("curves", "Curves")),
-    *(("throughput", "Throughput"), ("metrics", "Metrics"), ("alarms", "Alarms")),
-    *(("options", "Options"), ("environment", "Environment")),
-)
+"""Scales that a cell of a table names; images of 1024 pixels have seven."""
 
 
-@dataclass(frozen=True)
-class Slide:
-    """A place of the slider."""
-
-    label: str
-    picture: Picture
-
-
-def run_page(record: RunRecord, version: str) -> str:
-    """The report of a run.
-
-    Args:
-        record: of the run.
-        version: of this program, to be named in the page.
-    """
+def run_page(record: RunRecord) -> str:
+    """Write the report of a run, as HTML."""
     folder = record.folder
     grids = folder.grids()
     chosen = spread(grids, MOST_GRIDS)
-    reals, neighbours = folder.reals, folder.neighbours
-    fixed = _fixed_of_run(record)
-    values = {**fixed, "left_out": _left_out(len(chosen), len(grids))}
+    values = run_values(record)
+    if len(chosen) < len(grids):
+        values["left_out"] = f"{len(chosen)} of {len(grids):,} grids, evenly chosen."
 
     def page(packed: Packed) -> str:
         pictures = packed.pictures
-        slides = [
-            Slide(f"{nimg:,} images", pictures[path]) for nimg, path in chosen if path in pictures
+        shown = [
+            {"label": f"{nimg:,} images", "picture": pictures[path]}
+            for nimg, path in chosen
+            if path in pictures
         ]
-        # The page's own <img> holds the last one; the script takes it from there
-        sources = [slide.picture.src for slide in slides[:-1]] + [""]
         return render(
             "run.html",
-            version,
             {
                 **values,
-                "grids": slides,
-                "slides": [
-                    {"label": slide.label, "src": src}
-                    for slide, src in zip(slides, sources, strict=False)
-                ],
-                "reals": pictures.get(reals),
-                "neighbours": pictures.get(neighbours),
+                "grids": shown,
+                "reals": pictures.get(folder.reals),
+                "neighbours": pictures.get(folder.neighbours),
                 "notes": [short(note) for note in [*record.notes, *packed.notes]][:MOST_ROWS],
             },
         )
 
-    return within_limit(page, [reals, neighbours, *(path for _, path in chosen)])
+    return within_limit(page, [folder.reals, folder.neighbours, *(path for _, path in chosen)])
 
 
 def within_limit(page: Callable[[Packed], str], paths: list[Path]) -> str:
@@ -95,12 +72,11 @@ def within_limit(page: Callable[[Packed], str], paths: list[Path]) -> str:
     return page(pack_pictures(paths, LIMIT - bare - words))
 
 
-def render(template: str, version: str, values: Mapping[str, Any]) -> str:
+def render(template: str, values: Mapping[str, Any]) -> str:
     """Fill a template; whatever comes from files is escaped.
 
     Args:
         template: a file in `assets`.
-        version: of this program.
         values: for the template; `figures` are charts by name.
     """
     assets = resources.files("dcgan.reporting") / "assets"
@@ -115,7 +91,7 @@ def render(template: str, version: str, values: Mapping[str, Any]) -> str:
     library = plotly_script() if values["figures"] else ""
     return environment.get_template(template).render(
         **values,
-        version=version,
+        version=version(),
         policy=_policy(script, library),
         # Ours, and plotly's: nothing that a run's files hold
         style=Markup((assets / "style.css").read_text(encoding="utf-8")),  # noqa: S704
@@ -146,27 +122,21 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _fixed_of_run(record: RunRecord) -> dict[str, Any]:
-    """All but the pictures."""
+def run_values(record: RunRecord) -> dict[str, Any]:
+    """Gather what the template of a run needs, apart from pictures and notes."""
     metrics, alarms = record.metrics[-MOST_ROWS:], record.alarms[-MOST_ROWS:]
-    last = {(each.metric, each.net): place for place, each in enumerate(metrics)}
-    earlier = [each for place, each in enumerate(metrics) if place not in last.values()]
+    last = {(each.metric, each.net): place for place, each in enumerate(metrics)}.values()
+    earlier = [each for place, each in enumerate(metrics) if place not in last]
     return {
-        "title": f"{short(record.name)} · DCGAN report",
         "name": short(record.name),
         "status": short(record.status),
-        "tone": tone(record.status),
-        "sections": RUN_SECTIONS,
+        "tone": _tone(record.status),
         "tiles": _tiles(record),
-        "figures": figures_of(record),
-        "curves": _said_of_curves(record),
+        "figures": _figures(record),
+        "curves": _about_curves(record),
         "options": flat(record.config),
         "environment": flat(record.environment),
-        "metrics_head": [
-            *("metric", "images", "net", "value", "floor", "n"),
-            *("per scale", "recipe", "extractor", "shards"),
-        ],
-        "latest": [metric_row(metrics[place]) for place in last.values()],
+        "latest": [metric_row(metrics[place]) for place in last],
         "metrics": [metric_row(metric) for metric in reversed(earlier)],
         "metrics_cut": _cut(len(metrics), len(record.metrics)),
         "alarms": [
@@ -174,21 +144,21 @@ def _fixed_of_run(record: RunRecord) -> dict[str, Any]:
             for a in reversed(alarms)
         ],
         "alarms_cut": _cut(len(alarms), len(record.alarms)),
+        "left_out": "",
     }
 
 
-def tone(status: str) -> str:
-    """How a status looks."""
+def _tone(status: str) -> str:
     if status == "Training finished":
         return "good"
     return "bad" if status.startswith("Training broke off") else "warn"
 
 
-def figures_of(record: RunRecord) -> dict[str, charts.Figure]:
-    """A run's charts, those that there is something to draw for."""
+def _figures(record: RunRecord) -> dict[str, charts.Figure]:
+    """The charts for which there is something to draw."""
     figures = {}
     if record.steps.size or record.ticks:
-        figures = {"losses": charts.losses(record), "judgements": charts.judgements(record)}
+        figures = {"losses": charts.losses(record), "probabilities": charts.probabilities(record)}
     if record.ticks:
         figures["pace"] = charts.pace(record)
     measured = record.measured("swd")
@@ -199,40 +169,31 @@ def figures_of(record: RunRecord) -> dict[str, charts.Figure]:
 
 def _tiles(record: RunRecord) -> list[tuple[str, str, str]]:
     """The summary: what, how much, and a word on it."""
-    last = {name: _last(record, name) for name in ("loss_d", "loss_g", "d_x", "d_gz1")}
-    epochs = record.ticks[-1].epoch if record.ticks else None
-    of_last = "at the last tick" if record.ticks else "of the last step"
-    tiles = [
+    tick = record.ticks[-1] if record.ticks else None
+    when = "at the last tick" if tick else "of the last step"
+
+    def last(name: str, digits: int = 4) -> str:
+        value = getattr(tick, name) if tick else record.curves[name][-1:].sum()
+        return number(value if tick or record.steps.size else None, digits)
+
+    best = record.best("swd")
+    epochs = None if tick is None else tick.epoch
+    return [
         ("Images seen", count(record.nimg), "" if epochs is None else f"{epochs:,} epochs done"),
         ("Steps", count(record.steps_done), ""),
         ("Time in steps", duration(record.seconds), ""),
         ("Images a second", number(record.median("img_per_s"), 3), "median of the ticks"),
         ("Data wait", percent(record.median("data_wait_pct")), "median of the ticks"),
-        ("Loss_D", number(last["loss_d"]), of_last),
-        ("Loss_G", number(last["loss_g"]), of_last),
-        ("D(x)", number(last["d_x"], 3), of_last),
-        ("D(G(z))", number(last["d_gz1"], 3), of_last),
+        ("Loss_D", last("loss_d"), when),
+        ("Loss_G", last("loss_g"), when),
+        ("D(x)", last("d_x", 3), when),
+        ("D(G(z))", last("d_gz1", 3), when),
+        (
+            "Best SWD",
+            number(best.value if best else None),
+            f"after {best.nimg:,} images" if best else "not measured",
+        ),
     ]
-    best = best_of(record, "swd")
-    said = "not measured" if best is None else f"after {best.nimg:,} images"
-    return [*tiles, ("Best SWD", number(best.value if best else None), said)]
-
-
-def _last(record: RunRecord, name: str) -> float | None:
-    if record.ticks:
-        value: float | None = getattr(record.ticks[-1], name)
-        return value
-    return float(record.curves[name][-1]) if record.steps.size else None
-
-
-def percent(value: float | None) -> str:
-    """With one decimal."""
-    return number(None) if value is None else f"{value:.1f} %"
-
-
-def best_of(record: RunRecord, metric: str) -> Metric | None:
-    """The lowest value of a metric."""
-    return min(record.measured(metric), key=lambda each: each.value, default=None)
 
 
 def metric_row(metric: Metric) -> tuple[str, ...]:
@@ -245,33 +206,34 @@ def metric_row(metric: Metric) -> tuple[str, ...]:
     digest = f", digest {metric.digest[:12]}" if metric.digest else ""
     unlike = "" if metric.comparable else " · not comparable with published numbers"
     cells = (
-        *(METRIC_NAMES.get(metric.metric, metric.metric), count(metric.nimg), metric.net),
-        *(number(metric.value), number(metric.floor), count(metric.n)),
-        *(" · ".join(scales), metric.recipe, metric.extractor + digest + unlike, metric.shards),
+        METRIC_NAMES.get(metric.metric, metric.metric),
+        count(metric.nimg),
+        metric.net,
+        number(metric.value),
+        number(metric.floor),
+        count(metric.n),
+        " · ".join(scales),
+        metric.recipe,
+        metric.extractor + digest + unlike,
+        metric.shards,
     )
     return tuple(map(short, cells))
 
 
-def _said_of_curves(record: RunRecord) -> str:
-    """How the curves were made; empty where there are none."""
-    if not record.steps.size and not record.ticks:
-        return ""
+def _about_curves(record: RunRecord) -> str:
+    """Describe how the curves were made; empty where there are none."""
     if not record.steps.size:
-        return "Means of each tick: losses.csv has no row."
-    said = "Every step faint, running means over a fiftieth of the run strong."
+        return "Means of each tick: losses.csv has no row." if record.ticks else ""
+    words = "Every step faint, running means over a fiftieth of the run strong."
     broken = ~np.isfinite(np.stack(list(record.curves.values())))
     if steps := int(broken.any(axis=0).sum()):
-        said += f" Steps with a value that is not finite, left blank: {steps:,}."
-    if record.steps.size > charts.MOST_POINTS:
-        said += (
-            f" Of {record.steps.size:,} steps, {charts.MOST_POINTS:,} are drawn: "
+        words += f" Steps with a value that is not finite, left blank: {steps:,}."
+    if record.steps.size > MOST_POINTS:
+        words += (
+            f" Of {record.steps.size:,} steps, {MOST_POINTS:,} are drawn: "
             "the lowest and the highest of each stretch, so that no spike is lost."
         )
-    return said
-
-
-def _left_out(shown: int, all_: int) -> str:
-    return f"{shown} of {all_:,} grids, evenly chosen." if shown < all_ else ""
+    return words
 
 
 def _cut(shown: int, all_: int) -> str:

@@ -1,34 +1,30 @@
-"""What a run folder's files say: as much as can be read, and in words what cannot."""
+"""Reads a run folder for its report: as much as can be read, with notes on what cannot."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, Field, ValidationError
 
-from dcgan.rundir.folder import MAX_COUNT, MAX_LINE, RunFolder, require_shallow
+from dcgan.rundir.curves import Curve
+from dcgan.rundir.folder import MAX_COUNT, RunFolder, each_line, read_object
 from pipeline.errors import UserError
-
-Curve = npt.NDArray[np.float64]
 
 CURVES = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 """The columns of `losses.csv` after the step: `STATISTICS` of the step, without loading torch."""
 
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-"""Of steps or images."""
+"""A number of steps or images."""
 
 MAX_BYTES = 1 << 28
-"""Of a file of a run: more would take gigabytes as rows, and no page shows them."""
+"""Size of `losses.csv` or `log.txt`: more would take gigabytes as rows, and no page shows them."""
 
 
 class Tick(BaseModel):
@@ -77,7 +73,7 @@ class Alarm(BaseModel):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything that the files of a run say, apart from its pictures."""
+    """What the files of a run hold, apart from its pictures."""
 
     folder: RunFolder
     name: str
@@ -94,9 +90,9 @@ class RunRecord:
     """In the order in which they were measured."""
     alarms: list[Alarm]
     status: str
-    """How the run ended, as far as `log.txt` tells."""
+    """How the run ended, from `log.txt`."""
     notes: list[str] = field(default_factory=list)
-    """In words: the files that are absent or damaged."""
+    """Remarks on files that are absent or damaged."""
 
     @property
     def nimg(self) -> int | None:
@@ -139,9 +135,13 @@ class RunRecord:
         return float(np.median(values)) if values.size else None
 
     def measured(self, metric: str) -> list[Metric]:
-        """One metric's finite values, by images seen."""
-        found = [each for each in self.metrics if each.metric == metric]
-        return sorted((e for e in found if math.isfinite(e.value)), key=lambda each: each.nimg)
+        """One metric's values, by images seen."""
+        found = (each for each in self.metrics if each.metric == metric)
+        return sorted(found, key=lambda each: each.nimg)
+
+    def best(self, metric: str) -> Metric | None:
+        """The lowest of them."""
+        return min(self.measured(metric), key=lambda each: each.value, default=None)
 
 
 def read_run(path: Path) -> RunRecord:
@@ -150,24 +150,24 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         UserError: nothing in the folder comes from a run.
     """
-    run = RunFolder(path)
-    signs = (run.config, run.environment, run.log, run.stats, run.losses_csv, run.samples)
-    if not any(sign.exists() for sign in signs):
+    folder = RunFolder(path)
+    files = (folder.environment, folder.log, folder.stats, folder.losses_csv, folder.samples)
+    if not any(file.exists() for file in files):
         RunFolder.open(path)
     notes: list[str] = []
-    ticks = {tick.step: tick for tick in _rows(run.stats, Tick, notes)}
-    steps, curves = _losses(run.losses_csv, notes)
+    ticks = {tick.step: tick for tick in _rows(folder.stats, Tick, notes)}
+    steps, curves = _losses(folder.losses_csv, notes)
     return RunRecord(
-        folder=run,
+        folder=folder,
         name=path.resolve().name,
-        config=_object(run.config, notes),
-        environment=_object(run.environment, notes),
+        config=_object(folder.config, notes),
+        environment=_object(folder.environment, notes),
         ticks=[ticks[step] for step in sorted(ticks)],
         steps=steps,
         curves=curves,
-        metrics=list(_rows(run.metrics, Metric, notes, needed=False)),
-        alarms=list(_rows(run.alarms, Alarm, notes, needed=False)),
-        status=_status(run.log, notes),
+        metrics=_rows(folder.metrics, Metric, notes, needed=False),
+        alarms=_rows(folder.alarms, Alarm, notes, needed=False),
+        status=_status(folder.log, notes),
         notes=notes,
     )
 
@@ -193,77 +193,71 @@ def read_runs(paths: list[Path]) -> list[RunRecord]:
 Row = TypeVar("Row", bound=BaseModel)
 
 
-def _text(path: Path, notes: list[str], needed: bool = True) -> str:
+def _rows(path: Path, kind: type[Row], notes: list[str], needed: bool = True) -> list[Row]:
+    rows, damaged = [], 0
+    if needed and not path.exists():
+        notes.append(f"{path.name} is not there.")
+    try:
+        for record in each_line(path):
+            try:
+                rows.append(kind.model_validate(record))
+            except ValidationError:
+                damaged += 1
+    except UserError as error:
+        notes.append(f"{path.name} is not read: it has {error.found}.")
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read: {error.strerror}.")
+    _note_damaged(path, damaged, notes)
+    return rows
+
+
+def _note_damaged(path: Path, lines: int, notes: list[str]) -> None:
+    if lines:
+        notes.append(f"{path.name}: lines that make no sense and were left out: {lines:,}.")
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except FileNotFoundError:
+        notes.append(f"{path.name} is not there.")
+    except (OSError, ValueError):
+        notes.append(f"{path.name} cannot be read: it is damaged.")
+    return {}
+
+
+def _text(path: Path, notes: list[str]) -> str:
     """A file's text, empty where there is none."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                notes.append(f"{path.name} is not read: it has more than {MAX_BYTES:,} bytes.")
-                return ""
-            return file.read()
+            if os.fstat(file.fileno()).st_size <= MAX_BYTES:
+                return file.read()
+        notes.append(f"{path.name} is not read: it has more than {MAX_BYTES:,} bytes.")
     except FileNotFoundError:
-        if needed:
-            notes.append(f"{path.name} is not there.")
+        notes.append(f"{path.name} is not there.")
     except OSError as error:
         notes.append(f"{path.name} cannot be read: {error.strerror}.")
     return ""
 
 
-def _whole_lines(text: str) -> list[str]:
-    """Without the last line where a killed run did not end it."""
-    return text[: text.rfind("\n") + 1].splitlines()
-
-
-def _rows(path: Path, kind: type[Row], notes: list[str], needed: bool = True) -> Iterator[Row]:
-    damaged = 0
-    for line in _whole_lines(_text(path, notes, needed)):
-        try:
-            if len(line) > MAX_LINE:
-                raise ValueError("too long")
-            require_shallow(line)
-            yield kind.model_validate(json.loads(line))
-        except (ValueError, ValidationError, RecursionError):
-            damaged += 1
-    if damaged:
-        notes.append(f"{path.name}: lines that make no sense and were left out: {damaged:,}.")
-
-
-def _object(path: Path, notes: list[str]) -> dict[str, Any]:
-    text = _text(path, notes)
-    try:
-        require_shallow(text)
-        values = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        notes.append(f"{path.name} cannot be read: it is damaged.")
-        return {}
-    return values
-
-
 def _losses(path: Path, notes: list[str]) -> tuple[Curve, dict[str, Curve]]:
     rows: dict[float, list[float]] = {}
     damaged = 0
-    for line in _whole_lines(_text(path, notes))[1:]:
-        numbers = _numbers(line.split(","))
-        if numbers is None:
-            damaged += 1
+    text = _text(path, notes)
+    # Without the last line where a killed run did not end it
+    for line in text[: text.rfind("\n") + 1].splitlines()[1:]:
+        try:
+            step, *row = map(float, line.split(","))
+        except ValueError:
+            row = []
+        if len(row) == len(CURVES) and math.isfinite(step):
+            rows[step] = row
         else:
-            rows[numbers[0]] = numbers[1:]
-    if damaged:
-        notes.append(f"{path.name}: lines that make no sense and were left out: {damaged:,}.")
+            damaged += 1
+    _note_damaged(path, damaged, notes)
     steps = sorted(rows)
     table = np.array([rows[step] for step in steps]).reshape(-1, len(CURVES))
-    return np.array(steps), {name: table[:, place] for place, name in enumerate(CURVES)}
-
-
-def _numbers(words: Iterable[str]) -> list[float] | None:
-    try:
-        numbers = [float(word) for word in words]
-    except ValueError:
-        return None
-    whole = len(numbers) == 1 + len(CURVES) and math.isfinite(numbers[0])
-    return numbers if whole else None
+    return np.array(steps), dict(zip(CURVES, table.T, strict=True))
 
 
 _TURNS = re.compile(

@@ -30,6 +30,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{max(0, digits - 1 - size)}f}"
 
 
+def percent(value: float | None) -> str:
+    """With one decimal."""
+    return ABSENT if value is None else f"{value:.1f} %"
+
+
 def count(value: int | None) -> str:
     """A whole number with separated thousands."""
     return ABSENT if value is None else f"{value:,}"

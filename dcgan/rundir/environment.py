@@ -1,4 +1,4 @@
-"""What a run found itself on: the device it takes, and what `env.json` says of the machine."""
+"""The device that a run takes, and what `env.json` says of the machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
-"""Those whose version may change pixels or numbers."""
+"""Packages whose version may change pixels or numbers."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -54,10 +54,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def own_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """The device of this rank: of the GPUs of a machine, each takes one.
+    """Pick the device of this rank: each takes one of the machine's GPUs.
 
     Raises:
-        UserError: there are not enough, or they do not work together.
+        UserError: there are too few, or the device is of another kind.
     """
     if ranks.count == 1 or device.type == "cpu":
         return device
@@ -81,7 +81,7 @@ def own_device(device: torch.device, ranks: Ranks) -> torch.device:
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Plain values for `env.json`."""
+    """Describe this machine in plain values, for `env.json`."""
     cuda = device.type == "cuda"
     return {
         "command": sys.argv,
@@ -104,7 +104,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_name() -> str:
-    """As the kernel has it: `platform.processor()` is empty on most Linux systems."""
+    """The name from the kernel: `platform.processor()` is empty on most Linux systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -114,12 +114,12 @@ def _cpu_name() -> str:
 
 
 def _git_commit() -> str | None:
-    """Of the checkout that this code runs from, if it is one."""
+    """The commit of the checkout that this code runs from; None where it is installed."""
     folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():  # installed: git would tell of whatever lies around it
+    if not (folder / ".git").exists():  # git would find whatever repository lies around it
         return None
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=folder,
             capture_output=True,
@@ -129,4 +129,4 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return told.stdout.strip() or None
+    return done.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The run folder: every output's name, in one place."""
+"""The run folder: the names of its files, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, write_whole, writing
 
 NUMBERED = Path("runs")
-"""Where runs go that were given no name."""
+"""Where runs without a name go."""
 
 LOCK = ".lock"
-"""Held by the process that trains."""
+"""Locked by the process that trains."""
 
-MAX_OPTIONS_BYTES = 1 << 20
-"""The options take about one kilobyte."""
+MAX_OBJECT_BYTES = 1 << 20
+"""Size of a file of plain values; the options take about one kilobyte."""
 
 MAX_LINE = 1 << 16
 """Characters of a line of JSON; ours have a few hundred."""
 
 MAX_LINES_BYTES = 1 << 30
-"""Of a file of them: a line for each of three million ticks."""
+"""Size of a file of such lines; a tick takes about 300 bytes."""
 
 MAX_COUNT = 10**15
-"""Of steps or images; a float holds it exactly."""
+"""Largest number of steps or images; a float holds it exactly."""
 
 MAX_NESTED = 64
-"""Brackets in JSON; of some thousand inside each other, what reads it fails, or what writes it."""
+"""Lists and objects in a text of JSON."""
 
 
 class RunFolder:
-    """Where a run writes. `nimg` is the number of real images seen so far."""
+    """Names the files of a run. `nimg` is the number of real images seen so far."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -65,19 +65,19 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def fakes(self, nimg: int) -> Path:
-        """The grid of fixed noise after `nimg` images."""
+        """Name the grid of fixed noise after `nimg` images."""
         return self.samples / f"fakes-{nimg:09d}.png"
 
     def grids(self) -> list[tuple[int, Path]]:
-        """Every grid of fixed noise with its `nimg`, in order."""
+        """Find every grid of fixed noise, with its `nimg`, in order."""
         found = (re.fullmatch(r"fakes-(\d+)\.png", path.name) for path in self.samples.glob("*"))
         return sorted((int(name[1]), self.samples / name[0]) for name in found if name)
 
     def generator_to_sample(self, raw: bool = False) -> Path:
-        """The net that pictures are drawn from: the moving average where there is one.
+        """Find the net that pictures are drawn with: the moving average where there is one.
 
         Args:
-            raw: take the net as it was trained instead.
+            raw: take the net as trained instead.
 
         Raises:
             UserError: there is none yet.
@@ -103,13 +103,13 @@ class RunFolder:
         Raises:
             UserError: it is none.
         """
-        run = cls(path)
-        if not run.config.is_file():
+        folder = cls(path)
+        if not folder.config.is_file():
             found = "no config.json in it" if path.is_dir() else "no such folder"
             runs = sorted(path.glob("*/config.json"))
             remedy = f"name the run in it, {runs[-1].parent}" if runs else "check the path"
             raise UserError(path, found, "a run folder of dcgan-train", remedy)
-        return run
+        return folder
 
     @classmethod
     def at(cls, name: str | None) -> RunFolder:
@@ -122,18 +122,18 @@ class RunFolder:
             UserError: something else stands there.
         """
         path = Path(name) if name is not None else _next_number()
-        run = cls(path)
-        if path.exists() and not run.config.is_file() and not run._has_only_begun():
+        folder = cls(path)
+        if path.exists() and not folder.config.is_file() and not folder._has_only_begun():
             raise UserError(
                 f"--run {path}",
                 "a folder with other files in it" if path.is_dir() else "a file",
                 "a run to go on with, or a new or empty folder",
                 "choose another --run, or leave it out to have the run numbered",
             )
-        return run
+        return folder
 
     def _has_only_begun(self) -> bool:
-        """Whether this is a folder with nothing in it but what a run makes before its options."""
+        """Tell whether nothing is in the folder but what a run makes before its options."""
         first = {f"{self.config.name}{PARTIAL}", LOCK}
         folders = (self.samples, self.nets, self.checkpoints)
         return self.path.is_dir() and all(
@@ -154,7 +154,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Have the folder for this process alone; a killed one lets go of it too.
+        """Hold the folder for this process alone; a process that is killed lets go of it too.
 
         Raises:
             UserError: another process has it.
@@ -169,23 +169,22 @@ class RunFolder:
             yield
 
     def options(self) -> dict[str, Any]:
-        """What `config.json` says.
+        """Read `config.json`.
 
         Raises:
             UserError: it cannot be read.
         """
         try:
-            with self.config.open("rb") as file:
-                options = read_json(file.read(MAX_OPTIONS_BYTES).decode())
-            json.dumps(options, ensure_ascii=False).encode()  # half a character, no log can take
-            if isinstance(options, dict):
-                return options
-            found = f"a {type(options).__name__}"
-        except (OSError, ValueError, RecursionError) as error:
-            found = f"what cannot be read ({error})"
-        raise UserError(
-            self.config, found, "the options of a run", "restore the file, or choose another --run"
-        )
+            options = read_object(self.config)
+            json.dumps(options, ensure_ascii=False).encode()  # half a character, no path can take
+        except (OSError, ValueError) as error:
+            raise UserError(
+                self.config,
+                f"what cannot be read ({error})",
+                "the options of a run",
+                "restore the file, or choose another --run",
+            ) from None
+        return options
 
     def forget_after(self, nimg: int) -> None:
         """Remove the pictures and nets of steps that are about to be done again."""
@@ -217,24 +216,24 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; none if it is absent. What a killed process cut off is skipped."""
-    found = []
-    try:
-        for line in lines_of(path):
-            with contextlib.suppress(ValueError, RecursionError):
-                found.append(read_json(line))
-    except FileNotFoundError:
-        return []
-    return [record for record in found if isinstance(record, dict) and _counts(record)]
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a file, each with its end; of a longer one than any of ours, pieces.
+    """Read a file of JSON lines, without those that make no sense; none if it is absent.
 
     Raises:
         UserError: the file is larger than any of ours.
         OSError: it cannot be read.
     """
+    return [record for record in each_line(path) if record is not None]
+
+
+def each_line(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Read a file of JSON lines one by one; see `read_lines`.
+
+    Yields:
+        None for a line that makes no sense. What a killed process cut off at the end is passed
+        over, and so are empty lines.
+    """
+    if not path.exists():
+        return
     with path.open(encoding="utf-8", errors="replace") as file:
         if os.fstat(file.fileno()).st_size > MAX_LINES_BYTES:
             raise UserError(
@@ -243,27 +242,41 @@ def lines_of(path: Path) -> Iterator[str]:
                 "a file that a run wrote",
                 "move it away; a run goes on without it",
             )
-        yield from iter(lambda: file.readline(MAX_LINE), "")
+        # Of a line that is longer than any of ours, pieces: none of them is a record
+        for line in iter(lambda: file.readline(MAX_LINE), ""):
+            record = None
+            with contextlib.suppress(ValueError):
+                record = read_json(line)
+            if isinstance(record, dict) and _counts(record):
+                yield record
+            elif line.strip() and line.endswith("\n"):
+                yield None
 
 
 def read_json(text: str) -> Any:
-    """Read JSON of anybody's: nothing deep, and no number that JSON has not.
+    """Read JSON that anybody may have written: nothing deep, and no number that JSON has not.
 
     Raises:
         ValueError: it is none.
     """
-    require_shallow(text)
+    # Of a thousand lists inside each other, what reads or writes them fails
+    if text.count("[") + text.count("{") > MAX_NESTED:
+        raise ValueError(f"more than {MAX_NESTED} lists and objects")
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
 
 
-def require_shallow(text: str) -> None:
-    """Refuse JSON that could be too deep for what reads or writes it.
+def read_object(path: Path) -> dict[str, Any]:
+    """Read plain values by name, as `write_object` wrote them.
 
     Raises:
-        ValueError: it has more lists and objects than any of ours.
+        ValueError: the file holds anything else.
+        OSError: it cannot be read.
     """
-    if text.count("[") + text.count("{") > MAX_NESTED:
-        raise ValueError(f"more than {MAX_NESTED} lists and objects")
+    with path.open("rb") as file:
+        values = read_json(file.read(MAX_OBJECT_BYTES).decode())
+    if not isinstance(values, dict):
+        raise ValueError(f"it is a {type(values).__name__}")  # noqa: TRY004  # of JSON
+    return values
 
 
 def _finite(text: str) -> float:
@@ -274,11 +287,8 @@ def _finite(text: str) -> float:
 
 
 def _counts(record: dict[str, Any]) -> bool:
-    """Whether steps and images are counted by numbers that a run can have."""
-    return (
-        all(
-            value is None or (type(value) is int and 0 <= value <= MAX_COUNT)
-            for value in (record.get("nimg"), record.get("step", 0))
-        )
-        and record.get("step", 0) is not None
+    """Tell whether steps and images are numbers that a run can have."""
+    return record.get("step", 0) is not None and all(
+        value is None or (type(value) is int and 0 <= value <= MAX_COUNT)
+        for value in (record.get("nimg"), record.get("step", 0))
     )

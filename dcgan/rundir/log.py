@@ -1,4 +1,4 @@
-"""What a run says: on the terminal, where a live bar shows the progress, and in `log.txt`."""
+"""A run's log: on the terminal, where a live bar shows the progress, and in `log.txt`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.errors import plain
 
 
 class Log:
-    """Prints lines and keeps them; from `write_to` on, the file has them too, the earlier first.
+    """Prints lines. From `write_to` on, the file has them too, the earlier ones first.
 
     Args:
         quiet: print nothing.
@@ -28,7 +28,7 @@ class Log:
         self._file: TextIO | None = None
 
     def __call__(self, text: str = "") -> None:
-        # What is said may have names from a file in it; line breaks are ours
+        # A line may have names from a file in it; line breaks are ours
         text = "\n".join(map(plain, text.split("\n")))
         self._console.print(text)
         if self._file is None:

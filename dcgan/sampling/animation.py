@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image, ImageFont
 
+from dcgan.rundir.curves import spread
 from dcgan.sampling.pictures import PAPER, as_picture, open_picture, under_heading
 from pipeline.files import replacing
 
@@ -19,13 +19,13 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".gif": ("GIF", {}),
     ".webp": ("WEBP", {"lossless": True}),
 }
-"""Of a walk, by how its name ends, with what Pillow is told; a GIF has 256 colours a frame."""
+"""A walk's formats and Pillow's options, by ending. A GIF has 256 colours a frame."""
 
 FRAME_MS = 50
-"""Of a walk: twenty frames a second; browsers slow GIFs down that ask for less than 20 ms."""
+"""A walk shows twenty frames a second. Browsers slow down GIFs that ask for less than 20 ms."""
 
 MAX_FRAMES, MAX_WIDTH = 40, 400
-"""Of a progress: some megabytes whatever the run."""
+"""Limits of `progress.gif`, so that it has a few megabytes whatever the run."""
 
 
 def save_walk(images: Iterable[torch.Tensor], path: Path) -> None:
@@ -52,8 +52,7 @@ def save_progress(grids: Sequence[tuple[int, Path]], out: Path) -> None:
     Raises:
         UserError: a grid that cannot be read.
     """
-    places = np.linspace(0, len(grids) - 1, min(len(grids), MAX_FRAMES)).round().astype(int)
-    frames = [_frame(*grids[place]) for place in places]
+    frames = [_frame(nimg, path) for nimg, path in spread(grids, MAX_FRAMES)]
     size = tuple(max(lengths) for lengths in zip(*(frame.size for frame in frames), strict=True))
     # Six seconds in all, and never faster than the eye
     each = max(100, min(500, 6000 // len(frames)))

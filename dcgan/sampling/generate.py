@@ -1,8 +1,9 @@
-"""From seeds to images: image i depends on seed i alone."""
+"""From seeds to latents, walks between them, and images: image i depends on seed i alone."""
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
@@ -14,7 +15,7 @@ from dcgan.step.precision import alike_in_every_process
 from pipeline.images.pixels import to_uint8
 
 FIXED_SEEDS = range(ROWS * COLUMNS)
-"""Of the fixed noise that every grid is drawn from: cell (row, column) is seed 8·row + column."""
+"""Seeds of the fixed noise that every grid shows: cell (row, column) is seed 8·row + column."""
 
 BATCH = 16
 """Images generated at a time, always: another batch size selects other kernels, and would change a
@@ -29,6 +30,55 @@ def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
     """
     rows = [torch.randn(nz, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).reshape(len(seeds), nz, 1, 1)
+
+
+def slerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
+    """Interpolate spherically.
+
+    Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, section 3.3; for latents
+    White, "Sampling Generative Networks", 2016 (arXiv:1609.04468), section 2: a straight line
+    between two normal vectors passes nearer to the origin than samples do. As there, the angle is
+    that between the directions, and lengths are not normalised: between latents of equal length
+    the length stays, and both ends are exact.
+
+    Args:
+        start: one latent, of any shape.
+        end: another.
+        share: of the way, 0 to 1.
+
+    Returns:
+        Shape and dtype of `start`. Latents on one line through the origin, as all are where nz
+        is 1, have no arc between them and are joined straight.
+    """
+    a, b = start.double(), end.double()
+    cosine = float((a * b).sum() / (a.norm() * b.norm()))
+    angle = math.acos(min(1.0, max(-1.0, cosine)))
+    sine = math.sin(angle)
+    if sine < 1e-6:  # below, acos has lost its digits; the arc and its chord differ by less
+        return torch.lerp(a, b, share).to(start.dtype)
+    ours, theirs = math.sin((1 - share) * angle) / sine, math.sin(share * angle) / sine
+    return (ours * a + theirs * b).to(start.dtype)
+
+
+def walk(seeds: Sequence[int], frames: int, nz: int) -> Iterator[torch.Tensor]:
+    """Go from seed to seed in frames; each seed is one of them, to the bit.
+
+    Args:
+        seeds: at least two.
+        frames: of the whole walk, at least as many as seeds.
+        nz: length of the latent.
+
+    Yields:
+        `frames` latents, (nz, 1, 1) float32.
+    """
+    stops = latents(seeds, nz)
+    legs = len(seeds) - 1
+    places = [round(stop * (frames - 1) / legs) for stop in range(len(seeds))]
+    for leg in range(legs):
+        length = places[leg + 1] - places[leg]
+        for step in range(length):
+            yield slerp(stops[leg], stops[leg + 1], step / length)
+    yield stops[-1]
 
 
 def generate(generator: nn.Module, noise: torch.Tensor) -> torch.Tensor:

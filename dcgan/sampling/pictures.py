@@ -1,14 +1,11 @@
-"""Grids of images, what is made of them, and curves of losses, as files."""
+"""Images and grids of images as PNG files."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -23,9 +20,6 @@ COLUMNS, ROWS = 8, 8
 
 PADDING = 2
 """Black pixels between the images of a grid, as torchvision's `make_grid` has them."""
-
-POINTS = 1000
-"""Pairs of points that a curve is drawn with at most, about; the picture is as many pixels wide."""
 
 INK, PAPER = (0, 0, 0), (255, 255, 255)
 
@@ -42,7 +36,7 @@ def save_grid(
         images: (N, S, S, C) uint8 on the CPU, C 1 or 3.
         path: of the PNG.
         columns: images in a row.
-        texts: what the PNG says of itself, by keyword.
+        texts: for the PNG to hold, by keyword.
     """
     from torchvision.utils import make_grid
 
@@ -56,13 +50,13 @@ def save_image(image: torch.Tensor, path: Path, texts: Mapping[str, str] | None 
     Args:
         image: (S, S, C) uint8 on the CPU; the PNG is grey where C is 1, RGB where it is 3.
         path: of the PNG.
-        texts: what the PNG says of itself, by keyword.
+        texts: for the PNG to hold, by keyword.
     """
     _save_png(as_picture(image), path, texts)
 
 
 def as_picture(image: torch.Tensor) -> Image.Image:
-    """A Pillow image, grey or RGB, of (S, S, C) uint8 on the CPU, C 1 or 3."""
+    """Make a Pillow image, grey or RGB, from (S, S, C) uint8 on the CPU, C 1 or 3."""
     return Image.fromarray(image.squeeze(-1).numpy())
 
 
@@ -94,7 +88,7 @@ def save_reals_vs_fakes(reals: Path, fakes: Path, out: Path) -> None:
 def under_heading(
     picture: Image.Image, heading: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> Image.Image:
-    """The picture below a line of text, both at the left, on as much white as they need."""
+    """Put a line of text above a picture, both at the left, on as much white as they need."""
     left, top, right, bottom = (int(place) for place in font.getbbox(heading))
     margin = max(4, (bottom - top) // 2)
     above = bottom + 2 * margin
@@ -127,74 +121,3 @@ def _save_png(picture: Image.Image, path: Path, texts: Mapping[str, str] | None 
         info.add_text(keyword, text)
     with replacing(path) as temporary:
         picture.save(temporary, "PNG", pnginfo=info)
-
-
-def save_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
-    """Plot both losses against the step.
-
-    Args:
-        losses: (steps, 2), D's and G's.
-        path: of the PNG.
-    """
-    _draw_losses(losses, path)
-    # A figure refers to itself, and holds some 10 MB until Python looks for such circles; with
-    # as many objects as torch has, that is dozens of figures later
-    gc.collect()
-
-
-def _draw_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display
-
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    axes = figure.subplots()
-    steps = np.arange(1, len(losses) + 1)
-    for column, (name, colour) in enumerate((("D", "tab:blue"), ("G", "tab:orange"))):
-        drawn = _extremes(losses[:, column])
-        axes.plot(steps[drawn], losses[drawn, column], color=colour, alpha=0.3, linewidth=0.8)
-        axes.plot(*_running_mean(losses[:, column]), color=colour, label=f"Loss_{name}")
-    axes.set(title="Generator and discriminator loss", xlabel="step", ylabel="loss")
-    finite = losses[np.isfinite(losses)]
-    if finite.size:
-        low, high = (float(np.quantile(finite, share)) for share in (0.005, 0.995))
-        # From 0, below which binary cross-entropy never is; a loss of one's own may be
-        axes.set_ylim(min(0.0, low) * 1.1, max(0.0, high) * 1.1 + 1e-3)
-    axes.legend(loc="upper right")  # looking for the best place takes long where curves are
-    axes.grid(alpha=0.3)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
-
-
-def _running_mean(
-    values: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Steps and means over windows of a fiftieth of the run, so that the trend shows.
-
-    A window moves by a fortieth of itself at a time: by steps, the work would grow with the square
-    of theirs.
-    """
-    window = max(1, len(values) // 50)
-    block = max(1, window // 40)
-    window -= window % block
-    whole = values[: len(values) - len(values) % block].astype(np.float64)
-    with np.errstate(invalid="ignore"):  # where it diverges, both infinities may meet
-        blocks = whole.reshape(-1, block).mean(axis=1)
-    means = np.convolve(blocks, np.full(window // block, block / window), mode="valid")
-    centres = block * np.arange(len(means), dtype=np.float64) + (window + 1) / 2
-    return centres, means
-
-
-def _extremes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Places of the least and the greatest value of each few steps: all that a pixel can show.
-
-    Infinity counts as NaN does, as a gap; the line keeps one where a few steps have nothing else.
-    """
-    few = len(values) // POINTS
-    if few < 2:
-        return np.arange(len(values))
-    whole = values[: len(values) - len(values) % few].reshape(-1, few)
-    known = np.isfinite(whole)
-    least = np.where(known, whole, np.inf).argmin(axis=1)
-    greatest = np.where(known, whole, -np.inf).argmax(axis=1)
-    begins = few * np.arange(len(whole))
-    pairs = np.sort([begins + least, begins + greatest], axis=0)
-    return np.unique(np.append(pairs, len(values) - 1))

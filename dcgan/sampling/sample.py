@@ -1,4 +1,4 @@
-"""Samples of a trained net, as files that say where they come from."""
+"""Samples of a trained net, as files that name their origin."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.animation import save_walk
-from dcgan.sampling.generate import generate_each, latents
+from dcgan.sampling.generate import generate_each, latents, walk
 from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
-from dcgan.sampling.seeds import count, told
-from dcgan.sampling.walk import walk
+from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
 from pipeline.files import file_digest
 
 SOFTWARE = "Software"
-"""The PNG keyword by which a picture of ours is known again."""
+"""The PNG keyword by which our pictures are recognised."""
 
 Done = Callable[[], None]
 """Called after each image."""
 
 MAX_PIXELS = 89_478_485
-"""Of a grid: from there on Pillow, asked to open it, warns of a decompression bomb
+"""The largest grid: Pillow, asked to open a larger one, warns of a decompression bomb
 (`PIL.Image.MAX_IMAGE_PIXELS`)."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A net to sample, and what its pictures say of it.
+    """A net to sample, and what its pictures hold about it.
 
     Attributes:
         generator: in eval mode, on the device that it is to run on.
-        texts: PNG keywords and what stands under them.
+        texts: for each PNG to hold, by keyword.
     """
 
     generator: Generator
@@ -49,7 +48,7 @@ class Source:
 
 
 def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
-    """Find the net that was named, and make `device` compute in float32, the same each time.
+    """Find and load the net that was named.
 
     Args:
         net: a run folder, or a state dict of a generator.
@@ -57,7 +56,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
         device: where to draw.
 
     Raises:
-        UserError: there is no such net, or `raw_net` was said of a file.
+        UserError: there is no such net, or `raw_net` was given for a file.
     """
     if not net.exists():
         raise UserError(
@@ -83,6 +82,8 @@ def save_pictures(
 ) -> None:
     """Draw one image for each seed; without a grid, in constant memory.
 
+    A grid has the columns of training's up to 64 images, and is about square beyond.
+
     Args:
         source: the net.
         seeds: in the order of the grid.
@@ -93,13 +94,12 @@ def save_pictures(
     Raises:
         UserError: too many images for a grid.
     """
+    total, nz = count(seeds), source.generator.options["--nz"]
+    columns = COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
     if grid is not None:
-        total = count(seeds)
-        columns = columns_of(total)
         _check_grid(grid, total, columns, source.generator.options["--image-size"])
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    nz = source.generator.options["--nz"]
     noise = (latents([seed], nz)[0] for seed in chain(*seeds))
     kept = []
     for seed, image in zip(chain(*seeds), generate_each(source.generator, noise), strict=True):
@@ -109,7 +109,7 @@ def save_pictures(
             kept.append(image)
         done()
     if grid is not None:
-        save_grid(torch.stack(kept), grid, columns, source.texts | {"Seeds": told(seeds)})
+        save_grid(torch.stack(kept), grid, columns, source.texts | {"Seeds": format_seeds(seeds)})
 
 
 def save_interpolation(
@@ -120,13 +120,8 @@ def save_interpolation(
     save_walk(_counted(generate_each(source.generator, noise), done), out)
 
 
-def columns_of(total: int) -> int:
-    """Of a grid of `total` images: as in training up to 64, about square beyond."""
-    return COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
-
-
 def is_ours(picture: Path) -> bool:
-    """Whether a file is a PNG that this command has written."""
+    """Tell whether a file is a PNG that this command has written."""
     try:
         with Image.open(picture, formats=("PNG",)) as opened:
             return str(opened.info.get(SOFTWARE, "")).startswith(PACKAGE)
@@ -135,9 +130,8 @@ def is_ours(picture: Path) -> bool:
 
 
 def _check_grid(grid: Path, total: int, columns: int, side: int) -> None:
-    across, down = columns, -(-total // columns)
-    pitch = side + PADDING
-    pixels = (across * pitch + PADDING) * (down * pitch + PADDING)
+    pitch, rows = side + PADDING, -(-total // columns)
+    pixels = (columns * pitch + PADDING) * (rows * pitch + PADDING)
     if pixels > MAX_PIXELS:
         raise UserError(
             f"--grid {grid}",
@@ -154,5 +148,5 @@ def _counted(images: Iterator[torch.Tensor], done: Done) -> Iterator[torch.Tenso
 
 
 def _printable(name: str) -> str:
-    """A file's name as text, whatever bytes it has."""
+    """Turn a file's name into text, whatever bytes it has."""
     return os.fsencode(name).decode("utf-8", "replace")

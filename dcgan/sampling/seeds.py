@@ -1,11 +1,10 @@
-"""Seeds as people write them: lists and ranges, stops of a walk, cells of a grid."""
+"""Seeds as people write them: lists and ranges, and the stops of a walk."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from dcgan.sampling.pictures import COLUMNS, ROWS
 from pipeline.errors import UserError
 
 MAX_SEED = 2**63 - 1
@@ -24,16 +23,16 @@ def parse_seeds(text: str) -> list[range]:
     return [_range(part.strip(), text) for part in text.split(",")]
 
 
-def told(seeds: Sequence[range]) -> str:
-    """As `parse_seeds` reads them."""
+def format_seeds(seeds: Sequence[range]) -> str:
+    """Write them as `parse_seeds` reads them."""
     return ",".join(
-        f"{run[0]}-{run[-1]}" if run.stop - run.start > 1 else f"{run[0]}" for run in seeds
+        f"{part[0]}-{part[-1]}" if part.stop - part.start > 1 else f"{part[0]}" for part in seeds
     )
 
 
 def count(seeds: Sequence[range]) -> int:
-    """How many; `len` is too small for the longest."""
-    return sum(run.stop - run.start for run in seeds)
+    """Count them; `len` is too small for the longest range."""
+    return sum(part.stop - part.start for part in seeds)
 
 
 def parse_stops(text: str) -> list[int]:
@@ -52,24 +51,6 @@ def parse_stops(text: str) -> list[int]:
             "for example --interpolate 12:34",
         )
     return seeds
-
-
-def seed_in(cell: str) -> int:
-    """Name the seed in `row,column` of a training grid, both from 0.
-
-    Raises:
-        UserError: there is no such cell.
-    """
-    found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", cell, re.ASCII)
-    row, column = (int(found[1]), int(found[2])) if found else (ROWS, COLUMNS)
-    if row >= ROWS or column >= COLUMNS:
-        raise UserError(
-            f"--cell {cell}",
-            "no cell of a training grid",
-            f"row,column from 0,0 to {ROWS - 1},{COLUMNS - 1}",
-            "count both from 0: --cell 1,2 is the third image of the second row",
-        )
-    return row * COLUMNS + column
 
 
 def _range(part: str, text: str) -> range:

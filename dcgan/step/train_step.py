@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from dcgan.step.ema import EMA
 from dcgan.step.graph import capture
 from dcgan.step.precision import Choice
 from dcgan.step.statistics import StepRows
+from pipeline.files import cache_folder
 from pipeline.images.pixels import to_signed
 
 AUTO = {
@@ -270,8 +270,7 @@ def keep_compiled_code() -> None:
     Where there is no home to write to, as in many containers, the folder stays torch's own.
     """
     with contextlib.suppress(OSError, RuntimeError):  # the latter where nobody knows a home
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = caches / "dcgan-shards" / "inductor"
+        folder = cache_folder() / "inductor"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))

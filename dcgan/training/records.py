@@ -1,4 +1,4 @@
-"""What a run writes of itself: a line a tick, a row a step, pictures, events, metrics, alarms."""
+"""What a run records: a line a tick, a row a step, pictures, events, metrics, alarms."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import torch
 
 from dcgan.nets.models import Generator
 from dcgan.options import TrainConfig
+from dcgan.rundir.curves import save_losses
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
-from dcgan.rundir.tensorboard import Tracking
+from dcgan.rundir.tensorboard import Events
 from dcgan.sampling.animation import save_progress
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
-from dcgan.sampling.pictures import save_grid, save_losses, save_reals_vs_fakes
+from dcgan.sampling.pictures import save_grid, save_reals_vs_fakes
 from dcgan.step.adversarial import STATISTICS
 from dcgan.training.monitor import Alarm
 from dcgan.training.stats import Plan, Spent
@@ -29,60 +30,60 @@ from pipeline.files import write_whole
 from pipeline.loading.options import LoaderOptions
 
 if TYPE_CHECKING:
-    from dcgan.metrics.reals import Judge
+    from dcgan.metrics.swd import SwdMetric
 
 
 class Records:
-    """The records of a run.
+    """Writes into a run's folder what is worth keeping of its training.
 
     Args:
-        config: of the run, resolved.
-        run: the folder.
-        plan: of the run.
-        log: takes every line.
+        config: with every `auto` resolved.
+        folder: where the files go.
+        plan: how many steps and images there will be.
+        log: takes every line for the user.
     """
 
     def __init__(
-        self, config: TrainConfig, run: RunFolder, plan: Plan, log: Callable[[str], object]
+        self, config: TrainConfig, folder: RunFolder, plan: Plan, log: Callable[[str], object]
     ) -> None:
-        self._config, self._run, self._plan, self._log = config, run, plan, log
+        self._config, self._folder, self._plan, self._log = config, folder, plan, log
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
         self._fixed_noise = latents(FIXED_SEEDS, config.nz)
-        self._tracking: Tracking | None = None
-        self._judge: Judge | None = None
+        self._events = Events(log)
+        self._swd: SwdMetric | None = None
 
     @property
     def history(self) -> npt.NDArray[np.float32]:
         """(steps, 5), in the order of `STATISTICS`."""
-        return self._room[: self._steps]
+        return self._buffer[: self._steps]
 
     @history.setter
     def history(self, rows: npt.NDArray[np.float32]) -> None:
-        self._room, self._steps = rows, len(rows)
+        self._buffer, self._steps = rows, len(rows)
 
     def _remember(self, rows: npt.NDArray[np.float32]) -> None:
-        """Add to the history; the room doubles, so that a tick of a long run costs no more."""
+        """Add to the history. Its buffer doubles, so that a tick of a long run costs no more."""
         steps = self._steps + len(rows)
-        if steps > len(self._room):
-            room = np.zeros((2 * steps, len(STATISTICS)), dtype=np.float32)
-            room[: self._steps] = self.history
-            self._room = room
-        self._room[self._steps : steps] = rows
+        if steps > len(self._buffer):
+            buffer = np.zeros((2 * steps, len(STATISTICS)), dtype=np.float32)
+            buffer[: self._steps] = self.history
+            self._buffer = buffer
+        self._buffer[self._steps : steps] = rows
         self._steps = steps
 
     def begin(self, nimg: int) -> None:
-        """Have the files say what is known by now, and nothing of steps that will be done again.
+        """Cut the files to the history, where an earlier process wrote of steps to be done again.
 
         Args:
-            nimg: images seen so far. Rollbacks stay told even if they were later.
+            nimg: images seen so far. Records of rollbacks stay even if they were later.
         """
-        run, told = self._run, len(self.history)
+        folder, steps = self._folder, len(self.history)
         text = io.StringIO(newline="")
         csv.writer(text).writerow(("step", *STATISTICS))
         _write_rows(text, 1, self.history)
-        write_whole(run.losses_csv, text.getvalue().encode())
-        _keep_lines(run.stats, lambda tick: tick.get("step", 0) <= told)
-        for path in (run.metrics, run.alarms):
+        write_whole(folder.losses_csv, text.getvalue().encode())
+        _keep_lines(folder.stats, lambda tick: tick.get("step", 0) <= steps)
+        for path in (folder.metrics, folder.alarms):
             _keep_lines(
                 path,
                 lambda line: (line.get("nimg") or 0) <= nimg or line.get("action") == "rollback",
@@ -90,17 +91,14 @@ class Records:
 
     def open_events(self) -> None:
         """Begin to write TensorBoard's events, where it is installed."""
-        self._tracking = Tracking.open(self._run.tensorboard, len(self.history), self._log)
-        if self._tracking is not None:
-            self._log(f"events   {self._tracking.told}")
-            self._tracking.options(self._config.to_json())
+        self._events.open(self._folder.tensorboard, len(self.history), self._config.to_json())
 
     def add_tick(self, rows: npt.NDArray[np.float32], spent: Spent) -> None:
         """Record a tick's steps, and log the status line.
 
         Args:
             rows: (steps of the tick, 5).
-            spent: on them.
+            spent: time spent on them.
         """
         first = len(self.history) + 1
         self._remember(rows)
@@ -115,19 +113,18 @@ class Records:
             "img_per_s": self._plan.nimg(len(rows)) / spent.seconds,
             "data_wait_pct": spent.data_wait_pct,
         }
-        append_line(self._run.stats, record)
-        with self._run.losses_csv.open("a", newline="") as file:
+        append_line(self._folder.stats, record)
+        with self._folder.losses_csv.open("a", newline="") as file:
             _write_rows(file, first, rows)
         self._log(self._status_line(means, record))
-        if self._tracking is not None:
-            self._tracking.tick(record)
+        self._events.tick(record)
 
     def add_alarm(self, alarm: Alarm, action: str) -> None:
-        """Record an alarm, unless a process before this one did, after the last checkpoint."""
+        """Record an alarm, unless an earlier process did so after the last checkpoint."""
         line = {"step": alarm.step, "nimg": self._plan.nimg(alarm.step), "kind": alarm.kind}
         line |= {"message": alarm.message, "action": action}
-        if action == "rollback" or line not in read_lines(self._run.alarms):
-            append_line(self._run.alarms, line)
+        if action == "rollback" or line not in read_lines(self._folder.alarms):
+            append_line(self._folder.alarms, line)
         self._log(f"ALARM    {alarm.kind}: {alarm.message}")
 
     def show_evidence(self, reals: torch.Tensor, net: Generator) -> None:
@@ -137,84 +134,81 @@ class Records:
             reals: of the first batch, (N, S, S, C) uint8 on the CPU.
             net: before its first step.
         """
-        save_grid(reals, self._run.reals)
-        save_grid(generate(net, self._fixed_noise), self._run.fakes_init)
-        if self._tracking is not None:
-            self._tracking.grid("reals", self._run.reals, 0)
+        save_grid(reals, self._folder.reals)
+        save_grid(generate(net, self._fixed_noise), self._folder.fakes_init)
+        self._events.grid("reals", self._folder.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
         """Show what the fixed noise has become; returns it, (64, S, S, C) uint8 on the CPU."""
         images = generate(net, self._fixed_noise)
-        path = self._run.fakes(self._plan.nimg(steps))
+        path = self._folder.fakes(self._plan.nimg(steps))
         save_grid(images, path)
-        if self._tracking is not None:
-            self._tracking.grid("fakes", path, steps)
+        self._events.grid("fakes", path, steps)
         self._plot()
         return images
 
     def evaluate(self, net: Generator, steps: int) -> float | None:
         """Measure how far the net's pictures are from the set's; None if that was done before."""
-        run, nimg = self._run, self._plan.nimg(steps)
-        name = (run.generator_average if self._config.ema_nimg else run.generator).name
-        known = [line for line in read_lines(run.metrics) if line.get("nimg") == nimg]
+        folder, nimg = self._folder, self._plan.nimg(steps)
+        name = (folder.generator_average if self._config.ema_nimg else folder.generator).name
+        known = [line for line in read_lines(folder.metrics) if line.get("nimg") == nimg]
         if any(line.get("metric") == "swd" for line in known):
             return None
-        record = self._judged_by().judge(net).record(nimg, name)
-        append_line(run.metrics, record)
+        record = self._swd_metric().measure(net).record(nimg, name)
+        append_line(folder.metrics, record)
         self._log(
             f"SWD      {record['value']:.2f} at {nimg:,} images (× 10³, {record['n']:,} of each;"
             f" real against real {record['floor']:.2f})"
         )
-        if self._tracking is not None:
-            self._tracking.metric(record, steps)
+        self._events.metric(record, steps)
         return float(record["value"])
 
     def finish(self) -> None:
-        """Draw what is drawn once, at the end."""
+        """Draw the pictures that show the whole run."""
         self._plot()
-        grids = self._run.grids()
+        grids = self._folder.grids()
         if grids:
-            save_progress(grids, self._run.progress)
-        if grids and self._run.reals.exists():
-            save_reals_vs_fakes(self._run.reals, grids[-1][1], self._run.reals_vs_fakes)
+            save_progress(grids, self._folder.progress)
+        if grids and self._folder.reals.exists():
+            save_reals_vs_fakes(self._folder.reals, grids[-1][1], self._folder.reals_vs_fakes)
 
     def conclude(self, end: str, steps: int, seconds: float) -> None:
-        """Say how it ended, and where things are.
+        """Log how the run ended, and where its files are.
 
         Args:
             end: in a few words.
             steps: done.
             seconds: that the run took, in all its processes.
         """
-        log, run, nimg = self._log, self._run, self._plan.nimg(steps)
+        log, folder, nimg = self._log, self._folder, self._plan.nimg(steps)
         total = timedelta(seconds=round(seconds))
         log(f"{end}: {steps:,} steps, {nimg:,} images, total time {total}")
         if steps:
-            log(f"samples  {run.fakes(nimg)}")
-            log(f"curves   {run.losses_png}")
-        nets = [run.generator, run.discriminator]
-        nets += [run.generator_average] if self._config.ema_nimg else []
+            log(f"samples  {folder.fakes(nimg)}")
+            log(f"curves   {folder.losses_png}")
+        nets = [folder.generator, folder.discriminator]
+        nets += [folder.generator_average] if self._config.ema_nimg else []
         log("nets     " + ", ".join(map(str, nets)))
 
     def close(self) -> None:
-        """Let go of files."""
-        if self._tracking is not None:
-            self._tracking.close()
+        """Close the file of events."""
+        self._events.close()
 
-    def _judged_by(self) -> Judge:
-        if self._judge is None:
-            from dcgan.metrics.reals import BATCH, Judge, Reals
+    def _swd_metric(self) -> SwdMetric:
+        if self._swd is None:
+            from dcgan.metrics.reals import BATCH, Reals
+            from dcgan.metrics.swd import SwdMetric
 
             config, device = self._config, torch.device(self._config.device)
             options = LoaderOptions(
                 BATCH, config.image_size, config.channels, device=device, workers=config.workers
             )
-            self._judge = Judge(Reals(config.shards, options))
-        return self._judge
+            self._swd = SwdMetric(Reals(config.shards, options))
+        return self._swd
 
     def _plot(self) -> None:
         if len(self.history):
-            save_losses(self.history[:, :2], self._run.losses_png)
+            save_losses(self.history[:, :2], self._folder.losses_png)
 
     def _status_line(self, means: dict[str, float], tick: dict[str, Any]) -> str:
         """The ancestors' line, with the pace added."""
