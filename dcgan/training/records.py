@@ -1,4 +1,4 @@
-"""What a run writes of itself: a line a tick, a row a step, pictures, events, metrics, alarms."""
+"""The records of a run: a line per tick, a row per step, pictures, events, metrics, alarms."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 class Records:
-    """The records of a run.
+    """Writes the records of a run.
 
     Args:
-        config: of the run, resolved.
-        run: the folder.
-        plan: of the run.
-        log: takes every line.
+        config: the run's options, resolved.
+        run: the run folder.
+        plan: the length of the run.
+        log: called with every line to log.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Records:
         self._room, self._steps = rows, len(rows)
 
     def _remember(self, rows: npt.NDArray[np.float32]) -> None:
-        """Add to the history; the room doubles, so that a tick of a long run costs no more."""
+        """Add to the history. Its buffer doubles, so that a tick costs no more in a long run."""
         steps = self._steps + len(rows)
         if steps > len(self._room):
             room = np.zeros((2 * steps, len(STATISTICS)), dtype=np.float32)
@@ -71,17 +71,17 @@ class Records:
         self._steps = steps
 
     def begin(self, nimg: int) -> None:
-        """Have the files say what is known by now, and nothing of steps that will be done again.
+        """Bring the files to the state of the run, without the steps that will be done again.
 
         Args:
-            nimg: images seen so far. Rollbacks stay told even if they were later.
+            nimg: images seen so far. Records of later rollbacks are kept.
         """
-        run, told = self._run, len(self.history)
+        run, steps = self._run, len(self.history)
         text = io.StringIO(newline="")
         csv.writer(text).writerow(("step", *STATISTICS))
         _write_rows(text, 1, self.history)
         write_whole(run.losses_csv, text.getvalue().encode())
-        _keep_lines(run.stats, lambda tick: tick.get("step", 0) <= told)
+        _keep_lines(run.stats, lambda tick: tick.get("step", 0) <= steps)
         for path in (run.metrics, run.alarms):
             _keep_lines(
                 path,
@@ -96,11 +96,11 @@ class Records:
             self._tracking.options(self._config.to_json())
 
     def add_tick(self, rows: npt.NDArray[np.float32], spent: Spent) -> None:
-        """Record a tick's steps, and log the status line.
+        """Record the steps of a tick, and log the status line.
 
         Args:
-            rows: (steps of the tick, 5).
-            spent: on them.
+            rows: their statistics, (steps of the tick, 5).
+            spent: the time spent on them.
         """
         first = len(self.history) + 1
         self._remember(rows)
@@ -123,7 +123,7 @@ class Records:
             self._tracking.tick(record)
 
     def add_alarm(self, alarm: Alarm, action: str) -> None:
-        """Record an alarm, unless a process before this one did, after the last checkpoint."""
+        """Record an alarm, unless an earlier process did so after the last checkpoint."""
         line = {"step": alarm.step, "nimg": self._plan.nimg(alarm.step), "kind": alarm.kind}
         line |= {"message": alarm.message, "action": action}
         if action == "rollback" or line not in read_lines(self._run.alarms):
@@ -131,11 +131,11 @@ class Records:
         self._log(f"ALARM    {alarm.kind}: {alarm.message}")
 
     def show_evidence(self, reals: torch.Tensor, net: Generator) -> None:
-        """Save what D will see and what G begins with: a wrong colour is seen in ten seconds.
+        """Save real images and the untrained generator's, so that wrong colours are seen at once.
 
         Args:
-            reals: of the first batch, (N, S, S, C) uint8 on the CPU.
-            net: before its first step.
+            reals: images of the first batch, (N, S, S, C) uint8 on the CPU.
+            net: the generator before its first step.
         """
         save_grid(reals, self._run.reals)
         save_grid(generate(net, self._fixed_noise), self._run.fakes_init)
@@ -143,7 +143,7 @@ class Records:
             self._tracking.grid("reals", self._run.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
-        """Show what the fixed noise has become; returns it, (64, S, S, C) uint8 on the CPU."""
+        """Draw and save the sample grid; return its images, (64, S, S, C) uint8 on the CPU."""
         images = generate(net, self._fixed_noise)
         path = self._run.fakes(self._plan.nimg(steps))
         save_grid(images, path)
@@ -153,7 +153,7 @@ class Records:
         return images
 
     def evaluate(self, net: Generator, steps: int) -> float | None:
-        """Measure how far the net's pictures are from the set's; None if that was done before."""
+        """Measure the net's distance from the set; None if it was measured before."""
         run, nimg = self._run, self._plan.nimg(steps)
         name = (run.generator_average if self._config.ema_nimg else run.generator).name
         known = [line for line in read_lines(run.metrics) if line.get("nimg") == nimg]
@@ -170,7 +170,7 @@ class Records:
         return float(record["value"])
 
     def finish(self) -> None:
-        """Draw what is drawn once, at the end."""
+        """Draw the curves and pictures that are drawn once, at the end."""
         self._plot()
         grids = self._run.grids()
         if grids:
@@ -179,12 +179,12 @@ class Records:
             save_reals_vs_fakes(self._run.reals, grids[-1][1], self._run.reals_vs_fakes)
 
     def conclude(self, end: str, steps: int, seconds: float) -> None:
-        """Say how it ended, and where things are.
+        """Log how the run ended, and where its files are.
 
         Args:
-            end: in a few words.
-            steps: done.
-            seconds: that the run took, in all its processes.
+            end: how it ended, in a few words.
+            steps: steps done.
+            seconds: time that the run took, in this and all earlier processes.
         """
         log, run, nimg = self._log, self._run, self._plan.nimg(steps)
         total = timedelta(seconds=round(seconds))
@@ -197,7 +197,7 @@ class Records:
         log("nets     " + ", ".join(map(str, nets)))
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the files."""
         if self._tracking is not None:
             self._tracking.close()
 
@@ -217,7 +217,7 @@ class Records:
             save_losses(self.history[:, :2], self._run.losses_png)
 
     def _status_line(self, means: dict[str, float], tick: dict[str, Any]) -> str:
-        """The ancestors' line, with the pace added."""
+        """Format the tutorial's line, with rates and data wait added."""
         plan, steps = self._plan, tick["step"]
         epochs = -(-plan.total_steps // plan.steps_per_epoch)
         steps_left = max(0, plan.total_steps - steps)  # a resumed run may be asked for fewer
