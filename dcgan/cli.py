@@ -1,4 +1,4 @@
-"""What every command line has in common: options made of a class, `--version`, progress."""
+"""What all command lines share: options from a class, `--version`, progress."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 PACKAGE = "dcgan-shards"
 
 SETTINGS: dict[str, Any] = {"help_option_names": ["--help", "-h"]}
-"""Of each command: argparse, and so pytorch/examples, answers to -h."""
+"""The context settings of each command. `-h` works as in argparse, and so in pytorch/examples."""
 
 
 def version() -> str:
-    """Of the installed package; "unknown" where the code runs without one."""
+    """Return the version of the installed package, or "unknown" if it is not installed."""
     try:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -44,13 +44,13 @@ VersionOption = Annotated[
         "--version", callback=_print_version, is_eager=True, help="Print the version, and end."
     ),
 ]
-"""For a command's parameter `version: VersionOption = False`, which nothing else reads."""
+"""The type of a command's parameter `version`, which nothing else reads."""
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a function of `options` the command line that the class of its options declares.
+    """Make a command line for a function from the class of its parameter `options`.
 
-    Its other parameters are typer's; `--version` is added.
+    The function's other parameters are typer's. `--version` is added.
     """
     hints = get_type_hints(function, include_extras=True)
     declared: type[Options] = hints["options"]
@@ -126,12 +126,12 @@ FORMER = {
     "--ngpu": "one process a GPU: torchrun --nproc-per-node 2 -m -- dcgan.train …;"
     " for none, --device cpu",
 }
-"""Options of pytorch/examples/dcgan/main.py, now or once, that are called otherwise here: what is
-wanted instead and, unless it is to be put in the place of the other, what to do."""
+"""Options that pytorch/examples/dcgan/main.py has or had, and that have other names here. The value
+is the name here and, if that cannot simply replace the old one, a remedy after a colon."""
 
 
 def tell_progress(line: str) -> None:
-    """Say what a command is at, beside its output."""
+    """Print on stderr what a command is doing."""
     sys.stderr.write(f"… {line}\n")
     sys.stderr.flush()
 
@@ -194,13 +194,13 @@ class PlainArguments(TyperCommand):
 
 
 class FormerOptions(TyperCommand):
-    """A command that tells those who come from pytorch/examples what their options are called."""
+    """A command that explains the options of pytorch/examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the command line.
 
         Raises:
-            UserError: an ancestor's option is on it.
+            UserError: it has an option of pytorch/examples.
         """
         for word in args:
             name = word.partition("=")[0]

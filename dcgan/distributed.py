@@ -1,9 +1,9 @@
-"""Several processes that train one model: the ranks, what they agree on, the one all-reduce.
+"""Several processes that train one model: ranks, collectives on the hosts, and the one all-reduce.
 
-torchrun starts them and sets `RANK`, `LOCAL_RANK` and `WORLD_SIZE`
-(docs.pytorch.org/docs/stable/elastic/run.html). Each takes its own share of the set and of every
-batch, and has noise of its own; gradients are averaged, so that the weights stay the same on all.
-The first rank alone writes and speaks.
+torchrun starts the processes and sets `RANK`, `LOCAL_RANK` and `WORLD_SIZE`
+(docs.pytorch.org/docs/stable/elastic/run.html). Each rank has its own share of the set and of every
+batch, and its own noise. Gradients are averaged, so that all ranks keep the same weights. Only the
+first rank writes files and logs.
 
 Every method that communicates is a collective: all ranks must call it, in the same order. The hosts
 communicate over gloo; only gradients are reduced on the devices.
@@ -31,21 +31,21 @@ from pipeline.errors import UserError, first_line
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
-"""Timeout of a collective: long, as the others may be waiting for the first rank's pictures and
-measurements. A rank that died is noticed at once."""
+"""Timeout of a collective. It is long because the other ranks may be waiting for the first one's
+pictures and metrics. A rank that died is noticed at once."""
 
 
 class LostRankError(UserError):
-    """Another rank is gone, so no collective can succeed any more."""
+    """Another rank has died, so no collective can succeed any more."""
 
 
 class Ranks:
-    """This process among those that train together; for one process, collectives cost nothing.
+    """This process and its connection to the others; with one process, collectives cost nothing.
 
     Args:
-        rank: of this process.
-        count: of processes.
-        local: number of this process on its machine.
+        rank: the rank of this process.
+        count: the number of processes.
+        local: the number of this process on its machine.
 
     Attributes:
         complete: whether all ranks are still there and in step, so that collectives can succeed.
@@ -60,10 +60,10 @@ class Ranks:
     @classmethod
     @contextmanager
     def joined(cls) -> Iterator[Self]:
-        """Join the processes that torchrun started, if it did, and wait for all of them at the end.
+        """Join the processes that torchrun started, if any, and wait for all of them at the end.
 
         Raises:
-            UserError: the others cannot be reached.
+            UserError: the other processes cannot be reached.
         """
         ranks = cls._found()
         try:
@@ -93,7 +93,7 @@ class Ranks:
         return cls(*(int(os.environ[name]) for name in names))
 
     def _leave(self) -> None:
-        """Wait until the first rank has written everything: torchrun may kill it soon after."""
+        """Wait until the first rank has written everything: torchrun may kill it if others end."""
         if self.count > 1 and self.complete:
             with suppress(LostRankError):
                 self.any(False)
@@ -105,11 +105,11 @@ class Ranks:
         return self.rank == 0
 
     def reports(self, error: BaseException) -> bool:
-        """Whether this rank reports an error: the first does, or the only one that knows of it."""
+        """Whether this rank reports an error: the first rank, or the only one that knows of it."""
         return self.is_first or not (self._is_agreed(error) or isinstance(error, LostRankError))
 
     def separate(self, error: BaseException) -> None:
-        """Take part in no more collectives after an error on this rank alone."""
+        """Stop taking part in collectives after an error that occurred on this rank alone."""
         if not self._is_agreed(error):
             self.complete = self.count == 1
 
@@ -117,10 +117,10 @@ class Ranks:
         return self._agreed is not None and self._agreed in (error, error.__cause__)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether each flag is up on at least one rank.
+        """Return for each flag whether it is set on at least one rank.
 
         Raises:
-            LostRankError: a rank is gone.
+            LostRankError: a rank has died.
         """
         if self.count == 1:
             return flags
@@ -130,14 +130,14 @@ class Ranks:
         return tuple(map(bool, raised.tolist()))
 
     def all(self, flag: bool) -> bool:
-        """Whether a flag is up on every rank."""
+        """Return whether a flag is set on every rank."""
         return not self.any(not flag)[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise what fails inside on any rank on all of them: the lowest rank's error.
+        """If the block fails on any rank, raise the error of the lowest such rank on all ranks.
 
-        Nothing inside may be a collective.
+        The block may not contain a collective.
         """
         if self.count == 1 or not self.complete:
             yield
@@ -152,12 +152,12 @@ class Ranks:
             raise self._agreed
 
     def first(self, do: Callable[[], T]) -> T | None:
-        """Have the first rank do something; if that fails, all ranks raise its error."""
+        """Call `do` on the first rank; if that fails, all ranks raise its error."""
         with self.together():
             return do() if self.is_first else None
 
     def same(self, value: T) -> T:
-        """The first rank's value, on all ranks."""
+        """Return the first rank's value on all ranks."""
         values = [value]
         if self.count > 1:
             with self._reaching_all():
@@ -165,7 +165,7 @@ class Ranks:
         return values[0]
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Stack what each rank has, equally shaped and on the CPU: (ranks, ...)."""
+        """Stack the ranks' tensors, which have one shape and are on the CPU, to (ranks, ...)."""
         if self.count == 1:
             return tensor.unsqueeze(0)
         gathered = [torch.empty_like(tensor) for _ in range(self.count)]
@@ -174,7 +174,7 @@ class Ranks:
         return torch.stack(gathered)
 
     def mean(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Average arrays of one shape."""
+        """Average the ranks' arrays, which have one shape."""
         if self.count == 1:
             return rows
         total = torch.from_numpy(rows.copy())
@@ -183,22 +183,22 @@ class Ranks:
         return np.asarray(total / self.count, dtype=np.float32)
 
     def require_same(self, what: str, digest: Callable[[], str], remedy: str) -> None:
-        """Check that every rank has what the first one has.
+        """Check that a value is the same on every rank as on the first one.
 
         Args:
-            what: in words.
-            digest: of it; not called where there is nobody to compare with.
-            remedy: where they differ.
+            what: a word for the value.
+            digest: returns a digest of the value; not called if there is only one process.
+            remedy: what to do if the values differ.
 
         Raises:
-            UserError: one has another; on every rank, naming it.
+            UserError: the values differ; raised on every rank, naming the ranks that differ.
         """
         if self.count == 1:
             return
         found = self._all(digest())
         others = [rank for rank, each in enumerate(found) if each != found[0]]
         if others:
-            self.complete = False  # what differs can be neither saved nor averaged
+            self.complete = False  # values that differ can be neither saved nor averaged
             self._agreed = UserError(
                 f"rank {', '.join(map(str, others))} of {self.count}",
                 f"other {what} than on rank 0",
@@ -208,23 +208,23 @@ class Ranks:
             raise self._agreed
 
     def share_of(self, batch_size: int) -> int:
-        """Images of a batch that this rank takes.
+        """Return how many images of a batch this rank takes.
 
         Raises:
-            UserError: they cannot be shared out evenly.
+            UserError: the batch cannot be divided evenly.
         """
         if batch_size % self.count:
             least = -(-batch_size // self.count) * self.count
             raise UserError(
                 f"--batch-size {batch_size}",
                 f"{self.count} processes",
-                "a batch that they can share evenly: it is that of all together",
+                "a batch, of all processes together, that they can divide evenly",
                 f"use --batch-size {least}",
             )
         return batch_size // self.count
 
     def connect(self, device: torch.device) -> None:
-        """Prepare for collectives on a device: over NCCL on CUDA, or else gloo."""
+        """Prepare for collectives on a device, over NCCL on CUDA and over gloo elsewhere."""
         if self._devices is None:
             backend = "nccl" if device.type == "cuda" else "gloo"
             with self._reaching_all():
@@ -233,8 +233,9 @@ class Ranks:
             self._devices = group
 
     def sum_(self, flat: torch.Tensor) -> None:
-        """Add up tensors on the devices, in place; the host does not wait for CUDA."""
-        # On CUDA a missing rank shows at the host's next collective, and an error is a capture's
+        """Add up the ranks' tensors on the devices, in place; the host does not wait for CUDA."""
+        # On CUDA a missing rank shows at the host's next collective; an error here comes from a
+        # capture
         with nullcontext() if flat.is_cuda else self._reaching_all():
             dist.all_reduce(flat, group=self._devices)
 
@@ -259,9 +260,9 @@ class Ranks:
 
     @contextmanager
     def _reaching_all(self) -> Iterator[None]:
-        """Say plainly that a rank is gone, where torch raises a RuntimeError of some kind."""
+        """Turn a RuntimeError of torch into a `LostRankError`."""
         if not self.complete:
-            raise self._lost("it was noticed before")
+            raise self._lost("noticed before")
         try:
             yield
         except RuntimeError as error:
@@ -273,7 +274,7 @@ class Ranks:
             f"rank {self.rank} of {self.count}",
             f"another rank is gone ({how})",
             "all ranks until the end",
-            "see what the others said; the same command goes on from the last checkpoint",
+            "see the errors of the others; the same command resumes from the last checkpoint",
         )
 
 
@@ -282,8 +283,8 @@ ALONE = Ranks()
 
 def _join() -> None:
     store, rank, count = next(rendezvous("env://"))
-    # torchrun has the same store when it starts the processes again, with the addresses of those
-    # that are gone still in it; a rank that reads them waits for nobody
+    # When torchrun restarts the processes, its store still has the addresses of the dead ones; a
+    # rank that read those would wait in vain
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
@@ -292,7 +293,7 @@ def _join() -> None:
 def _sendable(error: Exception) -> Exception:
     try:
         pickle.dumps(error)
-    except Exception:  # whatever it holds
+    except Exception:  # an error may hold anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
@@ -305,24 +306,24 @@ def _first_line(error: Exception) -> str:
 class GradientReduction:
     """Replaces a net's gradients by their mean over all ranks: one all-reduce of one flat buffer.
 
-    DistributedDataParallel would reduce in each of the two passes of D, and its hooks complicate a
-    capture. Everything here may be captured: NCCL's kernels are recorded like any other
+    DistributedDataParallel would reduce in each of D's two passes, and its hooks would complicate a
+    capture. Everything here may be captured: NCCL's kernels are recorded like any others
     (docs.nvidia.com/deeplearning/nccl/user-guide, "Using NCCL with CUDA Graphs").
 
     Args:
-        ranks: connected to the nets' device.
-        nets: whose gradients are to be averaged, each at a time of its own.
+        ranks: the processes, connected to the nets' device.
+        nets: the nets whose gradients are averaged, each in a call of its own.
     """
 
     def __init__(self, ranks: Ranks, *nets: nn.Module) -> None:
         self._ranks = ranks
         self._buffers = {net: _flat(net) for net in nets}
-        # NCCL sets up its channels in the first call, which is not to be one in a capture
+        # NCCL sets up its channels in the first call, which must not be inside a capture
         for flat, _ in self._buffers.values():
             ranks.sum_(flat)
 
     def __call__(self, net: nn.Module) -> None:
-        """Average them; every parameter has one."""
+        """Average the gradients of a net; every parameter must have one."""
         flat, places = self._buffers[net]
         gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
         torch._foreach_copy_(places, gradients)
@@ -332,7 +333,7 @@ class GradientReduction:
 
 
 def _flat(net: nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """A buffer for all gradients of a net, and the place of each in it, in the layout of each."""
+    """Make a buffer for all gradients of a net, and a view into it for each, in its layout."""
     parameters = [parameter.detach() for parameter in net.parameters()]
     flat = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))
     places, begin = [], 0

@@ -1,8 +1,9 @@
 """The options of every command, each declared once: a field of a class below.
 
-The type, the bounds and the default stand in the field, and its `Option` has the help. From these
-follow the command line (`dcgan.cli.command`), what is refused, what `config.json` holds, and what
-may differ when a run resumes. Loads nothing heavy, so that `--help` and refusals are instant.
+A field has the type, the bounds and the default of an option; its `Option` has the help text. From
+these follow the command line (`dcgan.cli.command`), the checks, the content of `config.json`, and
+what may differ when a run resumes. The module imports nothing heavy, so that `--help` and errors
+appear at once.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from pipeline.errors import UserError
 from pipeline.loading.options import LoaderOptions
 
 DEFAULT_EPOCHS = 5
-"""The tutorial's; it counts where neither `--epochs` nor `--max-steps` is given."""
+"""The tutorial's default, used if neither `--epochs` nor `--max-steps` is given."""
 
 Resume = Literal["same", "fixed", "content", "free"]
-"""What an option must be when a run resumes.
+"""The value that an option must have when a run resumes.
 
-- `same`: what it was, unless `--allow-change` is given.
-- `fixed`: what it was: it shapes the nets, or counts the images.
-- `content`: the name of something that is the same, wherever it lies by now.
-- `free`: anything: it changes nothing of what a step computes.
+- `same`: its old value, unless `--allow-change` is given.
+- `fixed`: its old value in any case, because it decides the shapes of the nets or the batches.
+- `content`: any name of the same data.
+- `free`: any value, because it does not change what a step computes.
 """
 
 
 @dataclass(frozen=True)
 class Option:
-    """What people read of an option, and how they write it."""
+    """How the command line shows an option and reads it."""
 
     help: str
     panel: str | None = None
-    """The heading that it stands under in `--help`."""
+    """The heading in `--help` under which the option is listed."""
     default: str | None = None
-    """Words for a default that would say nothing."""
+    """A description of the default, if its value would not explain itself."""
     flag: str | None = None
-    """Where it is not made of the field's name; `--a/--no-a` for a pair."""
+    """The flag, if it differs from the field's name; `--a/--no-a` for a pair."""
     argument: str | None = None
-    """The name in `--help` of what is given by its place, without a flag."""
+    """The name in `--help` of a positional argument, which has no flag."""
     written: type | None = None
-    """What the command line takes, where that is more than the field's type."""
+    """The type on the command line, if that accepts more than the field's type."""
     resume: Resume = "same"
 
 
@@ -56,14 +57,14 @@ _BOUNDS = {
     "less_than": "less than {lt:,}",
     "string_too_short": "{min_length} character or more",
 }
-"""By pydantic's name of a fault, what was wanted."""
+"""What was wanted, for each of pydantic's error types."""
 
 
 class Options(BaseModel):
-    """The options of a command, checked.
+    """The checked options of a command.
 
     Raises:
-        UserError: a value that the command could not use.
+        UserError: a value is invalid.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,8 +78,8 @@ class Options(BaseModel):
     @classmethod
     def _refusal(cls, error: ValidationError) -> UserError:
         fault = error.errors(include_url=False)[0]
-        if isinstance(told := fault.get("ctx", {}).get("error"), UserError):
-            return told
+        if isinstance(raised := fault.get("ctx", {}).get("error"), UserError):
+            return raised
         wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if fault["type"] in _BOUNDS:
             wanted = _BOUNDS[fault["type"]].format_map(fault["ctx"])
@@ -87,7 +88,7 @@ class Options(BaseModel):
 
     @classmethod
     def flag(cls, name: str) -> str:
-        """The flag of a field, as people write it."""
+        """Return the flag of a field as it is typed."""
         option = option_of(cls.model_fields[name])
         if option is not None and option.argument is not None:
             return option.argument
@@ -95,24 +96,24 @@ class Options(BaseModel):
         return (declared or f"--{name.replace('_', '-')}").partition("/")[0]
 
     def replace(self, **changes: Any) -> Self:
-        """The same options with some changed, checked again."""
+        """Copy the options with some changes, and check them again."""
         return type(self)(**(dict(self) | changes))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values by name."""
+        """Return plain JSON values by name."""
         return self.model_dump(mode="json")
 
 
 def option_of(field: FieldInfo) -> Option | None:
-    """The `Option` of a field; None for one that no command line sets."""
+    """Return the `Option` of a field, or None if no command line sets it."""
     return next((each for each in field.metadata if isinstance(each, Option)), None)
 
 
 def require_place(flag: str, path: Path) -> None:
-    """Refuse a file that could not be written.
+    """Refuse an output file that could not be written.
 
     Raises:
-        UserError: it is a folder, or in none.
+        UserError: the path is a folder, or its folder does not exist.
     """
     if path.is_dir() or not path.parent.is_dir():
         found = "a folder" if path.is_dir() else f"no folder {path.parent}"
@@ -122,21 +123,21 @@ def require_place(flag: str, path: Path) -> None:
 
 
 def choices(annotation: object) -> tuple[str, ...]:
-    """The values of a `Literal`; none for any other type."""
+    """Return the values of a `Literal`; an empty tuple for any other type."""
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 # Types and options that several commands share
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
-"""Bounded, so that no product of two leaves the range of a C integer."""
+"""A count, bounded so that the product of two fits into a C integer."""
 
 Threads = Annotated[int, Field(ge=1, le=1024)]
-"""Many more, and the system refuses them, which ends the process."""
+"""A number of threads. The system refuses to start many more, which would end the process."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Images16 = Annotated[int, Field(ge=16, le=10**7)]
-"""Of fewer images a side, no distance says anything; many more fit into no memory."""
+"""Images on each side of a metric: fewer make it meaningless, many more do not fit into memory."""
 
 StepSize = Annotated[float, Field(gt=0, lt=1)]
 Minutes = Annotated[float, Field(ge=0, le=10**6)]
@@ -144,8 +145,8 @@ Minutes = Annotated[float, Field(ge=0, le=10**6)]
 RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
 MEASURING = "The measuring"
 
-DEVICE = "auto, cpu, cuda, cuda:N or mps."
-THREADS = "one a core, up to 8; 4 for a GPU"
+DEVICE = "Device to compute on: auto, cpu, cuda, cuda:N or mps."
+THREADS = "one per core, up to 8; 4 for a GPU"
 
 
 def _drawn(seed: object) -> object:
@@ -170,7 +171,7 @@ class TrainConfig(Options):
     run: Annotated[
         str | None,
         Option(
-            "Folder to write to, or to go on with; by default runs/0001 and so on.",
+            "Run folder to write, or to resume; by default runs/0001, runs/0002 and so on.",
             RUN,
             resume="free",
         ),
@@ -178,54 +179,65 @@ class TrainConfig(Options):
     epochs: Annotated[
         Count | None,
         Option(
-            "Passes over the set.", RUN, f"{DEFAULT_EPOCHS}, or as --max-steps needs", resume="free"
+            "Passes over the set.",
+            RUN,
+            f"{DEFAULT_EPOCHS}, or as many as --max-steps needs",
+            resume="free",
         ),
     ] = None
     max_steps: Annotated[
-        Count | None, Option("Steps to end after, if --epochs does not before.", RUN, resume="free")
+        Count | None,
+        Option("End after this many steps, unless --epochs ends earlier.", RUN, resume="free"),
     ] = None
     max_time: Annotated[
         Minutes | None,
-        Option("Save and end after so many minutes, with exit status 75.", RUN, resume="free"),
+        Option("Save and end after this many minutes, with exit status 75.", RUN, resume="free"),
     ] = None
     allow_change: Annotated[
         bool,
         Option(
-            "Go on with a run under other options than it began with.",
+            "Resume a run with options that differ from its old ones.",
             RUN,
             flag="--allow-change",
             resume="free",
         ),
     ] = False
     batch_size: Annotated[
-        Count, Option("Images in a step, of all processes together.", DATA, resume="fixed")
+        Count, Option("Images in a step, over all processes.", DATA, resume="fixed")
     ] = 128
     image_size: Annotated[
         int, Option("Side in pixels: 32, 64, 128 or 256.", DATA, resume="fixed")
     ] = 64
     channels: Annotated[int, Option("3 for colour, 1 for grey.", DATA, resume="fixed")] = 3
-    nz: Annotated[Count, Option("Length of the latent.", NETS, resume="fixed")] = 100
+    nz: Annotated[Count, Option("Length of a latent.", NETS, resume="fixed")] = 100
     ngf: Annotated[Count, Option("Width of the generator.", NETS, resume="fixed")] = 64
     ndf: Annotated[Count, Option("Width of the discriminator.", NETS, resume="fixed")] = 64
     lr: Annotated[StepSize, Option("Adam's step size.", UPDATES)] = 2e-4
-    lr_d: Annotated[StepSize | None, Option("The discriminator's.", UPDATES, "--lr's")] = None
-    lr_g: Annotated[StepSize | None, Option("The generator's.", UPDATES, "--lr's")] = None
+    lr_d: Annotated[
+        StepSize | None, Option("Adam's step size for the discriminator.", UPDATES, "as --lr")
+    ] = None
+    lr_g: Annotated[
+        StepSize | None, Option("Adam's step size for the generator.", UPDATES, "as --lr")
+    ] = None
     beta1: Annotated[float, Field(ge=0, lt=1), Option("Adam's first decay rate.", UPDATES)] = 0.5
     label_smoothing: Annotated[
         float,
         Field(ge=0, lt=0.5),
-        Option("Subtracted from the label 1 of real images; often 0.1.", UPDATES),
+        Option("Amount to subtract from the label 1 of real images; often 0.1.", UPDATES),
     ] = 0.0
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16"],
         Option(
-            "What the nets compute in: auto (bf16 where the hardware has it), fp32, tf32 or bf16.",
+            "Number format of the nets: auto (bf16 if the hardware has it), fp32, tf32 or bf16.",
             UPDATES,
         ),
     ] = "auto"
     step: Annotated[
         Literal["auto", "eager", "compiled", "graph"],
-        Option("How it runs: auto (graph on CUDA, else eager), eager, compiled or graph.", UPDATES),
+        Option(
+            "How the step runs: auto (graph on CUDA, else eager), eager, compiled or graph.",
+            UPDATES,
+        ),
     ] = "auto"
     mirror: Annotated[
         bool,
@@ -234,11 +246,11 @@ class TrainConfig(Options):
     ema_nimg: Annotated[
         int,
         Field(ge=0, le=10**12),
-        Option("Half-life, in images, of the generator's moving average; 0 for none.", NETS),
+        Option("Half-life, in images, of the generator's moving average; 0 turns it off.", NETS),
     ] = 10_000
     """Karras et al. 2018 (section 6.1) average over 10,000 images."""
     seed: Annotated[
-        Seed, BeforeValidator(_drawn), Option("A number, or 'random'.", RUN, written=str)
+        Seed, BeforeValidator(_drawn), Option("Seed: a number, or 'random'.", RUN, written=str)
     ] = 999
     device: Annotated[str, Option(DEVICE, RUN)] = "auto"
     workers: Annotated[
@@ -247,7 +259,7 @@ class TrainConfig(Options):
     cache: Annotated[
         Literal["device", "host", "auto", "off"],
         Option(
-            "Where the decoded set stays after an epoch: device, host, auto or off.",
+            "Where to keep the decoded set after the first epoch: device, host, auto or off.",
             DATA,
             resume="free",
         ),
@@ -257,7 +269,7 @@ class TrainConfig(Options):
         Field(ge=1, le=10**9),
         Option("Seconds to wait for a batch before giving up.", DATA, resume="free"),
     ] = LoaderOptions.data_timeout
-    netG: Annotated[  # noqa: N815  # the ancestors' spelling
+    netG: Annotated[  # noqa: N815  # the spelling of pytorch/examples
         str | None, Option("Start the generator with this file's weights.", NETS, flag="--netG")
     ] = None
     netD: Annotated[  # noqa: N815
@@ -266,7 +278,9 @@ class TrainConfig(Options):
     deterministic: Annotated[
         bool,
         Option(
-            "Give the same bits each time, on a GPU too; slower there.", RUN, flag="--deterministic"
+            "Give the same bits every time, even on a GPU, where this is slower.",
+            RUN,
+            flag="--deterministic",
         ),
     ] = False
     dry_run: Annotated[
@@ -278,10 +292,10 @@ class TrainConfig(Options):
         500
     )
     checkpoint_every: Annotated[
-        Minutes, Option("Minutes between checkpoints; 0: each step.", OUTPUT, resume="free")
+        Minutes, Option("Minutes between checkpoints; 0 for every step.", OUTPUT, resume="free")
     ] = 5.0
     keep: Annotated[
-        Count, Option("Newest checkpoints to keep, beside the best.", OUTPUT, resume="free")
+        Count, Option("Newest checkpoints to keep, besides the best.", OUTPUT, resume="free")
     ] = 2
     evaluate_every: Annotated[
         Count | None,
@@ -294,19 +308,19 @@ class TrainConfig(Options):
     ] = None
     on_trouble: Annotated[
         Literal["warn", "rollback", "stop"],
-        Option("What an alarm leads to: warn, rollback or stop.", OUTPUT, resume="free"),
+        Option("What to do at an alarm: warn, rollback or stop.", OUTPUT, resume="free"),
     ] = "warn"
     ranks: int = 1
-    """Processes that train together: what torchrun started, and no option of a command."""
+    """Number of processes that torchrun started. No command line sets it."""
 
     def differences(self, saved: dict[str, Any]) -> dict[str, str]:
         """Compare with the options of a run that is resumed, as far as they must be the same.
 
         Args:
-            saved: as `to_json` gave them, perhaps in another version.
+            saved: the result of `to_json`, perhaps of another version.
 
         Returns:
-            For each option that differs, by its name here, a few words.
+            A short description of each difference, by the name of the option.
         """
         return {
             name: f"{self.flag(name)} {_in_words(value)} (was {_in_words(saved[name])})"
@@ -316,12 +330,12 @@ class TrainConfig(Options):
 
     @classmethod
     def on_resume(cls, name: str) -> Resume:
-        """What this option must be when a run resumes."""
+        """Return what this option must be when a run resumes."""
         option = option_of(cls.model_fields[name])
         return "free" if option is None else option.resume
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Steps until the run ends by itself."""
+        """Return the number of steps after which the run ends by itself."""
         if self.dry_run:
             return 1
         limits = [self.max_steps] if self.max_steps is not None else []
@@ -359,28 +373,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
     },
 }
-"""For `--preset`, by name: what differs from the defaults. What stands on the command line wins.
+"""The options that each `--preset` sets. Options on the command line override them.
 
 From 128 pixels on, a discriminator as wide as the generator wins at once: on CelebA's faces, with
 both at 64 (128 pixels) or both at 32 (256), Loss_G stayed above 16 for 250 steps, and every seed
-gave the same texture. Half the generator's width, half its step size (Heusel et al. 2017,
-arXiv:1706.08500, for two of them) and one-sided label smoothing keep it near 4.
+gave the same texture. Loss_G stays near 4 with a discriminator of half the generator's width and
+half its step size (two step sizes: Heusel et al. 2017, arXiv:1706.08500), and with one-sided label
+smoothing.
 """
 
 
 # Measuring
 
 TurnSeconds = Annotated[
-    float, Field(ge=0, le=3600), Option("Seconds that a turn takes, at least.", MEASURING)
+    float, Field(ge=0, le=3600), Option("Minimum seconds of each turn.", MEASURING)
 ]
 
 
 class Measuring(Options):
     """The options that all commands of `dcgan-profile` share."""
 
-    rounds: Annotated[
-        int, Field(ge=1, le=1000), Option("Turns that each contender has.", MEASURING)
-    ] = 5
+    rounds: Annotated[int, Field(ge=1, le=1000), Option("Turns of each contender.", MEASURING)] = 5
     seconds: TurnSeconds = 1.0
     device: Annotated[str, Option(DEVICE, MEASURING)] = "auto"
     json_file: Annotated[
@@ -392,7 +405,7 @@ class Measuring(Options):
 
     @model_validator(mode="after")
     def _can_be_written(self) -> Self:
-        """Refuse now what could not be written after minutes of measuring."""
+        """Refuse output files now that could not be written after minutes of measuring."""
         for flag, path in (("--json", self.json_file), ("--plot", self.plot_file)):
             if path is not None:
                 require_place(flag, path)
@@ -405,23 +418,23 @@ class Measuring(Options):
 
 
 class MeasuringSet(Measuring):
-    """Those of its commands on a shard set."""
+    """The options of those commands of `dcgan-profile` that read a shard set."""
 
     shards: Annotated[Path, Option("Folder made by tools/make_shards.py.", DATA)]
     images: Annotated[
         Count,
-        Option("Images to measure with: whole shards, until they hold so many.", DATA),
+        Option("Images to measure with: whole shards, until they hold this many.", DATA),
     ] = 8192
-    """Two shards of the default size: more than the page cache needs to be warm, and written out
-    and packed anew in seconds."""
+    """Two shards of the default size. They warm the page cache, and are written out and packed
+    again within seconds."""
     batch_size: Annotated[int, Field(ge=1, le=10**6), Option("Images in a batch.", DATA)] = 128
     image_size: Annotated[
         int, Field(ge=8, le=4096), Option("Side in pixels, 8 to 4,096.", DATA)
     ] = 64
     workers: Annotated[
-        Threads | None, Option("Threads of ours, processes of others.", DATA, THREADS)
+        Threads | None, Option("Threads of our loader, processes of others.", DATA, THREADS)
     ] = None
-    seed: Annotated[Seed, Option("Of the order of images.", DATA)] = 0
+    seed: Annotated[Seed, Option("Seed of the order of images.", DATA)] = 0
 
     @model_validator(mode="after")
     def _is_a_set(self) -> Self:
@@ -436,13 +449,13 @@ class MeasuringSet(Measuring):
 
 
 class MeasuringLoader(MeasuringSet):
-    """Those of `dcgan-profile loader`."""
+    """The options of `dcgan-profile loader`."""
 
     seconds: TurnSeconds = 2.0
 
 
 class MeasuringTraining(MeasuringSet):
-    """Those of `dcgan-profile train`."""
+    """The options of `dcgan-profile train`."""
 
     seconds: TurnSeconds = 4.0
     image_size: Annotated[
@@ -453,7 +466,7 @@ class MeasuringTraining(MeasuringSet):
 
 
 class MeasuringStep(Measuring):
-    """Those of `dcgan-profile step`, which needs no images."""
+    """The options of `dcgan-profile step`, which needs no images."""
 
     seconds: TurnSeconds = 2.0
     batch_size: Annotated[int, Field(ge=1, le=10**6), Option("Images in a batch.", DATA)] = 128
@@ -467,14 +480,14 @@ class MeasuringStep(Measuring):
     compiled: Annotated[
         bool,
         Option(
-            "Measure compiled code without CUDA too, where that takes minutes.",
+            "Measure compiled code even without CUDA, which takes minutes.",
             MEASURING,
             flag="--compiled",
         ),
     ] = False
 
 
-# What is made of a run
+# Commands on runs and machines
 
 
 class EvaluateOptions(Options):
@@ -495,11 +508,11 @@ class EvaluateOptions(Options):
     ] = 2048
     fid: Annotated[
         bool,
-        Option("Also FID and KID; downloads Inception's weights (95 MB) once.", flag="--fid"),
+        Option("Also compute FID and KID; downloads Inception's weights (95 MB).", flag="--fid"),
     ] = False
     weights: Annotated[
         Path | None,
-        Option("Also FID and KID, with the weights in this file: nothing is downloaded."),
+        Option("Also compute FID and KID, with Inception's weights from this file."),
     ] = None
     fid_n: Annotated[
         Images16,
@@ -553,14 +566,10 @@ class ReportOptions(Options):
 class DoctorOptions(Options):
     """The options of `dcgan-doctor`."""
 
-    shards: Annotated[Path | None, Option("Also open this shard set and read a batch of it.")] = (
-        None
-    )
+    shards: Annotated[Path | None, Option("Also open this shard set and read one batch.")] = None
     verify: Annotated[
         bool,
-        Option(
-            "Also prove on the device that fast modes and loaders give the same.", flag="--verify"
-        ),
+        Option("Also compare the fast paths with the plain ones on the device.", flag="--verify"),
     ] = False
     device: Annotated[str, Option(DEVICE)] = "auto"
     json_file: Annotated[

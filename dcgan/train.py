@@ -17,7 +17,7 @@ app = typer.Typer()
 Preset = Annotated[
     str | None,
     typer.Option(
-        help=f"Options that go together: {', '.join(PRESETS)}; those given here win.",
+        help=f"Preset of options: {', '.join(PRESETS)}. Options given here override it.",
         autocompletion=lambda: [*PRESETS],
         rich_help_panel=RUN,
     ),
@@ -32,15 +32,15 @@ Preset = Annotated[
 )
 @command
 def train(options: TrainConfig, context: typer.Context, preset: Preset = None) -> None:
-    """Train a DCGAN on a shard set, or go on with a run."""
+    """Train a DCGAN on a shard set, or resume a run."""
     options = options.replace(**_preset(preset, context), **_seed(options, context))
-    from dcgan.training import session  # torch and all that: only once there is something to train
+    from dcgan.training import session  # torch is imported only when there is something to train
 
     raise typer.Exit(session.train(options))
 
 
 def _preset(name: str | None, context: typer.Context) -> dict[str, Any]:
-    """The options of a preset that were not given themselves."""
+    """Return the options of a preset, without those that were given on the command line."""
     if name is not None and name not in PRESETS:
         known = ", ".join(PRESETS)
         raise UserError(f"--preset {name}", "no such preset", f"one of {known}", "choose one")
@@ -51,7 +51,7 @@ def _preset(name: str | None, context: typer.Context) -> dict[str, Any]:
 
 
 def _seed(options: TrainConfig, context: typer.Context) -> dict[str, int]:
-    """A random seed is the same again where a run resumes."""
+    """With `--seed random`, return the seed of a run that is resumed."""
     if context.params["seed"] == "random" and options.run is not None:
         run = RunFolder(Path(options.run))
         kept = run.options().get("seed") if run.config.is_file() else None

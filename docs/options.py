@@ -1,4 +1,4 @@
-"""Writes options.md, the reference of all options, from the commands themselves."""
+"""Write options.md, the reference of all options, from the commands themselves."""
 
 import importlib.util
 import sys
@@ -24,14 +24,14 @@ Each command's options, with their defaults, as `--help` shows them. `make docs`
 RESUMING = {
     "same": "the same, or `--allow-change`",
     "fixed": "the same",
-    "content": "the same set, wherever it lies",
+    "content": "the same set, at any path",
     "free": "any",
 }
-"""What an option must be when a run resumes, by `dcgan.options.Resume`."""
+"""The value that an option must have when a run resumes, for each `dcgan.options.Resume`."""
 
 
 def page() -> str:
-    """The text of the page."""
+    """Return the text of the page."""
     parts = [HEAD]
     for name in COMMANDS:
         module = importlib.import_module(f"dcgan.{name}")
@@ -49,7 +49,7 @@ def page() -> str:
 
 
 def _section(name: str, command: Any, resumes: bool) -> str:
-    heads = ["option", "default", "", *(["when a run resumes"] if resumes else [])]
+    heads = ["option", "default", "meaning", *(["when a run resumes"] if resumes else [])]
     rows = [heads, ["---"] * len(heads), *_rows(command, resumes)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"## {name}\n\n{(command.help or '').splitlines()[0]}\n\n{table}\n"

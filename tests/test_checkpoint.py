@@ -53,7 +53,7 @@ def test_cut_off_at_any_byte_it_is_passed_over(checkpoints, tmp_path, said):
         path.write_bytes(whole[:length])
         assert newest(checkpoints)["number"] == 1, length
     assert len(said) == len(whole)
-    assert set(said) == {f"{path} is cut off or changed: passed over"}
+    assert set(said) == {f"{path} is truncated or changed: ignored"}
     path.write_bytes(whole)
     assert newest(checkpoints)["number"] == 2
 

@@ -114,7 +114,7 @@ def test_an_error_in_the_middle_leaves_what_was_done(tmp_path, counted, capsys, 
         kept = torch.load(path, weights_only=True)
         assert all(torch.equal(kept[name], tensor) for name, tensor in net.state_dict().items())
     log = run.log.read_text()
-    told = f"Training broke off: {error}\nWhat it has so far is in {run.path}\n[1/5][2/5]  Loss_D"
+    told = f"Training broke off: {error}\nIts output so far is in {run.path}\n[1/5][2/5]  Loss_D"
     assert told in log
     assert "Training finished" not in log
     assert capsys.readouterr().out == log

@@ -236,7 +236,7 @@ def test_weights_that_are_one_number_are_refused(tmp_path):
     state = Generator(32, nz=8, ngf=4).state_dict()
     state["main.0.weight"] = torch.zeros(1, 1, 1, 1).expand(10**9, 16, 4, 4)
     torch.save(state, tmp_path / "net.pt")
-    with address_space(1 << 30), pytest.raises(UserError, match="less than it claims"):
+    with address_space(1 << 30), pytest.raises(UserError, match="without storage"):
         load_generator(tmp_path / "net.pt")
 
 

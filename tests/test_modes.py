@@ -65,7 +65,7 @@ def test_what_cannot_be_had_is_told_and_replaced(monkeypatch):
     assert step.prepare("graph", said.append) == "eager"
     assert said == [
         "compiling the step: up to a minute, unless it was compiled here before",
-        "torch.compile failed, going on without it: RuntimeError: no such thing here in detail",
+        "torch.compile failed, continuing without it: RuntimeError: no such thing here in detail",
         *(
             f"capture of the CUDA graph failed, {which} attempt: {said[-1].split(': ', 1)[1]}"
             for which in ("first", "second")

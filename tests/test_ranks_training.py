@@ -133,7 +133,7 @@ def test_a_signal_to_one_stops_all_and_they_go_on_together(shards, whole, tmp_pa
     (status, said, _), (other, _, _) = end(processes)
     assert (status, other) == (75, 128 + signal.SIGTERM)
     assert "Stopped with another rank" in said
-    assert "goes on from here" in said
+    assert "resumes from here" in said
     assert [status for status, _, _ in train(shards, run.path)] == [0, 0]
     assert_same(run, whole[0])
 
@@ -197,7 +197,7 @@ def test_weights_that_differ_and_trouble_end_or_turn_back_all_ranks(tmp_path):
     assert kept == [f"{8 * step:09d}" for step in (1, 2)]  # and none of what differs
     assert (first["status"], second["status"]) == (0, 0)
     run = RunFolder(tmp_path / "back")
-    assert "Going back, 1 of 3 times" in run.log.read_text()
+    assert "Rolling back, 1 of 3 times" in run.log.read_text()
     assert "resumed  after 6 steps" in run.log.read_text()
     assert read_stats(run)[-1]["step"] == 12
 

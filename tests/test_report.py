@@ -80,7 +80,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path):
     ("log", "status"),
     [
         ("Starting training\n[0/1] …\n", "running, or killed"),
-        ("Starting training\nStopped by SIGTERM: 3 steps\nGoing on with training\n", "running, or"),
+        ("Starting training\nStopped by SIGTERM: 3 steps\nResuming training\n", "running, or"),
         ("Starting training\nTime is up: 3 steps, 48 images\n", "Time is up"),
         ("Starting training\nTraining broke off: no: space\nWhat", "Training broke off: no: space"),
         ("run      runs/0001\n", "not started"),

@@ -148,7 +148,7 @@ def test_a_disk_that_takes_no_more_is_told_plainly(tmp_path, monkeypatch, number
     monkeypatch.setattr("dcgan.training.records.append_line", full)
     with pytest.raises(UserError) as told:
         session.train(tiny(tmp_path / "run", max_steps=2))
-    assert_four_parts(told.value, "stats.jsonl", os.strerror(number), "to go on")
+    assert_four_parts(told.value, "stats.jsonl", os.strerror(number), "then resume")
 
 
 def test_two_processes_do_not_train_one_run(tmp_path):

@@ -72,7 +72,7 @@ def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, asked,
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
     said = capsys.readouterr().out
     assert "ALARM    non-finite" in said
-    assert "Stopped at trouble: 7 steps" in said
+    assert "Stopped by an alarm: 7 steps" in said
     # And the same command goes on from there, as if nothing had been
     poison(lambda step: False)
     assert session.train(config) == 0
@@ -91,7 +91,7 @@ def test_a_rollback_goes_on_from_before_the_trouble_with_other_random_numbers(
     assert alarms(run.alarms) == [("non-finite", 7, "rollback")]
     assert done.steps == 7 + 6  # of the first seven, six stand
     assert [tick["step"] for tick in read_stats(run)] == [4, 8, 12]
-    assert "Going back, 1 of 3 times" in capsys.readouterr().out
+    assert "Rolling back, 1 of 3 times" in capsys.readouterr().out
     healthy = train_here(tiny(tmp_path / "healthy", **options)).run.folder
     ours, others = read_stats(run), read_stats(healthy)
     assert ours[0]["loss_d"] == others[0]["loss_d"]

@@ -1,16 +1,18 @@
-"""Convolutions as matrix products, where the library's are slow or stumble: between small maps.
+"""Convolutions between small maps as matrix products (im2col), where those are faster or needed.
 
-oneDNN's 4×4 convolutions with stride 2 reach the rate of a matrix product on large maps, and a
-fraction of it between 8×8 and 4×4; in bf16 the gradient of the weights there reaches a tenth. Laid
-out as patches the same arithmetic is one product forward and two backward (Chellapilla, Puri and
-Simard, "High Performance Convolutional Neural Networks for Document Processing", 2006).
+oneDNN's 4×4 convolutions with stride 2 are as fast as a matrix product on large maps, but between
+8×8 and 4×4 they reach only a fraction of its rate; in bf16 the gradient of the weights there
+reaches a tenth. With the image laid out as patches, the same arithmetic is one product forward and
+two backward (Chellapilla, Puri and Simard, "High Performance Convolutional Neural Networks for
+Document Processing", 2006).
 
-Between 4×4 and 1×1 there is one patch an image, so the product is all there is, on every device and
-in compiled code. There it is needed: on CUDA the library lays out the gradient of such a layer's
-weights otherwise than Inductor expects, whose code then refuses it (seen with torch 2.11).
+Between 4×4 and 1×1 there is one patch per image, so these layers are plain products, on every
+device and in compiled code. On CUDA this is needed: cuDNN lays out the gradient of such a layer's
+weights differently from what Inductor expects, and compiled code then refuses it (seen with torch
+2.11).
 
-The layers keep the parameters, names and results of those that they derive from, and are the
-library's convolution anywhere else.
+The layers have the parameters, names and results of their base classes. Everywhere else they call
+the library's convolution.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import torch.nn.functional as F
 from torch import nn
 
 LARGEST = 8
-"""Side of the larger of a layer's two maps, up to which products win. Forward and backward at batch
-128, one thread of a Xeon with AMX, best of nine, in ms, library → product:
+"""Side of the larger of a layer's two maps up to which products are faster. Times of forward and
+backward at batch 128, on one thread of a Xeon with AMX, best of nine, in ms, library → product:
 
 ============  ============  =========  =========
 from          to            bf16       fp32
@@ -74,20 +76,20 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 def _is_one_patch(sides: Sequence[int], kernel: int, stride: int, padding: int) -> bool:
-    """Whether the kernel covers the larger map, whose sides these are, in one place only."""
+    """Return whether the kernel covers the larger map, which has these sides, exactly once."""
     return not padding and all(side == kernel for side in sides)
 
 
 def _products_win(maps: torch.Tensor, side: int) -> bool:
-    """Whether to take products for a layer whose larger map has this side.
+    """Return whether to use products for a layer whose larger map has this side.
 
-    Not in compiled code: Inductor's C++ for the overlaps of even a tiny net takes minutes.
+    Compiled code does not: Inductor's C++ for the overlaps of even a tiny net takes minutes.
     """
     return maps.device.type == "cpu" and side <= LARGEST and not torch.compiler.is_compiling()
 
 
 class _Patches(torch.autograd.Function):
-    """(B, H, W, C) → (B, h, w, K·K·C): what each output pixel of a convolution looks at."""
+    """(B, H, W, C) → (B, h, w, K·K·C): the patch that each output pixel of a convolution reads."""
 
     @staticmethod
     def forward(context: Any, images: torch.Tensor, *geometry: int) -> torch.Tensor:
@@ -100,7 +102,7 @@ class _Patches(torch.autograd.Function):
 
 
 class _Overlaps(torch.autograd.Function):
-    """The adjoint, (B, h, w, K·K·C) → (B, H, W, C): patches put back and added where they meet."""
+    """The adjoint, (B, h, w, K·K·C) → (B, H, W, C): patches are put back and added in overlaps."""
 
     @staticmethod
     def forward(context: Any, patches: torch.Tensor, *geometry: int) -> torch.Tensor:
@@ -120,8 +122,8 @@ def _gather(images: torch.Tensor, kernel: int, stride: int, padding: int) -> tor
 
 def _overlap_add(patches: torch.Tensor, kernel: int, stride: int, padding: int) -> torch.Tensor:
     batch, height, width, _ = patches.shape
-    # A kernel is `reach` strides long, so patch i adds to the strides i, i + 1, ... of its row:
-    # whole strides are added at once, which makes kernel² additions to (kernel / stride)².
+    # A kernel is `reach` strides long, so patch i adds to the strides i, i + 1, ... of its row.
+    # Adding whole strides at once reduces kernel² additions to (kernel / stride)².
     reach = kernel // stride
     terms = patches.view(batch, height, width, reach, stride, reach, stride, -1)
     strides = height + reach - 1, width + reach - 1
@@ -132,9 +134,9 @@ def _overlap_add(patches: torch.Tensor, kernel: int, stride: int, padding: int) 
             sums[:, row : row + height, :, column : column + width] += term
     images = sums.flatten(3, 4).flatten(1, 2)  # (B, H + 2·padding, W + 2·padding, C)
     inner = (slice(padding, side * stride - padding) for side in strides)
-    return images[:, *inner].contiguous()  # what comes next is slow on anything else
+    return images[:, *inner].contiguous()  # the next operation is slow on other layouts
 
 
 def _side(smaller: int, kernel: int, stride: int, padding: int) -> int:
-    """Side of the larger map."""
+    """Return the side of the larger map."""
     return stride * (smaller - 1) + kernel - 2 * padding

@@ -1,9 +1,9 @@
-"""The two nets of DCGAN, and their first weights.
+"""The two nets of DCGAN, and their initial weights.
 
 Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks", ICLR 2016 (arXiv:1511.06434): figure 1 is the generator at 64×64.
-At 64 the layers, their order and their names are those of the PyTorch DCGAN tutorial and of
-pytorch/examples, so weights from there load here::
+At 64 pixels the layers, their order and their names are those of the PyTorch DCGAN tutorial and of
+pytorch/examples, so that weights from there load here::
 
     noise (B, nz, 1, 1) ─ Generator ─ images (B, C, S, S) in [-1, 1] ─ Discriminator ─ logits (B,)
 """
@@ -17,29 +17,29 @@ from dcgan.nets import im2col as patches
 from pipeline.errors import UserError
 
 SIZES = (32, 64, 128, 256)
-"""Image sizes that the nets can be built for: 4×4 doubled three to six times."""
+"""Image sizes for which the nets can be built: 4×4 doubled three to six times."""
 
 CHANNELS = (1, 3)
 """Grey or RGB."""
 
 
 class Generator(nn.Module):
-    """From noise to images: 1×1 → 4×4 → doubled until `image_size`, then tanh.
+    """Draws images from noise: 1×1 → 4×4 → doubled until `image_size`, then tanh.
 
-    The 4×4 map is `ngf * image_size // 8` channels deep and each doubling halves that, so the last
-    hidden map, at half the image's size, is `ngf` deep whatever the size.
+    The 4×4 map has `ngf * image_size // 8` channels, and each doubling of the size halves them. So
+    the last hidden map, at half the image's size, has `ngf` channels whatever the size.
 
     Args:
-        image_size: side of the images, one of `SIZES`.
-        nz: length of the latent.
-        ngf: depth of the last hidden map.
-        channels: of the images, one of `CHANNELS`.
+        image_size: side of the images in pixels, one of `SIZES`.
+        nz: length of the latents.
+        ngf: channels of the last hidden map.
+        channels: channels of the images, one of `CHANNELS`.
 
     Attributes:
-        options: what the net was built with, by the name of the flag that says it.
+        options: the values that the net was built with, by the names of their flags.
 
     Raises:
-        UserError: for a net that cannot be built.
+        UserError: no such net can be built.
     """
 
     def __init__(
@@ -83,28 +83,29 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """From images to logits: the generator's mirror image, halved down to 4×4, then one number.
+    """Maps images to logits: it mirrors the generator, halving down to 4×4, then to one number.
 
-    It stops before the ancestors' sigmoid, which has no weights: their names and shapes still fit.
-    A loss taken from the logit stays exact where a probability has rounded to 0 or 1.
+    The tutorial's discriminator ends in a sigmoid; this one does not. A sigmoid has no weights, so
+    names and shapes still agree. A loss computed from the logit stays exact where a probability
+    would round to 0 or 1.
 
     Args:
-        image_size: side of the images, one of `SIZES`.
-        ndf: depth of the first hidden map; the 4×4 map is `ndf * image_size // 8` deep.
-        channels: of the images, one of `CHANNELS`.
+        image_size: side of the images in pixels, one of `SIZES`.
+        ndf: channels of the first hidden map; the 4×4 map has `ndf * image_size // 8`.
+        channels: channels of the images, one of `CHANNELS`.
 
     Attributes:
-        options: what the net was built with, by the name of the flag that says it.
+        options: the values that the net was built with, by the names of their flags.
 
     Raises:
-        UserError: for a net that cannot be built.
+        UserError: no such net can be built.
     """
 
     def __init__(self, image_size: int = 64, ndf: int = 64, channels: int = 3) -> None:
         super().__init__()
         self.options = {"--image-size": image_size, "--channels": channels, "--ndf": ndf}
         _check(self.options)
-        # No BatchNorm on the image itself: section 3 of the paper found it to oscillate.
+        # No BatchNorm on the first layer: section 3 of the paper found it to cause oscillation.
         layers: list[nn.Module] = [
             patches.Conv2d(channels, ndf, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
@@ -121,28 +122,29 @@ class Discriminator(nn.Module):
         self.main = nn.Sequential(*layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Judge each image.
+        """Discriminate between real and generated images.
 
         Args:
             images: (B, C, S, S) in [-1, 1].
 
         Returns:
-            Logits, (B,): sigmoid of them is the probability of being real.
+            Logits, (B,); their sigmoid is the probability that an image is real.
         """
         logits: torch.Tensor = self.main(images)  # (B, 1, 1, 1)
         return logits.flatten()
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Give a net its first weights, in place.
+    """Initialise the weights of a net, in place.
 
-    Every convolution, transposed or not, N(0, 0.02) (Radford et al., section 4); every BatchNorm
-    scale N(1, 0.02) and shift 0 (the tutorial). Drawn on the CPU in float32 in the order of the
-    layers and then copied, so one seed gives one net, whatever its device, type or memory layout.
+    The weights of every convolution, transposed or not, are drawn from N(0, 0.02) (Radford et al.,
+    section 4). The scales of every BatchNorm are drawn from N(1, 0.02), and its shifts are 0 (the
+    tutorial). All are drawn on the CPU in float32, in the order of the layers, and then copied, so
+    a seed gives the same net on any device, and in any type and memory layout.
 
     Args:
         module: the net.
-        generator: a CPU generator; without one, torch's global state is used.
+        generator: a CPU generator; without one, torch's global generator is used.
     """
     with torch.no_grad():
         for layer in module.modules():
@@ -160,12 +162,12 @@ def _normal(mean: float, like: torch.Tensor, generator: torch.Generator | None) 
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Count the numbers that training changes: weights, not BatchNorm's running statistics."""
+    """Count the parameters of a net; BatchNorm's running statistics are not among them."""
     return sum(parameter.numel() for parameter in net.parameters())
 
 
 def _check(options: dict[str, int]) -> None:
-    """Refuse what no net can be built from."""
+    """Refuse values from which no net can be built."""
     allowed = {"--image-size": SIZES, "--channels": CHANNELS}
     for option, value in options.items():
         choices = allowed.get(option)
@@ -174,4 +176,4 @@ def _check(options: dict[str, int]) -> None:
         if choices is not None and value not in choices:
             nearest = min(choices, key=lambda choice: abs(choice - value))
             wanted = "one of " + ", ".join(map(str, choices))
-            raise UserError(option, str(value), wanted, f"take the nearest, {option} {nearest}")
+            raise UserError(option, str(value), wanted, f"use the nearest, {option} {nearest}")

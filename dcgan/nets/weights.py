@@ -1,4 +1,4 @@
-"""Weights in files: written whole or not at all; anybody's are read or refused, never run."""
+"""Weights in files: written whole or not at all, and read without running any code in them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
 
 WRAPPERS = ("module", "_orig_mod")
-"""What DataParallel and torch.compile add to the names of tensors, around a net or a part of it."""
+"""Prefixes that DataParallel and torch.compile add to the names of a net's tensors."""
 
 WANTED = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
 
 
 def load_tensors(path: Path) -> Any:
-    """Read what `torch.save` wrote, onto the CPU: nothing in the file is run, and no bomb inflated.
+    """Load a file of `torch.save` onto the CPU, without running code or inflating a bomb.
 
     Raises:
-        ValueError: it unpacks to more than it is.
-        Exception: whatever zipfile and torch trip over in a file that is not theirs.
+        ValueError: the file unpacks to more than its size.
+        Exception: any error of zipfile or torch about a file that is not theirs.
     """
     refuse_inflated(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def refuse_inflated(path: Path) -> None:
-    """Refuse a zip that holds more than it is: a decompression bomb.
+    """Refuse a zip that unpacks to more than its size: a decompression bomb.
 
-    torch and numpy write what they save into zips as it is, and inflate what somebody else
-    deflated, however much comes out.
+    torch and numpy write zips without compression, but when they read, they inflate compressed
+    members of any size.
 
     Raises:
-        ValueError: members are compressed, or lie over each other.
-        Exception: whatever zipfile trips over.
+        ValueError: members are compressed, or overlap.
+        Exception: any error of zipfile.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -53,9 +53,9 @@ def refuse_inflated(path: Path) -> None:
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it is an ordinary tensor, all of whose numbers are really there.
+    """Return whether this is an ordinary tensor with storage for all its numbers.
 
-    A view may repeat one number a billion times: whoever copies it needs the memory for all.
+    A view may repeat one number a billion times, and a copy of it would need memory for all.
     """
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
@@ -67,32 +67,32 @@ def is_plain(tensor: torch.Tensor) -> bool:
 
 
 def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
-    """Read a state dict, under the names that the net itself gives to its tensors.
+    """Read a state dict, with the tensor names of the unwrapped net.
 
     Args:
-        path: as `torch.save(net.state_dict(), path)` writes it, also of a net that was wrapped by
-            DataParallel or torch.compile, or saved before torch 0.4.1.
+        path: a file written by `torch.save(net.state_dict(), path)`; the net may have been wrapped
+            by DataParallel or torch.compile, or saved before torch 0.4.1.
         where: the file as the user named it, for the error.
 
     Returns:
         Tensors on the CPU, finite in float32.
 
     Raises:
-        UserError: for a missing file, or one that holds anything else.
+        UserError: the file is missing, or contains anything else.
     """
     if not path.is_file():
         raise UserError(
             where, "a folder" if path.is_dir() else "no such file", WANTED, "check the path"
         )
     try:
-        with warnings.catch_warnings():  # of foreign formats, on their way to becoming our error
+        with warnings.catch_warnings():  # about foreign formats, which become our own error
             warnings.simplefilter("ignore")
             found = load_tensors(path)
     except PermissionError as error:
         raise UserError(
             where, str(error.strerror), "a file that this user may read", "see ls -ld, or copy it"
         ) from None
-    except Exception as error:  # whatever torch's readers trip over in a file that is not theirs
+    except Exception as error:  # torch's readers may raise anything on a file that is not theirs
         raise UserError(
             where,
             f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})",
@@ -103,7 +103,7 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
     if not isinstance(found, dict):
         raise UserError(where, f"a {type(found).__name__}", WANTED, "save net.state_dict() instead")
     state = {}
-    for name, value in dict.items(found):  # not by methods of the file's own choice
+    for name, value in dict.items(found):  # not a method that a subclass in the file may override
         _require_tensor(name, value, where)
         state[".".join(part for part in name.split(".") if part not in WRAPPERS)] = value
     for name in [*state]:  # BatchNorm did not count its batches before torch 0.4.1
@@ -114,13 +114,13 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
 
 
 def _require_tensor(name: object, value: object, where: str) -> None:
-    """Refuse an entry of a file's dict that a net cannot take, or that would spoil it."""
+    """Refuse an entry of a file's dict that a net cannot or should not load."""
     if isinstance(value, torch.Tensor) and not is_plain(value):
         raise UserError(
             where,
-            f"a tensor {name!r:.80} that holds less than it claims",
+            f"a tensor {name!r:.80} without storage for all its numbers",
             WANTED,
-            "save it anew",
+            "save it again",
         )
     if not (isinstance(name, str) and isinstance(value, torch.Tensor)):
         raise UserError(
@@ -134,21 +134,21 @@ def _require_tensor(name: object, value: object, where: str) -> None:
             where,
             f"numbers in {name:.80} that are not finite: its training diverged",
             "finite weights",
-            "name a net that was saved earlier; a run keeps some in its folder nets/",
+            "name a net that was saved earlier; a run saves some in its folder nets/",
         )
 
 
 def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) -> None:
-    """Fill a net from a state dict in a file, all of it or, on an error, nothing.
+    """Load a state dict from a file into a net, completely or, on an error, not at all.
 
     Args:
-        net: takes the weights in place, on its own device and in its own type.
-        path: as `torch.save(net.state_dict(), path)` writes it, here or in pytorch/examples; see
-            `read_state`. Never runs code from it.
+        net: the net, which keeps its device and type.
+        path: a file written by `torch.save(net.state_dict(), path)`, here or in pytorch/examples;
+            see `read_state`. No code in it is run.
         flag: the option that named the file, for the error.
 
     Raises:
-        UserError: for a missing file, one that holds anything else, or one that does not fit.
+        UserError: the file is missing, contains anything else, or does not fit the net.
     """
     where = f"{flag} {path}"
     state = read_state(Path(path), where)
@@ -159,16 +159,16 @@ def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) ->
 
 
 def load_generator(path: str | Path) -> Generator:
-    """Build the generator whose weights a file holds; their shapes tell its options.
+    """Build a generator from a file of its weights, whose shapes determine its options.
 
     Args:
-        path: a state dict, of ours or of pytorch/examples; see `load_weights`.
+        path: a state dict, ours or pytorch/examples'; see `load_weights`.
 
     Returns:
-        On the CPU, in float32, in eval mode. Torch's random state is not touched.
+        The generator on the CPU, in float32 and in eval mode. Torch's random state is unchanged.
 
     Raises:
-        UserError: for a missing file, and one that holds anything else.
+        UserError: the file is missing, or contains anything else.
     """
     state = read_state(Path(path), str(path))
     net = _origin(state)
@@ -188,7 +188,7 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
 def _first_difference(
     found: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]]
 ) -> tuple[str, str]:
-    """Say of the first tensor that differs what it is and what it should be; two "" if none is."""
+    """Describe the first tensor that differs, as found and as wanted; two "" if none differs."""
     for name, shape in wanted.items():
         if name not in found:
             return f"no {name}", f"{name} of shape {shape}"
@@ -218,7 +218,7 @@ def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag
 
 
 def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
-    """Build, without memory, the net that these weights come from; None if no options give it."""
+    """Build on the meta device the net that has these weights; None if no options give it."""
     kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
     if not kernels or 0 in kernels[0] + kernels[-1]:
         return None
@@ -236,7 +236,7 @@ def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
 
 
 def save_weights(net: nn.Module, path: Path) -> None:
-    """Write a net's state dict, whole or not at all, for us and the ancestors."""
+    """Write a net's state dict, whole or not at all; pytorch/examples can load it, too."""
     state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
     try:
         with replacing(path) as temporary:

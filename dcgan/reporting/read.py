@@ -261,7 +261,7 @@ def _losses(path: Path, notes: list[str]) -> tuple[Curve, dict[str, Curve]]:
 
 
 _TURNS = re.compile(
-    r"^(Starting training|Going on with training|"
+    r"^(Starting training|Resuming training|Going on with training|"
     r"Training finished|Training broke off|Time is up|Stopped).*$",
     re.MULTILINE,
 )
@@ -274,6 +274,6 @@ def _status(path: Path, notes: list[str]) -> str:
     if not turns:
         return "not started" if text else "unknown"
     line, turn = turns[-1][0], turns[-1][1]
-    if turn in ("Starting training", "Going on with training"):
+    if turn in ("Starting training", "Resuming training", "Going on with training"):
         return "running, or killed"
     return line if turn == "Training broke off" else line.split(": ")[0]

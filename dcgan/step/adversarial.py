@@ -1,9 +1,10 @@
-"""The adversarial step: one update of D and one of G, once, literally.
+"""The adversarial step: one update of D and one of G.
 
-Algorithm 1 of Goodfellow et al., "Generative Adversarial Nets", 2014 (arXiv:1406.2661), with k = 1
-and the non-saturating loss of its section 3; Adam as in Radford et al. 2016, section 4.
-Nothing here waits for the device: no value is read, no Python branch looks at one. Hence a faster
-mode may wrap the object, compiled or captured in a CUDA graph, and this file stays the only maths.
+This is Algorithm 1 of Goodfellow et al., "Generative Adversarial Nets", 2014 (arXiv:1406.2661),
+with k = 1 and the non-saturating loss of its section 3; Adam as in Radford et al. 2016, section 4.
+Nothing here waits for the device: no value is read, and no Python branch depends on one. Therefore
+a faster mode can wrap the step, compiled or captured in a CUDA graph, and this file remains the
+only implementation of the maths.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
 def discriminator_loss(
     logits_x: torch.Tensor, logits_gz: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Take -log D(x) - log(1 - D(G(z))), each term averaged over its batch.
+    """Compute -log D(x) - log(1 - D(G(z))), each term averaged over its batch.
 
-    Binary cross-entropy written for a logit t needs no label tensor and cannot overflow:
+    Binary cross-entropy, written for a logit t, needs no label tensor and cannot overflow:
     -log sigmoid(t) = softplus(-t) at label 1, -log(1 - sigmoid(t)) = softplus(t) at label 0.
-    At label 1 - s it is softplus(-t) + s t, as softplus(t) = softplus(-t) + t.
+    At label 1 - s it is softplus(-t) + s t, since softplus(t) = softplus(-t) + t.
 
     Args:
-        logits_x: (B,), of real images.
-        logits_gz: (B,), of generated ones.
-        smoothing: s; the label of real images is 1 - s, that of generated ones stays 0 (Salimans
+        logits_x: (B,), the logits of real images.
+        logits_gz: (B,), the logits of generated images.
+        smoothing: s. The label of real images is 1 - s; that of generated images stays 0 (Salimans
             et al., "Improved Techniques for Training GANs", 2016, section 3.4).
 
     Returns:
@@ -56,10 +57,10 @@ def discriminator_loss(
 
 
 def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
-    """Take -log D(G(z)), averaged.
+    """Compute -log D(G(z)), averaged over the batch.
 
     Args:
-        logits_gz: (B,), of generated images.
+        logits_gz: (B,), the logits of generated images.
 
     Returns:
         A scalar, 0 or more, in the logits' type.
@@ -68,31 +69,31 @@ def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
 
 
 def no_sync(net: nn.Module) -> None:
-    """Leave a net's gradients as they are, where there is one process."""
+    """Leave a net's gradients unchanged: with one process there is nothing to average."""
 
 
 class AdversarialStep:
     """Holds two nets and their optimisers; each call updates D, then G.
 
     Args:
-        generator: (B, nz, 1, 1) → (B, C, S, S); on its device and in train mode already.
-        discriminator: (B, C, S, S) → logits (B,); likewise.
+        generator: (B, nz, 1, 1) → (B, C, S, S); already on its device and in train mode.
+        discriminator: (B, C, S, S) → logits (B,); already on its device and in train mode.
         lr_d: Adam's step size for the discriminator.
         lr_g: Adam's step size for the generator.
         beta1: Adam's first decay rate; the second stays at 0.999.
         bf16: whether the nets compute in bfloat16. Weights, their gradients and updates, losses,
-            BatchNorm's statistics and what a step returns stay as they are.
-        smoothing: of the real images' label.
+            BatchNorm's statistics and the returned statistics keep their types.
+        smoothing: the amount subtracted from the label of real images.
 
     Attributes:
-        optimizer_d: Adam of the discriminator.
-        optimizer_g: Adam of the generator.
+        optimizer_d: the discriminator's Adam.
+        optimizer_g: the generator's Adam.
         generate, discriminate, loss_d, loss_g: the four parts that are functions of tensors alone;
-            a faster mode puts its compiled ones here. Another loss may take the place of either,
-            before that: `loss_d` of D's outputs (B,) for real and for generated images, `loss_g`
-            of those for generated ones, each float32 → a scalar.
-        reduce_gradients: called with a net after its backward pass, before its update; several
-            ranks put their `GradientReduction` here.
+            a faster mode puts compiled ones here. Before that, you may replace the losses by your
+            own: `loss_d` takes D's outputs (B,) for real and for generated images, `loss_g` those
+            for generated images, in float32; each returns a scalar.
+        reduce_gradients: called with a net after its backward pass, before its update. With
+            several ranks it is their `GradientReduction`.
     """
 
     def __init__(
@@ -119,14 +120,14 @@ class AdversarialStep:
         """Do one step.
 
         Args:
-            real: (B, C, S, S) float in [-1, 1]; read only.
-            noise: (B, nz, 1, 1) float, N(0, 1); read only.
+            real: (B, C, S, S) float in [-1, 1]; not modified.
+            noise: (B, nz, 1, 1) float, N(0, 1); not modified.
 
         Returns:
             (5,) on the device, detached, in the order of `STATISTICS`.
         """
-        # Update D: descend -log D(x) - log(1 - D(G(z))). Real and fake go through D as batches of
-        # their own, real first: BatchNorm's statistics of the two never mix.
+        # Update D: descend -log D(x) - log(1 - D(G(z))). Real and fake images go through D as
+        # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
         fake = self._run(self.generate, noise)
         logits_x = self._logits(real)
@@ -152,16 +153,16 @@ class AdversarialStep:
             return torch.stack((loss_d, loss_g, d_x, d_gz1, d_gz2))
 
     def updates_of_g(self) -> torch.Tensor:
-        """How often G was updated: Adam's own count, on the device, which a checkpoint restores."""
+        """Return how often G was updated: Adam's count on the device, which checkpoints keep."""
         state = self.optimizer_g.state[next(self.generator.parameters())]
         return cast(torch.Tensor, state["step"])
 
     def _run(self, net: Net, batch: torch.Tensor) -> torch.Tensor:
-        """Run a net forward, in bfloat16 if that is asked for.
+        """Run a net forward, in bfloat16 if `bf16` is set.
 
-        Autocast keeps the weights that it has cast until the outermost region ends, and would go
-        on with them after an update: hence a region for each pass, and nothing kept even where
-        somebody has entered one around the step
+        Autocast caches the weights that it has cast until the outermost region ends, and would
+        still use them after an update. Hence each pass has its own region, and nothing is cached,
+        in case the step itself is called inside a region
         (docs.pytorch.org/docs/stable/amp.html, `cache_enabled`).
         """
         if not self.bf16:
@@ -170,17 +171,17 @@ class AdversarialStep:
             return net(batch)
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """D's logits in float32: a loss in bfloat16 would keep two digits of them."""
+        """Return D's logits in float32: in bfloat16 a loss would have only two digits."""
         logits = self._run(self.discriminate, images)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _adam(net: nn.Module, lr: float, beta1: float) -> torch.optim.Adam:
-    """Adam in one kernel; on CUDA it keeps its own count there, so that a graph can capture it."""
+    """Make a fused Adam; on CUDA it counts its steps there, so that a graph can capture it."""
     device = next(net.parameters()).device
     on_cuda = device.type == "cuda"  # elsewhere torch refuses `capturable`
-    # A captured step goes on with a float that it was captured with; a tensor it reads each time
-    # (the `lr` of docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html).
+    # A graph repeats the float that it was captured with, but reads a tensor anew each time
+    # (see `lr` in docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html).
     rate = torch.tensor(lr, device=device) if on_cuda else lr
     return torch.optim.Adam(
         net.parameters(), lr=rate, betas=(beta1, 0.999), fused=True, capturable=on_cuda
@@ -189,7 +190,7 @@ def _adam(net: nn.Module, lr: float, beta1: float) -> torch.optim.Adam:
 
 @contextmanager
 def _frozen(net: nn.Module) -> Iterator[None]:
-    """Spare the net's weight gradients inside; gradients still pass through to its input."""
+    """Compute no gradients of the net's weights inside; gradients still reach its input."""
     trainable = [parameter for parameter in net.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -1,9 +1,9 @@
-"""The moving average of the generator's weights, which draws better pictures than the last ones.
+"""The moving average (EMA) of the generator's weights, which draws better pictures than they do.
 
-Karras et al., "Progressive Growing of GANs", ICLR 2018 (arXiv:1710.10196), section 6.1; counted in
-images, as a half-life, as in Karras et al., "Analyzing and Improving the Image Quality of
-StyleGAN", CVPR 2020. It warms up as in Karras et al., "Training Generative Adversarial Networks
-with Limited Data", NeurIPS 2020: `ema_rampup` of NVlabs/stylegan2-ada-pytorch.
+The method is from Karras et al., "Progressive Growing of GANs", ICLR 2018 (arXiv:1710.10196),
+section 6.1. The rate is a half-life in images, as in Karras et al., "Analyzing and Improving the
+Image Quality of StyleGAN", CVPR 2020. The warm-up is from Karras et al., "Training Generative
+Adversarial Networks with Limited Data", NeurIPS 2020: `ema_rampup` of NVlabs/stylegan2-ada-pytorch.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 RAMP_UP = 0.05
-"""The half-life is at most this share of the images seen: else a short run's average would be made
-of first weights. It is `ema_rampup`'s value in stylegan2-ada-pytorch."""
+"""The half-life is at most this share of the images seen; otherwise the average of a short run
+would consist of initial weights. The value is that of `ema_rampup` in stylegan2-ada-pytorch."""
 
 SETTLING, SETTLING_IMAGES = 8, 128
-"""Batches, and images in each, that BatchNorm's statistics are taken from: its first layer then has
-seen each channel at 16,000 places. On two cores half a second at the default sizes."""
+"""Batches, and images in each, from which BatchNorm's statistics are computed. The first layer then
+sees each channel at 16,000 places. This takes half a second on two cores at the default sizes."""
 
 
 class EMA:
-    """A net that follows another one.
+    """Averages the weights of a net over its updates.
 
     Args:
-        net: the one to follow, as its first weights are; the average begins there.
-        images: in a step.
-        half_life: images after which a weight's past counts half, once the average is warm.
+        net: the net to average, with its initial weights; the average begins with these.
+        images: images in a step.
+        half_life: images after which the weight of the past is halved, once the warm-up is over.
 
     Attributes:
-        net: the average, in `net`'s type and layout.
+        net: the net with the averaged weights, in the type and layout of the original.
     """
 
     def __init__(self, net: nn.Module, images: int, half_life: int) -> None:
@@ -43,32 +43,33 @@ class EMA:
 
     @torch.no_grad()
     def update(self, updates: torch.Tensor) -> None:
-        """Move towards the net that is followed; the host sees nothing of it.
+        """Move the average towards the net's present weights, without reading anything on the host.
 
         Args:
-            updates: of that net, the latest included; a scalar on the device. What the host
-                computes, a CUDA graph would repeat for ever.
+            updates: the number of updates of the net, the latest included; a scalar on the device,
+                because a CUDA graph would repeat a number of the host's unchanged.
         """
-        seen = (updates - 1) * self._images  # before this step: the first average is the net itself
+        # Images before this step: with none, the average becomes the net itself
+        seen = (updates - 1) * self._images
         half_life = (seen * RAMP_UP).clamp_(max=self._half_life)
         # 1 - 0.5 ** (images / half_life), without losing the digits of a small share
         share = torch.expm1(-math.log(2) * self._images / half_life).neg_()
         followed = self._followed
-        # One by one: `torch._foreach_lerp_` would take a single share as a number of the host's
+        # One by one, because `torch._foreach_lerp_` takes a scalar share only from the host
         for mean, weight in zip(self.net.parameters(), followed.parameters(), strict=True):
             mean.lerp_(weight, share)
-        # BatchNorm's are for `settle`; until then they are the followed net's
+        # BatchNorm's statistics are those of the net until `settle` computes them
         torch._foreach_copy_([*self.net.buffers()], [*followed.buffers()])
 
     def settle(self, nz: int) -> None:
         """Fit BatchNorm's statistics to the averaged weights, before pictures are drawn.
 
-        Those of the net that is followed belong to its last weights. On 8,000 of CelebA's faces,
-        after 1,500 steps, this brings the sliced Wasserstein distance from 39.7 to 33.0; averaging
-        the statistics as well brought nothing. The noise is the same each time.
+        The original net's statistics belong to its latest weights. On 8,000 of CelebA's faces,
+        after 1,500 steps, fitting lowers the sliced Wasserstein distance from 39.7 to 33.0;
+        averaging the statistics instead did not help. The noise is the same each time.
 
         Args:
-            nz: length of the net's latent.
+            nz: length of the net's latents.
         """
         random = torch.Generator().manual_seed(0)
         device = next(self.net.parameters()).device

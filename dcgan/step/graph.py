@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 WARM_UPS = 3
-"""Steps before the capture, as in [notes]: kernels are chosen and memory is taken in them."""
+"""Steps before the capture, as in [notes]; they choose kernels and allocate memory."""
 
 
 def capture(
@@ -24,31 +24,31 @@ def capture(
     """Record what a call of `body` does on the device, without doing it.
 
     Args:
-        body: does the same to the same tensors each time, and asks the host for nothing.
-        random: the one generator that it draws from.
-        preserved_state: undoes, in place, what one call of `body` inside it does.
+        body: does the same to the same tensors in each call, and reads nothing on the host.
+        random: the only generator that `body` draws from.
+        preserved_state: a context that undoes, in place, what one call of `body` inside it does.
 
     Returns:
-        What does it again, on the current stream, in one launch.
+        A function that repeats the call on the current stream, in one launch.
     """
-    # On the stream of the capture: autograd ties each parameter's gradient to the stream that it
-    # first saw it on, and refuses another one in a capture ([notes], "Whole-network capture").
+    # Warm up on the stream of the capture: autograd ties each parameter's gradient to the stream
+    # that it first saw it on, and refuses another in a capture ([notes], "Whole-network capture").
     stream = torch.cuda.Stream(random.device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(random.device))
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
-            with preserved_state():  # each: there may be room for the results of one step only
+            with preserved_state():  # around each call: the rows may have space for one step only
                 body()
-    # `preserved_state` has dropped the gradients: the capture takes new ones from the graph's own
-    # memory, where each replay writes them anew ([notes]: "sets grads to None before capture").
+    # `preserved_state` has dropped the gradients. The capture allocates new ones in the graph's own
+    # memory, where each replay writes them again ([notes]: "sets grads to None before capture").
     torch.cuda.current_stream(random.device).wait_stream(stream)
 
     graph = torch.cuda.CUDAGraph()
-    # Each replay then draws where the last one ended (CUDAGraph.register_generator_state); torch
-    # does this by itself for the default generator only.
+    # Then each replay continues the random numbers of the last one
+    # (CUDAGraph.register_generator_state). Torch does this only for the default generator itself.
     graph.register_generator_state(random)
-    # thread_local: DALI's threads may go on calling CUDA meanwhile; by default any call of theirs
-    # that is unsafe during a capture ends it ([cuda], [graph] `capture_error_mode`).
+    # thread_local: DALI's threads may call CUDA meanwhile. By default any of their calls that is
+    # unsafe during a capture would end it ([cuda], [graph] `capture_error_mode`).
     with (
         _drawing_again_after_a_failure(random),
         torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
@@ -59,10 +59,11 @@ def capture(
 
 @contextmanager
 def _drawing_again_after_a_failure(random: torch.Generator) -> Iterator[None]:
-    """Give generators back the state that a capture takes away.
+    """Restore the generators' states if a capture fails.
 
-    One that breaks off leaves them waiting for the graph, and every later draw is refused ("Offset
-    increment outside graph capture"; seen with torch 2.11). The default one takes part unasked.
+    A failed capture leaves the generators waiting for the graph, and every later draw is refused
+    ("Offset increment outside graph capture"; seen with torch 2.11). The default generator always
+    takes part in a capture.
     """
     generators = random, torch.cuda.default_generators[torch.cuda.current_device()]
     before = [generator.clone_state() for generator in generators]

@@ -1,4 +1,4 @@
-"""`--precision` and `--step`: fixed tables from what the machine is to what the step does."""
+"""Number formats and kernels: what `--precision` means on each kind of hardware."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from pipeline.errors import UserError
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
-"""How Linux names the CPU instructions that multiply bfloat16: without one, bf16 is emulated."""
+"""Linux's names of the CPU instructions that multiply bfloat16. Without them, bf16 is emulated."""
 
 AMPERE = (8, 0)
 """CUDA compute capability from which on the matrix units take bfloat16 and TensorFloat-32
@@ -20,7 +20,7 @@ AMPERE = (8, 0)
 
 
 class Choice(NamedTuple):
-    """What was taken, and why."""
+    """A choice and its reason."""
 
     name: str
     reason: str
@@ -30,7 +30,7 @@ def choose_precision(asked: str, device: torch.device) -> Choice:
     """Resolve `--precision` to fp32, tf32 or bf16.
 
     Raises:
-        UserError: tf32 where there is none.
+        UserError: the device has no tf32.
     """
     if asked == "tf32" and not _on_ampere(device):
         raise UserError(
@@ -47,9 +47,9 @@ def choose_precision(asked: str, device: torch.device) -> Choice:
 
 
 def set_matrix_format(precision: str, device: torch.device) -> None:
-    """Tell torch how to multiply float32 on CUDA, where convolutions take TF32 unless told not to.
+    """Set how torch multiplies float32 on CUDA, where convolutions use TF32 by default.
 
-    docs.pytorch.org/docs/stable/notes/cuda.html, "TensorFloat-32 (TF32) on Ampere (and later)".
+    See docs.pytorch.org/docs/stable/notes/cuda.html, "TensorFloat-32 (TF32) on Ampere (and later)".
     """
     if device.type == "cuda":
         for backend in _matrix_backends():
@@ -57,7 +57,7 @@ def set_matrix_format(precision: str, device: torch.device) -> None:
 
 
 def choose_kernels() -> None:
-    """Have cuDNN try its kernels on each new shape, unless every run must take the same ones.
+    """Let cuDNN time its kernels on each new shape, unless every run must use the same ones.
 
     The captured step of the default nets took 2.36 ms without trials and 2.19 ms with them, on an
     H100 in bf16 (docs.pytorch.org/docs/stable/backends.html, `torch.backends.cudnn.benchmark`).
@@ -67,9 +67,9 @@ def choose_kernels() -> None:
 
 @contextmanager
 def alike_in_every_process(device: torch.device) -> Iterator[None]:
-    """Multiply in whole float32, and by kernels that neither trials nor training have chosen.
+    """Compute in full float32, with kernels that do not depend on trials or on training's settings.
 
-    So that whoever draws an image draws the same one: training, `dcgan-sample`, `dcgan-evaluate`.
+    Thus training, `dcgan-sample` and `dcgan-evaluate` draw the same images.
     """
     if device.type != "cuda":
         yield
@@ -77,7 +77,8 @@ def alike_in_every_process(device: torch.device) -> Iterator[None]:
     cudnn, backends = torch.backends.cudnn, _matrix_backends()
     trials, fixed = cudnn.benchmark, cudnn.deterministic
     forms = [backend.fp32_precision for backend in backends]
-    cudnn.benchmark, cudnn.deterministic = False, True  # a transposed one may add in any order else
+    # Otherwise a transposed convolution may add in any order
+    cudnn.benchmark, cudnn.deterministic = False, True
     set_matrix_format("fp32", device)
     try:
         yield
@@ -88,7 +89,7 @@ def alike_in_every_process(device: torch.device) -> Iterator[None]:
 
 
 def _matrix_backends() -> tuple[Any, Any]:
-    """What multiplies matrices, and what convolves."""
+    """Return the backends of matrix products and of convolutions."""
     return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
 
 
@@ -113,7 +114,7 @@ def _describe(device: torch.device) -> str:
 
 
 def _cpu_flags() -> set[str]:
-    """The CPU's features as the kernel lists them; none where there is no such list."""
+    """Return the CPU's features as Linux lists them; an empty set if there is no such list."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

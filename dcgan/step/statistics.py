@@ -1,4 +1,4 @@
-"""The statistics of a tick's steps: kept on the device while it lasts, read when it is over."""
+"""The statistics of a tick's steps, kept on the device and read once at the end of the tick."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from dcgan.step.adversarial import STATISTICS
 
 
 class StepRows:
-    """One row of five statistics a step, in a device buffer as long as a tick.
+    """A buffer on the device with one row of five statistics per step, as long as a tick.
 
-    The place of the next row is on the device too, so that a captured graph, which repeats the
-    same writes to the same addresses, writes the next row each time.
+    The index of the next row is on the device too. So a captured graph, which repeats the same
+    operations on the same addresses, writes the next row each time.
 
     Args:
         capacity: steps in a tick.
-        device: of the buffer.
+        device: the device of the buffer.
     """
 
     def __init__(self, capacity: int, device: torch.device) -> None:
         self.rows = torch.zeros(capacity, len(STATISTICS), device=device)
         self.place = torch.zeros(1, dtype=torch.int64, device=device)
-        # Copies to pinned memory do not wait. Two tables: one is read while the other is filled.
+        # Copies to pinned memory do not block. One table is read while the other is filled.
         self._pinned = [
             torch.zeros(capacity, len(STATISTICS), pin_memory=True)
             for _ in range(2 if device.type == "cuda" else 0)
         ]
 
     def write(self, row: torch.Tensor) -> None:
-        """Keep a step's statistics, (5,); the host does not look at them."""
+        """Store a step's statistics, (5,), without reading them on the host."""
         self.rows.index_copy_(0, self.place, row.unsqueeze(0))
         self.place.add_(1)
 
     def take(self, count: int) -> Callable[[], npt.NDArray[np.float32]]:
-        """Ask for the rows of the `count` steps since the last time, and start anew.
+        """Begin to fetch the rows of the `count` steps since the last call, and empty the buffer.
 
         Returns:
             A function that waits for the rows and returns them, (count, 5). On CUDA, call it
-            before the next but one `take`.
+            before the second `take` after this one.
         """
         rows, arrived = self.rows[:count], None
         if self._pinned:
@@ -62,10 +62,10 @@ class StepRows:
         return read
 
     def untaken(self) -> torch.Tensor:
-        """The rows since the last time, (steps, 5) on the CPU; waits for them, and leaves them."""
+        """Return the rows since the last `take`, (steps, 5) on the CPU, and keep them; waits."""
         return self.rows[: int(self.place)].to("cpu", copy=True)
 
     def restore(self, rows: torch.Tensor) -> None:
-        """Begin with rows that `untaken` gave."""
+        """Fill the buffer with rows that `untaken` returned."""
         self.rows[: len(rows)].copy_(rows)
         self.place.fill_(len(rows))

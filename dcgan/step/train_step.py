@@ -1,12 +1,12 @@
-"""The whole step: pixels in, a row of statistics out, and nothing of the host in between.
+"""The whole step, from pixels to a row of statistics, without the host in between.
 
 ::
 
     pixels uint8 ─ flip ─ normalise ─┐
                               noise ─┴─ AdversarialStep ─ average of G ─ row of statistics
 
-The three modes run this same code: eager calls it, compiled has torch.compile make fewer and
-larger kernels of the nets, and graph records that once and repeats it as a single launch.
+All three modes run this code. "eager" calls it; "compiled" has torch.compile make fewer and larger
+kernels of the nets and losses; "graph" records the compiled step once and repeats it in one launch.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ from pipeline.images.pixels import to_signed
 
 AUTO = {
     "cuda": Choice("graph", "one launch a step, whatever the host is doing"),
-    "cpu": Choice("eager", "faster here than compiled code, which has no matrix products"),
+    "cpu": Choice("eager", "faster than compiled code on a CPU"),
 }
-"""For each type of device what `--step auto` takes; eager on any other.
+"""What `--step auto` chooses for each type of device; eager for any other type.
 
 On two cores with AMX, bf16 at the default sizes takes 392 ms eager and 520 ms compiled (medians of
-three rounds of `dcgan-profile step --compiled`). On an H100 a step takes 2.20 ms as a graph, but
-10.4 ms eager and 12.8 ms compiled without one: there the host is the slower of the two.
+three rounds of `dcgan-profile step --compiled`), because compiled code does not use the matrix
+products of dcgan/nets/im2col.py. On an H100 a step takes 2.20 ms as a graph, but 10.4 ms eager and
+12.8 ms compiled without a graph, because there the host is slower than the device.
 """
 
 
@@ -49,22 +50,22 @@ def choose_step(asked: str, device: torch.device) -> Choice:
     """Resolve `--step` to eager, compiled or graph."""
     if asked != "auto":
         return Choice(asked, "as asked for")
-    return AUTO.get(device.type, Choice("eager", f"nothing else was tried on {device.type}"))
+    return AUTO.get(device.type, Choice("eager", f"other modes are untested on {device.type}"))
 
 
 class WholeStep:
-    """One update of D and one of G from a batch of stored pixels, with all that belongs to it.
+    """One update of D and one of G from a batch of stored pixels, with everything around them.
 
-    Every tensor that it reads or writes stays where it is, so that it can be captured.
+    All tensors that it reads or writes keep their addresses, so that it can be captured.
 
     Args:
         update: the maths; its nets are on the device.
-        shape: (B, S, S, C) of the batches.
-        nz: length of the latent.
-        random: a generator of the device, for the noise and the flips.
-        rows: takes the statistics.
-        mirror: flip every image with probability one half.
-        ema: of the generator, if there is to be one.
+        shape: (B, S, S, C), the shape of the batches.
+        nz: length of the latents.
+        random: a generator on the device, for the noise and the flips.
+        rows: the table for the statistics.
+        mirror: whether to flip every image with probability one half.
+        ema: the moving average of the generator, if any.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class WholeStep:
         """Do one step.
 
         Args:
-            pixels: (B, S, S, C) uint8; read only.
+            pixels: (B, S, S, C) uint8; not modified.
 
         Returns:
             (5,) on the device, in the order of `STATISTICS`; the next step overwrites it.
@@ -100,12 +101,12 @@ class WholeStep:
         return self.run()
 
     def run(self) -> torch.Tensor:
-        """Do one step on what `pixels` holds; returns as a call does."""
+        """Do one step on the content of `pixels`; the result is that of a call."""
         self._run()
         return self.statistics
 
     def body(self) -> None:
-        """Do what a graph captures."""
+        """Do what a graph captures: a step on the content of `pixels`."""
         self.noise.normal_(generator=self.random)
         pixels = self._flipped() if self.mirror else self.pixels
         real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
@@ -122,13 +123,12 @@ class WholeStep:
     def prepare(
         self, mode: str, log: Callable[[str], object], all_agree: Callable[[bool], bool] = bool
     ) -> str:
-        """Get ready to run in a mode, or else in the next simpler one; training starts afterwards.
+        """Prepare to run in a mode or, if it fails, in the next simpler one; before the first step.
 
         Args:
             mode: eager, compiled or graph.
-            log: takes a line on what takes long and on what does not work.
-            all_agree: whether what works here works on all ranks: a graph on some of them and
-                none on others would not meet.
+            log: called with a line about what takes long or fails.
+            all_agree: returns whether all ranks succeeded, because all must run in the same mode.
 
         Returns:
             The mode that the step will run in.
@@ -152,13 +152,13 @@ class WholeStep:
             with self.preserved_state():
                 self.body()
             failure = None
-        except Exception as error:  # whatever a compiler can fail with: without it, we are slower
+        except Exception as error:  # a compiler can raise anything; without it we are only slower
             failure = _describe(error)
         if all_agree(failure is None):
             log(f"compiled in {time.perf_counter() - began:.1f} s")
             return True
         update.generate, update.discriminate, update.loss_d, update.loss_g = parts
-        log(f"torch.compile failed, going on without it: {failure or ELSEWHERE}")
+        log(f"torch.compile failed, continuing without it: {failure or ELSEWHERE}")
         return False
 
     def _capture(self, log: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
@@ -176,9 +176,9 @@ class WholeStep:
 
     @contextmanager
     def preserved_state(self) -> Iterator[None]:
-        """Undo, in place, whatever steps inside do to nets, optimisers, rows and random numbers.
+        """Undo, in place, what steps inside do to nets, optimisers, rows and random numbers.
 
-        Gradients are not reduced meanwhile: other ranks may do fewer such steps, or more.
+        Meanwhile gradients are not reduced, because other ranks may do fewer or more such steps.
         """
         reduce, self.update.reduce_gradients = self.update.reduce_gradients, no_sync
         before = [(tensor, tensor.clone()) for tensor in self.state()]
@@ -193,13 +193,13 @@ class WholeStep:
                     tensor.copy_(value)
                 for tensor in self.state():
                     if id(tensor) not in known:
-                        tensor.zero_()  # Adam's state, made meanwhile: it begins as zeros
+                        tensor.zero_()  # Adam's state, created meanwhile, begins as zeros
             self.random.set_state(random)
             for net in (self.update.generator, self.update.discriminator):
                 net.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a step changes for good, the random numbers too; waits for the device."""
+        """Return everything that a step changes, random numbers included; waits for the device."""
         update, ema = self.update, self.ema
         return {
             "generator": update.generator.state_dict(),
@@ -212,18 +212,18 @@ class WholeStep:
         }
 
     def load_state_dict(self, state: dict[str, Any], same_random: bool) -> None:
-        """Go on from a state; before `prepare`, since optimisers get new tensors.
+        """Load a state. Call this before `prepare`, because optimisers get new tensors.
 
         Args:
-            state: of `state_dict`. One without an average has it begin at the net itself.
-            same_random: go on with the state's random numbers; else with other ones.
+            state: a result of `state_dict`. If it has no average, the average begins with the net.
+            same_random: whether to continue with the state's random numbers.
         """
         update = self.update
         update.generator.load_state_dict(state["generator"])
         update.discriminator.load_state_dict(state["discriminator"])
         if self.ema is not None:
             self.ema.net.load_state_dict(state["average"] or state["generator"])
-        # Without their options: the run's own hold, which may be other ones by now
+        # Only the state, not the optimisers' options: those are the run's present ones
         optimizers = {"optimizer_d": update.optimizer_d, "optimizer_g": update.optimizer_g}
         for name, optimizer in optimizers.items():
             groups = optimizer.state_dict()["param_groups"]
@@ -233,10 +233,10 @@ class WholeStep:
         self.rows.restore(state["rows"])
 
     def digest(self) -> str:
-        """Sha256 of what must be the same on all ranks; waits for the device.
+        """Return the SHA-256 of what must be the same on all ranks; waits for the device.
 
-        That is the weights and Adam's state. BatchNorm's statistics are those of each rank's own
-        batches, and nothing is trained with them.
+        That is the weights and Adam's state. BatchNorm's running statistics come from each rank's
+        own batches, and training does not use them.
         """
         update, found = self.update, hashlib.sha256()
         tensors = [*update.generator.parameters(), *update.discriminator.parameters()]
@@ -247,11 +247,11 @@ class WholeStep:
         return found.hexdigest()
 
     def is_finite(self) -> bool:
-        """Whether every number is one; waits for the device."""
+        """Return whether all numbers of the state are finite; waits for the device."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.state())
 
     def state(self) -> Iterator[torch.Tensor]:
-        """The tensors among it."""
+        """Yield all tensors that a step changes, except the random numbers."""
         update = self.update
         nets = [update.generator, update.discriminator]
         nets += [self.ema.net] if self.ema is not None else []
@@ -262,12 +262,12 @@ class WholeStep:
 
 
 def keep_compiled_code() -> None:
-    """Have torch.compile keep its code where the next run finds it.
+    """Make torch.compile cache its code in a folder that lasts.
 
-    By default that is the folder for temporary files, which a restart may empty
-    (docs.pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html). To be called before
-    the first optimiser is made: that loads Dynamo, which settles on a folder at once, and makes it.
-    Where there is no home to write to, as in many containers, the folder stays torch's own.
+    By default it uses the folder for temporary files, which a reboot may empty
+    (docs.pytorch.org/tutorials/recipes/torch_compile_caching_tutorial.html). Call this before the
+    first optimiser is created: that loads Dynamo, which chooses and creates its folder at once. If
+    there is no home folder to write to, as in many containers, torch's default is kept.
     """
     with contextlib.suppress(OSError, RuntimeError):  # the latter where nobody knows a home
         folder = cache_folder() / "inductor"
@@ -277,6 +277,6 @@ def keep_compiled_code() -> None:
 
 
 def _describe(error: Exception) -> str:
-    # Two lines: Inductor's first one says no more than that it failed
+    # Two lines, because Inductor's first line says only that it failed
     reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
     return f"{type(error).__name__}: {reason[:300]}" if reason else type(error).__name__

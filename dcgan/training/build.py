@@ -37,34 +37,34 @@ from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
 
 REFILL_SECONDS = 2.0
-"""Between two lines on how far the cache is filled."""
+"""Seconds between two log lines about the filling of the cache."""
 
 AUTO = ("device", "precision", "step")
-"""Resolved once, by the run's first process; a later one takes what stands in its options."""
+"""Options whose `auto` is resolved once, by the run's first process, and reused when it resumes."""
 
 NETS = ("netG", "netD")
-"""Files that are read before a run's first step, and need not be there or be named after that."""
+"""Options whose files are read before a run's first step, and are not needed after that."""
 
 
 def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
-    """Build a run; nothing has been written then.
+    """Build a run, without writing anything.
 
     Args:
-        config: as asked for.
-        log: takes a line on whatever is passed over or changed on the way.
-        ranks: that train together.
+        config: the options as given.
+        log: called with a line about whatever is ignored or changed.
+        ranks: the processes that train together.
 
     Raises:
-        UserError: what is asked for cannot be done.
+        UserError: no run can be built from these options.
     """
-    # What there is of it already
+    # What the folder already holds
     folder = RunFolder.at(config.run)
     checkpoints = Checkpoints(folder.checkpoints, config.keep, log)
     previous = _find(folder, checkpoints)
     state = None if previous is None else previous.state
     rollbacks = 0 if previous is None else previous.rollbacks
 
-    # Its options, with every `auto` resolved
+    # The options, with every `auto` resolved
     config, device, mode, precision = _resolve(config, previous, folder, ranks)
     changed = previous is not None and previous.require_same(config, log)
     if config.deterministic:
@@ -72,13 +72,13 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
 
     # Nets, data, step
     first = config
-    if state is not None:  # which has the weights: files of first ones may be gone
+    if state is not None:  # it has the weights; the files of the initial ones may be gone
         first = config.replace(netG=None, netD=None)
     generator, discriminator = build_nets(first, device)
     batches = _open_batches(config, device, ranks, log)
     steps = batches.steps_per_epoch
     plan = Plan(config.total_steps(steps), steps, config.batch_size)
-    # A tick that an earlier process began may have had another length
+    # A tick that an earlier process began may have another length
     begun = 0 if state is None else state.step.rows.shape[1]
     rows = StepRows(begun + min(config.log_every, plan.total_steps), device)
     step = build_step(config, generator, discriminator, rows, rollbacks, ranks)
@@ -112,7 +112,7 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
 def _resolve(
     config: TrainConfig, previous: _Previous | None, folder: RunFolder, ranks: Ranks
 ) -> tuple[TrainConfig, torch.device, Choice, Choice]:
-    """Put a value for every `auto`: the run's own, or what this machine takes."""
+    """Replace every `auto`: by the value of the run that resumes, or by what suits this machine."""
     config = config if previous is None else previous.settle(config)
     picked = pick_device(config.device)
     device = own_device(picked, ranks)
@@ -129,7 +129,7 @@ def _resolve(
 
 
 def build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Discriminator]:
-    """Both nets on their device, in channels_last, with their first weights."""
+    """Build both nets on their device, in channels_last, with their initial weights."""
     generator = Generator(config.image_size, config.nz, config.ngf, config.channels)
     discriminator = Discriminator(config.image_size, config.ndf, config.channels)
     weights = stream(config.seed, "weights", torch.device("cpu"))
@@ -145,7 +145,7 @@ def build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Di
 
 
 def stream(seed: int, purpose: str, device: torch.device) -> torch.Generator:
-    """A random stream of its own for each purpose, so that the noise is not the weights again."""
+    """Make a random generator for one purpose, so that noise and weights are independent."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     generator = torch.Generator(device)
     generator.manual_seed(int.from_bytes(digest[:8]) >> 1)
@@ -160,15 +160,15 @@ def build_step(
     rollbacks: int = 0,
     ranks: Ranks = ALONE,
 ) -> WholeStep:
-    """The step of `config`, whose `precision` and `seed` are resolved, over nets on their device.
+    """Build the step from nets that are on their device.
 
     Args:
-        config: the options.
-        generator: on its device.
-        discriminator: likewise.
-        rows: takes the statistics.
-        rollbacks: how often the run went back already: each time draws other random numbers.
-        ranks: that share each batch, and draw random numbers of their own.
+        config: the options, with `precision` and `seed` resolved.
+        generator: the generator, on its device.
+        discriminator: the discriminator, on the same device.
+        rows: the table for the statistics.
+        rollbacks: how often the run was rolled back; each time it draws other random numbers.
+        ranks: the processes that share each batch; each draws its own random numbers.
     """
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
@@ -196,7 +196,7 @@ def build_step(
 
 
 def _noise(rollbacks: int, rank: int) -> str:
-    """The purpose of a rank's noise, in each of a run's attempts."""
+    """Name the random stream of a rank's noise, after a number of rollbacks."""
     attempt = f"noise/{rollbacks}" if rollbacks else "noise"
     return f"{attempt}/rank {rank}" if rank else attempt
 
@@ -219,7 +219,7 @@ def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: 
 
 
 class _Refill:
-    """Logs now and then how far the cache is: nearly all of it is read anew after a resume."""
+    """Logs how far the cache is filled: after a resume nearly the whole set is read again."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -236,11 +236,11 @@ class _Refill:
 
 def _restore_step(step: WholeStep, state: State, previous: _Previous, ranks: Ranks) -> None:
     same_random = state.rollbacks == previous.rollbacks
-    if previous.device_type != step.random.device.type:  # whose random numbers are of another kind
+    if previous.device_type != step.random.device.type:  # its generators have another state
         state.step.random = step.random.get_state().expand(ranks.count, -1)
         same_random = False
     state.require_fit(step, ranks.count, previous.path)
-    # Copies: `set_state` reads from the storage's beginning
+    # Copies, because `set_state` reads from the beginning of the storage
     own = {name: getattr(state.step, name)[ranks.rank].clone() for name in ("random", "rows")}
     step.load_state_dict(dict(state.step) | own, same_random)
 
@@ -248,16 +248,16 @@ def _restore_step(step: WholeStep, state: State, previous: _Previous, ranks: Ran
 def _restore_batches(
     batches: Batches, position: Position, previous: _Previous, allow_change: bool, log: Log
 ) -> bool:
-    """Put the batches where the run was; other ones begin the next epoch, if they are allowed.
+    """Move the batches to the run's position; different batches, if allowed, begin a new epoch.
 
     Returns:
-        Whether they are other ones.
+        Whether the batches differ from the run's.
 
     Raises:
-        UserError: they are other batches than the run's, or it is no place of theirs.
+        UserError: the batches differ and may not, or the position is not valid for them.
     """
     saved, changed = position.model_dump(), False
-    # The first rank saved its own; the others are at the same place of other shares
+    # The first rank saved its own position; the others have the same position in their shares
     saved["identity"] |= {"rank": batches.identity["rank"]}
     try:
         batches.load_state_dict(saved)
@@ -267,15 +267,15 @@ def _restore_batches(
                 f"--run {previous.path.parents[1]}",
                 f"a run whose last checkpoint is of {error.found}, and now it is {error.wanted}",
                 "the same images in the same order",
-                "give the checkpoint's values, and --shards its set, wherever it lies by now, or"
-                " --allow-change to begin a new epoch with these",
+                "give the checkpoint's values, and the present path of its set to --shards, or"
+                " give --allow-change to begin a new epoch with these",
             ) from None
         changed = True
         log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
         batches.load_state_dict(
             {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
         )
-    if batches.batch >= batches.steps_per_epoch:  # no later epoch would ever begin
+    if batches.batch >= batches.steps_per_epoch:  # the next epoch would never begin
         epoch = f"an epoch of {batches.steps_per_epoch:,}"
         raise unfit(f"batch {batches.batch:,} of {epoch}", previous.path)
     return changed
@@ -286,26 +286,26 @@ class _Previous:
     """A run as its last process left it."""
 
     config: Path
-    """Where its options stand."""
+    """The file with its options."""
     options: dict[str, Any]
     path: Path
-    """The newest checkpoint, or where there is none, their folder."""
+    """The newest checkpoint, or the folder of checkpoints if there is none."""
     state: State | None
-    """Of that checkpoint; None if the run ended before its first one."""
+    """The state in that checkpoint; None if the run ended before its first one."""
     rollbacks: int
 
     @property
     def device_type(self) -> str:
-        """Of the device that it ran on."""
+        """The type of the device that it ran on."""
         return str(self.options.get("device")).partition(":")[0]
 
     def settle(self, config: TrainConfig) -> TrainConfig:
-        """Put what each `auto` came to the first time, and where the first weights came from.
+        """Fill in what each `auto` was resolved to, and the files of the initial weights.
 
-        A device that is gone is chosen anew.
+        If the run's device no longer exists, `auto` chooses again.
 
         Raises:
-            UserError: what the run's options say is no value of theirs.
+            UserError: a value in the run's options is invalid.
         """
         kept = {name: self.options[name] for name in AUTO if name in self.options}
         settled = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
@@ -329,17 +329,17 @@ class _Previous:
             ) from None
 
     def require_same(self, config: TrainConfig, log: Log) -> bool:
-        """Compare the options, which must be settled, with those that the run began with.
+        """Compare the options, after `settle`, with those that the run began with.
 
         Returns:
-            Whether some differ.
+            Whether any differ.
 
         Raises:
-            UserError: some differ that may not.
+            UserError: an option differs that may not.
         """
         self._require_ranks(config)
         differing = config.differences(self.options)
-        never = [told for name, told in differing.items() if config.on_resume(name) == "fixed"]
+        never = [each for name, each in differing.items() if config.on_resume(name) == "fixed"]
         if never:
             raise UserError(
                 f"--run {config.run}",
@@ -351,19 +351,19 @@ class _Previous:
             flags = " and ".join(f"--{name}" for name in nets)
             raise UserError(
                 f"--run {config.run}",
-                f"a run with weights of its own, and {', '.join(differing[net] for net in nets)}",
-                "first weights for a new run, or none",
-                f"leave {flags} out to go on, or begin a new run with another --run",
+                f"a run with trained weights, and {', '.join(differing[net] for net in nets)}",
+                "files of initial weights for a new run only",
+                f"leave {flags} out to resume, or begin a new run with another --run",
             )
         if differing and not config.allow_change:
             raise UserError(
                 f"--run {config.run}",
                 f"a run that began with other options: {', '.join(differing.values())}",
                 "the same options",
-                "give the old values, or --allow-change to go on with the new ones",
+                "give the old values, or --allow-change to resume with the new ones",
             )
-        for told in differing.values():
-            log(f"changed  {told}")
+        for each in differing.values():
+            log(f"changed  {each}")
         return bool(differing)
 
     def _require_ranks(self, config: TrainConfig) -> None:
@@ -376,7 +376,7 @@ class _Previous:
             f"a run of {before!s:.20} processes, and now there are {config.ranks}",
             "the same number: each has its own share of the set, its own noise, and its own part"
             " of each batch for BatchNorm",
-            f"go on with {'dcgan-train' if before == 1 else many}, or begin a new run",
+            f"resume with {'dcgan-train' if before == 1 else many}, or begin a new run",
         )
 
 
@@ -385,10 +385,10 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _find(run: RunFolder, checkpoints: Checkpoints) -> _Previous | None:
-    """What there is of a run in its folder; None if it has not begun.
+    """Read the run that a folder holds; None if it has not begun.
 
     Raises:
-        UserError: its checkpoints are gone or damaged, all of them.
+        UserError: all its checkpoints are gone or damaged.
     """
     if not run.config.exists():
         return None
@@ -397,8 +397,9 @@ def _find(run: RunFolder, checkpoints: Checkpoints) -> _Previous | None:
         raise UserError(
             f"--run {run.path}",
             "a run with nets, but without checkpoints",
-            "a run that can go on, or a new folder",
-            f"choose another --run; --netG {run.generator} --netD {run.discriminator} begin there",
+            "a run that can be resumed, or a new folder",
+            "choose another --run; to begin it with these nets, add"
+            f" --netG {run.generator} --netD {run.discriminator}",
         )
     path, saved = found or (checkpoints.folder, None)
     state = None if saved is None else State.read(saved, path)

@@ -1,4 +1,4 @@
-"""Disk and memory: checked before a run, and named when they are short."""
+"""Checks of disk space before a run, and errors for a lack of disk space or memory during it."""
 
 from __future__ import annotations
 
@@ -15,31 +15,32 @@ from dcgan.step.train_step import WholeStep
 from pipeline.errors import UserError, first_line
 
 PICTURES = 64 << 20
-"""Bytes for logs, curves and a few hundred grids."""
+"""Bytes to allow for logs, curves and a few hundred grids."""
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-"""A full or locked disk, whichever file it is noticed at."""
+"""Errors that mean a full or read-only disk."""
 
 _SHORTAGES = ("out of memory", "can't allocate memory", "Storage size calculation overflowed")
-"""How torch says so where it raises a bare `RuntimeError`, as on the CPU."""
+"""Texts by which to recognise a lack of memory when torch raises a plain `RuntimeError`, as it does
+on the CPU."""
 
 
 def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
-    """Check that there is room for the checkpoints that a run keeps, and for what else it writes.
+    """Check that the disk has room for everything that a run writes.
 
     Args:
-        folder: of the run, which may not exist yet.
-        step: of the run.
-        keep: checkpoints that stay.
+        folder: the run folder, which may not exist yet.
+        step: the step of the run.
+        keep: the number of checkpoints to keep.
 
     Raises:
-        UserError: there is not.
+        UserError: there is not enough room.
     """
     nets = [step.update.generator, step.update.discriminator]
     weights = sum(tensor.nbytes for net in nets for tensor in net.parameters())
     average = [] if step.ema is None else [*step.ema.net.parameters()]
     checkpoint = 3 * weights + sum(tensor.nbytes for tensor in average)  # Adam keeps two moments
-    # Beside those that stay: the best one, the one being written, and the nets as files
+    # Besides those to keep: the best one, the one being written, and the nets as files
     needed = (keep + 3) * checkpoint + PICTURES
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
@@ -48,14 +49,14 @@ def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
             f"--run {folder}",
             f"{free / 1e6:,.0f} MB free on its disk",
             f"{needed / 1e6:,.0f} MB: a checkpoint takes {checkpoint / 1e6:,.0f} MB,"
-            f" and --keep {keep} of them stay",
+            f" and --keep {keep} of them are kept",
             "make room, choose a --run on another disk, or a smaller --keep",
         )
 
 
 @contextmanager
 def shortage_named(config: TrainConfig) -> Iterator[None]:
-    """Name the options that use memory or disk where there is not enough of it."""
+    """Turn a lack of memory or disk space into an error that names the options to change."""
     try:
         yield
     except OSError as error:
@@ -64,8 +65,8 @@ def shortage_named(config: TrainConfig) -> Iterator[None]:
         raise UserError(
             error.filename or f"--run {config.run or 'runs/'}",
             f"cannot be written ({error.strerror})",
-            "a disk with room that may be written to",
-            "make room, then give the same command with the same --run to go on",
+            "a writable disk with free space",
+            "make room, then resume by the same command with the same --run",
         ) from error
     except (MemoryError, RuntimeError) as error:
         text = str(error) or type(error).__name__

@@ -1,8 +1,8 @@
-"""Checkpoints: all that it takes to resume a run, in a file that is whole or does not count.
+"""Checkpoints: files with all that is needed to resume a run, complete or ignored.
 
-`checkpoints/<nimg>.pt` holds a `State` (dcgan/training/state.py); `<nimg>.json`, written after it,
-its size and sha256. Without a json that agrees, a checkpoint does not count. The sha256 tells that
-a file is as it was written, not who wrote it: `State.read` checks what is in it.
+`checkpoints/<nimg>.pt` holds a `State` (dcgan/training/state.py). `<nimg>.json`, written after it,
+holds its size and SHA-256. A checkpoint without a json that agrees is ignored. The SHA-256 shows
+that a file is as it was written, but not who wrote it: `State.read` checks the content.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pipeline.errors import UserError, first_line
 from pipeline.files import PARTIAL, file_digest, replacing, write_whole
 
 MAX_SEAL_BYTES = 65_536
-"""A json beside a checkpoint has four numbers and a digest."""
+"""Bytes to read at most of the json beside a checkpoint, which has four numbers and a digest."""
 
 
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        folder: which exists.
-        keep: how many of the newest stay, beside the best one.
-        log: takes a line on each checkpoint that does not count.
+        folder: the folder of the checkpoints, which exists.
+        keep: how many of the newest to keep, besides the best one.
+        log: called with a line about each checkpoint that is ignored.
     """
 
     def __init__(self, folder: Path, keep: int, log: Callable[[str], object]) -> None:
@@ -39,11 +39,11 @@ class Checkpoints:
         """Write a checkpoint, and remove those that are no longer kept.
 
         Args:
-            nimg: images seen, which names it.
+            nimg: images seen, which become the checkpoint's name.
             state: tensors and plain values.
 
         Raises:
-            UserError: it cannot be written; those before it are as they were.
+            UserError: the file cannot be written; earlier checkpoints are unchanged.
         """
         path = self.folder / f"{nimg:09d}.pt"
         try:
@@ -57,48 +57,49 @@ class Checkpoints:
             raise UserError(
                 path,
                 f"cannot be written ({_reason(error)})",
-                "room for a checkpoint; the ones before it are whole",
-                "make room, then give the same command with the same --run to go on",
+                "room for a checkpoint; the earlier ones are complete",
+                "make room, then resume by the same command with the same --run",
             ) from error
         self._prune()
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """Load the newest one that is whole, and name it; None if none was ever begun.
+        """Load the newest checkpoint that is complete, with its path; None if there is none at all.
 
         Raises:
-            UserError: there are some, and none of them is whole.
+            UserError: there are checkpoints, but none is complete.
         """
         found = sorted(self.folder.glob("*.pt"), reverse=True)
         for path in found:
             if self._seal(path) is None:
-                self._log(f"{path} is cut off or changed: passed over")
+                self._log(f"{path} is truncated or changed: ignored")
                 continue
             try:
                 state = load_tensors(path)
-            except Exception as error:  # whole, and still not ours: whatever torch trips over
-                self._log(f"{path} does not load ({type(error).__name__}): passed over")
+            except Exception as error:  # complete, but not ours; torch may raise anything
+                self._log(f"{path} does not load ({type(error).__name__}): ignored")
                 continue
             if isinstance(state, dict):
                 return path, state
-        # One without a json is of a process that was killed in between: it was never there
+        # A file without a json was left by a process killed between the two: it never counted
         if any(path.with_suffix(".json").exists() for path in found):
             raise UserError(
                 self.folder,
                 f"{len(found)} checkpoints, none of them whole",
-                "one whose size and sha256 are those in the json beside it",
-                "bring one back from a copy, or begin a new run; its nets can be --netG and --netD",
+                "one whose size and sha256 agree with the json beside it",
+                "restore one from a copy, or begin a new run from this one's nets with"
+                " --netG and --netD",
             )
         return None
 
     def forget_after(self, nimg: int) -> None:
-        """Remove those that are later, for others to take their places; the oldest stays."""
+        """Remove the checkpoints after `nimg` before a rollback; the oldest one is always kept."""
         for path in sorted(self.folder.glob("*.pt"))[1:]:
             if path.stem.isdecimal() and int(path.stem) > nimg:
                 self._remove(path)
 
     def judged(self, nimg: int, swd: float) -> None:
-        """Note how good the net of a checkpoint was found to be; the lowest of all stays."""
+        """Record the distance of a checkpoint's net; the checkpoint with the lowest one is kept."""
         path = self.folder / f"{nimg:09d}.pt"
         seal = _read_seal(path)
         if seal is not None:
@@ -106,24 +107,24 @@ class Checkpoints:
             self._prune()
 
     def best(self) -> float | None:
-        """The lowest distance of all that are kept."""
+        """Return the lowest distance recorded for a checkpoint; None if there is none."""
         judged = [swd for path in self.folder.glob("*.pt") if (swd := self._swd(path)) is not None]
         return min(judged, default=None)
 
     def _prune(self) -> None:
         paths = sorted(self.folder.glob("*.pt"))
         best = self.best()
-        # Counting those that do not count would have the last whole one go
+        # Only complete ones are counted: else the last complete one might be removed
         kept = set([path for path in paths if _has_its_size(path)][-self._keep :])
         kept |= {path for path in paths if best is not None and self._swd(path) == best}
         for path in paths:
             if path not in kept:
                 self._remove(path)
-        for left in self.folder.glob(f"*{PARTIAL}"):  # of a process that was killed
+        for left in self.folder.glob(f"*{PARTIAL}"):  # left by a process that was killed
             left.unlink()
 
     def _remove(self, path: Path) -> None:
-        path.with_suffix(".json").unlink(missing_ok=True)  # first: then it does not count
+        path.with_suffix(".json").unlink(missing_ok=True)  # first, so that the rest is ignored
         path.unlink()
 
     def _swd(self, path: Path) -> float | None:
@@ -131,9 +132,9 @@ class Checkpoints:
         return swd if isinstance(swd, float) and math.isfinite(swd) else None
 
     def _seal(self, path: Path) -> dict[str, Any] | None:
-        """What the json says, if the file is as it says."""
+        """Return the content of the json, if the checkpoint agrees with it."""
         seal = _read_seal(path)
-        # No file: a folder, a link to nowhere, or a pipe, which would block
+        # It may be no file, but a folder, a dangling link, or a pipe, which would block
         if seal is None or not path.is_file() or seal.get("bytes") != path.stat().st_size:
             return None
         return seal if seal.get("sha256") == file_digest(path) else None

@@ -1,13 +1,13 @@
 """The monitor of a run: alarms, and what they lead to.
 
-It looks at the rows and grids that the host has anyway, so the device never waits.
+It examines rows and grids that the host has anyway, so the device never waits.
 
-- Non-finite: a loss or a D(·) is NaN or infinite.
-- Saturation: D tells all real images from all generated ones, and G learns nothing more from it;
-  the PyTorch DCGAN tutorial's own log shows it at iterations 100 to 200 of its first epoch.
-- Collapse: the pictures of the fixed noise, once varied, have grown alike.
+- Non-finite: a loss or an output of D is NaN or infinite.
+- Saturation: D distinguishes all real images from all generated ones, and G learns nothing more.
+  The PyTorch DCGAN tutorial's own log shows this at iterations 100 to 200 of its first epoch.
+- Collapse: the pictures of the fixed noise were varied, and have become alike.
 
-Each is told once when it sets in, and again only after it has ended.
+An alarm is raised once when its condition begins, and again only after the condition has ended.
 """
 
 from __future__ import annotations
@@ -27,36 +27,37 @@ from dcgan.training.state import MonitorState, Streaks
 from pipeline.errors import UserError
 
 SURE_REAL, SURE_FAKE = 0.99, 0.01
-"""D saturates with D(x) above the one and D(G(z)) below the other."""
+"""D is saturated if D(x) is above the first and D(G(z)) below the second."""
 
 SATURATED_STEPS = 100
-"""Consecutive steps of that until the alarm. Short runs on faces with small nets kept it up for at
-most 27; the tutorial's, for 150."""
+"""Consecutive saturated steps until the alarm. Short runs on faces with small nets had at most 27;
+the tutorial's had 150."""
 
 SIDE = 16
-"""Pixels a side that images are reduced to before they are compared: what is left is pose, light
-and colour; the noise and checkers of a net in training, which differ everywhere, go."""
+"""Side in pixels to which images are reduced before they are compared. Pose, light and colour
+remain; the noise and checkerboards of a net in training, which differ in every image, vanish."""
 
 VARIED = 0.25
-"""Share of the real images' spread from which on a generator counts as varied. Below it nothing is
-said: in its first hundreds of steps a healthy one wanders below 0.05, up and down."""
+"""Share of the real images' spread from which on a generator counts as varied. Below it there is no
+alarm: in its first hundreds of steps a healthy generator's share goes up and down below 0.05."""
 
 VARIED_ALONE = 10.0
-"""The same in levels, where the real images' spread is unknown; that of faces is about 55."""
+"""The same limit in levels, if the real images' spread is unknown; that of faces is about 55."""
 
 FALLEN = 0.5
-"""Share of the best spread, or of the real images' if that is less, below which the pictures have
-grown alike. Once varied, runs with even losses kept above 0.78; samples near one face, or near one
-of sixteen, come to 0.05, and a run whose --lr-g rose a hundredfold fell to 0.28."""
+"""Pictures count as alike below this share of the best spread, or of the real images' if that is
+less. Once varied, runs with balanced losses stayed above 0.78. Samples near one face, or near one
+of sixteen faces, have 0.05; a run whose --lr-g was raised a hundredfold fell to 0.28."""
 
 FALLEN_GRIDS = 2
-"""Consecutive grids of that until the alarm: one may be chance."""
+"""Consecutive grids that are alike until the alarm: one may be chance."""
 
 LEAST_REALS = 16
-"""Whose spread is nearly that of 64; of fewer, the nearest of each is farther."""
+"""Real images needed to measure a spread. That of 16 is nearly that of 64; among fewer images, the
+nearest other one is farther away."""
 
 MAX_ROLLBACKS = 3
-"""Then a run stops: the trouble is not in the random numbers."""
+"""Rollbacks before a run stops, because its random numbers cannot be the cause."""
 
 
 @dataclass(frozen=True)
@@ -66,56 +67,56 @@ class Alarm:
     kind: str
     """non-finite, saturation or collapse."""
     step: int
-    """Of the row or grid that it was told at; steps count from 1."""
+    """The step of the row or grid that raised it; steps count from 1."""
     began: int
-    """The first step of the streak that it was told of."""
+    """The first step of the streak that raised it."""
     message: str
-    """What it means and what usually helps."""
+    """What it means, and what usually helps."""
 
 
 def spread(images: torch.Tensor) -> float:
-    """Tell how unlike images are: the median, over them, of the distance to the nearest other one.
+    """Measure how different images are: the median of the distance to the nearest other image.
 
-    The distance of two images is the root of the mean squared difference of their values, reduced
-    to 16x16 by area. The nearest, since the mean over pairs hides modes: samples that are all near
-    one of two faces keep four fifths of the real faces' mean distance, but 0.05 of this one.
+    The distance of two images is the root mean square difference of their values, after they are
+    reduced to 16×16 by area. The mean over all pairs would hide modes: samples that are all near
+    one of two faces have four fifths of the real faces' mean distance, but 0.05 of this one.
 
     Args:
         images: (N, S, S, C) uint8, N at least 2, S a multiple of 16.
 
     Returns:
-        Levels, from 0 (at least half have a twin) to 255.
+        Levels, from 0 (at least half of the images have an identical one) to 255.
     """
     small = F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), SIDE).flatten(1)
-    # Not by a matrix product, which loses the small distances in float32
+    # Not by a matrix product, in which small distances are lost in float32
     apart = torch.cdist(small, small, compute_mode="donot_use_mm_for_euclid_dist")
     nearest = apart.fill_diagonal_(torch.inf).amin(dim=1)
     return nearest.median().item() / math.sqrt(small.shape[1])
 
 
-class RollBack(Exception):  # noqa: N818  # none that anybody sees
-    """A run is to resume from a checkpoint before the alarm."""
+class RollBack(Exception):  # noqa: N818  # it is never shown as an error
+    """The run must resume from a checkpoint before the alarm."""
 
 
 class TroubleError(UserError):
-    """A run is to stop at an alarm."""
+    """The run must stop because of an alarm."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """An alarm after which a run does not just continue."""
+    """An alarm after which the run may not simply continue."""
 
     alarm: Alarm
     action: str
     """rollback or stop."""
 
     def as_error(self, run: RunFolder) -> TroubleError:
-        """For a run that stops."""
+        """Make the error of a run that stops."""
         return TroubleError(
             f"--run {run.path}",
             f"{self.alarm.kind}: {self.alarm.message}",
-            "training that gets somewhere",
-            "the same command goes on from the last checkpoint; change options with --allow-change",
+            "training without such an alarm",
+            "the same command resumes from the last checkpoint; change options with --allow-change",
         )
 
 
@@ -124,11 +125,11 @@ class Monitor:
 
     Args:
         on_trouble: warn, rollback or stop.
-        rollbacks: how often the run went back to a checkpoint already.
+        rollbacks: how often the run was already rolled back.
 
     Attributes:
         reals_spread: `spread` of about as many real images as a grid has; None if unknown.
-        trouble: the first alarm that the run must not just continue after.
+        trouble: the first alarm after which the run may not simply continue.
     """
 
     def __init__(self, on_trouble: str = "warn", rollbacks: int = 0) -> None:
@@ -138,15 +139,15 @@ class Monitor:
         self.trouble: Trouble | None = None
 
     def state(self) -> MonitorState:
-        """For a checkpoint."""
+        """Return the state to save in a checkpoint."""
         return MonitorState(health=self._streaks.model_copy(), reals_spread=self.reals_spread)
 
     def restore(self, state: MonitorState) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a state that `state` returned."""
         self._streaks, self.reals_spread = state.health.model_copy(), state.reals_spread
 
     def handle(self, alarms: Sequence[Alarm]) -> Iterator[tuple[Alarm, str]]:
-        """Decide what each alarm leads to; those after the first trouble are dropped."""
+        """Decide the action for each alarm; alarms after the first trouble are dropped."""
         for alarm in alarms:
             if self.trouble is not None:
                 return
@@ -158,33 +159,33 @@ class Monitor:
     def _action(self, alarm: Alarm) -> str:
         if self.gave_up:
             return "stop"
-        # Nothing comes of NaN but NaN
+        # Training cannot recover from NaN
         non_finite = alarm.kind == "non-finite"
         return "stop" if self._on_trouble == "warn" and non_finite else self._on_trouble
 
     @property
     def gave_up(self) -> bool:
-        """Whether the run was rolled back so often that the random numbers are not to blame."""
+        """Whether the run may not be rolled back again."""
         return self._on_trouble == "rollback" and self._rollbacks >= MAX_ROLLBACKS
 
     def look_at_reals(self, images: torch.Tensor) -> None:
-        """Learn how varied real images are, (N, S, S, C) uint8 on the CPU."""
+        """Measure the spread of real images, (N, S, S, C) uint8 on the CPU."""
         self.reals_spread = spread(images) if len(images) >= LEAST_REALS else None
 
     def look_at_steps(self, first_step: int, rows: npt.NDArray[np.float32]) -> list[Alarm]:
-        """Look at a tick's steps; how steps are divided into ticks makes no difference.
+        """Examine the steps of a tick. The division of steps into ticks makes no difference.
 
         Args:
             first_step: number of the first row's step, counted from 1.
             rows: (steps, 5) in the order of `STATISTICS`.
 
         Returns:
-            What set in at one of these steps, in their order.
+            The alarms that these steps raise, in the order of steps.
         """
         memory = self._streaks
         d_x, d_gz = (rows[:, STATISTICS.index(name)] for name in ("d_x", "d_gz1"))
-        # d_gz1, not d_gz2: it comes from the same D as d_x, on images new to it; d_gz2 from a D
-        # that has just been taught to refuse these very ones
+        # d_gz1, not d_gz2: like d_x, it comes from D before its update, on images new to it; d_gz2
+        # comes from a D that has just been trained to refuse these same images
         saturated = (d_x > SURE_REAL) & (d_gz < SURE_FAKE)
         broken: npt.NDArray[np.bool_] = ~np.all(np.isfinite(rows), axis=1)
         lost, memory.non_finite = _onsets(broken.tolist(), memory.non_finite, 1)
@@ -194,20 +195,20 @@ class Monitor:
         return sorted(alarms, key=lambda alarm: alarm.step)
 
     def look_at_grid(self, step: int, fakes: torch.Tensor) -> list[Alarm]:
-        """Look at a grid; once at each.
+        """Examine a grid. Call this once for each grid.
 
         Args:
-            step: steps done when it was drawn.
+            step: steps done when the grid was drawn.
             fakes: images of the fixed noise, (64, S, S, C) uint8 on the CPU.
 
         Returns:
-            A collapse that set in here, or nothing.
+            The collapse that this grid shows, or an empty list.
         """
         memory, reals_spread = self._streaks, self.reals_spread
         found = spread(fakes)
         memory.best = max(memory.best, found)
         varied = VARIED_ALONE if reals_spread is None else VARIED * reals_spread
-        # A generator may begin more varied than faces are: a jumble of colours
+        # An untrained generator may be more varied than faces are: its colours are random
         wanted = memory.best if reals_spread is None else min(memory.best, reals_spread)
         alike = memory.best >= varied and found < FALLEN * wanted
         fell, memory.alike = _onsets([alike], memory.alike, FALLEN_GRIDS)
@@ -217,15 +218,15 @@ class Monitor:
 
 
 def _onsets(signs: Sequence[bool], streak: int, after: int) -> tuple[list[int], int]:
-    """Find where a streak becomes `after` long.
+    """Find where a streak reaches a length.
 
     Args:
-        signs: whether each row in turn shows it.
-        streak: length of the streak that they may go on with.
-        after: length at which it counts.
+        signs: whether each row, in order, shows the condition.
+        streak: length of the streak before the first row.
+        after: length to reach.
 
     Returns:
-        Places in `signs`, and the length of the streak at their end.
+        The positions in `signs` where that happens, and the length of the streak at the end.
     """
     places = []
     for place, sign in enumerate(signs):
@@ -236,7 +237,7 @@ def _onsets(signs: Sequence[bool], streak: int, after: int) -> tuple[list[int], 
 
 
 def broken_nets(step: int) -> Alarm:
-    """Of nets that hold NaN or infinity, found while saving: their losses may be finite still."""
+    """Make the alarm for nets that contain NaN or infinity although their losses are finite."""
     return Alarm("non-finite", step, step, f"After step {step:,} a weight is {_BROKEN}")
 
 

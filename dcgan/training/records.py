@@ -94,7 +94,7 @@ class Records:
         self._events.open(self._folder.tensorboard, len(self.history), self._config.to_json())
 
     def add_tick(self, rows: npt.NDArray[np.float32], spent: Spent) -> None:
-        """Record a tick's steps, and log the status line.
+        """Record the steps of a tick, and log the status line.
 
         Args:
             rows: (steps of the tick, 5).
@@ -128,18 +128,18 @@ class Records:
         self._log(f"ALARM    {alarm.kind}: {alarm.message}")
 
     def show_evidence(self, reals: torch.Tensor, net: Generator) -> None:
-        """Save what D will see and what G begins with: a wrong colour is seen in ten seconds.
+        """Save real images and the untrained generator's, so that wrong colours are seen at once.
 
         Args:
-            reals: of the first batch, (N, S, S, C) uint8 on the CPU.
-            net: before its first step.
+            reals: images of the first batch, (N, S, S, C) uint8 on the CPU.
+            net: the generator before its first step.
         """
         save_grid(reals, self._folder.reals)
         save_grid(generate(net, self._fixed_noise), self._folder.fakes_init)
         self._events.grid("reals", self._folder.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
-        """Show what the fixed noise has become; returns it, (64, S, S, C) uint8 on the CPU."""
+        """Draw and save the sample grid; return its images, (64, S, S, C) uint8 on the CPU."""
         images = generate(net, self._fixed_noise)
         path = self._folder.fakes(self._plan.nimg(steps))
         save_grid(images, path)
@@ -176,9 +176,9 @@ class Records:
         """Log how the run ended, and where its files are.
 
         Args:
-            end: in a few words.
-            steps: done.
-            seconds: that the run took, in all its processes.
+            end: how it ended, in a few words.
+            steps: steps done.
+            seconds: time that the run took, in this and all earlier processes.
         """
         log, folder, nimg = self._log, self._folder, self._plan.nimg(steps)
         total = timedelta(seconds=round(seconds))
@@ -211,7 +211,7 @@ class Records:
             save_losses(self.history[:, :2], self._folder.losses_png)
 
     def _status_line(self, means: dict[str, float], tick: dict[str, Any]) -> str:
-        """The ancestors' line, with the pace added."""
+        """Format the tutorial's line, with rates and data wait added."""
         plan, steps = self._plan, tick["step"]
         epochs = -(-plan.total_steps // plan.steps_per_epoch)
         steps_left = max(0, plan.total_steps - steps)  # a resumed run may be asked for fewer

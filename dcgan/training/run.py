@@ -1,4 +1,4 @@
-"""A run: what it works with, and what it leaves in its folder."""
+"""A run: its options, nets, data and step, and how it saves its nets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Log = Callable[[str], object]
 
 @dataclass
 class Run:
-    """What a run works with, before its first step or at its last checkpoint."""
+    """A run, as built before its first step or restored from its last checkpoint."""
 
     config: TrainConfig
-    """With every `auto` resolved."""
+    """The options, with every `auto` resolved."""
     folder: RunFolder
     ranks: Ranks
     device: torch.device
-    """Of this rank."""
+    """The device of this rank."""
     mode: Choice
     """How the step runs."""
     precision: Choice
@@ -43,56 +43,56 @@ class Run:
     step: WholeStep
     checkpoints: Checkpoints
     resumed: bool
-    """Whether the folder holds a run already."""
+    """Whether the folder already held a run."""
     changed: bool
-    """Whether its options or images are other ones than those of its last checkpoint."""
+    """Whether its options or images differ from those of its last checkpoint."""
     state: State | None
-    """The checkpoint that it continues from."""
+    """The content of the checkpoint that it resumes from."""
     rollbacks: int
-    """How often the run went back to a checkpoint."""
+    """How often the run was rolled back to a checkpoint."""
 
     def prepare(self, log: Log) -> None:
-        """Make the step ready to run, and see that all ranks begin alike.
+        """Make the step ready to run, and check that all ranks have the same weights and images.
 
         Raises:
-            UserError: one does not.
+            UserError: a rank differs.
         """
         if self.ranks.count > 1:
             self._connect()
-        # Before the first batch: a capture does not get on with DALI's work on the device
+        # Before the first batch, because DALI's work on the device would disturb a capture
         taken = self.step.prepare(self.mode.name, log, self.ranks.all)
         if taken != self.mode.name:
-            log(f"step     {taken}, since {self.mode.name} cannot be had")
+            log(f"step     {taken}, because {self.mode.name} failed")
 
     def _connect(self) -> None:
         ranks = self.ranks
         ranks.connect(self.device)
-        seen = f"a folder that every machine sees as {self.folder.path}"
+        seen = f"a folder that every machine can reach as {self.folder.path}"
         ranks.require_same("weights", self.step.digest, f"give --run {seen}")
         ranks.require_same("images", self._images, "give --shards the same set on every machine")
         nets = self.generator, self.discriminator
         self.step.update.reduce_gradients = GradientReduction(ranks, *nets)
 
     def _images(self) -> str:
-        """What the ranks' batches are drawn from, and where they are in it."""
+        """Describe what the ranks' batches are drawn from, and their position."""
         state = self.batches.state_dict()
         return repr(state | {"identity": state["identity"] | {"rank": 0}})
 
     def step_state(self) -> StepState:
-        """The step's state, with what differs between ranks gathered from all of them.
+        """Return the step's state; the parts that differ between ranks are gathered from all.
 
         Raises:
-            UserError: their weights differ, which must not be.
+            UserError: the weights differ between ranks.
         """
-        again = "give the same command with the same --run, to go on from the last checkpoint;"
-        again += " if it comes again, suspect that rank's memory or device"
+        again = "resume from the last checkpoint by the same command with the same --run;"
+        again += " if this happens again, suspect that rank's memory or device"
         self.ranks.require_same("weights", self.step.digest, again)
         own = self.step.state_dict()
         gathered = {name: self.ranks.gather(own[name]) for name in ("random", "rows")}
         return StepState(**(own | gathered))
 
     def net_to_sample(self) -> Generator:
-        """What pictures are drawn with, made ready for it: the moving average, if there is one."""
+        """Return the net to draw pictures with: the EMA, ready to draw, or else the generator."""
         ema = self.step.ema
         if ema is None:
             return self.generator
@@ -101,30 +101,30 @@ class Run:
         return ema.net
 
     def save_nets(self) -> None:
-        """Write the nets as they are, as plain state dicts."""
+        """Write the current nets as plain state dicts."""
         save_weights(self.generator, self.folder.generator)
         save_weights(self.discriminator, self.folder.discriminator)
         if self.step.ema is not None:
             save_weights(self.net_to_sample(), self.folder.generator_average)
-        else:  # one from before a change of --ema-nimg is not this run's net any more
+        else:  # a file from before --ema-nimg was changed is out of date
             self.folder.generator_average.unlink(missing_ok=True)
 
     def save_epoch(self, nimg: int) -> None:
-        """Write the nets as they are after an epoch."""
+        """Write the nets at the end of an epoch."""
         save_weights(self.generator, self.folder.generator_at(nimg))
         save_weights(self.discriminator, self.folder.discriminator_at(nimg))
 
     def save_best(self, nimg: int, swd: float) -> None:
-        """Write the net that pictures are drawn with, and have its checkpoint stay."""
+        """Write the net that draws pictures, and keep its checkpoint."""
         self.checkpoints.judged(nimg, swd)
         save_weights(self.net_to_sample(), self.folder.generator_best)
 
     def options(self) -> dict[str, Any]:
-        """What `config.json` says: all options as resolved, and the set that `shards` led to."""
+        """Return the content of `config.json`: all options, resolved, and the set's fingerprint."""
         return self.config.to_json() | {"shard_set": self.batches.identity["shard set"]}
 
     def describe(self, steps: int) -> Iterator[str]:
-        """Lines for people, after so many steps."""
+        """Describe the run for the log, after `steps` steps."""
         yield f"run      {self.folder.path}"
         if self.resumed:
             yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
@@ -134,7 +134,7 @@ class Run:
             images = self.batches.batch_size
             yield f"ranks    {self.ranks.count} processes, {images} images of each batch"
         yield f"loader   {self.batches.description}"
-        if not self.resumed:  # else they stand further up in the log
+        if not self.resumed:  # else the log has them already
             for net in (self.generator, self.discriminator):
                 yield f"{net}, {count_parameters(net):,} parameters"
         choices = (self.mode, self.precision)

@@ -1,4 +1,4 @@
-"""One command's worth of training: from the options to the exit status, rollbacks among it."""
+"""One call of `dcgan-train`: from the options to the exit status, rollbacks included."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ TIME_IS_UP = 75
 
 
 def train(config: TrainConfig) -> int:
-    """Train as `config` says, from the first weights or from a run's last checkpoint on.
+    """Train with the options `config`: begin a new run, or resume one from its last checkpoint.
 
-    Under torchrun, the first rank's options hold for all.
+    Under torchrun, all ranks use the first rank's options.
 
     Returns:
-        The exit status: 0, or 128 + the signal that asked the run to stop, or `TIME_IS_UP`; 1
-        after an error that another rank tells of.
+        The exit status: 0; or 128 + the signal that stopped the run; or `TIME_IS_UP`; or 1 after
+        an error that another rank reports.
 
     Raises:
-        UserError: options, data or a machine that the run cannot work with, or trouble that
-            it is to stop at.
+        UserError: the options, the data or the machine do not allow the run, or an alarm stops it.
     """
     began = time.monotonic()
     keep_compiled_code()
@@ -60,7 +59,7 @@ def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
                     trainer.run_until(stop)
                 except RollBack as back:
                     log(str(back))
-                    del trainer  # and its memory, before the next one takes as much
+                    del trainer  # frees its memory before the next one needs as much
                 else:
                     break
     finally:
@@ -71,10 +70,10 @@ def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
 
 
 def _named(config: TrainConfig) -> TrainConfig:
-    """Settle where the run is written.
+    """Choose the run folder.
 
     Raises:
-        UserError: torchrun would start it again, and it would not find what it began.
+        UserError: torchrun may restart the processes, and without --run they would not find it.
     """
     if config.run is None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask a run to end; a second one ends it at once."""
+"""Ctrl-C or SIGTERM asks a run to end; a second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Self
 
 
 class StopRequest:
-    """While active, the first SIGINT or SIGTERM is only noted.
+    """A context manager that records the first SIGINT or SIGTERM instead of ending the process.
 
     Attributes:
-        signal: the one that came, or None.
+        signal: the signal that was received, or None.
     """
 
     def __init__(self) -> None:

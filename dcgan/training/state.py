@@ -1,7 +1,7 @@
-"""What a checkpoint holds, declared once: names, types, shapes and bounds.
+"""The content of a checkpoint, declared once: names, types, shapes and bounds.
 
-`State` is written as plain values and tensors. What is read is compared with it before anything is
-made of it, and its tensors with the step that is to take them.
+A `State` is written as plain values and tensors. What is read from a file is checked against its
+declaration before it is used, and its tensors against those of the step that will load them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from dcgan.training.stats import Number, Spent
 from pipeline.errors import UserError, first_line
 
 VERSION: Final = 2
-"""Of `State`; every later version reads it."""
+"""The version of `State`. Every later version must read it."""
 
 NonNegative = Annotated[int, Field(strict=True, ge=0, le=MAX_COUNT)]
-"""A count of steps, images or the like."""
+"""A count, for example of steps."""
 
 
 class Part(BaseModel):
-    """A part of a state: these names, of these types, and no others."""
+    """A part of a state. Unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     if not is_plain(tensor):
-        raise ValueError("a tensor that holds less than it claims")
+        raise ValueError("a tensor without storage for all its numbers")
     return tensor
 
 
@@ -58,23 +58,23 @@ RowsOfRanks = Annotated[Tensor, _rows(3)]
 
 
 class StepState(Part):
-    """All that a step changes for good: `WholeStep.state_dict`, with a row of each rank's own."""
+    """All that a step changes: `WholeStep.state_dict`, with one row per rank where ranks differ."""
 
     generator: dict[str, Tensor]
     discriminator: dict[str, Tensor]
     average: dict[str, Tensor] | None
     """The EMA of the generator."""
     optimizer_d: dict[int, dict[str, Tensor]]
-    """By the parameter's place; empty before the first step."""
+    """Adam's state of each parameter, by its position; empty before the first step."""
     optimizer_g: dict[int, dict[str, Tensor]]
     random: Tensor
-    """(ranks, bytes) uint8: of each rank's generator of random numbers."""
+    """(ranks, bytes) uint8: the state of each rank's random generator."""
     rows: RowsOfRanks
     """Statistics since the last tick."""
 
 
 class Position(Part):
-    """Where the batches stand: `Batches.state_dict`."""
+    """The position of the batches: `Batches.state_dict`."""
 
     epoch: NonNegative
     batch: NonNegative
@@ -82,39 +82,41 @@ class Position(Part):
 
 
 class Streaks(Part):
-    """All that the next alarm depends on."""
+    """The lengths of current streaks, and what else the next alarm depends on."""
 
     non_finite: NonNegative = 0
-    """Rows in succession up to the last; likewise below."""
+    """Consecutive rows with a non-finite value, up to the last row."""
     saturated: NonNegative = 0
+    """Consecutive rows that show saturation."""
     alike: NonNegative = 0
+    """Consecutive grids that show collapse."""
     alike_from: NonNegative = 0
-    """Step of the first grid of that."""
+    """The step of the first of these grids."""
     best: Number = 0.0
     """Largest spread of a grid so far."""
 
 
 class MonitorState(Part):
-    """What a resumed run needs, to raise the alarms that an uninterrupted one would."""
+    """What a resumed run needs to raise the same alarms as an uninterrupted one."""
 
     health: Streaks
     reals_spread: Number | None
 
 
 class State(Part):
-    """A run between two steps. A new field is a line here, with a default for older files."""
+    """A run between two steps. A new field needs a default, for older files."""
 
     version: Literal[2] = VERSION
     options: dict[str, Any]
-    """As in `config.json`, for people: a run compares with that file."""
+    """The options as in `config.json`, for information: a resumed run reads that file."""
     steps: NonNegative
     rollbacks: NonNegative
     threads: Annotated[int, Field(strict=True, ge=0, le=MAX_THREADS)]
-    """Of torch, on the CPU."""
+    """Torch's number of threads on the CPU."""
     seconds: Number
-    """That the run took so far, in all its processes."""
+    """The time that the run took so far, in this and all earlier processes."""
     spent: Spent
-    """On the tick that has begun."""
+    """The time spent on the tick in progress."""
     step: StepState
     batches: Position
     history: Rows
@@ -125,7 +127,7 @@ class State(Part):
     def _agrees(self) -> Self:
         rows = len(self.history) + self.step.rows.shape[1]
         if rows != self.steps:
-            raise ValueError(f"statistics of {rows:,} steps, where {self.steps:,} were done")
+            raise ValueError(f"statistics of {rows:,} steps, but {self.steps:,} were done")
         return self
 
     @classmethod
@@ -133,15 +135,15 @@ class State(Part):
         """Check what `torch.load` read from `path`.
 
         Raises:
-            UserError: another version, or anything in it that no run writes.
+            UserError: it has another version, or contains anything that no run writes.
         """
         version = dict.get(found, "version")
-        if type(version) is not int or version != VERSION:  # what else may take for ever to print
+        if type(version) is not int or version != VERSION:  # other types may be huge when printed
             raise UserError(
                 path,
                 f"a checkpoint of version {version if type(version) is int else 'unknown'}",
                 f"version {VERSION}",
-                "go on with the version of this package that wrote it, or begin a new run",
+                "resume with the version of this package that wrote it, or begin a new run",
             )
         try:
             return cls.model_validate(dict(dict.items(found)))
@@ -152,10 +154,10 @@ class State(Part):
             raise unfit(f"{place}: {wrong:.200}".removeprefix(": "), path) from None
 
     def require_fit(self, step: WholeStep, ranks: int, path: Path) -> None:
-        """Compare the step's tensors with those of a step that is to go on from them.
+        """Compare the saved tensors with those of the step that will load them.
 
         Raises:
-            UserError: one is missing, or of another shape or type.
+            UserError: a tensor is missing, or has another shape or type.
         """
         wanted = step.state_dict()
         wanted |= {
@@ -178,21 +180,21 @@ class State(Part):
 
 
 def _difference(found: dict[Any, Any], wanted: dict[Any, Any], name: str) -> str:
-    """Say what differs in names, shapes and types of tensors; "" if nothing does."""
+    """Describe the first difference in names, shapes or types of tensors; "" if there is none."""
     if found.keys() != wanted.keys():
-        return f"{name}.{min(map(str, found.keys() ^ wanted.keys())):.80}: missing, or too much"
+        return f"{name}.{min(map(str, found.keys() ^ wanted.keys())):.80}: missing, or unexpected"
     for key, like in wanted.items():
         each = found[key]
         if isinstance(like, dict):
             if fault := _difference(each, like, f"{name}.{key}"):
                 return fault
         elif (each.dtype, each.shape) != (like.dtype, like.shape):
-            return f"{name}.{key}: no {like.dtype} of shape {tuple(like.shape)}"
+            return f"{name}.{key}: not {like.dtype} of shape {tuple(like.shape)}"
     return ""
 
 
 def _adam(net: nn.Module) -> dict[int, dict[str, torch.Tensor]]:
-    """What `torch.optim.Adam` keeps of each parameter after its first step."""
+    """Return tensors like those that `torch.optim.Adam` keeps after its first step."""
     return {
         place: {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
         for place, parameter in enumerate(net.parameters())
@@ -200,10 +202,10 @@ def _adam(net: nn.Module) -> dict[int, dict[str, torch.Tensor]]:
 
 
 def unfit(found: str, path: Path) -> UserError:
-    """Say that a checkpoint is whole, but not one of this run."""
+    """Make the error for a checkpoint that is complete, but not one of this run."""
     return UserError(
         path,
-        f"a checkpoint that no run of these options wrote: {found}",
+        f"a checkpoint that no run with these options wrote: {found}",
         "what dcgan-train writes",
         f"delete it and {path.stem}.json to resume from the one before it, or begin a new run",
     )

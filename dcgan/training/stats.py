@@ -1,4 +1,4 @@
-"""How long a run is, and how long its steps take."""
+"""The length of a run, and the time that its steps take."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 from pydantic import Field
 
 Number = Annotated[float, Field(strict=True, ge=0, le=10**12, allow_inf_nan=False)]
-"""Seconds, or levels: as many as a time can be told of."""
+"""A finite number of seconds or of pixel levels, bounded so that it can be printed as a time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The length of a run: turns a count of steps into images seen and epochs."""
+    """The length of a run; converts steps to images seen and to epochs."""
 
     total_steps: int
     steps_per_epoch: int
     batch_size: int
 
     def nimg(self, steps: int) -> int:
-        """Real images seen after `steps`."""
+        """Return the number of real images seen after `steps`."""
         return steps * self.batch_size
 
     def epoch(self, steps: int) -> int:
-        """Epochs completed after `steps`."""
+        """Return the number of epochs completed after `steps`."""
         return steps // self.steps_per_epoch
 
 
@@ -38,30 +38,30 @@ class Spent:
 
     seconds: Number = 0.0
     waited: Number = 0.0
-    """Of them, for a batch."""
+    """The part of `seconds` spent waiting for batches."""
 
     def step_ms(self, steps: int) -> float:
-        """Milliseconds a step."""
+        """Return the milliseconds per step."""
         return 1e3 * self.seconds / steps
 
     @property
     def data_wait_pct(self) -> float:
-        """Share of the time that was spent waiting for a batch."""
+        """The percentage of the time spent waiting for batches."""
         return 100 * self.waited / self.seconds
 
 
 NOTHING_SPENT = Spent()
 
 Instant: TypeAlias = Any
-"""The host's time in seconds, a float, or a `torch.cuda.Event`; one clock has one kind of them."""
+"""The host's time in seconds, a float, or a `torch.cuda.Event`; a clock uses one of the two."""
 
 
 class Clock:
     """Times the steps of a tick without making the device wait.
 
-    On the CPU an instant is the host's time, and the data wait what passes inside `next()`. On
-    CUDA, where the host runs ahead, an instant is an event on the stream, and the data wait is the
-    stream's idle time from the end of a step to the arrival of the next batch.
+    On the CPU an instant is the host's time, and the data wait is the time that passes inside
+    `next()`. On CUDA, where the host runs ahead, an instant is an event on the stream, and the data
+    wait is the stream's idle time from the end of a step to the arrival of the next batch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -69,7 +69,7 @@ class Clock:
         self.restart()
 
     def restart(self, before: Spent = NOTHING_SPENT) -> None:
-        """Begin the first tick, or go on with one that an earlier process began."""
+        """Begin the first tick, or continue one that an earlier process began."""
         self._begin(self._now(), before)
 
     def _begin(self, now: Instant, before: Spent) -> None:
@@ -78,7 +78,7 @@ class Clock:
         self._pauses: list[tuple[Instant, Instant]] = []
 
     def so_far(self) -> Spent:
-        """What the tick in progress has cost; waits for the device."""
+        """Return the time spent on the tick in progress; waits for the device."""
         now = self._now()
         if self._cuda:
             now.synchronize()
@@ -88,7 +88,8 @@ class Clock:
         """End a tick and begin the next.
 
         Returns:
-            A function that works out what the tick cost; on CUDA, call it after its rows are read.
+            A function that computes the time spent on the tick. On CUDA, call it after the tick's
+            rows have been read.
         """
         now = self._now()
         spent = self._spent_until(now)
@@ -107,14 +108,14 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Surround the call that brings the next batch."""
-        began = self._now()  # on CUDA: when the stream has done the last step
+        """Count the time of this block as data wait; it surrounds the fetching of a batch."""
+        began = self._now()  # on CUDA: when the stream has finished the last step
         yield
         self._waits.append((began, self._now()))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Surround what is not training: pictures, files."""
+        """Leave out the time of this block, which is not training: pictures, files."""
         began = self._now()
         yield
         self._pauses.append((began, self._now()))

@@ -1,6 +1,6 @@
-"""The loop: batches in, updates done, everything worth keeping in the run folder.
+"""The training loop: it takes batches, runs steps, and writes the run folder.
 
-All ranks go through it in step. What only the first one does, it does in `Ranks.first`.
+All ranks run the loop in step. `Ranks.first` marks what only the first rank does.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ Rows = npt.NDArray[np.float32]
 
 
 class Trainer:
-    """Trains a run, or what is left of one, and records it.
+    """Trains a run, new or resumed, and records it.
 
     Args:
-        run: as it was built.
-        log: takes every line that the run says.
-        began: when the command did, by `time.monotonic`.
+        run: the run, as it was built.
+        log: called with every line to log.
+        began: when the command began, by `time.monotonic`.
     """
 
     run: Run
     records: Records
-    """What is written of it."""
+    """Writes status lines, statistics, pictures and metrics."""
     monitor: Monitor
-    """What looks for trouble."""
+    """Raises alarms."""
     clock: Clock
     """Times the steps since the last status line."""
     steps_done: int
     steps_ticked: int
-    """At the last status line."""
+    """Steps done at the last status line."""
     steps_saved: int
-    """At the newest checkpoint; -1 before the first."""
+    """Steps done at the newest checkpoint; -1 before the first."""
 
     def __init__(self, run: Run, log: Log, began: float | None = None) -> None:
         self.run, self.log, self.ranks = run, log, run.ranks
@@ -78,7 +78,7 @@ class Trainer:
 
     def _restore(self, state: State) -> None:
         self.steps_done = state.steps
-        if not self.run.changed:  # else what is saved would not resume with these options
+        if not self.run.changed:  # else that checkpoint does not match the present options
             self.steps_saved = state.steps
         self.records.history = state.history.numpy()
         self.monitor.restore(state.watch)
@@ -86,20 +86,20 @@ class Trainer:
 
     @property
     def nimg(self) -> int:
-        """Real images seen so far, by all ranks together."""
+        """The number of real images seen so far, by all ranks together."""
         return self.run.plan.nimg(self.steps_done)
 
     @property
     def is_done(self) -> bool:
-        """Whether there is no step left to do."""
+        """Whether all steps are done."""
         return self.steps_done >= self.run.plan.total_steps
 
     def run_until(self, stop: StopRequest) -> None:
-        """Train until all steps are done or a stop is asked for; leave nets and curves behind.
+        """Train until all steps are done or a stop is requested; then write nets and curves.
 
         Raises:
-            RollBack: the run is to go on from an earlier checkpoint.
-            UserError: the data failed, or trouble came that the run is to end at.
+            RollBack: the run must resume from an earlier checkpoint.
+            UserError: the data failed, or an alarm ended the run.
         """
         self.started = time.perf_counter()
         with ExitStack() as held:
@@ -123,7 +123,7 @@ class Trainer:
             reason = str(error) or type(error).__name__
             try:
                 folder = self.run.folder.path
-                self.log(f"Training broke off: {reason}\nWhat it has so far is in {folder}")
+                self.log(f"Training broke off: {reason}\nIts output so far is in {folder}")
             finally:
                 self._keep()
             raise
@@ -135,7 +135,7 @@ class Trainer:
             self.records.close()
 
     def _train(self, stop: StopRequest) -> None:
-        self.log("Starting training" if not self.steps_done else "Going on with training")
+        self.log("Starting training" if not self.steps_done else "Resuming training")
         self.steps_ticked = len(self.records.history)
         self.clock.restart(self.spent)
         with self.log.progress(self.run.plan.total_steps, self.steps_done) as advance:
@@ -143,27 +143,27 @@ class Trainer:
                 ending = self.is_done or bool(stop) or self._time_is_up()
                 ending, saving = self.ranks.any(ending, self._checkpoint_is_due())
 
-                # Evaluate what G draws; who asks for a stop does not want to wait for that
+                # Evaluate the generator, but not at a stop: users do not want to wait then
                 if self._is_due(self.config.evaluate_every, self.is_done):
                     self._evaluate()
 
-                # Keep all that it takes to go on; before a last tick that is not full is told
+                # Save a checkpoint, before the last, incomplete tick is logged
                 if ending or saving:
                     self._checkpoint()
 
-                # Say how it goes
+                # Log a status line
                 if ending or self.steps_done % self.config.log_every == 0:
                     self._tick(last=ending)
 
-                # Show what the fixed noise has become
+                # Draw the sample grid
                 if self._is_due(self.config.sample_every, ending):
                     self._first(self._sample)
 
-                # Keep the nets of each epoch
+                # Save the nets of each epoch
                 if self._is_due(self.run.plan.steps_per_epoch, self.config.dry_run):
                     self._first(lambda: self.run.save_epoch(self.nimg))
 
-                # No rank goes on if one has nothing to go on with
+                # Fetch the next batch; if one rank has none, all stop
                 with self.clock.waiting(), self.ranks.together():
                     self._handle_trouble()
                     if not ending:
@@ -193,11 +193,11 @@ class Trainer:
         return self.steps_done > 0 and minutes >= self.config.checkpoint_every
 
     def _take_folder(self, held: ExitStack) -> None:
-        """Have the folder for this run, say what it is, and drop what of it will be done again."""
+        """Lock the folder, describe the run, and drop records of steps that will be done again."""
         log, run, folder = self.log, self.run, self.run.folder
         folder.make()
         held.enter_context(folder.locked())
-        # Before all else: without it, what a killed process leaves is nobody's run
+        # First of all: without this file, what a killed process leaves is not recognised as a run
         write_object(folder.config, run.options())
         log.write_to(folder.log)
         for line in run.describe(self.steps_done):
@@ -210,19 +210,19 @@ class Trainer:
     def _conclude(self, stop: StopRequest, trouble: TroubleError | None) -> None:
         end = "Training finished"
         if trouble is not None:
-            end = "Stopped at trouble"
+            end = "Stopped by an alarm"
         elif not self.is_done:
             end = "Time is up" if self._time_is_up() else "Stopped with another rank"
             end = f"Stopped by {stop.signal.name}" if stop.signal else end
         self.records.conclude(end, self.steps_done, self._seconds_so_far())
         if trouble is None and not self.is_done:
-            self.log(f"saved; the same command with --run {self.run.folder.path} goes on from here")
+            self.log(f"saved; the same command with --run {self.run.folder.path} resumes from here")
 
     def _seconds_so_far(self) -> float:
         return self.seconds + time.perf_counter() - self.started
 
     def _tick(self, last: bool) -> None:
-        """Log how the steps since the last tick went."""
+        """End a tick: take its statistics, and record the ticks that are ready."""
         steps = self.steps_done - self.steps_ticked
         if steps:
             self._ticks.append((self.step.rows.take(steps), self.clock.lap()))
@@ -230,10 +230,10 @@ class Trainer:
         self._record_ticks(last)
 
     def _record_ticks(self, all_of_them: bool) -> None:
-        """Record the ticks whose statistics are there, averaged over the ranks.
+        """Record the ticks whose statistics have arrived, averaged over the ranks.
 
-        On CUDA those of the last one are left for the next time, unless all are asked for: so
-        nobody waits for them.
+        On CUDA the last tick is left for the next call, unless `all_of_them` is set, so that the
+        host does not wait for it.
         """
         left = 1 if self.run.device.type == "cuda" and not all_of_them else 0
         with self.clock.paused():
@@ -254,11 +254,11 @@ class Trainer:
             self.records.add_alarm(alarm, action)
 
     def _handle_trouble(self) -> None:
-        """Stop a run after an alarm, or roll it back, if that was asked for.
+        """Stop the run or roll it back, if an alarm demands it.
 
         Raises:
-            RollBack: it is to begin again where there was no trouble yet.
-            TroubleError: it is to stop.
+            RollBack: the run must resume from a checkpoint before the trouble began.
+            TroubleError: the run must stop.
         """
         trouble, times = self.monitor.trouble, self.run.rollbacks + 1
         if trouble is None:
@@ -266,15 +266,15 @@ class Trainer:
         if trouble.action == "stop":
             raise trouble.as_error(self.run.folder)
         self.run.checkpoints.forget_after(self.run.plan.nimg(trouble.alarm.began - 1))
-        raise RollBack(f"Going back, {times} of {MAX_ROLLBACKS} times: other random numbers")
+        raise RollBack(f"Rolling back, {times} of {MAX_ROLLBACKS} times, to other random numbers")
 
     def _first(self, do: Callable[[], Any]) -> Any:
-        """Have the first rank do something that is no training, and whose time does not count."""
+        """Call `do` on the first rank, without counting its time as training."""
         with self.clock.paused():
             return self.ranks.first(do)
 
     def _show_evidence(self) -> None:
-        """Save what D will see and what G begins with."""
+        """Save the first batch of real images, and the untrained generator's images."""
         with self.clock.paused():
             reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)[: len(FIXED_SEEDS)]
             self.ranks.first(lambda: self.records.show_evidence(reals, self.run.generator))
@@ -282,27 +282,27 @@ class Trainer:
 
     def _sample(self) -> None:
         images = self.records.sample(self.run.net_to_sample(), self.steps_done)
-        # Not at a stop: a resumed run would have looked at one grid more
+        # Not at a stop: the resumed run would have looked at one more grid
         if self.steps_done % self.config.sample_every == 0:
             self._handle(self.monitor.look_at_grid(self.steps_done, images))
 
     def _evaluate(self) -> None:
-        """Measure how good the net is, and keep the best."""
+        """Measure the generator's distance from the set, and keep the best net."""
         better = self.ranks.same(self._first(self._measure))
         if better is not None:
             self._checkpoint()
             self._first(partial(self.run.save_best, self.nimg, better))
 
     def _measure(self) -> float | None:
-        """The net's distance from the set, if none before was as low."""
-        if not self.step.is_finite():  # the next tick tells of it
+        """Return the net's distance from the set, if it is the lowest so far; else None."""
+        if not self.step.is_finite():  # the next tick raises the alarm
             return None
         best = self.run.checkpoints.best()
         swd = self.records.evaluate(self.run.net_to_sample(), self.steps_done)
         return swd if swd is not None and (best is None or swd < best) else None
 
     def _checkpoint(self) -> None:
-        """Save what resuming takes, and the nets beside it."""
+        """Save a checkpoint, and the nets beside it."""
         if self.steps_saved == self.steps_done:
             return
         self._record_ticks(all_of_them=True)
@@ -336,12 +336,12 @@ class Trainer:
             self.run.save_nets()
 
     def _refuse_checkpoint(self) -> None:
-        """Raise an alarm about nets that hold NaN: their losses may be finite all the same."""
-        self.log("no checkpoint: the nets hold NaN or infinity; the last one stays")
+        """Raise an alarm about nets that contain NaN, although their losses may be finite."""
+        self.log("no checkpoint saved: the nets contain NaN or infinity; the last one is kept")
         self._handle([broken_nets(self.steps_done)])
 
     def _keep(self) -> None:
-        """Write what there is at the end, whichever end it is; the nets first, they cost most."""
+        """Save everything at the end, even after an error; nets first, the costliest to lose."""
         if self.between_steps and self.ranks.complete:
             self._checkpoint()
         self.ranks.first(self._keep_nets)

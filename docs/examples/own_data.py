@@ -1,4 +1,4 @@
-"""Own data set: images from one's own Python straight into shards, and training on them."""
+"""Own data set: pack images straight from Python, and train on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FOLDER = Path("own-data")
 
 
 class ArraySource:
-    """The images of a .npy file, (N, H, W, 3) uint8; pickled, it is no more than a path."""
+    """The images of a .npy file, (N, H, W, 3) uint8. It holds only a path, so it pickles well."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class ArraySource:
         return [Member(f"{place:08d}.png", images[0].nbytes) for place in range(len(images))]
 
     def read(self, member: Member) -> bytes:
-        """One image as the bytes of a file; a PNG loses nothing."""
+        """Return one image as the bytes of a PNG file, which is lossless."""
         image = np.load(self.path, mmap_mode="r")[int(member.name[:8])]
         file = io.BytesIO()
         Image.fromarray(image).save(file, "PNG")
@@ -38,7 +38,7 @@ class ArraySource:
 
 
 def draw_discs(count: int, side: int = 32) -> npt.NDArray[np.uint8]:
-    """Stands for your data: a bright disc on dark ground, (count, side, side, 3) uint8."""
+    """Draw stand-ins for your data: bright discs on dark ground, (count, side, side, 3) uint8."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:side, :side]
     down, across = random.uniform(0.3, 0.7, (2, count, 1, 1)) * side
@@ -51,7 +51,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     np.save(FOLDER / "images.npy", draw_discs(500))
     source = ArraySource(FOLDER / "images.npy")
-    recipe = make_recipe("raw", 32, "centre", None, checked=True)  # as make_shards.py's options
+    recipe = make_recipe("raw", 32, "centre", None, checked=True)  # like make_shards.py's options
     packing = Packing(recipe, overwrite=True, workers=2)
     packed = pack(source, source.members(), FOLDER / "shards", packing)
     print(f"{packed.manifest.samples} images in {FOLDER / 'shards'}")
@@ -60,6 +60,6 @@ def main() -> None:
     subprocess.run([sys.executable, *train.split()], check=True)
 
 
-if __name__ == "__main__":  # packing's worker processes import this file, and must not run it
+if __name__ == "__main__":  # packing's processes import this file
     with told_plainly():
         main()

@@ -1,4 +1,4 @@
-"""Own loss: the hinge loss in place of the binary cross-entropy, in an otherwise usual run.
+"""Own loss: the hinge loss in place of the binary cross-entropy, in an otherwise ordinary run.
 
 Lim and Ye, "Geometric GAN", 2017 (arXiv:1705.02894), section 3; as in Miyato et al., "Spectral
 Normalization for Generative Adversarial Networks", ICLR 2018 (arXiv:1802.05957), equations 16, 17.
@@ -20,12 +20,12 @@ from pipeline.errors import told_plainly
 
 
 def discriminator_hinge(logits_x: torch.Tensor, logits_gz: torch.Tensor) -> torch.Tensor:
-    """D's, of its outputs (B,) for real and for generated images: 0 where it is right by 1."""
+    """D's loss, from its outputs (B,) for real and generated images; 0 where D is right by 1."""
     return F.relu(1 - logits_x).mean() + F.relu(1 + logits_gz).mean()
 
 
 def generator_hinge(logits_gz: torch.Tensor) -> torch.Tensor:
-    """G's, which may be below 0."""
+    """G's loss, from D's outputs (B,) for generated images; it may be negative."""
     return -logits_gz.mean()
 
 
@@ -42,7 +42,7 @@ CONFIG = TrainConfig(
 
 
 def main() -> None:
-    with closing(Log()) as log, StopRequest() as stop:  # Ctrl-C: a checkpoint, and the end
+    with closing(Log()) as log, StopRequest() as stop:  # Ctrl-C saves a checkpoint
         trainer = Trainer(build(CONFIG, log), log)
         trainer.step.update.loss_d = discriminator_hinge
         trainer.step.update.loss_g = generator_hinge

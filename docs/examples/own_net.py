@@ -58,9 +58,9 @@ def main() -> None:
         for _ in range(TICK):
             loader.fill(step.pixels)
             step.run()
-        means = step.rows.take(TICK)().mean(axis=0)  # the one look at the device
-        told = zip(STATISTICS, means, strict=True)
-        print(f"step {tick * TICK}", *(f"{name} {mean:.3f}" for name, mean in told))
+        means = step.rows.take(TICK)().mean(axis=0)  # the host waits for the device only here
+        named = zip(STATISTICS, means, strict=True)
+        print(f"step {tick * TICK}", *(f"{name} {mean:.3f}" for name, mean in named))
     loader.close()
     generator = step.update.generator
     torch.save(generator.state_dict(), "own_net.pt")
