@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -39,9 +38,6 @@ class Workers(Generic[Task, Report]):
             parent has no more use for it.
         prepare: called in each process before its first task.
 
-    Attributes:
-        ready: `time.perf_counter()` when the first process was ready; None before.
-
     Raises:
         UserError: the system starts no more processes.
     """
@@ -52,7 +48,7 @@ class Workers(Generic[Task, Report]):
         function: Function[Task, Report],
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        self.ready: float | None = None
+        self._ready = False  # whether one of them was
         self._flag = f"--workers {count}"
         self._processes: dict[Connection, BaseProcess] = {}
         self._idle: list[Connection] = []
@@ -103,7 +99,7 @@ class Workers(Generic[Task, Report]):
                         raise error
                     case kind, _:
                         working -= kind == "done"
-                        self.ready = self.ready or time.perf_counter()
+                        self._ready = True
                         self._idle.append(connection)
 
     def close(self) -> None:
@@ -129,7 +125,7 @@ class Workers(Generic[Task, Report]):
 
     def _killed(self) -> KilledError:
         found = "the worker processes ended before they were ready"
-        if self.ready is not None:
+        if self._ready:
             found = "a worker process was killed, probably for lack of memory"
         return KilledError(self._flag, found, "workers that live", "use fewer --workers")
 

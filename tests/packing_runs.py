@@ -53,14 +53,13 @@ def finished_shards(folder: Path) -> int:
 
 def serially(
     work: Work, shards: Mapping[int, list[Entry]], workers: int, report: Callable[[int, int], None]
-) -> float:
+) -> None:
     """`write_shards` without its processes."""
     done = rejected = 0
     for number, entries in shards.items():
         for progress in write_shard(work, number, entries):
             done, rejected = done + progress.done, rejected + progress.rejected
             report(done, rejected)
-    return 1.0
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -61,10 +61,6 @@ class Listing(NamedTuple):
     """Numbers of its links, by what became of them."""
     archives: dict[str, int]
     """Archives among the other files: sizes by name, sorted."""
-
-    @classmethod
-    def of(cls, members: Iterable[Member], sieve: Sieve) -> Listing:
-        return cls(sorted(members), sieve.left_out(), sieve.links(), sieve.archives())
 
 
 class ImageFiles(ABC):
@@ -170,7 +166,7 @@ class ZipSource(_ArchiveSource):
             raise not_an_archive(self.path) from None
         except Exception:  # zipfile lets nearly every type through
             raise not_an_archive(self.path) from None
-        return Listing.of(found, sieve)
+        return Listing(sorted(found), *sieve.counts())
 
     def _member(self, info: zipfile.ZipInfo, name: str) -> Member:
         encrypted = info.flag_bits & 1
@@ -239,7 +235,7 @@ class TarSource(_ArchiveSource):
                     taken[key] = Member(name, size, entry.offset_data)
         except tarfile.TarError as error:
             raise not_an_archive(self.path, str(error)) from None
-        return Listing.of(latest.values(), sieve)
+        return Listing(sorted(latest.values()), *sieve.counts())
 
     def read(self, member: Member) -> bytes:
         if member.size == NOT_REGULAR:

@@ -29,6 +29,15 @@ _SPLIT_BYTES = re.compile(
 _SPLIT_ZIP = re.compile(r"(.+)\.z\d\d", re.IGNORECASE)
 _SPLIT_RAR = re.compile(r".+\.(?:part\d+\.rar|r\d\d)", re.IGNORECASE)
 
+_OTHER_KINDS = {
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x {} -o{}"),
+    b"Rar!\x1a\x07": ("a rar archive", "unrar x {} {}/"),
+    b"\x28\xb5\x2f\xfd": ("a file compressed by zstd", "zstd -d {} -o {}"),
+    b"\x04\x22\x4d\x18": ("a file compressed by lz4", "lz4 -d {} {}"),
+    b"\x1f\x9d": ("a file compressed by compress", "gzip -dc {} > {}"),
+}
+"""First bytes of what is not read here: its kind, and what unpacks it to a folder or a tar."""
+
 _PAGE = re.compile(r"<(!doctype\s+html|html|head)\b", re.IGNORECASE)
 _TITLE = re.compile(r"<title[^>]*>([^<]*)", re.IGNORECASE)
 _DRIVE_SCAN = re.compile(r"""id=["'](?:download-form|uc-download-link)["']""")
@@ -187,18 +196,11 @@ def _part(path: Path) -> tuple[str, str] | None:
 
 def _other_kind(path: Path, head: bytes) -> tuple[str, str] | None:
     """What an archive that is not read here is, by its first bytes, and what to type."""
-    folder = unpacked_folder(path)
-    if head.startswith(b"7z\xbc\xaf\x27\x1c"):
-        return "a 7z archive", _unpacking("7z x {} -o{}", path, folder)
-    if head.startswith(b"Rar!\x1a\x07"):
-        return "a rar archive", _unpacking("unrar x {} {}/", path, folder)
-    tar = folder.with_name(f"{folder.name}.tar")
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        return "a file compressed by zstd", _unpacking("zstd -d {} -o {}", path, tar)
-    if head.startswith(b"\x04\x22\x4d\x18"):
-        return "a file compressed by lz4", _unpacking("lz4 -d {} {}", path, tar)
-    if head.startswith(b"\x1f\x9d"):
-        return "a file compressed by compress", _unpacking("gzip -dc {} > {}", path, tar)
+    for magic, (kind, program) in _OTHER_KINDS.items():
+        if head.startswith(magic):
+            folder = unpacked_folder(path)
+            tar = folder.with_name(f"{folder.name}.tar")
+            return kind, _unpacking(program, path, tar if "compressed" in kind else folder)
     return None
 
 

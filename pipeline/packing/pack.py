@@ -11,7 +11,6 @@ import csv
 import hashlib
 import json
 import shutil
-import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +89,6 @@ class Packed:
     """Images that this run went through; the others were in shards that were finished before."""
     resumed: int
     """Shards that were finished before."""
-    seconds: float
-    """From the first worker's readiness to the last shard."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,7 @@ def pack(
                     raise _TooManyRejectsError
 
             work = Work(source, target, packing.recipe, packing.strict)
-            seconds = write_shards(work, left, packing.workers, report)
+            write_shards(work, left, packing.workers, report)
             records = [_record(target, out, number) for number in range(len(dealt))]
             manifest = _gather(target, records, len(members), packing)
             copies = _copies(target, records, members)
@@ -177,7 +174,6 @@ def pack(
         copies=copies,
         written=written,
         resumed=len(dealt) - len(left),
-        seconds=seconds,
     )
 
 
@@ -186,7 +182,7 @@ def write_shards(
     shards: Mapping[int, list[Entry]],
     workers: int,
     report: Callable[[int, int], None],
-) -> float:
+) -> None:
     """Write shards in parallel.
 
     Args:
@@ -196,15 +192,12 @@ def write_shards(
         report: called with the images done and rejected, at the start and as they change; may
             raise.
 
-    Returns:
-        Seconds from the first worker's readiness to the end.
-
     Raises:
         UserError: from a worker, or because one was killed or cannot be started.
         OSError: from a worker.
     """
     if not shards:
-        return 0.0
+        return
     count, done, rejected = min(workers, len(shards)), 0, 0
     report(done, rejected)
     try:
@@ -213,8 +206,6 @@ def write_shards(
                 done += progress.done
                 rejected += progress.rejected
                 report(done, rejected)
-            assert running.ready is not None, "there were shards"
-            return time.perf_counter() - running.ready
     except KilledError as error:
         goes_on = f"{error.remedy}; the same command goes on with the shards that are finished"
         raise UserError(error.where, error.found, error.wanted, goes_on) from None

@@ -175,8 +175,10 @@ def _fill(
     reported = rejected = 0
     for count, (key, member) in enumerate(entries, 1):
         try:
-            data = _read(work, member)
+            data = work.source.read(member)
             stored = store(data, work.recipe)
+        except DamagedError as damage:
+            _reject(work, member, RejectedError(f"unreadable ({damage})"), tally)
         except RejectedError as reject:
             _reject(work, member, reject, tally)
         else:
@@ -198,13 +200,6 @@ def _fill(
                 )  # for the message of why it stopped
                 raise
             reported, rejected = count, len(tally.rejects)
-
-
-def _read(work: Work, member: Member) -> bytes:
-    try:
-        return work.source.read(member)
-    except DamagedError as error:
-        raise RejectedError(f"unreadable ({error})") from None
 
 
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:

@@ -93,17 +93,10 @@ class Sieve:
             self._archives[name] = size
         return False
 
-    def left_out(self) -> Counter[str]:
-        """How many files are no images, by suffix or by what they are."""
-        return self._described(self._left_out)
-
-    def links(self) -> Counter[str]:
-        """How many links there are, by what became of them."""
-        return self._described(self._links)
-
-    def archives(self) -> dict[str, int]:
-        """Sizes of archives by name, sorted."""
-        return dict(sorted(self._archives.items()))
+    def counts(self) -> tuple[Counter[str], Counter[str], dict[str, int]]:
+        """Other files by suffix or kind, links by what became of them, archives' sizes by name."""
+        archives = dict(sorted(self._archives.items()))
+        return self._described(self._left_out), self._described(self._links), archives
 
     def _note(self, kind: str, name: str) -> None:
         if name:

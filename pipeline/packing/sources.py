@@ -97,7 +97,7 @@ class FolderSource(ImageFiles):
                     )
                     sieve.link(FOLLOWED, number=entry.is_symlink())
             pending += sorted(subfolders, reverse=True)
-        return Listing.of(found, sieve)
+        return Listing(sorted(found), *sieve.counts())
 
     def _in_already(self, real: str) -> bool:
         """Whether the walk comes to a folder without a link, by a name that is not litter."""

@@ -50,6 +50,9 @@ COMPRESSIONS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
 }
 """First bytes of a compressed file, and what reads it."""
 
+_DAMAGES = EOFError, OSError, lzma.LZMAError, zlib.error
+"""What reading a damaged one raises."""
+
 CHUNK_BYTES = 1 << 20
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
@@ -67,18 +70,25 @@ def is_tar(head: bytes) -> bool:
     return True
 
 
-def is_compressed_tar(path: Path) -> bool:
-    """Whether a file is a tar in gzip, bzip2 or xz."""
+def _decompressed(path: Path) -> BufferedIOBase | None:
+    """A compressed file, to be read as what it contains; None if it is not compressed."""
     with path.open("rb") as file:
         head = file.read(tarfile.BLOCKSIZE)
     for magic, opened in COMPRESSIONS.items():
         if head.startswith(magic):
-            try:
-                with opened(path) as tar:
-                    return is_tar(tar.read(tarfile.BLOCKSIZE))
-            except (EOFError, OSError, lzma.LZMAError, zlib.error):
-                return False
-    return False
+            return opened(path)
+    return None
+
+
+def is_compressed_tar(path: Path) -> bool:
+    """Whether a file is a tar in gzip, bzip2 or xz."""
+    if (tar := _decompressed(path)) is None:
+        return False
+    try:
+        with tar:
+            return is_tar(tar.read(tarfile.BLOCKSIZE))
+    except _DAMAGES:
+        return False
 
 
 def unpack(path: Path, folder: Path) -> BinaryIO:
@@ -92,19 +102,18 @@ def unpack(path: Path, folder: Path) -> BinaryIO:
         tarfile.ReadError: it is cut off or damaged.
         UserError: it is larger than the space there.
     """
-    with path.open("rb") as file:
-        head = file.read(tarfile.BLOCKSIZE)
-    opened = next(opened for magic, opened in COMPRESSIONS.items() if head.startswith(magic))
     room = shutil.disk_usage(folder).free * 9 // 10  # others write there too
     with ExitStack() as held:
+        tar = _decompressed(path)
+        assert tar is not None, "it is compressed"
         unpacked = held.enter_context(tempfile.TemporaryFile(dir=folder))
         try:
-            with opened(path) as tar:
+            with tar:
                 while data := tar.read(CHUNK_BYTES):
                     if unpacked.tell() + len(data) > room:
                         raise _no_room(path, folder, room)
                     unpacked.write(data)
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        except _DAMAGES as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise tarfile.ReadError("it cannot be decompressed to its end") from None
