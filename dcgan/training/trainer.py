@@ -143,7 +143,7 @@ class Trainer:
                 ending = self.is_done or bool(stop) or self._time_is_up()
                 ending, saving = self.ranks.any(ending, self._checkpoint_is_due())
 
-                # Evaluate the generator, but not at a stop: users do not want to wait then
+                # Evaluate the generator; a stop does not cause this: users do not want to wait then
                 if self._is_due(self.config.evaluate_every, self.is_done):
                     self._evaluate()
 
