@@ -174,7 +174,6 @@ def progress(
     with bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda: bar.update(task, advance=1, refresh=not moving)
-        yield lambda: bar.advance(task)
 
 
 class PlainArguments(TyperCommand):
