@@ -37,6 +37,7 @@ python_maximum_signature_line_length = 88
 suppress_warnings = ["ref.python"]
 
 LINK = re.compile(r"\]\(([^)#:]+\.md)(#[^)]*)?\)")
+FOLDER = re.compile(r"\]\(\.\./((?:pipeline|dcgan)[\w/]*)/\)")
 
 TYPER = re.compile(r"~?\w+\.Annotated\[(.+?), <typer\.models\.\w+ object at 0x\w+>\]")
 
@@ -49,7 +50,12 @@ def _link_outside(app, page, source):
         inside = (folder / link[1]).resolve().is_relative_to(app.srcdir)
         return link[0] if inside else f"](path:{link[1]})"
 
-    source[0] = LINK.sub(rewrite, source[0])
+    source[0] = FOLDER.sub(_link_package, LINK.sub(rewrite, source[0]))
+
+
+def _link_package(link):
+    """Have a link to the folder of a package lead to its page in the reference."""
+    return f"](api/{link[1].replace('/', '.')}.md)"
 
 
 def _keep_colons(app, what, name, value, options, lines):
