@@ -21,7 +21,8 @@ from torch.nn.utils import parametrize
 
 from dcgan.nets import im2col as patches
 from dcgan.nets.models import Discriminator, Generator, init_weights
-from dcgan.step.adversarial import STATISTICS, AdversarialStep
+from dcgan.step import STATISTICS
+from dcgan.step.adversarial import AdversarialStep
 from pipeline.images.demo_faces import Face, draw
 from pipeline.images.pixels import to_signed
 from pipeline.images.resize import as_tensor, fit_square

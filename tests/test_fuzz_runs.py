@@ -18,8 +18,8 @@ from dcgan.reporting.read import read_run
 from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.records import Records
+from dcgan.training.run import Plan
 from dcgan.training.state import State
-from dcgan.training.stats import Plan
 from pipeline.errors import UserError
 from tests.fuzzing import VALUES, address_space, changed_bytes, changed_json, some, survives
 from tests.hostile_nets import GONE, TENSORS, Hijacked, Opens, deflated, laughs, paths, replaced

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcgan.step.adversarial import STATISTICS, AdversarialStep
+from dcgan.step import STATISTICS
+from dcgan.step.adversarial import AdversarialStep
 from tests.needs import take, within
 from tests.steps import batch, nets
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dcgan.rundir.folder import RunFolder
-from dcgan.step.adversarial import STATISTICS
+from dcgan.step import STATISTICS
+from dcgan.training.clock import Spent
 from dcgan.training.records import Records
-from dcgan.training.stats import Plan, Spent
+from dcgan.training.run import Plan
 from tests.running import STATUS, read_losses, read_stats, tiny
 
 SPENT = Spent(0.24008, 0.24008 * 0.0024)

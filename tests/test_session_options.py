@@ -96,14 +96,14 @@ def test_smoothing_is_cross_entropy_with_that_label(smoothing):
 
 def test_smoothing_reaches_the_step_and_moves_only_the_discriminators_loss(tmp_path):
     plain, smooth = (
-        AdversarialStep(*nets(), smoothing=smoothing)(*batch(0)) for smoothing in (0.0, 0.2)
+        AdversarialStep(*nets(), label_smoothing=smoothing)(*batch(0)) for smoothing in (0.0, 0.2)
     )
     assert smooth[0] != plain[0]
     assert smooth[2:4].equal(plain[2:4])  # judged before D's update
     assert smooth[4] != plain[4]
     trainer = new_trainer(tiny(tmp_path / "run", label_smoothing=0.2))
     logits = torch.tensor([3.0]), torch.tensor([-1.0])
-    assert trainer.step.update.loss_d(*logits) == discriminator_loss(*logits, smoothing=0.2)
+    assert trainer.step.update.loss_d(*logits) == discriminator_loss(*logits, label_smoothing=0.2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcgan.nets import im2col as patches
-from dcgan.step.adversarial import STATISTICS, AdversarialStep
+from dcgan.step import STATISTICS
+from dcgan.step.adversarial import AdversarialStep
 from tests.reference.tutorial import tutorial_optimizers, tutorial_step
 from tests.steps import batch, nets
 

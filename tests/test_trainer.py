@@ -15,7 +15,7 @@ from dcgan.options import TrainConfig
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.step.adversarial import AdversarialStep
-from dcgan.training import stats
+from dcgan.training import clock
 from pipeline.loading.options import LoaderOptions
 from tests.running import (
     CountedBatches,
@@ -258,7 +258,7 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     for name in ("records.save_grid", "records.save_losses", "run.save_weights"):
         monkeypatch.setattr(f"dcgan.training.{name}", taking(100))
     trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))

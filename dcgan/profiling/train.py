@@ -33,7 +33,7 @@ from dcgan.step.precision import choose_precision
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
 from dcgan.training.build import build_nets, build_step
-from dcgan.training.stats import Clock
+from dcgan.training.clock import Clock
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 

@@ -14,11 +14,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from dcgan.rundir.curves import Curve
 from dcgan.rundir.folder import MAX_COUNT, RunFolder, each_line, read_object
+from dcgan.step import STATISTICS
 from pipeline.errors import UserError
-
-CURVES = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
-"""The columns of `losses.csv` after the step: `STATISTICS` of the step, without loading torch."""
-
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 """A number of steps or images."""
@@ -85,7 +82,7 @@ class RunRecord:
     steps: Curve
     """(N,) numbers of the steps in `losses.csv`, increasing."""
     curves: dict[str, Curve]
-    """For each of `CURVES`, (N,); may hold nan and inf."""
+    """For each of `STATISTICS`, (N,); may hold nan and inf."""
     metrics: list[Metric]
     """In the order in which they were measured."""
     alarms: list[Alarm]
@@ -250,14 +247,14 @@ def _losses(path: Path, notes: list[str]) -> tuple[Curve, dict[str, Curve]]:
             step, *row = map(float, line.split(","))
         except ValueError:
             row = []
-        if len(row) == len(CURVES) and math.isfinite(step):
+        if len(row) == len(STATISTICS) and math.isfinite(step):
             rows[step] = row
         else:
             damaged += 1
     _note_damaged(path, damaged, notes)
     steps = sorted(rows)
-    table = np.array([rows[step] for step in steps]).reshape(-1, len(CURVES))
-    return np.array(steps), dict(zip(CURVES, table.T, strict=True))
+    table = np.array([rows[step] for step in steps]).reshape(-1, len(STATISTICS))
+    return np.array(steps), dict(zip(STATISTICS, table.T, strict=True))
 
 
 _TURNS = re.compile(

@@ -22,18 +22,9 @@ Net: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Reduce: TypeAlias = Callable[[nn.Module], object]
 
-STATISTICS = ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")
-"""What a step returns, in this order.
-
-- `loss_d`: D's loss, -log D(x) - log(1 - D(G(z))), each term averaged over its batch.
-- `loss_g`: G's loss, -log D(G(z)) after D's update, averaged.
-- `d_x`: mean of D(x) over the real batch, a probability in [0, 1].
-- `d_gz1`, `d_gz2`: mean of D(G(z)) over the fake batch, before and after D's update.
-"""
-
 
 def discriminator_loss(
-    logits_x: torch.Tensor, logits_gz: torch.Tensor, smoothing: float = 0.0
+    logits_x: torch.Tensor, logits_gz: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
     """Compute -log D(x) - log(1 - D(G(z))), each term averaged over its batch.
 
@@ -44,15 +35,15 @@ def discriminator_loss(
     Args:
         logits_x: (B,), the logits of real images.
         logits_gz: (B,), the logits of generated images.
-        smoothing: s. The label of real images is 1 - s; that of generated images stays 0 (Salimans
-            et al., "Improved Techniques for Training GANs", 2016, section 3.4).
+        label_smoothing: s. The label of real images is 1 - s; that of generated images stays 0
+            (Salimans et al., "Improved Techniques for Training GANs", 2016, section 3.4).
 
     Returns:
         A scalar, 0 or more, in the logits' type.
     """
     loss_x = F.softplus(-logits_x).mean()
-    if smoothing:
-        loss_x = loss_x + smoothing * logits_x.mean()
+    if label_smoothing:
+        loss_x = loss_x + label_smoothing * logits_x.mean()
     return loss_x + F.softplus(logits_gz).mean()
 
 
@@ -83,7 +74,7 @@ class AdversarialStep:
         beta1: Adam's first decay rate; the second stays at 0.999.
         bf16: whether the nets compute in bfloat16. Weights, their gradients and updates, losses,
             BatchNorm's statistics and the returned statistics keep their types.
-        smoothing: the amount subtracted from the label of real images.
+        label_smoothing: the amount subtracted from the label of real images.
 
     Attributes:
         optimizer_d: the discriminator's Adam.
@@ -104,7 +95,7 @@ class AdversarialStep:
         lr_g: float = 2e-4,
         beta1: float = 0.5,
         bf16: bool = False,
-        smoothing: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
         self.optimizer_d = _adam(discriminator, lr_d, beta1)
@@ -112,7 +103,7 @@ class AdversarialStep:
         self.bf16 = bf16
         self.generate: Net = generator
         self.discriminate: Net = discriminator
-        self.loss_d: Loss = partial(discriminator_loss, smoothing=smoothing)
+        self.loss_d: Loss = partial(discriminator_loss, label_smoothing=label_smoothing)
         self.loss_g: Net = generator_loss
         self.reduce_gradients: Reduce = no_sync
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dcgan.step.adversarial import STATISTICS
+from dcgan.step import STATISTICS
 
 
 class StepRows:

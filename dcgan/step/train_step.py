@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from dcgan.step.adversarial import STATISTICS, AdversarialStep, no_sync
+from dcgan.step import STATISTICS
+from dcgan.step.adversarial import AdversarialStep, no_sync
 from dcgan.step.ema import EMA
 from dcgan.step.graph import capture
 from dcgan.step.precision import Choice

@@ -1,16 +1,12 @@
-"""From options to a `Run`: a new one, or one that resumes from its newest checkpoint.
+"""From options to a `Run`, which a `Trainer` then restores or begins.
 
-The order is part of the meaning: determinism before any work on a GPU, weights before optimisers
-are captured, the state before the step is prepared.
+The order is part of the meaning: determinism before any work on a GPU, weights before optimisers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +15,7 @@ from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.nets.weights import load_weights
 from dcgan.options import TrainConfig
 from dcgan.rundir.environment import own_device, pick_device
-from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.rundir.folder import RunFolder
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.determinism import set_determinism
 from dcgan.step.ema import EMA
@@ -28,22 +24,14 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
-from dcgan.training.run import Log, Run
-from dcgan.training.state import Position, State, unfit
-from dcgan.training.stats import Plan
-from pipeline.errors import UserError
+from dcgan.training.previous import Log, Previous, find
+from dcgan.training.run import Plan, Run
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
 
 REFILL_SECONDS = 2.0
 """Seconds between two log lines about the filling of the cache."""
-
-AUTO = ("device", "precision", "step")
-"""Options whose `auto` is resolved once, by the run's first process, and reused when it resumes."""
-
-NETS = ("netG", "netD")
-"""Options whose files are read before a run's first step, and are not needed after that."""
 
 
 def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
@@ -60,7 +48,7 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
     # What the folder already holds
     folder = RunFolder.at(config.run)
     checkpoints = Checkpoints(folder.checkpoints, config.keep, log)
-    previous = _find(folder, checkpoints)
+    previous = find(folder, checkpoints)
     state = None if previous is None else previous.state
     rollbacks = 0 if previous is None else previous.rollbacks
 
@@ -72,7 +60,7 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
 
     # Nets, data, step
     first = config
-    if state is not None:  # it has the weights; the files of the initial ones may be gone
+    if state is not None:  # which has the weights; the files of the initial ones may be gone
         first = config.replace(netG=None, netD=None)
     generator, discriminator = build_nets(first, device)
     batches = _open_batches(config, device, ranks, log)
@@ -85,10 +73,6 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
     if ranks.is_first:
         check_disk(folder.path, step, config.keep)
 
-    # The state of the checkpoint
-    if previous is not None and state is not None:
-        _restore_step(step, state, previous, ranks)
-        changed |= _restore_batches(batches, state.batches, previous, config.allow_change, log)
     return Run(
         config,
         folder,
@@ -102,15 +86,13 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
         plan,
         step,
         checkpoints,
-        previous is not None,
+        previous,
         changed,
-        state,
-        rollbacks,
     )
 
 
 def _resolve(
-    config: TrainConfig, previous: _Previous | None, folder: RunFolder, ranks: Ranks
+    config: TrainConfig, previous: Previous | None, folder: RunFolder, ranks: Ranks
 ) -> tuple[TrainConfig, torch.device, Choice, Choice]:
     """Replace every `auto`: by the value of the run that resumes, or by what suits this machine."""
     config = config if previous is None else previous.settle(config)
@@ -180,11 +162,11 @@ def build_step(
         AdversarialStep(
             generator,
             discriminator,
-            config.lr_d or config.lr,
-            config.lr_g or config.lr,
-            config.beta1,
-            bf16,
-            config.label_smoothing,
+            lr_d=config.lr_d or config.lr,
+            lr_g=config.lr_g or config.lr,
+            beta1=config.beta1,
+            bf16=bf16,
+            label_smoothing=config.label_smoothing,
         ),
         (images, config.image_size, config.image_size, config.channels),
         config.nz,
@@ -232,176 +214,3 @@ class _Refill:
         if now - self._logged >= REFILL_SECONDS:
             self._log(f"cache    {done:,} of {total:,} images read")
             self._logged = now
-
-
-def _restore_step(step: WholeStep, state: State, previous: _Previous, ranks: Ranks) -> None:
-    same_random = state.rollbacks == previous.rollbacks
-    if previous.device_type != step.random.device.type:  # its generators have another state
-        state.step.random = step.random.get_state().expand(ranks.count, -1)
-        same_random = False
-    state.require_fit(step, ranks.count, previous.path)
-    # Copies, because `set_state` reads from the beginning of the storage
-    own = {name: getattr(state.step, name)[ranks.rank].clone() for name in ("random", "rows")}
-    step.load_state_dict(dict(state.step) | own, same_random)
-
-
-def _restore_batches(
-    batches: Batches, position: Position, previous: _Previous, allow_change: bool, log: Log
-) -> bool:
-    """Move the batches to the run's position; different batches, if allowed, begin a new epoch.
-
-    Returns:
-        Whether the batches differ from the run's.
-
-    Raises:
-        UserError: the batches differ and may not, or the position is not valid for them.
-    """
-    saved, changed = position.model_dump(), False
-    # The first rank saved its own position; the others have the same position in their shares
-    saved["identity"] |= {"rank": batches.identity["rank"]}
-    try:
-        batches.load_state_dict(saved)
-    except UserError as error:
-        if not allow_change:
-            raise UserError(
-                f"--run {previous.path.parents[1]}",
-                f"a run whose last checkpoint is of {error.found}, and now it is {error.wanted}",
-                "the same images in the same order",
-                "give the checkpoint's values, and the present path of its set to --shards, or"
-                " give --allow-change to begin a new epoch with these",
-            ) from None
-        changed = True
-        log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
-        batches.load_state_dict(
-            {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
-        )
-    if batches.batch >= batches.steps_per_epoch:  # the next epoch would never begin
-        epoch = f"an epoch of {batches.steps_per_epoch:,}"
-        raise unfit(f"batch {batches.batch:,} of {epoch}", previous.path)
-    return changed
-
-
-@dataclass(frozen=True)
-class _Previous:
-    """A run as its last process left it."""
-
-    config: Path
-    """The file with its options."""
-    options: dict[str, Any]
-    path: Path
-    """The newest checkpoint, or the folder of checkpoints if there is none."""
-    state: State | None
-    """The state in that checkpoint; None if the run ended before its first one."""
-    rollbacks: int
-
-    @property
-    def device_type(self) -> str:
-        """The type of the device that it ran on."""
-        return str(self.options.get("device")).partition(":")[0]
-
-    def settle(self, config: TrainConfig) -> TrainConfig:
-        """Fill in what each `auto` was resolved to, and the files of the initial weights.
-
-        If the run's device no longer exists, `auto` chooses again.
-
-        Raises:
-            UserError: a value in the run's options is invalid.
-        """
-        kept = {name: self.options[name] for name in AUTO if name in self.options}
-        settled = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
-        if "device" in settled:
-            try:
-                pick_device(str(settled["device"]))
-            except UserError:
-                del settled["device"]
-        for name in NETS:
-            before, now = self.options.get(name), getattr(config, name)
-            if isinstance(before, str) and (now is None or _same_place(now, before)):
-                settled[name] = before
-        try:
-            return config.replace(**settled)
-        except UserError as error:
-            raise UserError(
-                f"{self.config}: {error.where}",
-                error.found,
-                error.wanted,
-                "restore the file, or begin a new run with another --run",
-            ) from None
-
-    def require_same(self, config: TrainConfig, log: Log) -> bool:
-        """Compare the options, after `settle`, with those that the run began with.
-
-        Returns:
-            Whether any differ.
-
-        Raises:
-            UserError: an option differs that may not.
-        """
-        self._require_ranks(config)
-        differing = config.differences(self.options)
-        never = [each for name, each in differing.items() if config.on_resume(name) == "fixed"]
-        if never:
-            raise UserError(
-                f"--run {config.run}",
-                f"a run that began with other options: {', '.join(never)}",
-                "the same nets and batches as in its checkpoints",
-                "give the old values, or begin a new run with another --run",
-            )
-        if self.state is not None and (nets := [name for name in NETS if name in differing]):
-            flags = " and ".join(f"--{name}" for name in nets)
-            raise UserError(
-                f"--run {config.run}",
-                f"a run with trained weights, and {', '.join(differing[net] for net in nets)}",
-                "files of initial weights for a new run only",
-                f"leave {flags} out to resume, or begin a new run with another --run",
-            )
-        if differing and not config.allow_change:
-            raise UserError(
-                f"--run {config.run}",
-                f"a run that began with other options: {', '.join(differing.values())}",
-                "the same options",
-                "give the old values, or --allow-change to resume with the new ones",
-            )
-        for each in differing.values():
-            log(f"changed  {each}")
-        return bool(differing)
-
-    def _require_ranks(self, config: TrainConfig) -> None:
-        before = self.options.get("ranks", 1)
-        if before == config.ranks:
-            return
-        many = f"torchrun, {before!s:.20} processes in all"
-        raise UserError(
-            f"--run {config.run}",
-            f"a run of {before!s:.20} processes, and now there are {config.ranks}",
-            "the same number: each has its own share of the set, its own noise, and its own part"
-            " of each batch for BatchNorm",
-            f"resume with {'dcgan-train' if before == 1 else many}, or begin a new run",
-        )
-
-
-def _same_place(one: str, other: str) -> bool:
-    return Path(one).absolute() == Path(other).absolute()
-
-
-def _find(run: RunFolder, checkpoints: Checkpoints) -> _Previous | None:
-    """Read the run that a folder holds; None if it has not begun.
-
-    Raises:
-        UserError: all its checkpoints are gone or damaged.
-    """
-    if not run.config.exists():
-        return None
-    found = checkpoints.newest()
-    if found is None and run.generator.exists():
-        raise UserError(
-            f"--run {run.path}",
-            "a run with nets, but without checkpoints",
-            "a run that can be resumed, or a new folder",
-            "choose another --run; to begin it with these nets, add"
-            f" --netG {run.generator} --netD {run.discriminator}",
-        )
-    path, saved = found or (checkpoints.folder, None)
-    state = None if saved is None else State.read(saved, path)
-    rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
-    return _Previous(run.config, run.options(), path, state, rollbacks)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from dcgan.rundir.folder import RunFolder
-from dcgan.step.adversarial import STATISTICS
+from dcgan.step import STATISTICS
 from dcgan.training.state import MonitorState, Streaks
 from pipeline.errors import UserError
 

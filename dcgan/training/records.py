@@ -23,9 +23,10 @@ from dcgan.rundir.tensorboard import Events
 from dcgan.sampling.animation import save_progress
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.sampling.pictures import save_grid, save_reals_vs_fakes
-from dcgan.step.adversarial import STATISTICS
+from dcgan.step import STATISTICS
+from dcgan.training.clock import Spent
 from dcgan.training.monitor import Alarm
-from dcgan.training.stats import Plan, Spent
+from dcgan.training.run import Plan
 from pipeline.files import write_whole
 from pipeline.loading.options import LoaderOptions
 

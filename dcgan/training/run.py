@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,25 @@ from dcgan.rundir.folder import RunFolder
 from dcgan.step.precision import Choice
 from dcgan.step.train_step import WholeStep
 from dcgan.training.checkpoint import Checkpoints
-from dcgan.training.state import State, StepState
-from dcgan.training.stats import Plan
+from dcgan.training.previous import Log, Previous
 from pipeline.loading.batches import Batches
 
-Log = Callable[[str], object]
+
+@dataclass(frozen=True)
+class Plan:
+    """The length of a run; converts steps to images seen and to epochs."""
+
+    total_steps: int
+    steps_per_epoch: int
+    batch_size: int
+
+    def nimg(self, steps: int) -> int:
+        """Return the number of real images seen after `steps`."""
+        return steps * self.batch_size
+
+    def epoch(self, steps: int) -> int:
+        """Return the number of epochs completed after `steps`."""
+        return steps // self.steps_per_epoch
 
 
 @dataclass
@@ -42,14 +56,15 @@ class Run:
     plan: Plan
     step: WholeStep
     checkpoints: Checkpoints
-    resumed: bool
-    """Whether the folder already held a run."""
+    previous: Previous | None
+    """The run that the folder already held."""
     changed: bool
-    """Whether its options or images differ from those of its last checkpoint."""
-    state: State | None
-    """The content of the checkpoint that it resumes from."""
-    rollbacks: int
-    """How often the run was rolled back to a checkpoint."""
+    """Whether its options differ from that run's."""
+
+    @property
+    def rollbacks(self) -> int:
+        """How often the run was rolled back to a checkpoint."""
+        return 0 if self.previous is None else self.previous.rollbacks
 
     def prepare(self, log: Log) -> None:
         """Make the step ready to run, and check that all ranks have the same weights and images.
@@ -77,19 +92,6 @@ class Run:
         """Describe what the ranks' batches are drawn from, and their position."""
         state = self.batches.state_dict()
         return repr(state | {"identity": state["identity"] | {"rank": 0}})
-
-    def step_state(self) -> StepState:
-        """Return the step's state; the parts that differ between ranks are gathered from all.
-
-        Raises:
-            UserError: the weights differ between ranks.
-        """
-        again = "resume from the last checkpoint by the same command with the same --run;"
-        again += " if this happens again, suspect that rank's memory or device"
-        self.ranks.require_same("weights", self.step.digest, again)
-        own = self.step.state_dict()
-        gathered = {name: self.ranks.gather(own[name]) for name in ("random", "rows")}
-        return StepState(**(own | gathered))
 
     def net_to_sample(self) -> Generator:
         """Return the net to draw pictures with: the EMA, ready to draw, or else the generator."""
@@ -126,7 +128,7 @@ class Run:
     def describe(self, steps: int) -> Iterator[str]:
         """Describe the run for the log, after `steps` steps."""
         yield f"run      {self.folder.path}"
-        if self.resumed:
+        if self.previous is not None:
             yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
         yield f"seed     {self.config.seed}"
         yield "options  " + ", ".join(f"{name} {value}" for name, value in self.options().items())
@@ -134,7 +136,7 @@ class Run:
             images = self.batches.batch_size
             yield f"ranks    {self.ranks.count} processes, {images} images of each batch"
         yield f"loader   {self.batches.description}"
-        if not self.resumed:  # else the log has them already
+        if self.previous is None:  # else the log has them already
             for net in (self.generator, self.discriminator):
                 yield f"{net}, {count_parameters(net):,} parameters"
         choices = (self.mode, self.precision)

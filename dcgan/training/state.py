@@ -15,10 +15,10 @@ from torch import nn
 
 from dcgan.nets.weights import is_plain
 from dcgan.rundir.folder import MAX_COUNT
-from dcgan.step.adversarial import STATISTICS
+from dcgan.step import STATISTICS
 from dcgan.step.determinism import MAX_THREADS
 from dcgan.step.train_step import WholeStep
-from dcgan.training.stats import Number, Spent
+from dcgan.training.clock import Number, Spent
 from pipeline.errors import UserError, first_line
 
 VERSION: Final = 2

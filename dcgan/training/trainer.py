@@ -20,6 +20,7 @@ from dcgan.rundir.environment import describe_environment
 from dcgan.rundir.folder import write_object
 from dcgan.rundir.log import Log
 from dcgan.sampling.generate import FIXED_SEEDS
+from dcgan.training.clock import Clock, Spent
 from dcgan.training.monitor import (
     MAX_ROLLBACKS,
     Alarm,
@@ -28,11 +29,12 @@ from dcgan.training.monitor import (
     TroubleError,
     broken_nets,
 )
+from dcgan.training.previous import Previous
 from dcgan.training.records import Records
 from dcgan.training.run import Run
 from dcgan.training.signals import StopRequest
-from dcgan.training.state import Position, State, StepState
-from dcgan.training.stats import Clock, Spent
+from dcgan.training.state import Position, State, StepState, unfit
+from pipeline.errors import UserError
 
 Rows = npt.NDArray[np.float32]
 """(steps, 5): statistics."""
@@ -70,19 +72,11 @@ class Trainer:
         self._ticks: deque[tuple[Callable[[], Rows], Callable[[], Spent]]] = deque()
         self.steps_done, self.steps_ticked, self.steps_saved = 0, 0, -1
         self.seconds, self.spent = 0.0, Spent()
-        if run.state is not None:
-            self._restore(run.state)
-            run.state = None  # its tensors have been copied
+        if run.previous is not None and run.previous.state is not None:
+            self._restore(run.previous, run.previous.state)
+            run.previous.state = None  # its tensors have been copied
         self.saved_at = time.monotonic()
         self.between_steps = True
-
-    def _restore(self, state: State) -> None:
-        self.steps_done = state.steps
-        if not self.run.changed:  # else that checkpoint does not match the present options
-            self.steps_saved = state.steps
-        self.records.history = state.history.numpy()
-        self.monitor.restore(state.watch)
-        self.seconds, self.spent = state.seconds, state.spent
 
     @property
     def nimg(self) -> int:
@@ -136,7 +130,6 @@ class Trainer:
 
     def _train(self, stop: StopRequest) -> None:
         self.log("Starting training" if not self.steps_done else "Resuming training")
-        self.steps_ticked = len(self.records.history)
         self.clock.restart(self.spent)
         with self.log.progress(self.run.plan.total_steps, self.steps_done) as advance:
             while True:
@@ -309,7 +302,7 @@ class Trainer:
         spent = self.clock.so_far()
         with self.clock.paused():
             if self.ranks.all(self.step.is_finite()):
-                step = self.run.step_state()
+                step = self._step_state()
                 self.ranks.first(lambda: self._save(self._state(spent, step)))
                 self.steps_saved, self.saved_at = self.steps_done, time.monotonic()
             else:
@@ -328,6 +321,80 @@ class Trainer:
             history=torch.from_numpy(self.records.history),
             watch=self.monitor.state(),
         )
+
+    def _step_state(self) -> StepState:
+        """Return the step's state; the parts that differ between ranks are gathered from all.
+
+        Raises:
+            UserError: the weights differ between ranks.
+        """
+        again = "resume from the last checkpoint by the same command with the same --run;"
+        again += " if this happens again, suspect that rank's memory or device"
+        self.ranks.require_same("weights", self.step.digest, again)
+        own = self.step.state_dict()
+        gathered = {name: self.ranks.gather(own[name]) for name in ("random", "rows")}
+        return StepState(**(own | gathered))
+
+    def _restore(self, previous: Previous, state: State) -> None:
+        """Continue from a checkpoint: what `_state` saved, in its order.
+
+        Raises:
+            UserError: it does not fit the nets, or the batches.
+        """
+        self.steps_done = state.steps
+        self.seconds, self.spent = state.seconds, state.spent
+        self._restore_step(previous, state)
+        changed = self._restore_batches(previous, state.batches)
+        self.records.history = state.history.numpy()
+        self.steps_ticked = len(self.records.history)
+        self.monitor.restore(state.watch)
+        if not (changed or self.run.changed):  # else that checkpoint would not resume as this run
+            self.steps_saved = state.steps
+
+    def _restore_step(self, previous: Previous, state: State) -> None:
+        step, ranks = self.step, self.ranks
+        same_random = state.rollbacks == previous.rollbacks
+        if previous.device_type != step.random.device.type:  # its generators have another state
+            state.step.random = step.random.get_state().expand(ranks.count, -1)
+            same_random = False
+        state.require_fit(step, ranks.count, previous.path)
+        # Copies, because `set_state` reads from the beginning of the storage
+        own = {name: getattr(state.step, name)[ranks.rank].clone() for name in ("random", "rows")}
+        step.load_state_dict(dict(state.step) | own, same_random)
+
+    def _restore_batches(self, previous: Previous, position: Position) -> bool:
+        """Move the batches to the run's position; different batches, if allowed, begin a new epoch.
+
+        Returns:
+            Whether the batches differ from the run's.
+
+        Raises:
+            UserError: the batches differ and may not, or the position is not valid for them.
+        """
+        batches, saved, changed = self.batches, position.model_dump(), False
+        # The first rank saved its own position; the others have the same position in their shares
+        saved["identity"] |= {"rank": batches.identity["rank"]}
+        try:
+            batches.load_state_dict(saved)
+        except UserError as error:
+            if not self.config.allow_change:
+                raise UserError(
+                    f"--run {previous.path.parents[1]}",
+                    f"a run whose last checkpoint is of {error.found}, and now it is"
+                    f" {error.wanted}",
+                    "the same images in the same order",
+                    "give the checkpoint's values, and the present path of its set to --shards, or"
+                    " give --allow-change to begin a new epoch with these",
+                ) from None
+            changed = True
+            self.log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
+            batches.load_state_dict(
+                {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
+            )
+        if batches.batch >= batches.steps_per_epoch:  # the next epoch would never begin
+            epoch = f"an epoch of {batches.steps_per_epoch:,}"
+            raise unfit(f"batch {batches.batch:,} of {epoch}", previous.path)
+        return changed
 
     def _save(self, state: State) -> None:
         try:

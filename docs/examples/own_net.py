@@ -12,7 +12,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dcgan.rundir.environment import pick_device
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.sampling.pictures import save_grid
-from dcgan.step.adversarial import STATISTICS, AdversarialStep
+from dcgan.step import STATISTICS
+from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
 from pipeline.loading.open import open_loader

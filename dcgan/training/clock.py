@@ -1,4 +1,4 @@
-"""The length of a run, and the time that its steps take."""
+"""How long the steps of a run take."""
 
 from __future__ import annotations
 
@@ -13,23 +13,6 @@ from pydantic import Field
 
 Number = Annotated[float, Field(strict=True, ge=0, le=10**12, allow_inf_nan=False)]
 """A finite number of seconds or of pixel levels, bounded so that it can be printed as a time."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The length of a run; converts steps to images seen and to epochs."""
-
-    total_steps: int
-    steps_per_epoch: int
-    batch_size: int
-
-    def nimg(self, steps: int) -> int:
-        """Return the number of real images seen after `steps`."""
-        return steps * self.batch_size
-
-    def epoch(self, steps: int) -> int:
-        """Return the number of epochs completed after `steps`."""
-        return steps // self.steps_per_epoch
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from dcgan.step.statistics import StepRows
-from dcgan.training import stats
-from dcgan.training.stats import Clock
+from dcgan.training import clock as clock_module
+from dcgan.training.clock import Clock
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ class Time:
 @pytest.fixture
 def time(monkeypatch):
     source = Time()
-    monkeypatch.setattr(stats, "time", SimpleNamespace(perf_counter=lambda: source.now))
+    monkeypatch.setattr(clock_module, "time", SimpleNamespace(perf_counter=lambda: source.now))
     return source
 
 
@@ -83,7 +83,7 @@ def test_on_cuda_the_wait_is_the_streams_idle_time(time, monkeypatch):
         def elapsed_time(self, later: "Event") -> float:
             return float(later.at - self.at) * 1e3
 
-    monkeypatch.setattr(stats, "_recorded_event", Event)
+    monkeypatch.setattr(clock_module, "_recorded_event", Event)
     clock = Clock(torch.device("cuda"))
     clock.restart()
     for _ in range(2):

@@ -1,0 +1,149 @@
+"""A run as its last process left it: its options, and its newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan.options import TrainConfig
+from dcgan.rundir.environment import pick_device
+from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.training.checkpoint import Checkpoints
+from dcgan.training.state import State
+from pipeline.errors import UserError
+
+AUTO = ("device", "precision", "step")
+"""Options whose `auto` is resolved once, by the run's first process, and reused when it resumes."""
+
+NETS = ("netG", "netD")
+"""Options whose files are read before a run's first step, and are not needed after that."""
+
+Log = Callable[[str], object]
+
+
+@dataclass
+class Previous:
+    """A run as its last process left it."""
+
+    config: Path
+    """The file with its options."""
+    options: dict[str, Any]
+    path: Path
+    """The newest checkpoint, or the folder of checkpoints if there is none."""
+    state: State | None
+    """What it holds until the trainer has restored it; None if the run has no checkpoint."""
+    rollbacks: int
+
+    @property
+    def device_type(self) -> str:
+        """The type of the device that it ran on."""
+        return str(self.options.get("device")).partition(":")[0]
+
+    def settle(self, config: TrainConfig) -> TrainConfig:
+        """Fill in what each `auto` was resolved to, and the files of the initial weights.
+
+        If the run's device no longer exists, `auto` chooses again.
+
+        Raises:
+            UserError: a value in the run's options is invalid.
+        """
+        kept = {name: self.options[name] for name in AUTO if name in self.options}
+        settled = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
+        if "device" in settled:
+            try:
+                pick_device(str(settled["device"]))
+            except UserError:
+                del settled["device"]
+        for name in NETS:
+            before, now = self.options.get(name), getattr(config, name)
+            if isinstance(before, str) and (now is None or _same_place(now, before)):
+                settled[name] = before
+        try:
+            return config.replace(**settled)
+        except UserError as error:
+            raise UserError(
+                f"{self.config}: {error.where}",
+                error.found,
+                error.wanted,
+                "restore the file, or begin a new run with another --run",
+            ) from None
+
+    def require_same(self, config: TrainConfig, log: Log) -> bool:
+        """Compare the options, after `settle`, with those that the run began with.
+
+        Returns:
+            Whether any differ.
+
+        Raises:
+            UserError: an option differs that may not.
+        """
+        self._require_ranks(config)
+        differing = config.differences(self.options)
+        never = [each for name, each in differing.items() if config.on_resume(name) == "fixed"]
+        if never:
+            raise UserError(
+                f"--run {config.run}",
+                f"a run that began with other options: {', '.join(never)}",
+                "the same nets and batches as in its checkpoints",
+                "give the old values, or begin a new run with another --run",
+            )
+        if self.state is not None and (nets := [name for name in NETS if name in differing]):
+            flags = " and ".join(f"--{name}" for name in nets)
+            raise UserError(
+                f"--run {config.run}",
+                f"a run with trained weights, and {', '.join(differing[net] for net in nets)}",
+                "files of initial weights for a new run only",
+                f"leave {flags} out to resume, or begin a new run with another --run",
+            )
+        if differing and not config.allow_change:
+            raise UserError(
+                f"--run {config.run}",
+                f"a run that began with other options: {', '.join(differing.values())}",
+                "the same options",
+                "give the old values, or --allow-change to resume with the new ones",
+            )
+        for each in differing.values():
+            log(f"changed  {each}")
+        return bool(differing)
+
+    def _require_ranks(self, config: TrainConfig) -> None:
+        before = self.options.get("ranks", 1)
+        if before == config.ranks:
+            return
+        many = f"torchrun, {before!s:.20} processes in all"
+        raise UserError(
+            f"--run {config.run}",
+            f"a run of {before!s:.20} processes, and now there are {config.ranks}",
+            "the same number: each has its own share of the set, its own noise, and its own part"
+            " of each batch for BatchNorm",
+            f"resume with {'dcgan-train' if before == 1 else many}, or begin a new run",
+        )
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).absolute() == Path(other).absolute()
+
+
+def find(run: RunFolder, checkpoints: Checkpoints) -> Previous | None:
+    """Read the run that a folder holds; None if it has not begun.
+
+    Raises:
+        UserError: all its checkpoints are gone or damaged.
+    """
+    if not run.config.exists():
+        return None
+    found = checkpoints.newest()
+    if found is None and run.generator.exists():
+        raise UserError(
+            f"--run {run.path}",
+            "a run with nets, but without checkpoints",
+            "a run that can be resumed, or a new folder",
+            "choose another --run; to begin it with these nets, add"
+            f" --netG {run.generator} --netD {run.discriminator}",
+        )
+    path, saved = found or (checkpoints.folder, None)
+    state = None if saved is None else State.read(saved, path)
+    rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
+    return Previous(run.config, run.options(), path, state, rollbacks)
