@@ -32,7 +32,8 @@ EXPECTED: dict[str, dict[str, str]] = {
             *("here/drawn/grid.png", "here/drawn/each/*"),
         ),
         "the average of G warms up, and these come from it",
-    )
+    ),
+    "67bdf48": {"here/alarms/losses.png": "running means reach both ends, as in the report"},
 }
 """By earlier commit, what is meant to differ from it: patterns for the names that differences are
 told under, each with its reason."""
