@@ -87,36 +87,32 @@ def print_facts(facts: dict[str, str]) -> None:
 
 def print_swd(swd: Swd) -> None:
     """Print the distances of a generator with a scale in each column, the floor below."""
-    table = _table()
-    table.add_column("", no_wrap=True)
-    for side in swd.scales:
-        table.add_column(f"{side}×{side}", justify="right", no_wrap=True)
-    table.add_column("mean", justify="right", no_wrap=True, style="bold")
-    floor = 0.0 if swd.floor is None else swd.floor
     rows = {
         "generated against real": [*swd.scales.values(), swd.value],
-        "real against real, the floor": [*swd.floor_scales.values(), floor],
+        "real against real, the floor": [*swd.floor_scales.values(), swd.floor],
     }
-    for name, values in rows.items():
-        table.add_row(name, *(f"{value:.2f}" for value in values))
-    _print(f"Sliced Wasserstein distance × 10³, n = {swd.n:,}", table)
+    _print_table(
+        f"Sliced Wasserstein distance × 10³, n = {swd.n:,}",
+        ["", *(f"{side}×{side}" for side in swd.scales), "mean"],
+        [[name, *(f"{value:.2f}" for value in values)] for name, values in rows.items()],
+    )
 
 
 def print_rest(measured: list[Measured]) -> None:
     """Print the other numbers, each beside its floor, and what it means."""
-    if not measured:
-        return
-    table = _table()
-    table.add_column("", no_wrap=True)
-    for column in ("value", "floor", "n"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for each in measured:
-        floor = "" if each.floor is None else f"{each.floor:.4g}"
-        table.add_row(
-            _NAMES[each.metric], f"{each.value:.4g}", floor, f"{each.n:,}", _note(each.source)
-        )
-    _print("Other numbers", table)
+    names = {"fid": "FID", "kid": "KID", "neighbours": "distance to nearest real"}
+    rows = [
+        [
+            names[each.metric],
+            f"{each.value:.4g}",
+            f"{each.floor:.4g}",
+            f"{each.n:,}",
+            _note(each.source),
+        ]
+        for each in measured
+    ]
+    if rows:
+        _print_table("Other numbers", ["", "value", "floor", "n", ""], rows)
 
 
 def _note(source: Provenance) -> str:
@@ -126,11 +122,12 @@ def _note(source: Provenance) -> str:
     return f"weights {source.digest[:8]}: {known}"
 
 
-def _table() -> Table:
-    return Table(box=None, pad_edge=False)
-
-
-def _print(title: str, table: Table) -> None:
+def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
     console.print(f"\n{title}")
@@ -139,12 +136,6 @@ def _print(title: str, table: Table) -> None:
 
 LEAST_COLUMNS = 140
 """Least width of a table in characters: figures must not be broken."""
-
-_NAMES = {
-    "fid": "FID",
-    "kid": "KID",
-    "neighbours": "distance to nearest real",
-}
 
 
 def _shards_of(folder: RunFolder) -> str:

@@ -137,13 +137,7 @@ def measure(net: Generator, reals: Reals, inception: Inception, n: int) -> list[
         raise UserError(
             "--fid", f"{reals.total} real images", "at least 4", "pack more images, or leave it out"
         )
-    source = Provenance(
-        reals.recipe,
-        reals.fingerprint,
-        inception.description,
-        inception.digest,
-        inception.comparable,
-    )
+    source = reals.provenance(inception.description, inception.digest, inception.comparable)
 
     def reference() -> Arrays:
         one, other = (inception.features(reals.blocks(k * n, (k + 1) * n)) for k in (0, 1))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import avg_pool2d
 
-from dcgan.metrics.reals import Measured, Provenance, Reals, fake_blocks
+from dcgan.metrics.reals import Measured, Reals, fake_blocks
 from dcgan.nets.models import Generator
 from pipeline.files import replacing
 
@@ -87,7 +87,7 @@ def find(net: Generator, reals: Reals) -> Neighbours:
         best = torch.minimum(best, gaps.min(dim=1, keepdim=True).values)
         place += len(block)
     ratio = _ratio(best[:n], best[n:])
-    source = Provenance(reals.recipe, reals.fingerprint, RECIPE)
+    source = reals.provenance(RECIPE)
     measured = None if ratio is None else Measured("neighbours", ratio, 1.0, n, source)
     return Neighbours(measured, samples[:SHOWN], shown.images)
 

@@ -7,7 +7,7 @@ through the same decoder; what is computed from them alone is kept for the next 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -41,14 +41,14 @@ class Provenance:
 
     recipe: str
     """How the real images were prepared: crop, size, filter, decoder."""
-    shards: str
-    """Fingerprint of the set, or `synthetic`."""
     extractor: str
     """The method of measuring."""
-    digest: str | None = None
+    digest: str | None
     """SHA-256 of the extractor's weights, where it has any."""
-    comparable: bool = True
+    comparable: bool
     """False where the weights are not the published ones."""
+    shards: str
+    """Fingerprint of the set, or `synthetic`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Measured:
     metric: str
     """swd, fid, kid or neighbours."""
     value: float
-    floor: float | None
+    floor: float
     """The same number between real images and other real images."""
     n: int
     """Images on each side, the floor's sides too."""
@@ -78,11 +78,7 @@ class Measured:
             "value": self.value,
             "floor": self.floor,
             "n": self.n,
-            "recipe": self.source.recipe,
-            "extractor": self.source.extractor,
-            "digest": self.source.digest,
-            "comparable": self.source.comparable,
-            "shards": self.source.shards,
+            **asdict(self.source),
         }
 
 
@@ -155,6 +151,12 @@ class Reals:
         """Two disjoint parts of `n` images each, (n, S, S, C) uint8 on the CPU."""
         both = torch.cat([*self.blocks(0, 2 * n)])
         return both[:n], both[n:]
+
+    def provenance(
+        self, extractor: str, digest: str | None = None, comparable: bool = True
+    ) -> Provenance:
+        """Where a number from these images comes from; see `Provenance`."""
+        return Provenance(self.recipe, extractor, digest, comparable, self.fingerprint)
 
     def at_most(self, n: int) -> int:
         """Images a side when two sides must come from this set: `n`, or half of the set."""

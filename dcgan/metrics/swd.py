@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from dcgan.metrics.reals import Measured, N, Provenance, Reals, fake_blocks
+from dcgan.metrics.reals import Measured, N, Reals, fake_blocks
 from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
 
@@ -236,7 +236,7 @@ class SwdMetric:
 
     def __init__(self, reals: Reals, n: int = N) -> None:
         self.n = reals.at_most(n)
-        self._source = Provenance(reals.recipe, reals.fingerprint, RECIPE)
+        self._source = reals.provenance(RECIPE)
         # Apple's MPS has no float64, in which the sums are taken
         device = reals.options.device
         self._device = device if device.type == "cuda" else torch.device("cpu")
