@@ -25,13 +25,13 @@ IMAGES, RECORD = "img_align_celeba", "demo-faces.json"
 
 
 def write_faces(folder: Path, seed: int, numbers: range) -> Generator[int, None, None]:
-    """Write these faces' files and count their bytes: one task of a worker."""
+    """Write these faces' files and yield their bytes together: one task of a worker."""
     files = {number: encode(Face(seed, number)) for number in numbers}
     yield sum((folder / f"{number:06d}.jpg").write_bytes(files[number]) for number in numbers)
 
 
 def claim(out: Path, record: str, count: int) -> bool:
-    """Say whether the set of this record is complete already; if not, clear its interrupted run.
+    """Whether the set of this record is complete; if not, remove what an interrupted run left.
 
     Raises:
         UserError: the folder holds anything but one set, whole or not, that this tool drew.
