@@ -38,7 +38,7 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, up to 160 characters; its type if it is silent."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+    return plain(next(iter(str(error).strip().splitlines()), type(error).__name__)[:160])
 
 
 class UserError(ValueError):

@@ -200,7 +200,7 @@ def test_a_full_disk_is_logged_once_and_harms_nothing_else(tmp_path, capfd):
         events.tick(at(150))
         within(10, events.close)
         events.tick(at(200))
-    assert log[1:] == ["No more TensorBoard events: OSError: [Errno 27] File too large"]
+    assert log[1:] == ["No more TensorBoard events: [Errno 27] File too large"]
     assert capfd.readouterr() == ("", ""), "the writer's thread has its own traceback"
     assert set(scalars(tmp_path / "events")["losses/loss_g"]) == {50}
     assert (threading.excepthook, threading.active_count()) == (hook, threads)
@@ -224,7 +224,7 @@ def test_a_tensorboard_that_does_not_work_is_logged(tmp_path, monkeypatch):
     with writing(tmp_path / "events", log=log.append) as events:
         events.tick(RECORD)
     (line,) = log
-    assert line.startswith("No more TensorBoard events: ModuleNotFoundError")
+    assert line.startswith("No more TensorBoard events: ")
 
 
 def test_without_tensorboard_nothing_is_written_or_logged(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipeline import errors
-from pipeline.errors import UserError, plain
+from pipeline.errors import UserError
 
 
 class Verdict(StrEnum):
@@ -89,7 +89,7 @@ def examine(checks: Sequence[Check]) -> Iterator[Finding]:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
-    return f"{type(error).__name__}: {plain(errors.first_line(error))}"
+    return f"{type(error).__name__}: {errors.first_line(error)}"
 
 
 def count(findings: Iterable[Finding]) -> dict[str, int]:
