@@ -74,7 +74,7 @@ def shard_sets() -> dict[str, Any]:
         ("raw", 48, "108", None),
         ("original", None, "centre", None),
     ]
-    found: dict[str, Any] = {"recipes": [make_recipe(*way, checked=True).told() for way in ways]}
+    found: dict[str, Any] = {"recipes": [make_recipe(*way, checked=True).describe() for way in ways]}
     with tempfile.TemporaryDirectory() as folder:
         for name, shards in {
             "original": pack_pictures(Path(folder, "original"), jpegs, per_shard=4),
@@ -82,7 +82,7 @@ def shard_sets() -> dict[str, Any]:
             "raw": pack_raw(Path(folder, "raw")),
         }.items():
             files = {file: digest(data) for file, data in sorted(contents(shards.folder).items())}
-            identity = {"told": shards.manifest.recipe.told(), "fingerprint": shards.fingerprint}
+            identity = {"told": shards.manifest.recipe.describe(), "fingerprint": shards.fingerprint}
             found[name] = identity | {"files": files}
     return found
 

@@ -143,7 +143,7 @@ def test_more_pixels_than_were_stored_are_refused(set_of, how, asked, most):
         Loader(shards, LoaderOptions(1, asked))
     assert error.value.where == f"--image-size {asked}"
     assert f"{most}×{most}" in error.value.found
-    assert shards.manifest.recipe.told() in error.value.found
+    assert shards.manifest.recipe.describe() in error.value.found
     assert error.value.wanted == f"at most {most}"
     assert f"--image-size {most}" in error.value.remedy
     loader = open_loader(str(shards.folder), LoaderOptions(1, most, workers=1))

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import counted, plain, told_plainly
+from pipeline.errors import counted, plain, plain_errors
 from pipeline.machine import usable_cores
 from pipeline.packing.archives import Member
 from pipeline.packing.celeba import select
@@ -213,7 +213,7 @@ def _show(rows: list[Estimate]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

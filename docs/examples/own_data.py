@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.errors import told_plainly
+from pipeline.errors import plain_errors
 from pipeline.packing.archives import Member
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.store import make_recipe
@@ -61,5 +61,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # packing's processes import this file
-    with told_plainly():
+    with plain_errors():
         main()

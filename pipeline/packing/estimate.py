@@ -94,4 +94,4 @@ def _measure(files: list[bytes], recipe: Recipe, images: int) -> Estimate:
         else:
             decode(component)
     seconds = time.process_time() - started
-    return Estimate(recipe.told(), mean, mean * images, len(stored) / max(seconds, 1e-9))
+    return Estimate(recipe.describe(), mean, mean * images, len(stored) / max(seconds, 1e-9))

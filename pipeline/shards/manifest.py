@@ -65,7 +65,7 @@ class Recipe(_Record):
     checked: bool = True
     """Whether every image was decoded before it went in."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The recipe as options of the packing command."""
         size = "" if self.size is None else f" --size {self.size}"
         quality = "" if self.quality is None else f" --quality {self.quality}"
@@ -175,7 +175,7 @@ class ShardSet:
         if limit is not None and image_size > limit:
             raise UserError(
                 f"--image-size {image_size}",
-                f"{self.folder} holds images of {limit}×{limit} pixels ({recipe.told()})",
+                f"{self.folder} holds images of {limit}×{limit} pixels ({recipe.describe()})",
                 f"at most {limit}",
                 f"train at --image-size {limit} or less, or pack the source again for this size",
             )
