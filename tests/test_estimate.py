@@ -9,8 +9,7 @@ from pipeline.errors import UserError
 from pipeline.packing import estimate as estimating
 from pipeline.packing.estimate import estimate
 from pipeline.packing.sources import open_source
-from pipeline.packing.store import make_recipe
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
 from tests.packing_runs import pack_folder, run_here, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
 from tools.make_shards import main

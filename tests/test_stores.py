@@ -10,8 +10,7 @@ from pipeline.errors import UserError
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.packing.store import make_recipe
-from pipeline.shards.manifest import Recipe
+from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import Schedule
 from tests.loaders import decoder_of, keys
 from tests.needs import require, take, within

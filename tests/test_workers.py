@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.packing.pack import _prepare
 from pipeline.packing.shard import Work, names, write_shard
 from pipeline.packing.sources import open_source
-from pipeline.packing.store import make_recipe
 from pipeline.processes import Workers
+from pipeline.shards.manifest import make_recipe
 from tests.packing_runs import (
     SHARED_MEMORY,
     TOOLS,

@@ -27,7 +27,7 @@ from pipeline.packing.celeba import select
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.packing.sources import Source, in_classes, open_source
-from pipeline.packing.store import DEFAULT_SIZE, make_recipe
+from pipeline.shards.manifest import DEFAULT_SIZE, make_recipe
 
 app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.errors import plain_errors
 from pipeline.packing.archives import Member
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.store import make_recipe
+from pipeline.shards.manifest import make_recipe
 
 FOLDER = Path("own-data")
 

@@ -19,6 +19,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.images.pixels import MEAN, STD
+from pipeline.images.resize import batch_of, fit_square
 from pipeline.loading.decoders import DecodeError, Decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
@@ -147,8 +148,8 @@ def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any
     Returns:
         (top, left) and (bottom, right).
     """
-    if recipe.store == "original" and isinstance(recipe.crop, int):
-        spans = [_middle(side, recipe.crop) for side in (height, width)]
+    if recipe.reader_crop is not None:
+        spans = [_middle(side, recipe.reader_crop) for side in (height, width)]
     else:
         shorter = dali_math.min(height, width)
         resized = [image_size * side // shorter for side in (height, width)]
@@ -193,7 +194,7 @@ class DaliDecoder(Decoder):
         prefetch: int = PREFETCH,
         decoder_share: float = DECODER_SHARE,
     ) -> None:
-        super().__init__(shards, options)
+        self._crop, self._options = shards.manifest.recipe.reader_crop, options
         self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
         self.name = f"dali-{options.device.type}"
@@ -218,7 +219,7 @@ class DaliDecoder(Decoder):
             while True:
                 # Without a stream this waits for the batch: here, and not in the thread that trains
                 (output,) = self._graph.run()
-                yield output if self._on_gpu else self._fitted(output)
+                yield output if self._on_gpu else self._on_cpu(output)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -226,36 +227,17 @@ class DaliDecoder(Decoder):
             reason = str(error).partition("encountered:")[2].strip() or str(error)
             raise DecodeError(reason.splitlines()[0]) from error
 
-    def deliver(self, decoded: Any, out: torch.Tensor | None) -> torch.Tensor:
-        if self._on_gpu:
-            return self._copied(decoded, out)
-        return super().deliver(decoded, out)
-
     def close(self) -> None:
         self._graph = None  # and its threads with it
 
-    def _fitted(self, output: Any) -> torch.Tensor:
+    def _on_cpu(self, output: Any) -> torch.Tensor:
+        """Squares of what the graph has decoded on the CPU."""
+        size = self._options.image_size
         if not output.is_dense_tensor():  # images of several sizes
-            images = (self.fit(from_dlpack(image)) for image in output)
-            return self.collect(images, len(output))
+            squares = (fit_square(from_dlpack(image), size, self._crop) for image in output)
+            return batch_of(squares, pinned=False)
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
-        if batch.shape[1:3] == 2 * (self.options.image_size,):
+        if batch.shape[1:3] == (size, size):
             return batch
-        return self.collect(self.fit(batch), len(batch))
-
-    def _copied(self, output: Any, out: torch.Tensor | None) -> torch.Tensor:
-        """Copy a batch out on the current stream, behind which DALI's buffer waits.
-
-        Exporting it through dlpack instead would leave its release to a background thread of
-        DALI's that synchronises the whole device (dali/pipeline/data/dltensor.cc).
-        """
-        from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
-
-        batch = output.as_tensor()
-        if out is None:
-            dtype = to_torch_type[batch.dtype]
-            out = torch.empty(batch.shape(), dtype=dtype, device=self.options.device)
-        stream = torch.cuda.current_stream(self.options.device)
-        feed_ndarray(batch, out, cuda_stream=stream)
-        return out
+        return batch_of(fit_square(batch, size, self._crop), pinned=False)

@@ -14,8 +14,8 @@ from pipeline.images.decode import RejectedError, decode
 from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.outdir import TAR_OVERHEAD
 from pipeline.packing.sources import Source
-from pipeline.packing.store import make_recipe, store
-from pipeline.shards.manifest import Recipe
+from pipeline.packing.store import store
+from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import permutation
 
 SAMPLE = 500

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -27,7 +26,7 @@ from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.sources import Source
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Count, Recipe, Shard, Size
-from pipeline.shards.tar import VERSION
+from pipeline.shards.tar import TarWriter
 
 PROGRESS = ".packing"
 """Sub-folder of an unfinished set: what is needed to resume it."""
@@ -154,7 +153,7 @@ def write_shard(work: Work, number: int, entries: list[Entry]) -> Generator[Prog
             yield from _fill(tar, work, name, entries, tally)
             tar.finish()
         if tally.samples:
-            index = tar.index_bytes()
+            index = tar.index().encode()
             write_whole(work.out / f"{name}.idx", index)
             shard = Shard(
                 name=name,
@@ -241,46 +240,3 @@ def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         csv.writer(file).writerows(rows)
-
-
-TAR_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
-"""The header of an empty member without a name; date, owner and mode are tarfile's constants."""
-
-
-class TarWriter:
-    """A ustar archive of constant dates and owners, with its index and digest made on the way.
-
-    Each header is `TAR_HEADER` with name, size and checksum put in (POSIX.1-1988, ustar): building
-    it through `tarfile` costs more than reading the image does.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._rows: list[str] = []
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def add(self, key: str, extension: str, data: bytes) -> None:
-        name = f"{key}.{extension}"
-        header = bytearray(TAR_HEADER)
-        header[: len(name)] = name.encode("ascii")
-        header[124:135] = b"%011o" % len(data)
-        header[148:156] = b" " * 8  # the checksum counts itself as spaces
-        header[148:155] = b"%06o\0" % sum(header)
-        offset = self.size + len(header)
-        self._rows.append(f"{extension} {offset} {len(data)} {name}\n")
-        self._write(bytes(header) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
-
-    def finish(self) -> None:
-        """Write the two empty blocks that end an archive, and fill its last record."""
-        end = self.size + 2 * tarfile.BLOCKSIZE
-        self._write(bytes(end + -end % tarfile.RECORDSIZE - self.size))
-
-    def index_bytes(self) -> bytes:
-        """The archive's index, as `pipeline.shards.tar` describes it."""
-        return (f"{VERSION} {len(self._rows)}\n" + "".join(self._rows)).encode()
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)

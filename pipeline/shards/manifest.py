@@ -24,6 +24,13 @@ SAMPLES_HEADER = "key,shard,source,crc32"
 REJECTS = "rejects.csv"
 REJECTS_HEADER = "source,reason,bytes"
 
+DEFAULT_SIZE = 64
+"""The default of `dcgan-train --image-size`."""
+
+DEFAULT_QUALITY = 95
+"""Of small JPEGs, and of what `--store original` must encode anew: with 4:4:4 chroma, the JPEG
+closest to its source that is still of ordinary size."""
+
 MAX_MANIFEST_BYTES = 64 << 20
 """A manifest has one row a shard: even a set of a hundred million images stays far below."""
 
@@ -72,9 +79,85 @@ class Recipe(_Record):
         return f"--store {self.store} --crop {self.crop}{size}{quality}"
 
     @property
+    def reader_crop(self) -> int | None:
+        """Side of the middle square that readers have to cut out themselves, if they have to."""
+        return self.crop if self.store == "original" and isinstance(self.crop, int) else None
+
+    @property
     def extension(self) -> str:
         """The extension of a sample's component."""
         return "raw" if self.store == "raw" else "jpg"
+
+
+def make_recipe(
+    store: Literal["original", "jpeg", "raw"],
+    size: int | None,
+    crop: str | None,
+    quality: int | None,
+    *,
+    checked: bool,
+) -> Recipe:
+    """Turn the packing command's options into a recipe; None is an option that was not given.
+
+    Raises:
+        UserError: options that contradict one another, or a value out of range.
+    """
+    given = {"--size": size, "--quality": quality}
+    useless = {"original": ("--size", "--quality"), "jpeg": (), "raw": ("--quality",)}[store]
+    for flag in useless:
+        if given[flag] is not None:
+            raise UserError(
+                f"{flag} {given[flag]}",
+                f"--store {store}",
+                "a store that it has a meaning for",
+                f"leave {flag} out, or choose --store jpeg",
+            )
+    cropping = _crop(crop if crop is not None else "none" if store == "original" else "centre")
+    if store == "original":
+        return Recipe(crop=cropping, checked=checked)
+    size = DEFAULT_SIZE if size is None else size
+    quality = (DEFAULT_QUALITY if quality is None else quality) if store == "jpeg" else None
+    _require_range("--size", size, 8, 4096)
+    if quality is not None:
+        _require_range("--quality", quality, 1, 100)
+    if store == "raw" and cropping == "none":
+        raise UserError(
+            "--crop none", "--store raw", "square pixels", "use --crop centre, or --store jpeg"
+        )
+    if isinstance(cropping, int) and cropping < size:
+        raise UserError(
+            f"--crop {cropping}",
+            f"--size {size}",
+            "a crop of at least the size that is stored",
+            f"use --size {cropping} or less, or a larger --crop",
+        )
+    return Recipe(
+        store=store,
+        crop=cropping,
+        size=size,
+        filter="bilinear",
+        quality=quality,
+        checked=checked,
+    )
+
+
+def _crop(text: str) -> Literal["none", "centre"] | int:
+    if text in ("none", "centre"):
+        return "centre" if text == "centre" else "none"
+    if not text.isdecimal():
+        raise UserError(
+            f"--crop {text}",
+            "neither a word that is known nor a number",
+            "none, centre, or a number of pixels",
+            "for CelebA, --crop 108 and --crop 148 are common",
+        )
+    _require_range("--crop", int(text), 8, 1 << 16)
+    return int(text)
+
+
+def _require_range(flag: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{flag} {value}", "out of range", f"{least} to {most}", "correct it")
 
 
 class Shard(_Record):
