@@ -8,8 +8,8 @@ import tarfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.packing.archives import Member
 from pipeline.packing.pack import deal
+from pipeline.packing.sources import Member
 from pipeline.shards.order import permutation
 from pipeline.shards.tar import TarWriter, index_text
 

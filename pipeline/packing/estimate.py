@@ -11,9 +11,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
-from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.outdir import TAR_OVERHEAD
-from pipeline.packing.sources import Source
+from pipeline.packing.sources import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import permutation
@@ -34,7 +33,7 @@ class Estimate:
     """Images that one core brings back to pixels in a second."""
 
 
-def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[Estimate]:
+def estimate(source: ImageFiles, members: Sequence[Member], recipe: Recipe) -> list[Estimate]:
     """Store a sample in each mode, in memory, and decode it again.
 
     Args:
@@ -63,7 +62,7 @@ def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[
     return [_measure(files, recipe, len(members)) for recipe in recipes]
 
 
-def _readable(source: Source, member: Member) -> bytes | None:
+def _readable(source: ImageFiles, member: Member) -> bytes | None:
     try:
         data = source.read(member)
         decode(data)

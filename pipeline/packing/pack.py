@@ -23,7 +23,6 @@ import numpy as np
 from pipeline.errors import UserError, counted
 from pipeline.files import replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.archives import Member
 from pipeline.packing.outdir import PLAN, claim, locked, require_space, swap_in
 from pipeline.packing.shard import (
     DIGEST,
@@ -37,7 +36,7 @@ from pipeline.packing.shard import (
     names,
     write_shard,
 )
-from pipeline.packing.sources import Source
+from pipeline.packing.sources import ImageFiles, Member
 from pipeline.processes import KilledError, Workers
 from pipeline.shards.manifest import (
     MANIFEST,
@@ -110,7 +109,7 @@ class Packing:
 
 
 def pack(
-    source: Source,
+    source: ImageFiles,
     members: Sequence[Member],
     out: Path,
     packing: Packing,
@@ -234,7 +233,7 @@ def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entr
     return [entries[first : first + per_shard] for first in range(0, len(entries), per_shard)]
 
 
-def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[str, object]:
+def _plan(source: ImageFiles, members: Sequence[Member], packing: Packing) -> dict[str, object]:
     """What must be equal for an unfinished set to be resumed."""
     content = hashlib.sha256()
     for member in members:

@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.archives import DamagedError, Member
-from pipeline.packing.sources import Source
+from pipeline.packing.sources import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Count, Recipe, Shard, Size
 from pipeline.shards.tar import TarWriter
@@ -78,7 +77,7 @@ class Progress(NamedTuple):
 class Work:
     """What is the same for all shards of a set."""
 
-    source: Source
+    source: ImageFiles
     out: Path
     recipe: Recipe
     strict: bool
