@@ -189,10 +189,10 @@ def test_a_source_that_changes_is_no_reject_and_put_back_it_is_gone_on_with(
     spare = tmp_path / "spare"
     (shutil.copytree if kind == "folder" else shutil.copy2)(source, spare)
 
-    def harm_before_the_third(work, number, entries):
-        if number == 2:
+    def harm_before_the_third(work, shard):
+        if shard[0] == 2:
             harm(source)
-        return write_shard(work, number, entries)
+        return write_shard(work, shard)
 
     with monkeypatch.context() as patch:
         patch.setattr("tests.packing_runs.write_shard", harm_before_the_third)

@@ -148,27 +148,20 @@ def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any
     Returns:
         (top, left) and (bottom, right).
     """
+    sides = height, width
     if recipe.reader_crop is not None:
-        spans = [_middle(side, recipe.reader_crop) for side in (height, width)]
+        spans = [_span(side, side, recipe.reader_crop) for side in sides]
     else:
         shorter = dali_math.min(height, width)
-        resized = [image_size * side // shorter for side in (height, width)]
-        spans = [
-            _span(side, new, image_size) for side, new in zip((height, width), resized, strict=True)
-        ]
+        spans = [_span(side, image_size * side // shorter, image_size) for side in sides]
     return fn.stack(*(start for start, _ in spans)), fn.stack(*(end for _, end in spans))
 
 
-def _middle(side: Any, crop: int) -> tuple[Any, Any]:
-    start = fn.cast(_half_to_even(side - crop), dtype=types.FLOAT)
-    return start, start + crop
-
-
-def _span(side: Any, resized: Any, image_size: int) -> tuple[Any, Any]:
-    """Start and end, in pixels of `side`, of the middle `image_size` of `resized`."""
+def _span(side: Any, resized: Any, kept: int) -> tuple[Any, Any]:
+    """Start and end, in pixels of `side`, of the middle `kept` pixels of `resized`."""
     scale = fn.cast(side, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
-    start = fn.cast(_half_to_even(resized - image_size), dtype=types.FLOAT) * scale
-    return start, start + image_size * scale
+    start = fn.cast(_half_to_even(resized - kept), dtype=types.FLOAT) * scale
+    return start, start + kept * scale
 
 
 def _half_to_even(spare: Any) -> Any:

@@ -55,7 +55,7 @@ def estimate(source: ImageFiles, members: Sequence[Member], recipe: Recipe) -> l
         )
     size, crop = recipe.size, None if recipe.crop == "none" else str(recipe.crop)
     recipes = [
-        make_recipe("original", None, None, None, checked=True),
+        Recipe(),
         make_recipe("jpeg", size, crop, recipe.quality, checked=True),
         make_recipe("raw", size, crop, None, checked=True),
     ]

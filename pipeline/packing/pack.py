@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,12 @@ import numpy as np
 from pipeline.errors import UserError, counted
 from pipeline.files import replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.outdir import PLAN, claim, locked, require_space, swap_in
+from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
 from pipeline.packing.shard import (
     DIGEST,
     DIGESTS,
     PROGRESS,
     Entry,
-    Progress,
     ShardRecord,
     Work,
     finished,
@@ -132,7 +131,7 @@ def pack(
     """
     plan = _plan(source, members, packing)
     try:
-        with locked(out):
+        with held(out):
             target = claim(out, plan, overwrite=packing.overwrite)
             (target / PROGRESS).mkdir(parents=True, exist_ok=True)
             write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
@@ -200,7 +199,7 @@ def write_shards(
     count, done, rejected = min(workers, len(shards)), 0, 0
     report(done, rejected)
     try:
-        with Workers(count, partial(_write, work), partial(_prepare, work)) as running:
+        with Workers(count, partial(write_shard, work), partial(_prepare, work)) as running:
             for progress in running.run(shards.items()):
                 done += progress.done
                 rejected += progress.rejected
@@ -215,10 +214,6 @@ def _prepare(work: Work) -> None:
         import torch  # here, so that its two seconds are not the first image's
 
         torch.set_num_threads(1)  # the cores have a worker each; copying a crop would start more
-
-
-def _write(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
-    return write_shard(work, *shard)
 
 
 def _is_left(record: ShardRecord | None, packing: Packing) -> bool:

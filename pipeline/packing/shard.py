@@ -137,15 +137,19 @@ def _either(first: Path, second: Path, name: str) -> Path:
     return first / name if (first / name).exists() else second / name
 
 
-def write_shard(work: Work, number: int, entries: list[Entry]) -> Generator[Progress, None, None]:
+def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
     """Write one shard and its record; closed before its end, it leaves nothing half-written.
+
+    Args:
+        work: what is the same for all shards.
+        shard: its number and its samples.
 
     Raises:
         UserError: `strict`, and an image was rejected.
         OSError: the disk is full, or the source is gone.
     """
-    name, tally = names(number), _Tally()
-    shard = None
+    number, entries = shard
+    name, tally, written = names(number), _Tally(), None
     with replacing(work.out / f"{name}.tar") as partial:
         with partial.open("wb") as file:
             tar = TarWriter(file)
@@ -154,16 +158,16 @@ def write_shard(work: Work, number: int, entries: list[Entry]) -> Generator[Prog
         if tally.samples:
             index = tar.index().encode()
             write_whole(work.out / f"{name}.idx", index)
-            shard = Shard(
+            written = Shard(
                 name=name,
                 samples=len(tally.samples),
                 bytes=tar.size,
                 tar_sha256=tar.sha256.hexdigest(),
                 index_sha256=digest(index),
             )
-    if shard is None:
+    if written is None:
         (work.out / f"{name}.tar").unlink()
-    _write_record(work.out / PROGRESS, name, shard, tally)
+    _write_record(work.out / PROGRESS, name, written, tally)
 
 
 def _fill(
@@ -192,10 +196,8 @@ def _fill(
         if count % REPORT_EVERY == 0 or count == len(entries):
             try:
                 yield Progress(count - reported, len(tally.rejects) - rejected)
-            except GeneratorExit:
-                _write_rejects(
-                    work.out / PROGRESS, name, tally
-                )  # for the message of why it stopped
+            except GeneratorExit:  # the rejects may be why it is stopped: they are listed
+                _write_rejects(work.out / PROGRESS, name, tally)
                 raise
             reported, rejected = count, len(tally.rejects)
 

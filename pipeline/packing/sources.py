@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.errors import UserError, counted
-from pipeline.packing.downloads import is_stand_in, not_an_archive, pack_command, unpacked_folder
+from pipeline.packing.downloads import is_stand_in, not_an_archive, unpacked_folder
 from pipeline.packing.sieve import (
     FOLLOWED,
     IMAGE_SUFFIXES,
@@ -33,6 +33,7 @@ from pipeline.packing.sieve import (
     Sieve,
     is_litter,
 )
+from pipeline.shards.manifest import pack_command
 from pipeline.shards.tar import MAX_FILE_BYTES, headers, is_compressed_tar, is_tar, unpack
 
 ZIP_LOCAL_HEADER = 30
@@ -188,10 +189,10 @@ def _nothing_in(folder: FolderSource, faults: dict[Path, UserError]) -> UserErro
 def _require_lighter(
     faults: dict[Path, UserError], folder: FolderSource, chosen: ImageFiles
 ) -> None:
-    """Refuse what was chosen where a file that is no archive outweighs it: a stray one is no set."""
+    """Refuse what was chosen where a file that is no archive outweighs it."""
     is_own = chosen is folder
-    images = (False, sum(image.size for image in folder.members()))
-    own = images if is_own else _weight(chosen.path)
+    size = sum(image.size for image in folder.members())
+    own = (False, size) if is_own else _weight(chosen.path)
     for archive, fault in faults.items():
         if _weight(archive) > own:
             found, remedy = fault.found, f"for those of the other, {pack_command(chosen.path)}"

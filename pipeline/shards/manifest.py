@@ -269,15 +269,20 @@ class ShardSet:
         return digest(self.manifest.model_dump_json().encode())[:16]
 
 
-def pack_command(folder: Path) -> str:
+def pack_command(source: Path | str) -> str:
+    """The command that packs a source, to paste."""
+    return f"python tools/make_shards.py {shlex.quote(str(source))}"
+
+
+def repack_command(folder: Path) -> str:
     """The command that makes a set in this folder, or makes it anew, for an error's remedy."""
     anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
-    return f"python tools/make_shards.py celeba/ --out {shlex.quote(str(folder))}{anew}"
+    return f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}{anew}"
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    again = pack_command(folder)
+    again = repack_command(folder)
     if not folder.is_dir():
         if folder.exists():
             raise UserError(folder, "a file", "a shard set, which is a folder", _of_file(folder))
@@ -309,7 +314,7 @@ def _of_file(path: Path) -> str:
     """The remedy for a file in place of a set's folder: it may be part of a set, or a source."""
     if (path.parent / MANIFEST).is_file():
         return f"name the folder that it is in, {path.parent}"
-    return f"if it is an archive of images, pack it: {_pack_from(path)}"
+    return f"if it is an archive of images, pack it: {pack_command(path)} --out shards"
 
 
 def _no_manifest(folder: Path) -> tuple[str, str, str]:
@@ -318,23 +323,19 @@ def _no_manifest(folder: Path) -> tuple[str, str, str]:
     names = {entry.name for entry in folder.iterdir()}
     if ".packing" in names or any(re.match(r"shard-.*\.tar", name) for name in names):
         found = f"shards but no {MANIFEST}: an unfinished set"
-        return found, wanted, f"pack your images: {pack_command(folder)}"
+        return found, wanted, f"pack your images: {repack_command(folder)}"
     inside = sorted(name for name in names if (folder / name / MANIFEST).is_file())
     if inside:
         return missing, wanted, f"name the set in it, {folder / inside[0]}"
     if names:  # somebody's: nothing may be packed into it, and perhaps it is the source
-        remedy = f"name the set, or if these are your images, pack them: {_pack_from(folder)}"
-        return missing, wanted, remedy
-    return missing, wanted, f"pack your images: {pack_command(folder)}"
-
-
-def _pack_from(source: Path) -> str:
-    return f"python tools/make_shards.py {shlex.quote(str(source))} --out shards"
+        remedy = "name the set, or if these are your images, pack them"
+        return missing, wanted, f"{remedy}: {pack_command(folder)} --out shards"
+    return missing, wanted, f"pack your images: {repack_command(folder)}"
 
 
 def _check_shard(folder: Path, shard: Shard) -> None:
     tar, index = folder / f"{shard.name}.tar", folder / f"{shard.name}.idx"
-    remedy = f"copy the set again, or pack it again: {pack_command(folder)}"
+    remedy = f"copy the set again, or pack it again: {repack_command(folder)}"
     for path in (tar, index):
         if not path.is_file():
             raise UserError(path, "no such file", f"the file named in {MANIFEST}", remedy)
