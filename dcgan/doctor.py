@@ -14,7 +14,7 @@ import typer
 from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
 from dcgan.cli import SETTINGS, command, tell_progress
 from dcgan.options import DoctorOptions, require_place
-from pipeline.errors import told_plainly
+from pipeline.errors import plain_errors
 from pipeline.files import write_whole, writing
 from pipeline.machine import limit_torch_threads
 
@@ -147,7 +147,7 @@ def _publish(json: str, text: str) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

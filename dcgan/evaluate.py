@@ -6,7 +6,7 @@ import typer
 
 from dcgan.cli import SETTINGS, PlainArguments, command
 from dcgan.options import EvaluateOptions
-from pipeline.errors import told_plainly
+from pipeline.errors import plain_errors
 
 app = typer.Typer()
 
@@ -30,7 +30,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

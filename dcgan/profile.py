@@ -10,7 +10,7 @@ import typer
 
 from dcgan.cli import SETTINGS, VersionOption, command
 from dcgan.options import MeasuringLoader, MeasuringSet, MeasuringStep, MeasuringTraining
-from pipeline.errors import told_plainly
+from pipeline.errors import plain_errors
 
 # Each command imports its module when it runs: torch loads only once there is work for it
 
@@ -110,7 +110,7 @@ def main() -> None:
     """Run the command line."""
     # SIGTERM ends a command as Ctrl-C does: its temporary folders and processes go first
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with told_plainly(STOPPED):
+    with plain_errors(STOPPED):
         app()
 
 

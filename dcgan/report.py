@@ -10,7 +10,7 @@ import typer
 from dcgan.cli import SETTINGS, PlainArguments, command
 from dcgan.options import ReportOptions, require_place
 from dcgan.rundir.folder import RunFolder
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain_errors
 from pipeline.files import write_whole, writing
 
 app = typer.Typer()
@@ -70,7 +70,7 @@ def write_page(runs: list[Path], out: Path) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

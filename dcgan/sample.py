@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dcgan.cli import SETTINGS, PlainArguments, command, progress
 from dcgan.options import SampleOptions, require_place
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain_errors
 from pipeline.files import writing
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _open(options: SampleOptions) -> Source:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

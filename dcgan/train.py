@@ -10,7 +10,7 @@ import typer
 from dcgan.cli import SETTINGS, FormerOptions, command
 from dcgan.options import PRESETS, RUN, TrainConfig
 from dcgan.rundir.folder import RunFolder
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain_errors
 
 app = typer.Typer()
 
@@ -61,7 +61,7 @@ def _seed(options: TrainConfig, context: typer.Context) -> dict[str, int]:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

@@ -95,7 +95,7 @@ def _as_told(error: BaseException) -> UserError | None:
 
 
 @contextmanager
-def told_plainly(stopped: str = "") -> Iterator[None]:
+def plain_errors(stopped: str = "") -> Iterator[None]:
     """Surround a command's `main`: turn errors for people into a message and an exit status.
 
     A `UserError` becomes its message on stderr and exit status 1, without a traceback. So does a

@@ -20,7 +20,6 @@ from pipeline.errors import UserError
 from pipeline.files import file_digest, replacing
 from pipeline.images.decode import Pixels, RejectedError, decode
 from pipeline.images.jpeg import read_header
-from pipeline.packing.store import cut
 from pipeline.shards.manifest import (
     MANIFEST,
     REJECTS,
@@ -254,5 +253,8 @@ def _cell(data: bytes, recipe: Recipe) -> Pixels:
         pixels = np.frombuffer(data, np.uint8).reshape(recipe.size, recipe.size, 3)
     else:
         pixels = decode(data).pixels
-    crop = recipe.crop if recipe.store == "original" and recipe.crop != "none" else "centre"
-    return cut(pixels, Recipe(store="jpeg", crop=crop, size=CELL))  # grey spreads over the colours
+    # Here, since it loads torch
+    from pipeline.images.resize import as_tensor, fit_square
+
+    # Grey spreads over the colours
+    return fit_square(as_tensor(pixels), CELL, recipe.reader_crop).numpy()

@@ -65,12 +65,14 @@ def open_kind(
     asked = LoaderOptions(
         batch_size,
         image_size,
-        dtype=torch.uint8 if cached else dtype,
+        dtype=dtype,
         workers=workers,
         **options,
     )
-    loader = Loader(shards, asked, decoder_of(name, shards, asked))
-    return ResidentCache(loader, CPU, dtype) if cached else loader
+    decoder = decoder_of(name, shards, asked)
+    if cached:
+        return ResidentCache(shards, asked, CPU, decoder=decoder)
+    return Loader(shards, asked, decoder)
 
 
 def keys(shards: ShardSet) -> list[int]:

@@ -56,8 +56,8 @@ def serially(
 ) -> None:
     """`write_shards` without its processes."""
     done = rejected = 0
-    for number, entries in shards.items():
-        for progress in write_shard(work, number, entries):
+    for shard in shards.items():
+        for progress in write_shard(work, shard):
             done, rejected = done + progress.done, rejected + progress.rejected
             report(done, rejected)
 

@@ -12,8 +12,8 @@ from collections import namedtuple
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.archives import DamagedError
-from pipeline.packing.sources import in_classes, open_source
+from pipeline.packing.selection import in_classes
+from pipeline.packing.sources import DamagedError, open_source
 from tests.archives import PACKERS, changed, tar_of, zip_of
 from tests.needs import require
 from tests.pictures import encode, smooth, write_pictures
@@ -119,7 +119,7 @@ def test_backslashes_part_folders(tmp_path, archive):
     members = open_source(path).members()
     assert [member.name for member in members] == ["pets/cats/1.jpg", "pets/dogs/2.jpg"]
     assert in_classes(members, ["cats"], path) == members[:1]
-    assert open_source(path).listing().left_out == {"@eaDir": 1, "__MACOSX": 1}
+    assert open_source(path).listing.left_out == {"@eaDir": 1, "__MACOSX": 1}
 
 
 def test_links_in_archives_are_left_out_and_counted(tmp_path):
@@ -132,7 +132,7 @@ def test_links_in_archives_are_left_out_and_counted(tmp_path):
     tar = written(tmp_path, tar_of({"b.jpg": LAST}, [*others, special("d.jpg", tarfile.FIFOTYPE)]))
     for path, links, left_out in [(tmp_path / "links.zip", 1, {}), (tar, 2, {"special": 1})]:
         assert everything(path) == {"b.jpg": LAST}
-        listing = open_source(path).listing()
+        listing = open_source(path).listing
         assert (listing.links, listing.left_out) == ({"left out": links}, left_out)
 
 
@@ -152,7 +152,7 @@ def test_a_hard_link_in_a_tar_is_the_file_that_it_names(tmp_path):
     others = [special(name, tarfile.LNKTYPE, target) for name, target in links.items()]
     path = written(tmp_path, tar_of(files, others))
     assert everything(path) == dict.fromkeys(["a.jpg", "d.jpg", "e/e.jpg", "f.jpg", "g.jpg"], LAST)
-    listing = open_source(path).listing()
+    listing = open_source(path).listing
     assert listing.links == {"to nothing (i.jpg)": 1}
     assert listing.left_out[".txt"] == 2
 

@@ -52,9 +52,10 @@ def stream_of(shards, batch_size=4, *, decoder=None, dtype=torch.uint8, **option
     return Loader(shards, LoaderOptions(batch_size, SIZE, dtype=dtype, **options), decoder)
 
 
-def cache_of(shards, batch_size=4, *, dtype=torch.uint8, progress=None, **options):
+def cache_of(shards, batch_size=4, *, decoder=None, dtype=torch.uint8, progress=None, **options):
     told = {} if progress is None else {"progress": progress}
-    return ResidentCache(stream_of(shards, batch_size, **options), CPU, dtype, **told)
+    asked = LoaderOptions(batch_size, SIZE, dtype=dtype, **options)
+    return ResidentCache(shards, asked, CPU, decoder=decoder, **told)
 
 
 def assert_same(batches, others):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.archives import Member
-from pipeline.packing.celeba import ATTRIBUTES, PARTITION, select
+from pipeline.packing.selection import ATTRIBUTES, PARTITION, in_split, with_attributes
+from pipeline.packing.sources import Member
 
 IMAGES = [f"{number:06d}.jpg" for number in range(1, 7)]
 MEMBERS = [Member(f"img_align_celeba/{name}", 1) for name in IMAGES]
@@ -35,7 +35,11 @@ def write_lists(folder: Path, form: str, change=lambda text: text) -> None:
 
 
 def chosen(source, split=None, where=None, members=MEMBERS):
-    return [int(Path(member.name).stem) for member in select(members, source, split, where)]
+    if split is not None:
+        members = in_split(members, source, split)
+    if where is not None:
+        members = with_attributes(members, source, where)
+    return [int(Path(member.name).stem) for member in members]
 
 
 @pytest.fixture

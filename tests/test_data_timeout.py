@@ -40,8 +40,7 @@ def open_loader(monkeypatch):
     opened = []
 
     def open_(shards, decoder, plan, timeout=20.0):
-        loader = Loader(shards, LoaderOptions(2, 32, data_timeout=timeout), decoder)
-        loader.plan = plan
+        loader = Loader(shards, LoaderOptions(2, 32, data_timeout=timeout), decoder, plan)
         opened.append(loader)
         return loader
 
@@ -138,9 +137,6 @@ class StuckDecoder(RawDecoder):
                 self.gate.wait(60)
             yield torch.full((len(batch), 1, 1, 3), number, dtype=torch.uint8)
 
-    def deliver(self, decoded, out):
-        return decoded
-
 
 @pytest.mark.parametrize("stuck_at", [0, 3])
 def test_a_decoder_that_does_not_answer_is_an_error_in_time(open_loader, numbered_set, stuck_at):
@@ -178,9 +174,12 @@ if story == "hangs":
     for tar in shards.tars:
         tar.unlink()
         os.mkfifo(tar)
-loader = Loader(shards, options, ThreadDecoder(shards, options) if kind == "threads" else None)
-assert ("DALI" in loader.description) == (kind == "dali")
-batches = loader if story != "cache" else ResidentCache(loader, options.device)
+decoder = ThreadDecoder(shards, options) if kind == "threads" else None
+if story == "cache":
+    batches = ResidentCache(shards, options, options.device, decoder=decoder)
+else:
+    batches = Loader(shards, options, decoder)
+assert ("DALI" in batches.description) == (kind == "dali")
 for _ in range(9):
     next(batches)
 print("done")

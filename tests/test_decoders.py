@@ -70,27 +70,8 @@ def open_raw(shards, size=64, channels=3):
 
 
 def run(decoder, batches):
-    """Decoded and delivered batches."""
-    return within(60, lambda: [decoder.deliver(b, None) for b in decoder.decode(iter(batches))])
-
-
-# Squares
-
-
-@pytest.mark.parametrize(("name", "crop"), [("original", None), ("cropped", 60)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_batch_is_what_fit_square_makes_of_each(sets, name, crop, channels):
-    random = torch.Generator().manual_seed(0)
-    images = [
-        torch.randint(0, 256, (h, w, channels), dtype=torch.uint8, generator=random)
-        for w, h in SIZES
-    ]
-    decoder = open_threads(sets[name], 32, channels)
-    batch = decoder.collect(map(decoder.fit, images), len(images))
-    assert batch.shape == (len(SIZES), 32, 32, channels)
-    assert batch.is_contiguous()
-    for square, image in zip(batch, images, strict=True):
-        assert torch.equal(square, fit_square(image, 32, crop))
+    """Decoded batches."""
+    return within(60, lambda: list(decoder.decode(iter(batches))))
 
 
 # Equal pixels

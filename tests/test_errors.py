@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain_errors
 from tests.running import environment
 
 ERROR = UserError("--out x", "a file", "a folder", "choose another --out")
@@ -37,8 +37,8 @@ def test_it_crosses_a_process_border_whole():
     )
 
 
-def test_told_plainly_prints_and_exits_with_1(capsys):
-    with pytest.raises(SystemExit) as exit_, told_plainly():
+def test_plain_errors_prints_and_exits_with_1(capsys):
+    with pytest.raises(SystemExit) as exit_, plain_errors():
         raise ERROR
     assert exit_.value.code == 1
     captured = capsys.readouterr()
@@ -55,8 +55,8 @@ def test_told_plainly_prints_and_exits_with_1(capsys):
         PermissionError(errno.EACCES, "Permission denied", 3),  # an open file's number
     ],
 )
-def test_told_plainly_hides_no_error_of_ours(error):
-    with pytest.raises(type(error)) as raised, told_plainly():
+def test_plain_errors_hides_no_error_of_ours(error):
+    with pytest.raises(type(error)) as raised, plain_errors():
         raise error
     assert raised.value is error
 
@@ -67,7 +67,7 @@ def test_what_a_path_meets_on_the_machine_is_told_in_four_parts(capsys, tmp_path
         (tmp_path / ("x" * 300), "File name too long"),
         (tmp_path / "loop", "Too many levels of symbolic links"),
     ):
-        with pytest.raises(SystemExit) as exit_, told_plainly():
+        with pytest.raises(SystemExit) as exit_, plain_errors():
             path.open()
         assert exit_.value.code == 1
         where, *parts = capsys.readouterr().err.splitlines()
@@ -78,14 +78,14 @@ def test_what_a_path_meets_on_the_machine_is_told_in_four_parts(capsys, tmp_path
 
 @pytest.mark.parametrize("number", ["EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT"])
 def test_so_is_what_root_never_meets(capsys, number):
-    with pytest.raises(SystemExit) as exit_, told_plainly():
+    with pytest.raises(SystemExit) as exit_, plain_errors():
         raise OSError(getattr(errno, number), "the reason", "runs/0001/netG.pt")
     assert exit_.value.code == 1
     assert capsys.readouterr().err.startswith("error: runs/0001/netG.pt\n  found   the reason\n")
 
 
 def test_what_standard_output_cannot_encode_is_escaped():
-    script = "from pipeline.errors import told_plainly\nwith told_plainly(): print('178×218 µ')"
+    script = "from pipeline.errors import plain_errors\nwith plain_errors(): print('178×218 µ')"
     ascii_only = environment() | {"PYTHONIOENCODING": "ascii"}
     words = [sys.executable, "-c", script]
     ended = subprocess.run(words, env=ascii_only, capture_output=True, text=True, timeout=30)
@@ -93,11 +93,11 @@ def test_what_standard_output_cannot_encode_is_escaped():
 
 
 @pytest.mark.parametrize("stopped", ["", "stopped; nothing was left behind"])
-def test_told_plainly_says_nothing_of_what_an_interrupt_broke(stopped):
+def test_plain_errors_says_nothing_of_what_an_interrupt_broke(stopped):
     script = (
         "import os, signal\n"
-        "from pipeline.errors import told_plainly\n"
-        f"with told_plainly({stopped!r}):\n"
+        "from pipeline.errors import plain_errors\n"
+        f"with plain_errors({stopped!r}):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    finally:\n"
@@ -110,9 +110,9 @@ def test_told_plainly_says_nothing_of_what_an_interrupt_broke(stopped):
 
 SHUTDOWN = """
 import atexit, os, signal
-from pipeline.errors import told_plainly
+from pipeline.errors import plain_errors
 atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
-with told_plainly():
+with plain_errors():
     pass
 """
 

@@ -9,8 +9,7 @@ from pipeline.errors import UserError
 from pipeline.packing import estimate as estimating
 from pipeline.packing.estimate import estimate
 from pipeline.packing.sources import open_source
-from pipeline.packing.store import make_recipe
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
 from tests.packing_runs import pack_folder, run_here, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
 from tools.make_shards import main
@@ -45,7 +44,7 @@ def test_each_row_is_what_packing_really_takes(pictures, tmp_path, store):
         pack_folder(pictures, tmp_path / "set", recipe=recipe)
     manifest = ShardSet.open(tmp_path / "set").manifest
     row = rows[store]
-    assert row.options == recipe.told()
+    assert row.options == recipe.describe()
     assert row.total_bytes == pytest.approx(sum(s.bytes for s in manifest.shards), rel=0.07)
     assert row.total_bytes == pytest.approx(60 * row.bytes_per_image)
     assert row.decode_rate > 1
@@ -115,7 +114,7 @@ def test_the_command_prints_a_row_a_mode_and_writes_nothing(pictures, tmp_path):
     assert tree(pictures) == before
 
 
-def test_an_unreadable_file_is_told_plainly(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_plain_errors(tmp_path, monkeypatch):
     source = open_source(write_pictures(tmp_path / "pictures", FACES))
     plain = Path.read_bytes
 

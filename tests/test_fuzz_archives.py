@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.packing.archives import DamagedError, Member, TarSource, ZipSource
-from pipeline.packing.celeba import select
-from pipeline.packing.sources import open_source
+from pipeline.packing.selection import in_split, with_attributes
+from pipeline.packing.sources import DamagedError, Member, TarSource, ZipSource, open_source
 from pipeline.shards.tar import headers
 from tests.archives import tar_of, zip_of
 from tests.fuzzing import changed_bytes, some, survives
@@ -156,12 +155,12 @@ def test_any_list_is_read_or_refused(tmp_path, data):
     (tmp_path / "list_eval_partition.txt").write_bytes(data.draw(changed_bytes(PARTITION)))
     (tmp_path / "list_attr_celeba.csv").write_bytes(data.draw(changed_bytes(ATTRIBUTES)))
     source = tmp_path / "x.zip"
-    survives("list", lambda: select(members, source, "train", None), UserError)
-    survives("list", lambda: select(members, source, None, "Smiling=1"), UserError)
+    survives("list", lambda: in_split(members, source, "train"), UserError)
+    survives("list", lambda: with_attributes(members, source, "Smiling=1"), UserError)
 
 
 def test_a_list_of_one_endless_field_is_refused(tmp_path):
     (tmp_path / "list_attr_celeba.csv").write_bytes(b'image_id,Smiling\n"' + b"x" * 200_000)
     members = [Member("a.jpg", 1)]
     with pytest.raises(UserError, match="not CelebA's format"):
-        select(members, tmp_path / "x.zip", None, "Smiling=1")
+        with_attributes(members, tmp_path / "x.zip", "Smiling=1")

@@ -24,8 +24,7 @@ import torch
 from typer.main import get_command
 
 from dcgan.training.state import VERSION as STATE
-from pipeline.packing.store import make_recipe
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.manifest import ShardSet, make_recipe
 from pipeline.shards.order import Schedule
 from tests.pictures import contents, encode, pack_pictures, smooth
 from tests.running import (
@@ -74,7 +73,9 @@ def shard_sets() -> dict[str, Any]:
         ("raw", 48, "108", None),
         ("original", None, "centre", None),
     ]
-    found: dict[str, Any] = {"recipes": [make_recipe(*way, checked=True).told() for way in ways]}
+    found: dict[str, Any] = {
+        "recipes": [make_recipe(*way, checked=True).describe() for way in ways]
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name, shards in {
             "original": pack_pictures(Path(folder, "original"), jpegs, per_shard=4),
@@ -82,7 +83,10 @@ def shard_sets() -> dict[str, Any]:
             "raw": pack_raw(Path(folder, "raw")),
         }.items():
             files = {file: digest(data) for file, data in sorted(contents(shards.folder).items())}
-            identity = {"told": shards.manifest.recipe.told(), "fingerprint": shards.fingerprint}
+            identity = {
+                "told": shards.manifest.recipe.describe(),
+                "fingerprint": shards.fingerprint,
+            }
             found[name] = identity | {"files": files}
     return found
 

@@ -36,12 +36,14 @@ def open_on(decoder, numbered_set):
             image_size,
             device=torch.device(device),
             seed=3,
-            dtype=torch.uint8 if where else dtype,
+            dtype=dtype,
             workers=2,
         )
         made = ThreadDecoder(shards, options) if decoder == "threads" else None
-        loader = Loader(shards, options, made)
-        opened.append(ResidentCache(loader, torch.device(where), dtype) if where else loader)
+        if where:
+            opened.append(ResidentCache(shards, options, torch.device(where), decoder=made))
+        else:
+            opened.append(Loader(shards, options, made))
         return opened[-1]
 
     yield open_

@@ -29,7 +29,7 @@ def test_every_suffix_of_the_formats_that_are_decoded_is_an_images():
 def test_what_is_passed_over_is_counted_by_suffix(tmp_path):
     names = ["a.HEIC", "b.heic", "c/list.txt", "c/README", "d.jpg", "e.jpg?width=200"]
     write_pictures(tmp_path, dict.fromkeys(names, JPEG))
-    listing = open_source(tmp_path).listing()
+    listing = open_source(tmp_path).listing
     assert [member.name for member in listing.members] == ["d.jpg"]
     expected = {".heic": 2, ".txt": 1, "without a suffix": 1, ".jpg?width=2…": 1}
     assert listing.left_out == expected
@@ -51,7 +51,7 @@ def test_what_systems_leave_among_images_is_left_out_and_counted(tmp_path, kind)
         write_pictures(path, files)
     else:
         path.write_bytes(zip_of(files) if kind == "zip" else tar_of(files))
-    listing = open_source(path).listing()
+    listing = open_source(path).listing
     assert [member.name for member in listing.members] == ["a/recycled/1.jpg", "thumbnails/2.jpg"]
     once = ["#recycle", "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "lost+found"]
     once += ["RECYCLER", "RECYCLED", "FOUND.000", "found.001", "Temporary Items", "@tmp"]
@@ -66,7 +66,7 @@ def test_links_of_a_kind_are_one_number_with_the_first_name(tmp_path):
     for number in range(1, 21):
         (tmp_path / f"zz{number:02d}").symlink_to("a")
         (tmp_path / f"n{number:02d}.jpg").symlink_to("gone")
-    listing = open_source(tmp_path).listing()
+    listing = open_source(tmp_path).listing
     assert [member.name for member in listing.members] == ["a/1.jpg"]
     expected = {"to folders that are in already, the first zz01", "to nothing, the first n01.jpg"}
     assert listing.links == dict.fromkeys(expected, 20)
@@ -76,7 +76,7 @@ def test_a_link_takes_no_folders_name_away(tmp_path):
     write_pictures(tmp_path, {"cats/1.jpg": JPEG, ".store/2.jpg": JPEG, "deep/dogs/3.jpg": JPEG})
     for name, target in {"aaa": "cats", "birds": ".store", "d": "deep", "e": "deep/dogs"}.items():
         (tmp_path / name).symlink_to(target)
-    listing = open_source(tmp_path).listing()
+    listing = open_source(tmp_path).listing
     names = ["birds/2.jpg", "cats/1.jpg", "deep/dogs/3.jpg"]  # what is hidden has no other name
     assert [member.name for member in listing.members] == names
     assert listing.links == {"to folders that are in already, the first aaa": 3, "followed": 1}
@@ -141,7 +141,7 @@ def test_links_to_folders_are_followed_and_circles_noticed(tmp_path):
     (tmp_path / "in" / "a" / "back").symlink_to(tmp_path / "in")
     (tmp_path / "in" / "itself").symlink_to("itself")
     (tmp_path / "in" / "share").symlink_to("/mnt/not-there")
-    listing = within(5, lambda: open_source(tmp_path / "in").listing())
+    listing = within(5, lambda: open_source(tmp_path / "in").listing)
     assert [member.name for member in listing.members] == ["a/1.jpg", "b/2.jpg", "c.jpg"]
     counts = {"to a folder that is in already (a/back)": 1, "to nothing, the first itself": 2}
     assert listing.links == counts | {"followed": 2}

@@ -66,7 +66,7 @@ def test_its_options_choose_and_cut(tmp_path, packed):
     assert sources == [*chosen, "owls/0.jpg", "owls/1.jpg"]
 
 
-def test_a_missing_source_is_told_plainly(tmp_path):
+def test_a_missing_source_is_plain_errors(tmp_path):
     status, out, err = run_here(main, "nope", cwd=tmp_path)
     assert (status, out) == (1, "")
     assert four_parts(err)[:2] == ["SOURCE nope", "no such file or folder"]
@@ -176,7 +176,7 @@ def test_stores_are_chosen_and_recorded(tmp_path, packed, options, size):
     assert lines[1] == f"packed  12 images of {size[0]}×{size[1]} pixels"
     manifest = ShardSet.open(tmp_path / "shards").manifest
     assert manifest.largest_image == manifest.smallest_image == size
-    assert manifest.recipe.told().startswith(" ".join(map(str, options)))
+    assert manifest.recipe.describe().startswith(" ".join(map(str, options)))
 
 
 def test_contradicting_options_are_told_before_the_source_is_read(tmp_path):

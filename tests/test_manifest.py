@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.shard import PROGRESS
-from pipeline.shards.manifest import MANIFEST, ShardSet, pack_command
+from pipeline.shards.manifest import MANIFEST, ShardSet, repack_command
 
 
 def rewrite(change):
@@ -94,7 +94,7 @@ def test_faults_name_their_file_and_the_command_that_packs(spare_set, damage, na
     assert error.value.where == str(folder / name)
     assert found in error.value.found
     assert error.value.wanted
-    assert pack_command(folder) in error.value.remedy
+    assert repack_command(folder) in error.value.remedy
 
 
 def test_a_file_is_no_shard_set(tmp_path):

@@ -21,8 +21,11 @@ from pipeline.loading.loader import Loader
 from pipeline.shards.manifest import ShardSet
 
 folder, kind, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-loader = Loader(ShardSet.open(Path(folder)), LoaderOptions(8, 32, dtype=torch.uint8))
-batches = loader if kind == "stream" else ResidentCache(loader, torch.device("cpu"))
+shards, options = ShardSet.open(Path(folder)), LoaderOptions(8, 32, dtype=torch.uint8)
+if kind == "stream":
+    batches = Loader(shards, options)
+else:
+    batches = ResidentCache(shards, options, torch.device("cpu"))
 process, resident = psutil.Process(), []
 for number in range(count):
     assert next(batches).shape == (8, 32, 32, 3)

@@ -108,7 +108,7 @@ def test_the_identity_that_checkpoints_hold_is_as_it_always_was(open_set, number
     expected = [("shard set", "synthetic"), *own]
     if shards != "synthetic":
         found = numbered_set(12, 5, "raw")
-        shards, recipe = found.folder, found.manifest.recipe.told()
+        shards, recipe = found.folder, found.manifest.recipe.describe()
         expected = [("shard set", found.fingerprint), ("recipe", recipe), *own]
         expected += [("decoder", "raw"), ("window", 32_768)]
     loader = open_set(shards, torch.uint8, channels=1, rank=2, num_ranks=3)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.outdir import LOCK, locked, swap_in
+from pipeline.packing.outdir import LOCK, held, swap_in
 from pipeline.shards.manifest import ShardSet
 from tests.packing_runs import in_process, pack_folder, packing, tree, waited
 from tests.pictures import names_in, numbered_pictures, write_pictures
@@ -19,8 +19,8 @@ __all__ = ["in_process"]  # a fixture
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.packing.outdir import locked
-with locked(Path(sys.argv[1])):
+from pipeline.packing.outdir import held
+with held(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -73,18 +73,18 @@ def test_a_killed_packer_keeps_nobody_out(pictures, tmp_path):
 
 @pytest.mark.usefixtures("in_process")
 def test_the_folder_is_held_for_as_long_as_it_is_written(pictures, tmp_path, monkeypatch):
-    out, held = tmp_path / "set", []
+    out, seen = tmp_path / "set", []
 
     def look(target, *arguments):
-        with pytest.raises(UserError, match="another process"), locked(out):
+        with pytest.raises(UserError, match="another process"), held(out):
             pass
-        held.append(target)
+        seen.append(target)
         return swap_in(target, *arguments)
 
     monkeypatch.setattr("pipeline.packing.pack.swap_in", look)
     pack_folder(pictures, out)
     pack_folder(pictures, out, overwrite=True)
-    assert held == [out, out / ".new"]
+    assert seen == [out, out / ".new"]
     assert LOCK not in names_in(out)
 
 
@@ -94,7 +94,7 @@ def test_what_fails_lets_go(pictures, tmp_path):
     with pytest.raises(UserError, match="other entries"):
         pack_folder(pictures, theirs)
     assert tree(theirs) == {"notes.txt": b"theirs"}
-    with locked(theirs):
+    with held(theirs):
         assert names_in(theirs) == [LOCK, "notes.txt"]
 
 

@@ -34,8 +34,10 @@ def open_batches(kind, folder, cached, *, workers=2, data_timeout=20.0, **option
     shards = ShardSet.open(folder)
     chosen: dict[str, Any] = {"seed": 7, "dtype": torch.uint8} | options
     asked = LoaderOptions(BATCH, SIZE, workers=workers, data_timeout=data_timeout, **chosen)
-    loader = Loader(shards, asked, ThreadDecoder(shards, asked) if kind == "threads" else None)
-    return ResidentCache(loader, CPU) if cached else loader
+    decoder = ThreadDecoder(shards, asked) if kind == "threads" else None
+    if cached:
+        return ResidentCache(shards, asked, CPU, decoder=decoder)
+    return Loader(shards, asked, decoder)
 
 
 def md5s(batches, count=FOLLOWING):
@@ -160,10 +162,12 @@ def test_what_does_not_touch_the_pixels_may_change(opened, sets, change, saved_b
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def changed_loader(shards, decoder="threads", **changes):
+def changed_loader(shards, cached=False, decoder="threads", **changes):
     options = replace(LoaderOptions(BATCH, SIZE, dtype=torch.uint8, workers=1), **changes)
     by = ThreadDecoder(shards, options)
     by.name = decoder
+    if cached:
+        return ResidentCache(shards, options, CPU, decoder=by)
     return Loader(shards, options, by)
 
 
@@ -184,8 +188,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_every_other_difference_is_refused_by_name(opened, sets, name, cached):
     change, saved, now = REFUSED[name]
     shards = ShardSet.open(sets["threads"])
-    opened += [changed_loader(shards), changed_loader(shards, **change)]
-    assert_refused(opened, cached, f"{name} {saved}", f"{name} {now}")
+    opened += [changed_loader(shards, cached), changed_loader(shards, cached, **change)]
+    assert_refused(opened, f"{name} {saved}", f"{name} {now}")
 
 
 def test_another_set_and_another_recipe_are_refused(opened, sets, tmp_path):
@@ -194,17 +198,17 @@ def test_another_set_and_another_recipe_are_refused(opened, sets, tmp_path):
     opened += [changed_loader(shards), changed_loader(other)]
     assert shards.fingerprint != other.fingerprint
     prints = (f"shard set {each.fingerprint}" for each in (shards, other))
-    assert_refused(opened, False, *prints)
+    assert_refused(opened, *prints)
     told = "recipe --store original --crop none"
     for loader in opened:
         loader.identity["shard set"] = "same"
     opened[1].identity["recipe"] = "--store original --crop 40"
-    assert_refused(opened, False, told, "recipe --store original --crop 40")
+    assert_refused(opened, told, "recipe --store original --crop 40")
 
 
-def assert_refused(pair, cached, saved, now):
+def assert_refused(pair, saved, now):
     """The second of a pair of loaders takes no state of the first, and stays as it was."""
-    first, second = (ResidentCache(each, CPU) if cached else each for each in pair)
+    first, second = pair
     state = json.loads(json.dumps(first.state_dict() | {"epoch": 3, "batch": 1}))
     with pytest.raises(UserError) as error:
         second.load_state_dict(state)
@@ -214,9 +218,6 @@ def assert_refused(pair, cached, saved, now):
     assert (second.epoch, second.batch) == (0, 0)
     first.load_state_dict(state)
     assert (first.epoch, first.batch) == (3, 1)
-    if cached:
-        first.close()
-        second.close()
 
 
 def test_a_state_that_lacks_a_name_is_refused(opened, sets):

@@ -8,11 +8,10 @@ import tarfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.packing.archives import Member
 from pipeline.packing.pack import deal
-from pipeline.packing.shard import TarWriter
+from pipeline.packing.sources import Member
 from pipeline.shards.order import permutation
-from pipeline.shards.tar import index_text
+from pipeline.shards.tar import TarWriter, index_text
 
 COUNTS = st.integers(0, 300)
 SEEDS = st.integers(0, 2**63)
@@ -94,7 +93,7 @@ def test_the_tar_is_tarfiles_own_to_the_byte(samples, extension):
 def test_the_index_is_what_reading_the_tar_gives(tmp_path, samples, extension):
     data, writer = written(samples, extension)
     (tmp_path / "a.tar").write_bytes(data)
-    text = writer.index_bytes().decode()
+    text = writer.index()
     assert text == index_text(tmp_path / "a.tar")
     header, *rows = text.splitlines()
     assert header == f"v1.2 {len(samples)}"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.archives import DamagedError, Member
-from pipeline.packing.sources import FolderSource, in_classes, open_source
+from pipeline.packing.selection import in_classes
+from pipeline.packing.sources import DamagedError, FolderSource, Member, open_source
 from pipeline.shards import tar
 from tests.archives import tar_of, zip_of
 from tests.needs import within
@@ -193,7 +193,7 @@ def test_a_link_is_followed_and_one_that_leads_nowhere_is_told(tmp_path):
     source = open_source(tmp_path / "in")
     first, linked = source.members()
     assert source.read(first) == source.read(linked) == JPEG
-    assert source.listing().links == {"followed": 1, "to nothing (b.jpg)": 1}
+    assert source.listing.links == {"followed": 1, "to nothing (b.jpg)": 1}
 
 
 def test_a_folder_named_like_an_image_is_a_folder(tmp_path):

@@ -10,8 +10,7 @@ from pipeline.errors import UserError
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.packing.store import make_recipe
-from pipeline.shards.manifest import Recipe
+from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import Schedule
 from tests.loaders import decoder_of, keys
 from tests.needs import require, take, within
@@ -143,7 +142,7 @@ def test_more_pixels_than_were_stored_are_refused(set_of, how, asked, most):
         Loader(shards, LoaderOptions(1, asked))
     assert error.value.where == f"--image-size {asked}"
     assert f"{most}×{most}" in error.value.found
-    assert shards.manifest.recipe.told() in error.value.found
+    assert shards.manifest.recipe.describe() in error.value.found
     assert error.value.wanted == f"at most {most}"
     assert f"--image-size {most}" in error.value.remedy
     loader = open_loader(str(shards.folder), LoaderOptions(1, most, workers=1))

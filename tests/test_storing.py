@@ -14,8 +14,8 @@ from pipeline.errors import UserError
 from pipeline.images import decode as checking
 from pipeline.images.decode import RejectedError
 from pipeline.images.resize import fit_square, resize, resized
-from pipeline.packing.store import cut, make_recipe, store
-from pipeline.shards.manifest import Recipe
+from pipeline.packing.store import cut, store
+from pipeline.shards.manifest import Recipe, make_recipe
 from tests.pictures import CELEBA, decode, encode, noisy, smooth
 
 JPEG = encode(smooth(*CELEBA))

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline.packing import pack
-from pipeline.packing.shard import TarWriter
 from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, ShardSet
-from pipeline.shards.tar import index_text
+from pipeline.shards.tar import TarWriter, index_text
 from pipeline.verify import samples, verify
 from tests.packing_runs import pack_folder, without_workers
 from tests.three_sets import faults, original, sets, store
@@ -89,12 +88,12 @@ def rewrite(folder, number, members):
         tar.add(key, "jpg", data)
     tar.finish()
     (folder / f"{name}.tar").write_bytes(stream.getvalue())
-    (folder / f"{name}.idx").write_bytes(tar.index_bytes())
+    (folder / f"{name}.idx").write_bytes(tar.index().encode())
     manifest = json.loads((folder / MANIFEST).read_bytes())
     manifest["shards"][number] |= {
         "bytes": tar.size,
         "tar_sha256": tar.sha256.hexdigest(),
-        "index_sha256": hashlib.sha256(tar.index_bytes()).hexdigest(),
+        "index_sha256": hashlib.sha256(tar.index().encode()).hexdigest(),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
 

@@ -15,8 +15,8 @@ from pipeline.errors import UserError
 from pipeline.packing.pack import _prepare
 from pipeline.packing.shard import Work, names, write_shard
 from pipeline.packing.sources import open_source
-from pipeline.packing.store import make_recipe
 from pipeline.processes import Workers
+from pipeline.shards.manifest import make_recipe
 from tests.packing_runs import (
     SHARED_MEMORY,
     TOOLS,
@@ -69,7 +69,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
 
 
 @needs_proc
-def test_a_killed_worker_is_told_plainly_and_the_same_command_goes_on(slow_to_pack, tmp_path):
+def test_a_killed_worker_is_plain_errors_and_the_same_command_goes_on(slow_to_pack, tmp_path):
     out = tmp_path / "set"
     with packing(*command(slow_to_pack, out)) as run:
         assert waited(lambda: finished_shards(out) >= 2)
@@ -189,10 +189,10 @@ def test_a_source_that_changes_is_no_reject_and_put_back_it_is_gone_on_with(
     spare = tmp_path / "spare"
     (shutil.copytree if kind == "folder" else shutil.copy2)(source, spare)
 
-    def harm_before_the_third(work, number, entries):
-        if number == 2:
+    def harm_before_the_third(work, shard):
+        if shard[0] == 2:
             harm(source)
-        return write_shard(work, number, entries)
+        return write_shard(work, shard)
 
     with monkeypatch.context() as patch:
         patch.setattr("tests.packing_runs.write_shard", harm_before_the_third)

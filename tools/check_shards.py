@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import UserError, counted, told_plainly
+from pipeline.errors import UserError, counted, plain_errors
 from pipeline.files import writing
 from pipeline.shards.manifest import ShardSet
 from pipeline.verify import Findings, save_sheet, verify
@@ -103,7 +103,7 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
         f"images  {manifest.samples:,}, {checked}\n"
         f"shards  {len(manifest.shards)}, {total / 1e6:,.1f} MB,"
         f" {manifest.image_bytes / manifest.samples / 1e3:.1f} kB an image\n"
-        f"recipe  {manifest.recipe.told()}, seed {manifest.seed}"
+        f"recipe  {manifest.recipe.describe()}, seed {manifest.seed}"
     )
     for (width, height), count in findings.sizes.most_common(MAX_SIZES_SHOWN):
         console.print(f"size    {width}×{height}: {count:,} ({count / manifest.samples:.1%})")
@@ -115,7 +115,7 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

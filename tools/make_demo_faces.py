@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain_errors
 from pipeline.files import PARTIAL, write_whole
 from pipeline.images.demo_faces import MARK, Face, encode
 from pipeline.machine import usable_cores
@@ -116,7 +116,7 @@ def make_demo_faces(
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

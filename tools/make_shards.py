@@ -20,14 +20,13 @@ from rich.progress import (
 )
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import counted, plain, told_plainly
+from pipeline.errors import counted, plain, plain_errors
 from pipeline.machine import usable_cores
-from pipeline.packing.archives import Member
-from pipeline.packing.celeba import select
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
-from pipeline.packing.sources import Source, in_classes, open_source
-from pipeline.packing.store import DEFAULT_SIZE, make_recipe
+from pipeline.packing.selection import in_classes, in_split, with_attributes
+from pipeline.packing.sources import ImageFiles, Member, open_source
+from pipeline.shards.manifest import DEFAULT_SIZE, make_recipe
 
 app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste
@@ -123,7 +122,7 @@ def make_shards(
         images = open_source(source, scratch)
     members = _choose(images, classes, split, where)[:limit]
     console.print(f"source  {plain(str(images.path))}: {len(members):,} images")
-    _, left_out, links, _ = images.listing()
+    _, left_out, links, _ = images.listing
     if left_out:
         console.print(f"others  left out: {counted(left_out)}")
     if told := counted(links):
@@ -137,16 +136,20 @@ def make_shards(
 
 
 def _choose(
-    images: Source, classes: str | None, split: str | None, where: str | None
+    images: ImageFiles, classes: str | None, split: str | None, where: str | None
 ) -> list[Member]:
     members = images.members()
     if classes is not None:
         wanted = [name.strip() for name in classes.split(",")]
         members = in_classes(members, wanted, images.path)
-    return select(members, images.path, split, where)
+    if split is not None:
+        members = in_split(members, images.path, split)
+    if where is not None:
+        members = with_attributes(members, images.path, where)
+    return members
 
 
-def _pack(images: Source, members: list[Member], out: Path, packing: Packing) -> None:
+def _pack(images: ImageFiles, members: list[Member], out: Path, packing: Packing) -> None:
     started = time.perf_counter()
     with _progress() as bar:
         task = bar.add_task("packing", total=None, rate="")
@@ -213,7 +216,7 @@ def _show(rows: list[Estimate]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with told_plainly():
+    with plain_errors():
         app()
 
 

@@ -85,7 +85,7 @@ def cache_is_stream(device: torch.device) -> Finding:
     """The resident cache against the stream: its first epoch, and those from memory."""
     with work_set() as shards:
         streamed = open_loader(shards, device)
-        cached = ResidentCache(open_loader(shards, device), device)
+        cached = ResidentCache(shards, streamed.options, device)
         return _equal("cache = stream", lambda: next(cached), streamed, [cached], 3)
 
 

@@ -317,7 +317,7 @@ def shard_set(folder: Path | None) -> Finding:
         return not_checked(name, "no --shards given", wanted)
     manifest = ShardSet.open(folder).manifest
     size = f"{manifest.samples:,} images in {len(manifest.shards):,} shards"
-    return ok(name, f"{size}, {manifest.recipe.told()}", wanted)
+    return ok(name, f"{size}, {manifest.recipe.describe()}", wanted)
 
 
 def one_batch(folder: Path | None, device: torch.device) -> Finding | list[Finding]:

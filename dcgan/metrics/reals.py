@@ -117,7 +117,7 @@ class Reals:
         self.total = manifest.samples // batch * batch
         self.fingerprint = loader.shards.fingerprint
         self.recipe = (
-            f"{manifest.recipe.told()}, antialiased bilinear, read at {shape}"
+            f"{manifest.recipe.describe()}, antialiased bilinear, read at {shape}"
             f" by {loader.decoder.name}"
         )
         loader.close()

@@ -72,7 +72,7 @@ class Bench:
         part = "" if self.whole == self.shards else f", of {len(self.whole):,}"
         return machine(self.environment, SHOWN_PACKAGES) | {
             "images": f"{len(self.shards):,}{part}, of {size} pixels at most, in {options.shards}"
-            f" ({manifest.recipe.told()})",
+            f" ({manifest.recipe.describe()})",
             "batches": f"of {options.batch_size}, {options.image_size}×{options.image_size} pixels,"
             f" {self.conditions.threads} workers",
             "rounds": f"{options.rounds} each, in turn, of at least {options.seconds:g} s and"
@@ -86,7 +86,7 @@ class Bench:
             "environment": self.environment | {"torch_threads": torch.get_num_threads()},
             "set": {
                 "images": len(self.shards),
-                "recipe": self.shards.manifest.recipe.told(),
+                "recipe": self.shards.manifest.recipe.describe(),
                 "largest_image": list(self.shards.manifest.largest_image),
             },
             "workers": self.conditions.threads,

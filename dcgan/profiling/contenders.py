@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +22,7 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources import open_source
-from pipeline.packing.store import make_recipe
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
 from pipeline.shards.order import Schedule, permutation
 
 DATALOADER_AHEAD = 2
@@ -88,8 +86,7 @@ def cached(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
     where, why = place_cache(len(shards), conditions)
     if where is None:
         raise UserError("--images", why, "images that fit in memory", "use fewer --images")
-    loader = Loader(shards, replace(conditions, dtype=torch.uint8))
-    cache = ResidentCache(loader, where, conditions.dtype)
+    cache = ResidentCache(shards, conditions, where)
     while cache.epoch == 0:
         next(cache)
     next(cache)  # reads what the first epoch left out
@@ -190,7 +187,7 @@ def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Conten
             output_type=types.RGB,
             jpeg_fancy_upsampling=True,
         )
-        if crop := _crop(recipe):
+        if crop := recipe.reader_crop:
             images = fn.crop(images, crop=(crop, crop))
         # With subpixel_scale, the default, it sees other pixels than torchvision does
         images = fn.resize(images, resize_shorter=size, subpixel_scale=False)
@@ -235,18 +232,11 @@ def _transform(recipe: Recipe, size: int) -> Any:
     """The tutorial's, or for a set with a crop of its own, that crop and a resize."""
     from torchvision import transforms
 
-    crop = _crop(recipe)
     fit = [transforms.Resize(size), transforms.CenterCrop(size)]
-    if crop:
+    if crop := recipe.reader_crop:
         fit = [transforms.CenterCrop(crop), transforms.Resize(size)]
     normalise = transforms.Normalize((0.5,) * 3, (0.5,) * 3)
     return transforms.Compose([*fit, transforms.ToTensor(), normalise])
-
-
-def _crop(recipe: Recipe) -> int | None:
-    """Side of the middle square that a reader has to cut out itself, if it has to."""
-    cropped = recipe.store == "original" and isinstance(recipe.crop, int)
-    return int(recipe.crop) if cropped else None
 
 
 # Other forms of a set
@@ -311,7 +301,7 @@ def pack_as(
         workers: processes.
     """
     source = open_source(images)
-    crop = str(_crop(shards.manifest.recipe) or "centre")
+    crop = str(shards.manifest.recipe.reader_crop or "centre")
     recipe = make_recipe(store, image_size, crop, None, checked=True)
     pack(source, source.members(), out, Packing(recipe, workers=workers))
     return ShardSet.open(out)

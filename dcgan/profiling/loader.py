@@ -12,7 +12,7 @@ from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import ours, read_batches
 from dcgan.profiling.measuring import Spread, cpu_times, rates, synchronise
 from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span
-from pipeline.loading.loader import open_decoder
+from pipeline.loading.loader import deliver, open_decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 
@@ -86,7 +86,7 @@ def _copy_ms(shards: ShardSet, conditions: LoaderOptions, batches: int) -> list[
         # The stream has nothing else to do: between the two is the copy alone
         began, ended = (_event() for _ in range(2))
         began.record()
-        decoder.deliver(batch, None)
+        deliver(batch, conditions.device, None)
         ended.record()
         pairs.append((began, ended))
     torch.cuda.synchronize(conditions.device)

@@ -11,23 +11,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.errors import told_plainly
-from pipeline.packing.archives import Member
+from pipeline.errors import plain_errors
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.store import make_recipe
+from pipeline.packing.sources import ImageFiles, Listing, Member
+from pipeline.shards.manifest import make_recipe
 
 FOLDER = Path("own-data")
 
 
-class ArraySource:
-    """The images of a .npy file, (N, H, W, 3) uint8. It holds only a path, so it pickles well."""
+class ArraySource(ImageFiles):
+    """The images of a .npy file, (N, H, W, 3) uint8. Worker processes are sent its path alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def members(self) -> list[Member]:
-        images = np.load(self.path, mmap_mode="r")
-        return [Member(f"{place:08d}.png", images[0].nbytes) for place in range(len(images))]
+        images = np.load(path, mmap_mode="r")
+        members = [Member(f"{place:08d}.png", images[0].nbytes) for place in range(len(images))]
+        self.listing = Listing(members)
 
     def read(self, member: Member) -> bytes:
         """Return one image as the bytes of a PNG file, which is lossless."""
@@ -61,5 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":  # packing's processes import this file
-    with told_plainly():
+    with plain_errors():
         main()

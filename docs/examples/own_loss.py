@@ -16,7 +16,7 @@ from dcgan.rundir.log import Log
 from dcgan.training.build import build
 from dcgan.training.signals import StopRequest
 from dcgan.training.trainer import Trainer
-from pipeline.errors import told_plainly
+from pipeline.errors import plain_errors
 
 
 def discriminator_hinge(logits_x: torch.Tensor, logits_gz: torch.Tensor) -> torch.Tensor:
@@ -50,5 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with told_plainly():
+    with plain_errors():
         main()

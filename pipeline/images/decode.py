@@ -220,28 +220,6 @@ def require_bounded(width: int, height: int) -> None:
         raise RejectedError("no pixels")
 
 
-def require_stored(data: bytes, largest: tuple[int, int]) -> None:
-    """Refuse a sample of a JPEG set by its header, before a decoder sets memory aside for it.
-
-    DALI decodes PNG and other formats too, and as much as their headers claim.
-
-    Args:
-        data: the sample's bytes.
-        largest: width and height that no image of the set exceeds, in pixels.
-
-    Raises:
-        RejectedError: no JPEG as packing stores them, or larger than it may be.
-    """
-    header = read_header(data)
-    if header is None:
-        raise RejectedError("not a JPEG with one frame")
-    width, height = header[:2]
-    require_bounded(width, height)
-    if width > largest[0] or height > largest[1]:
-        most = f"{largest[0]}×{largest[1]}"
-        raise RejectedError(f"too large ({width}×{height}, over the set's largest, {most})")
-
-
 def _rejected(error: Exception, data: bytes) -> RejectedError:
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return RejectedError(f"too large (over {MAX_PIXELS:,} pixels)")  # Pillow's own limit

@@ -8,6 +8,8 @@ loaders share it: a `raw` set holds, bit for bit, what an `original` set comes t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -74,6 +76,20 @@ def fit_square(images: torch.Tensor, size: int, crop: int | None = None) -> torc
     tall, wide = (min(side, LONGEST * min(height, width)) for side in (height, width))
     new_width, new_height = resized(wide, tall, size)
     return _middle(resize(_middle(images, wide, tall), new_width, new_height), size, size)
+
+
+def batch_of(squares: Iterable[torch.Tensor], *, pinned: bool) -> torch.Tensor:
+    """Copy squares, (S, S, C) uint8 each, into a batch, (B, S, S, C) and contiguous.
+
+    Args:
+        squares: one or more.
+        pinned: in memory that a GPU copies from without a wait.
+    """
+    arrays = [square.numpy() for square in squares]
+    shape = (len(arrays), *arrays[0].shape)
+    batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+    np.stack(arrays, out=batch.numpy())
+    return batch
 
 
 def _middle(images: torch.Tensor, width: int, height: int) -> torch.Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from pipeline.loading.batches import Batches
+from pipeline.loading.decoders import Decoder
 from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
+from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Rows
 
 Progress = Callable[[int, int], None]
@@ -23,26 +27,34 @@ class ResidentCache(Batches):
     row in the set, and the same schedule says which rows make up a batch.
 
     Args:
-        loader: of uint8 images; has given no batch yet.
-        where: the memory that holds the images: the loader's own device, or the CPU's.
-        dtype: as the loader's.
+        shards: an opened set.
+        options: what its batches are to be.
+        where: the memory that holds the images: the options' own device, or the CPU's.
         progress: called while what the first epoch left out is read: nearly all, after a resume.
+        decoder: for the set's samples; None for the best that this machine can run.
+
+    Raises:
+        UserError: as the loader says.
     """
 
     def __init__(
         self,
-        loader: Loader,
+        shards: ShardSet,
+        options: LoaderOptions,
         where: torch.device,
-        dtype: torch.dtype = torch.uint8,
         progress: Progress = lambda done, total: None,
+        decoder: Decoder | None = None,
     ) -> None:
-        assert not loader.dtype.is_floating_point, "the cache keeps stored pixels"
+        as_stored = replace(options, dtype=torch.uint8)
+        self._loader = loader = Loader(shards, as_stored, decoder, self._filling())
         super().__init__(
-            loader.batch_size, loader.steps_per_epoch, dtype, loader.identity, loader.description
+            loader.batch_size,
+            loader.steps_per_epoch,
+            options.dtype,
+            loader.identity,
+            loader.description,
         )
-        self._loader, self._schedule, self._progress = loader, loader.schedule, progress
-        loader.plan = self._filling()
-        options = loader.options
+        self._schedule, self._progress = loader.schedule, progress
         self._device = options.device
         shape = (len(self._schedule), options.image_size, options.image_size, options.channels)
         self._images = torch.empty(shape, dtype=torch.uint8, device=where)

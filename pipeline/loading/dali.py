@@ -19,6 +19,7 @@ from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
 from pipeline.images.pixels import MEAN, STD
+from pipeline.images.resize import batch_of, fit_square
 from pipeline.loading.decoders import DecodeError, Decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
@@ -147,27 +148,20 @@ def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any
     Returns:
         (top, left) and (bottom, right).
     """
-    if recipe.store == "original" and isinstance(recipe.crop, int):
-        spans = [_middle(side, recipe.crop) for side in (height, width)]
+    sides = height, width
+    if recipe.reader_crop is not None:
+        spans = [_span(side, side, recipe.reader_crop) for side in sides]
     else:
         shorter = dali_math.min(height, width)
-        resized = [image_size * side // shorter for side in (height, width)]
-        spans = [
-            _span(side, new, image_size) for side, new in zip((height, width), resized, strict=True)
-        ]
+        spans = [_span(side, image_size * side // shorter, image_size) for side in sides]
     return fn.stack(*(start for start, _ in spans)), fn.stack(*(end for _, end in spans))
 
 
-def _middle(side: Any, crop: int) -> tuple[Any, Any]:
-    start = fn.cast(_half_to_even(side - crop), dtype=types.FLOAT)
-    return start, start + crop
-
-
-def _span(side: Any, resized: Any, image_size: int) -> tuple[Any, Any]:
-    """Start and end, in pixels of `side`, of the middle `image_size` of `resized`."""
+def _span(side: Any, resized: Any, kept: int) -> tuple[Any, Any]:
+    """Start and end, in pixels of `side`, of the middle `kept` pixels of `resized`."""
     scale = fn.cast(side, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
-    start = fn.cast(_half_to_even(resized - image_size), dtype=types.FLOAT) * scale
-    return start, start + image_size * scale
+    start = fn.cast(_half_to_even(resized - kept), dtype=types.FLOAT) * scale
+    return start, start + kept * scale
 
 
 def _half_to_even(spare: Any) -> Any:
@@ -193,7 +187,7 @@ class DaliDecoder(Decoder):
         prefetch: int = PREFETCH,
         decoder_share: float = DECODER_SHARE,
     ) -> None:
-        super().__init__(shards, options)
+        self._crop, self._options = shards.manifest.recipe.reader_crop, options
         self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
         self.name = f"dali-{options.device.type}"
@@ -218,7 +212,7 @@ class DaliDecoder(Decoder):
             while True:
                 # Without a stream this waits for the batch: here, and not in the thread that trains
                 (output,) = self._graph.run()
-                yield output if self._on_gpu else self._fitted(output)
+                yield output if self._on_gpu else self._on_cpu(output)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -226,36 +220,17 @@ class DaliDecoder(Decoder):
             reason = str(error).partition("encountered:")[2].strip() or str(error)
             raise DecodeError(reason.splitlines()[0]) from error
 
-    def deliver(self, decoded: Any, out: torch.Tensor | None) -> torch.Tensor:
-        if self._on_gpu:
-            return self._copied(decoded, out)
-        return super().deliver(decoded, out)
-
     def close(self) -> None:
         self._graph = None  # and its threads with it
 
-    def _fitted(self, output: Any) -> torch.Tensor:
+    def _on_cpu(self, output: Any) -> torch.Tensor:
+        """Squares of what the graph has decoded on the CPU."""
+        size = self._options.image_size
         if not output.is_dense_tensor():  # images of several sizes
-            images = (self.fit(from_dlpack(image)) for image in output)
-            return self.collect(images, len(output))
+            squares = (fit_square(from_dlpack(image), size, self._crop) for image in output)
+            return batch_of(squares, pinned=False)
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
-        if batch.shape[1:3] == 2 * (self.options.image_size,):
+        if batch.shape[1:3] == (size, size):
             return batch
-        return self.collect(self.fit(batch), len(batch))
-
-    def _copied(self, output: Any, out: torch.Tensor | None) -> torch.Tensor:
-        """Copy a batch out on the current stream, behind which DALI's buffer waits.
-
-        Exporting it through dlpack instead would leave its release to a background thread of
-        DALI's that synchronises the whole device (dali/pipeline/data/dltensor.cc).
-        """
-        from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
-
-        batch = output.as_tensor()
-        if out is None:
-            dtype = to_torch_type[batch.dtype]
-            out = torch.empty(batch.shape(), dtype=dtype, device=self.options.device)
-        stream = torch.cuda.current_stream(self.options.device)
-        feed_ndarray(batch, out, cuda_stream=stream)
-        return out
+        return batch_of(fit_square(batch, size, self._crop), pinned=False)

@@ -19,8 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from pipeline.errors import UserError
-from pipeline.images.decode import RejectedError
-from pipeline.images.decode import decode as decode_strictly
+from pipeline.images.decode import RejectedError, decode
 from pipeline.loading.batches import Batches
 from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
@@ -44,18 +43,19 @@ class Loader(Batches):
         shards: an opened set.
         options: what its batches are to be.
         decoder: for the set's samples; None for the best that this machine can run.
+        plan: the rows of each batch to come; None for the schedule's.
 
     Raises:
         UserError: the batch is larger than this rank's share of the set, the set has fewer pixels
             than asked for, or its files do not fit together.
     """
 
-    plan: Iterator[Rows]
-    """The rows of each batch to come: the schedule's, unless others are put in their place before
-    the first batch is taken."""
-
     def __init__(
-        self, shards: ShardSet, options: LoaderOptions, decoder: Decoder | None = None
+        self,
+        shards: ShardSet,
+        options: LoaderOptions,
+        decoder: Decoder | None = None,
+        plan: Iterator[Rows] | None = None,
     ) -> None:
         shards.require_size(options.image_size)
         self.shards, self.options = shards, options
@@ -71,13 +71,44 @@ class Loader(Batches):
             options.identity(shards, self.decoder.name),
             self.decoder.description,
         )
-        self.plan = self._rest()
+        self._plan = self._rest() if plan is None else plan
         self._stage = "decoding"
         self._unreadable: UserError | None = None
         self._prefetcher = Prefetcher(self._decoded(), READY, "loader")
 
+    def _rest(self) -> Iterator[Rows]:
+        """The rows of all batches from here on, endless."""
+        yield from self.schedule.batches(self.epoch, self.batch)
+        for epoch in count(self.epoch + 1):
+            yield from self.schedule.batches(epoch)
+
+    def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
+        """Read the samples of each batch, and note its rows in `ahead`."""
+        for rows in self._plan:
+            self._stage = "reading"
+            try:
+                samples = self._reader.read(rows)
+            except UserError as error:
+                self._unreadable = error  # raised after the batches that were read before
+                return
+            self._stage = "decoding"
+            ahead.append(rows)
+            yield samples
+
+    def _decoded(self) -> Generator[tuple[Rows, Any], None, None]:
+        """Decode what is read: this runs in the prefetcher's thread."""
+        ahead: deque[Rows] = deque()
+        try:
+            with closing(self.decoder.decode(self._encoded(ahead))) as batches:
+                for decoded in batches:
+                    yield ahead.popleft(), decoded
+        except DecodeError as error:
+            raise self._undecodable(ahead[0], error) from error
+        if self._unreadable is not None:
+            raise self._unreadable
+
     def take_planned(self, out: torch.Tensor | None = None) -> tuple[Rows, torch.Tensor]:
-        """The plan's next batch: its rows, and its images as the decoder delivers them.
+        """The plan's next batch: its rows, and its images on the device.
 
         Args:
             out: where to put the images; None for a tensor of their own.
@@ -90,7 +121,7 @@ class Loader(Batches):
             rows, decoded = self._prefetcher.take(self.options.data_timeout)
         except TimeoutError:
             raise self._stuck() from None
-        return rows, self.decoder.deliver(decoded, out)
+        return rows, deliver(decoded, self.options.device, out)
 
     def _take(self, out: torch.Tensor | None) -> torch.Tensor:
         return self.take_planned(out)[1]
@@ -101,39 +132,10 @@ class Loader(Batches):
             self._reader.close()
             self.decoder.close()
 
-    def _rest(self) -> Iterator[Rows]:
-        """The rows of all batches from here on, endless."""
-        yield from self.schedule.batches(self.epoch, self.batch)
-        for epoch in count(self.epoch + 1):
-            yield from self.schedule.batches(epoch)
-
-    def _decoded(self) -> Generator[tuple[Rows, Any], None, None]:
-        ahead: deque[Rows] = deque()
-        try:
-            with closing(self.decoder.decode(self._encoded(ahead))) as batches:
-                for decoded in batches:
-                    yield ahead.popleft(), decoded
-        except DecodeError as error:
-            raise self._undecodable(ahead[0], error) from error
-        if self._unreadable is not None:
-            raise self._unreadable
-
-    def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
-        for rows in self.plan:
-            self._stage = "reading"
-            try:
-                samples = self._reader.read(rows)
-            except UserError as error:
-                self._unreadable = error  # raised after the batches that were read before
-                return
-            self._stage = "decoding"
-            ahead.append(rows)
-            yield samples
-
     def _undecodable(self, rows: Rows, error: DecodeError) -> UserError:
         for row, sample in zip(rows.tolist(), self._reader.read(rows), strict=True):
             try:
-                decode_strictly(sample.tobytes())
+                decode(sample.tobytes())
             except RejectedError as fault:
                 return self._reader.undecodable(row, fault)
         return UserError(
@@ -150,6 +152,36 @@ class Loader(Batches):
             "a batch within --data-timeout",
             "see whether the disk or share answers; if it is only slow, raise --data-timeout",
         )
+
+
+def deliver(decoded: Any, device: torch.device, out: torch.Tensor | None) -> torch.Tensor:
+    """Bring a decoded batch to the device, on the current stream, without a wait on the host.
+
+    Torch keeps pinned memory from reuse until the copies from it are over
+    (docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html).
+
+    Args:
+        decoded: what a decoder gave.
+        device: where to.
+        out: where to put it, contiguous; None for a tensor of its own, which a batch that is there
+            already is.
+
+    Returns:
+        (B, S, S, C) uint8, or float in [-1, 1] where DALI normalised it.
+    """
+    if isinstance(decoded, torch.Tensor):
+        if out is None:
+            return decoded.to(device, non_blocking=True)
+        return out.copy_(decoded, non_blocking=True)
+    from nvidia.dali.plugin.pytorch import feed_ndarray, to_torch_type
+
+    # DALI's buffer waits behind this copy. Exporting it through dlpack would leave its release to a
+    # background thread that synchronises the whole device (dali/pipeline/data/dltensor.cc)
+    batch = decoded.as_tensor()
+    if out is None:
+        out = torch.empty(batch.shape(), dtype=to_torch_type[batch.dtype], device=device)
+    feed_ndarray(batch, out, cuda_stream=torch.cuda.current_stream(device))
+    return out
 
 
 def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:

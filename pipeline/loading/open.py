@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -42,10 +41,13 @@ def open_loader(
         return SyntheticLoader(options)
     shard_set = ShardSet.open(Path(shards))
     where, why = place_cache(len(shard_set), options)
-    # The cache keeps pixels
-    loader = Loader(shard_set, options if where is None else replace(options, dtype=torch.uint8))
-    loader.description += f"; {why}"
-    return loader if where is None else ResidentCache(loader, where, options.dtype, progress)
+    batches: Batches
+    if where is None:
+        batches = Loader(shard_set, options)
+    else:
+        batches = ResidentCache(shard_set, options, where, progress)
+    batches.description += f"; {why}"
+    return batches
 
 
 def place_cache(images: int, options: LoaderOptions) -> tuple[torch.device | None, str]:

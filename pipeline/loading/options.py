@@ -84,7 +84,7 @@ class LoaderOptions:
             return {"shard set": "synthetic"} | own
         from pipeline.shards.order import WINDOW
 
-        source = {"shard set": shards.fingerprint, "recipe": shards.manifest.recipe.told()}
+        source = {"shard set": shards.fingerprint, "recipe": shards.manifest.recipe.describe()}
         return source | own | {"decoder": decoder, "window": WINDOW}
 
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 
 from pipeline.errors import UserError
-from pipeline.images.decode import RejectedError, require_stored
+from pipeline.images.decode import RejectedError, require_bounded
 from pipeline.images.jpeg import read_header
 from pipeline.machine import free_memory
-from pipeline.shards.manifest import ShardSet, pack_command
+from pipeline.shards.manifest import ShardSet, repack_command
 from pipeline.shards.order import Rows
 from pipeline.shards.tar import MAX_FILE_BYTES, Places, read_index
 
@@ -109,7 +109,7 @@ class Reader:
             raise self._damaged(self.tar, f"a file that ends before byte {offset + size:,}")
         if self._of_jpegs:
             try:
-                require_stored(data, self._shards.manifest.largest_image)
+                _require_stored(data, self._shards.manifest.largest_image)
             except RejectedError as fault:
                 raise self.undecodable(row, fault) from None
         return np.frombuffer(data, dtype=np.uint8)
@@ -133,7 +133,7 @@ class Reader:
             tar,
             f"sample {key} does not decode: {fault}",
             "shards as tools/make_shards.py writes them",
-            f"pack the set again: {pack_command(self._shards.folder)}",
+            f"pack the set again: {repack_command(self._shards.folder)}",
         )
 
     def close(self) -> None:
@@ -167,8 +167,30 @@ class Reader:
             path,
             found,
             "shards as tools/make_shards.py writes them",
-            f"copy the set again, or pack it again: {pack_command(self._shards.folder)}",
+            f"copy the set again, or pack it again: {repack_command(self._shards.folder)}",
         )
+
+
+def _require_stored(data: bytes, largest: tuple[int, int]) -> None:
+    """Refuse a sample of a JPEG set by its header, before a decoder sets memory aside for it.
+
+    DALI decodes PNG and other formats too, and as much as their headers claim.
+
+    Args:
+        data: the sample's bytes.
+        largest: width and height that no image of the set exceeds, in pixels.
+
+    Raises:
+        RejectedError: no JPEG as packing stores them, or larger than it may be.
+    """
+    header = read_header(data)
+    if header is None:
+        raise RejectedError("not a JPEG with one frame")
+    width, height = header[:2]
+    require_bounded(width, height)
+    if width > largest[0] or height > largest[1]:
+        most = f"{largest[0]}×{largest[1]}"
+        raise RejectedError(f"too large ({width}×{height}, over the set's largest, {most})")
 
 
 def _open(tar: Path) -> FileIO:

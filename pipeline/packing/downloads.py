@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.images.formats import is_image
+from pipeline.shards.manifest import pack_command
 from pipeline.shards.tar import COMPRESSIONS
 
 CELEBA_ZIP_BYTES = 1_443_490_838
@@ -52,11 +53,6 @@ _DRIVE_ID = re.compile(r"""name="id" value="([\w-]+)"|[?&;]id=([\w-]+)""")
 def is_archive(name: str) -> bool:
     """Whether a name ends as that of an archive, readable here or not."""
     return _ARCHIVE.search(name) is not None
-
-
-def pack_command(source: Path | str) -> str:
-    """The command that packs a source, to paste."""
-    return f"python tools/make_shards.py {shlex.quote(str(source))}"
 
 
 def unpacked_folder(path: Path) -> Path:

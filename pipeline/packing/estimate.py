@@ -11,11 +11,10 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
-from pipeline.packing.archives import DamagedError, Member
 from pipeline.packing.outdir import TAR_OVERHEAD
-from pipeline.packing.sources import Source
-from pipeline.packing.store import make_recipe, store
-from pipeline.shards.manifest import Recipe
+from pipeline.packing.sources import DamagedError, ImageFiles, Member
+from pipeline.packing.store import store
+from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import permutation
 
 SAMPLE = 500
@@ -34,7 +33,7 @@ class Estimate:
     """Images that one core brings back to pixels in a second."""
 
 
-def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[Estimate]:
+def estimate(source: ImageFiles, members: Sequence[Member], recipe: Recipe) -> list[Estimate]:
     """Store a sample in each mode, in memory, and decode it again.
 
     Args:
@@ -56,14 +55,14 @@ def estimate(source: Source, members: Sequence[Member], recipe: Recipe) -> list[
         )
     size, crop = recipe.size, None if recipe.crop == "none" else str(recipe.crop)
     recipes = [
-        make_recipe("original", None, None, None, checked=True),
+        Recipe(),
         make_recipe("jpeg", size, crop, recipe.quality, checked=True),
         make_recipe("raw", size, crop, None, checked=True),
     ]
     return [_measure(files, recipe, len(members)) for recipe in recipes]
 
 
-def _readable(source: Source, member: Member) -> bytes | None:
+def _readable(source: ImageFiles, member: Member) -> bytes | None:
     try:
         data = source.read(member)
         decode(data)
@@ -94,4 +93,4 @@ def _measure(files: list[bytes], recipe: Recipe, images: int) -> Estimate:
         else:
             decode(component)
     seconds = time.process_time() - started
-    return Estimate(recipe.told(), mean, mean * images, len(stored) / max(seconds, 1e-9))
+    return Estimate(recipe.describe(), mean, mean * images, len(stored) / max(seconds, 1e-9))

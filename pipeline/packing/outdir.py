@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pipeline import files
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, writing
+from pipeline.files import PARTIAL, locked, writing
 from pipeline.packing.shard import PROGRESS, Entry
 from pipeline.shards.manifest import (
     MANIFEST,
@@ -45,7 +44,7 @@ TAR_OVERHEAD = 1024
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def held(out: Path) -> Iterator[None]:
     """Make an output folder and hold it for this process alone; a killed one lets go of it too.
 
     Raises:
@@ -59,12 +58,12 @@ def locked(out: Path) -> Iterator[None]:
         "a folder that nobody packs into at the moment",
         "wait for its end, or choose another --out",
     )
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with writing(f"--out {out}", "a folder that can be written"):
             out.mkdir(parents=True, exist_ok=True)
-            held.enter_context(files.locked(out / LOCK, refusal))
+            stack.enter_context(locked(out / LOCK, refusal))
         # While it is held: filelock, from 3.21 on, sees whether what it has locked still has a name
-        held.callback(_forget, out / LOCK)
+        stack.callback(_forget, out / LOCK)
         yield
 
 

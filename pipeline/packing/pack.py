@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,21 +23,19 @@ import numpy as np
 from pipeline.errors import UserError, counted
 from pipeline.files import replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.archives import Member
-from pipeline.packing.outdir import PLAN, claim, locked, require_space, swap_in
+from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
 from pipeline.packing.shard import (
     DIGEST,
     DIGESTS,
     PROGRESS,
     Entry,
-    Progress,
     ShardRecord,
     Work,
     finished,
     names,
     write_shard,
 )
-from pipeline.packing.sources import Source
+from pipeline.packing.sources import ImageFiles, Member
 from pipeline.processes import KilledError, Workers
 from pipeline.shards.manifest import (
     MANIFEST,
@@ -110,7 +108,7 @@ class Packing:
 
 
 def pack(
-    source: Source,
+    source: ImageFiles,
     members: Sequence[Member],
     out: Path,
     packing: Packing,
@@ -133,7 +131,7 @@ def pack(
     """
     plan = _plan(source, members, packing)
     try:
-        with locked(out):
+        with held(out):
             target = claim(out, plan, overwrite=packing.overwrite)
             (target / PROGRESS).mkdir(parents=True, exist_ok=True)
             write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
@@ -201,7 +199,7 @@ def write_shards(
     count, done, rejected = min(workers, len(shards)), 0, 0
     report(done, rejected)
     try:
-        with Workers(count, partial(_write, work), partial(_prepare, work)) as running:
+        with Workers(count, partial(write_shard, work), partial(_prepare, work)) as running:
             for progress in running.run(shards.items()):
                 done += progress.done
                 rejected += progress.rejected
@@ -218,10 +216,6 @@ def _prepare(work: Work) -> None:
         torch.set_num_threads(1)  # the cores have a worker each; copying a crop would start more
 
 
-def _write(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
-    return write_shard(work, *shard)
-
-
 def _is_left(record: ShardRecord | None, packing: Packing) -> bool:
     """Whether a shard must be written: a finished one again, if `strict` is to name its reject."""
     return record is None or (packing.strict and bool(record.rejected))
@@ -234,7 +228,7 @@ def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entr
     return [entries[first : first + per_shard] for first in range(0, len(entries), per_shard)]
 
 
-def _plan(source: Source, members: Sequence[Member], packing: Packing) -> dict[str, object]:
+def _plan(source: ImageFiles, members: Sequence[Member], packing: Packing) -> dict[str, object]:
     """What must be equal for an unfinished set to be resumed."""
     content = hashlib.sha256()
     for member in members:

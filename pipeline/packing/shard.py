@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import tarfile
 import zlib
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -23,11 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.archives import DamagedError, Member
-from pipeline.packing.sources import Source
+from pipeline.packing.sources import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Count, Recipe, Shard, Size
-from pipeline.shards.tar import VERSION
+from pipeline.shards.tar import TarWriter
 
 PROGRESS = ".packing"
 """Sub-folder of an unfinished set: what is needed to resume it."""
@@ -79,7 +77,7 @@ class Progress(NamedTuple):
 class Work:
     """What is the same for all shards of a set."""
 
-    source: Source
+    source: ImageFiles
     out: Path
     recipe: Recipe
     strict: bool
@@ -139,33 +137,37 @@ def _either(first: Path, second: Path, name: str) -> Path:
     return first / name if (first / name).exists() else second / name
 
 
-def write_shard(work: Work, number: int, entries: list[Entry]) -> Generator[Progress, None, None]:
+def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
     """Write one shard and its record; closed before its end, it leaves nothing half-written.
+
+    Args:
+        work: what is the same for all shards.
+        shard: its number and its samples.
 
     Raises:
         UserError: `strict`, and an image was rejected.
         OSError: the disk is full, or the source is gone.
     """
-    name, tally = names(number), _Tally()
-    shard = None
+    number, entries = shard
+    name, tally, written = names(number), _Tally(), None
     with replacing(work.out / f"{name}.tar") as partial:
         with partial.open("wb") as file:
             tar = TarWriter(file)
             yield from _fill(tar, work, name, entries, tally)
             tar.finish()
         if tally.samples:
-            index = tar.index_bytes()
+            index = tar.index().encode()
             write_whole(work.out / f"{name}.idx", index)
-            shard = Shard(
+            written = Shard(
                 name=name,
                 samples=len(tally.samples),
                 bytes=tar.size,
                 tar_sha256=tar.sha256.hexdigest(),
                 index_sha256=digest(index),
             )
-    if shard is None:
+    if written is None:
         (work.out / f"{name}.tar").unlink()
-    _write_record(work.out / PROGRESS, name, shard, tally)
+    _write_record(work.out / PROGRESS, name, written, tally)
 
 
 def _fill(
@@ -194,10 +196,8 @@ def _fill(
         if count % REPORT_EVERY == 0 or count == len(entries):
             try:
                 yield Progress(count - reported, len(tally.rejects) - rejected)
-            except GeneratorExit:
-                _write_rejects(
-                    work.out / PROGRESS, name, tally
-                )  # for the message of why it stopped
+            except GeneratorExit:  # the rejects may be why it is stopped: they are listed
+                _write_rejects(work.out / PROGRESS, name, tally)
                 raise
             reported, rejected = count, len(tally.rejects)
 
@@ -241,46 +241,3 @@ def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         csv.writer(file).writerows(rows)
-
-
-TAR_HEADER = tarfile.TarInfo().tobuf(tarfile.USTAR_FORMAT)
-"""The header of an empty member without a name; date, owner and mode are tarfile's constants."""
-
-
-class TarWriter:
-    """A ustar archive of constant dates and owners, with its index and digest made on the way.
-
-    Each header is `TAR_HEADER` with name, size and checksum put in (POSIX.1-1988, ustar): building
-    it through `tarfile` costs more than reading the image does.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._rows: list[str] = []
-        self.size = 0
-        self.sha256 = hashlib.sha256()
-
-    def add(self, key: str, extension: str, data: bytes) -> None:
-        name = f"{key}.{extension}"
-        header = bytearray(TAR_HEADER)
-        header[: len(name)] = name.encode("ascii")
-        header[124:135] = b"%011o" % len(data)
-        header[148:156] = b" " * 8  # the checksum counts itself as spaces
-        header[148:155] = b"%06o\0" % sum(header)
-        offset = self.size + len(header)
-        self._rows.append(f"{extension} {offset} {len(data)} {name}\n")
-        self._write(bytes(header) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
-
-    def finish(self) -> None:
-        """Write the two empty blocks that end an archive, and fill its last record."""
-        end = self.size + 2 * tarfile.BLOCKSIZE
-        self._write(bytes(end + -end % tarfile.RECORDSIZE - self.size))
-
-    def index_bytes(self) -> bytes:
-        """The archive's index, as `pipeline.shards.tar` describes it."""
-        return (f"{VERSION} {len(self._rows)}\n" + "".join(self._rows)).encode()
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
 
-from pipeline.errors import UserError
 from pipeline.images.decode import Pixels, RejectedError, decode, is_ordinary, require_bounded
 from pipeline.images.jpeg import read_header
-from pipeline.shards.manifest import Recipe
-
-CONVERTED_QUALITY = 95
-"""The quality of what `--store original` must encode anew: with 4:4:4 chroma, the JPEG closest to
-its source that is still of ordinary size."""
-
-DEFAULT_SIZE = 64
-"""The default of `dcgan-train --image-size`."""
+from pipeline.shards.manifest import DEFAULT_QUALITY, Recipe
 
 
 class Stored(NamedTuple):
@@ -28,77 +20,6 @@ class Stored(NamedTuple):
     height: int
     converted: bool
     """Under `original`: whether the bytes are ours rather than the source's."""
-
-
-def make_recipe(
-    store: Literal["original", "jpeg", "raw"],
-    size: int | None,
-    crop: str | None,
-    quality: int | None,
-    *,
-    checked: bool,
-) -> Recipe:
-    """Turn the packing command's options into a recipe; None is an option that was not given.
-
-    Raises:
-        UserError: options that contradict one another, or a value out of range.
-    """
-    given = {"--size": size, "--quality": quality}
-    useless = {"original": ("--size", "--quality"), "jpeg": (), "raw": ("--quality",)}[store]
-    for flag in useless:
-        if given[flag] is not None:
-            raise UserError(
-                f"{flag} {given[flag]}",
-                f"--store {store}",
-                "a store that it has a meaning for",
-                f"leave {flag} out, or choose --store jpeg",
-            )
-    cropping = _crop(crop if crop is not None else "none" if store == "original" else "centre")
-    if store == "original":
-        return Recipe(crop=cropping, checked=checked)
-    size = DEFAULT_SIZE if size is None else size
-    quality = (CONVERTED_QUALITY if quality is None else quality) if store == "jpeg" else None
-    _require_range("--size", size, 8, 4096)
-    if quality is not None:
-        _require_range("--quality", quality, 1, 100)
-    if store == "raw" and cropping == "none":
-        raise UserError(
-            "--crop none", "--store raw", "square pixels", "use --crop centre, or --store jpeg"
-        )
-    if isinstance(cropping, int) and cropping < size:
-        raise UserError(
-            f"--crop {cropping}",
-            f"--size {size}",
-            "a crop of at least the size that is stored",
-            f"use --size {cropping} or less, or a larger --crop",
-        )
-    return Recipe(
-        store=store,
-        crop=cropping,
-        size=size,
-        filter="bilinear",
-        quality=quality,
-        checked=checked,
-    )
-
-
-def _crop(text: str) -> Literal["none", "centre"] | int:
-    if text in ("none", "centre"):
-        return "centre" if text == "centre" else "none"
-    if not text.isdecimal():
-        raise UserError(
-            f"--crop {text}",
-            "neither a word that is known nor a number",
-            "none, centre, or a number of pixels",
-            "for CelebA, --crop 108 and --crop 148 are common",
-        )
-    _require_range("--crop", int(text), 8, 1 << 16)
-    return int(text)
-
-
-def _require_range(flag: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UserError(f"{flag} {value}", "out of range", f"{least} to {most}", "correct it")
 
 
 def store(data: bytes, recipe: Recipe) -> Stored:
@@ -121,13 +42,13 @@ def store(data: bytes, recipe: Recipe) -> Stored:
     height, width, _ = pixels.shape
     _require_crop(width, height, recipe)
     if recipe.store == "original":
-        stored = data if ordinary else encode(pixels, CONVERTED_QUALITY)
+        stored = data if ordinary else encode(pixels, DEFAULT_QUALITY)
         return Stored(stored, width, height, converted=not ordinary)
     pixels = cut(pixels, recipe)
     height, width, _ = pixels.shape
     if recipe.store == "raw":
         return Stored(_as_rgb(pixels).tobytes(), width, height, converted=False)
-    return Stored(encode(pixels, recipe.quality or CONVERTED_QUALITY), width, height, False)
+    return Stored(encode(pixels, recipe.quality or DEFAULT_QUALITY), width, height, False)
 
 
 def cut(pixels: Pixels, recipe: Recipe) -> Pixels:

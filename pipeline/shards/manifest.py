@@ -24,6 +24,13 @@ SAMPLES_HEADER = "key,shard,source,crc32"
 REJECTS = "rejects.csv"
 REJECTS_HEADER = "source,reason,bytes"
 
+DEFAULT_SIZE = 64
+"""The default of `dcgan-train --image-size`."""
+
+DEFAULT_QUALITY = 95
+"""Of small JPEGs, and of what `--store original` must encode anew: with 4:4:4 chroma, the JPEG
+closest to its source that is still of ordinary size."""
+
 MAX_MANIFEST_BYTES = 64 << 20
 """A manifest has one row a shard: even a set of a hundred million images stays far below."""
 
@@ -65,16 +72,92 @@ class Recipe(_Record):
     checked: bool = True
     """Whether every image was decoded before it went in."""
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """The recipe as options of the packing command."""
         size = "" if self.size is None else f" --size {self.size}"
         quality = "" if self.quality is None else f" --quality {self.quality}"
         return f"--store {self.store} --crop {self.crop}{size}{quality}"
 
     @property
+    def reader_crop(self) -> int | None:
+        """Side of the middle square that readers have to cut out themselves, if they have to."""
+        return self.crop if self.store == "original" and isinstance(self.crop, int) else None
+
+    @property
     def extension(self) -> str:
         """The extension of a sample's component."""
         return "raw" if self.store == "raw" else "jpg"
+
+
+def make_recipe(
+    store: Literal["original", "jpeg", "raw"],
+    size: int | None,
+    crop: str | None,
+    quality: int | None,
+    *,
+    checked: bool,
+) -> Recipe:
+    """Turn the packing command's options into a recipe; None is an option that was not given.
+
+    Raises:
+        UserError: options that contradict one another, or a value out of range.
+    """
+    given = {"--size": size, "--quality": quality}
+    useless = {"original": ("--size", "--quality"), "jpeg": (), "raw": ("--quality",)}[store]
+    for flag in useless:
+        if given[flag] is not None:
+            raise UserError(
+                f"{flag} {given[flag]}",
+                f"--store {store}",
+                "a store that it has a meaning for",
+                f"leave {flag} out, or choose --store jpeg",
+            )
+    cropping = _crop(crop if crop is not None else "none" if store == "original" else "centre")
+    if store == "original":
+        return Recipe(crop=cropping, checked=checked)
+    size = DEFAULT_SIZE if size is None else size
+    quality = (DEFAULT_QUALITY if quality is None else quality) if store == "jpeg" else None
+    _require_range("--size", size, 8, 4096)
+    if quality is not None:
+        _require_range("--quality", quality, 1, 100)
+    if store == "raw" and cropping == "none":
+        raise UserError(
+            "--crop none", "--store raw", "square pixels", "use --crop centre, or --store jpeg"
+        )
+    if isinstance(cropping, int) and cropping < size:
+        raise UserError(
+            f"--crop {cropping}",
+            f"--size {size}",
+            "a crop of at least the size that is stored",
+            f"use --size {cropping} or less, or a larger --crop",
+        )
+    return Recipe(
+        store=store,
+        crop=cropping,
+        size=size,
+        filter="bilinear",
+        quality=quality,
+        checked=checked,
+    )
+
+
+def _crop(text: str) -> Literal["none", "centre"] | int:
+    if text in ("none", "centre"):
+        return "centre" if text == "centre" else "none"
+    if not text.isdecimal():
+        raise UserError(
+            f"--crop {text}",
+            "neither a word that is known nor a number",
+            "none, centre, or a number of pixels",
+            "for CelebA, --crop 108 and --crop 148 are common",
+        )
+    _require_range("--crop", int(text), 8, 1 << 16)
+    return int(text)
+
+
+def _require_range(flag: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UserError(f"{flag} {value}", "out of range", f"{least} to {most}", "correct it")
 
 
 class Shard(_Record):
@@ -175,7 +258,7 @@ class ShardSet:
         if limit is not None and image_size > limit:
             raise UserError(
                 f"--image-size {image_size}",
-                f"{self.folder} holds images of {limit}×{limit} pixels ({recipe.told()})",
+                f"{self.folder} holds images of {limit}×{limit} pixels ({recipe.describe()})",
                 f"at most {limit}",
                 f"train at --image-size {limit} or less, or pack the source again for this size",
             )
@@ -186,15 +269,20 @@ class ShardSet:
         return digest(self.manifest.model_dump_json().encode())[:16]
 
 
-def pack_command(folder: Path) -> str:
+def pack_command(source: Path | str) -> str:
+    """The command that packs a source, to paste."""
+    return f"python tools/make_shards.py {shlex.quote(str(source))}"
+
+
+def repack_command(folder: Path) -> str:
     """The command that makes a set in this folder, or makes it anew, for an error's remedy."""
     anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
-    return f"python tools/make_shards.py celeba/ --out {shlex.quote(str(folder))}{anew}"
+    return f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}{anew}"
 
 
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
-    again = pack_command(folder)
+    again = repack_command(folder)
     if not folder.is_dir():
         if folder.exists():
             raise UserError(folder, "a file", "a shard set, which is a folder", _of_file(folder))
@@ -226,7 +314,7 @@ def _of_file(path: Path) -> str:
     """The remedy for a file in place of a set's folder: it may be part of a set, or a source."""
     if (path.parent / MANIFEST).is_file():
         return f"name the folder that it is in, {path.parent}"
-    return f"if it is an archive of images, pack it: {_pack_from(path)}"
+    return f"if it is an archive of images, pack it: {pack_command(path)} --out shards"
 
 
 def _no_manifest(folder: Path) -> tuple[str, str, str]:
@@ -235,23 +323,19 @@ def _no_manifest(folder: Path) -> tuple[str, str, str]:
     names = {entry.name for entry in folder.iterdir()}
     if ".packing" in names or any(re.match(r"shard-.*\.tar", name) for name in names):
         found = f"shards but no {MANIFEST}: an unfinished set"
-        return found, wanted, f"pack your images: {pack_command(folder)}"
+        return found, wanted, f"pack your images: {repack_command(folder)}"
     inside = sorted(name for name in names if (folder / name / MANIFEST).is_file())
     if inside:
         return missing, wanted, f"name the set in it, {folder / inside[0]}"
     if names:  # somebody's: nothing may be packed into it, and perhaps it is the source
-        remedy = f"name the set, or if these are your images, pack them: {_pack_from(folder)}"
-        return missing, wanted, remedy
-    return missing, wanted, f"pack your images: {pack_command(folder)}"
-
-
-def _pack_from(source: Path) -> str:
-    return f"python tools/make_shards.py {shlex.quote(str(source))} --out shards"
+        remedy = "name the set, or if these are your images, pack them"
+        return missing, wanted, f"{remedy}: {pack_command(folder)} --out shards"
+    return missing, wanted, f"pack your images: {repack_command(folder)}"
 
 
 def _check_shard(folder: Path, shard: Shard) -> None:
     tar, index = folder / f"{shard.name}.tar", folder / f"{shard.name}.idx"
-    remedy = f"copy the set again, or pack it again: {pack_command(folder)}"
+    remedy = f"copy the set again, or pack it again: {repack_command(folder)}"
     for path in (tar, index):
         if not path.is_file():
             raise UserError(path, "no such file", f"the file named in {MANIFEST}", remedy)

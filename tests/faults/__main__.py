@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import UserError, told_plainly
+from pipeline.errors import UserError, plain_errors
 from pipeline.files import write_whole
 from pipeline.machine import usable_cores
 from tests.faults import damage, disks, kills, numbers, pages, ranks
@@ -114,7 +114,7 @@ def _go_inside() -> None:
 def main() -> None:
     """Run the command line."""
     _go_inside()
-    with told_plainly():
+    with plain_errors():
         app()
 
 

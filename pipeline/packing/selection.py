@@ -1,18 +1,19 @@
-"""CelebA's own lists: which image belongs to which split, and what it shows.
+"""A choice of a source's images: by sub-folder, or by CelebA's lists of splits and attributes.
 
-`list_eval_partition` and `list_attr_celeba`, as `.txt` from the authors or as `.csv` from Kaggle,
-looked for beside the archive, or in and beside the folder of images.
+The lists are `list_eval_partition` and `list_attr_celeba`, as `.txt` from the authors or as `.csv`
+from Kaggle, looked for beside the archive, or in and beside the folder of images.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import UserError
-from pipeline.packing.archives import Member
 from pipeline.packing.downloads import PAGE_BYTES, web_page
+from pipeline.packing.sources import Member
 
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
 """As numbered in `list_eval_partition`."""
@@ -26,35 +27,61 @@ Rows = dict[str, dict[str, str]]
 """By image file name: value by column name."""
 
 
-def select(
-    members: Sequence[Member], source: Path, split: str | None, where: str | None
-) -> list[Member]:
-    """Keep the images of a split, and those whose attributes are as asked.
-
-    Args:
-        members: of the source; the lists know them by the last part of their names, whatever its
-            suffix.
-        source: the archive or folder; the lists lie beside it, or in it.
-        split: train, valid or test; None for all.
-        where: for example "Smiling=1,Male=-1": all must hold. None for no condition.
+def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) -> list[Member]:
+    """The members that lie in one of the named sub-folders, at any depth.
 
     Raises:
-        UserError: a list is missing or damaged, a name is not in it, or no image is left.
+        UserError: a sub-folder has no images; the message lists those that have.
     """
-    kept = list(members)
-    if split is not None:
-        if split not in SPLITS:
+    folders = [set(re.split(r"[/\\]", member.name)[:-1]) - {""} for member in members]
+    known = sorted(set().union(*folders))
+    for wanted in classes:
+        if wanted not in known:
+            listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
             raise UserError(
-                f"--split {split}", "an unknown split", "one of " + ", ".join(SPLITS), "correct it"
+                f"--classes {wanted}",
+                f"no images in a sub-folder of that name in {path}",
+                f"some of: {listed}" if known else "a source with sub-folders",
+                "correct the name, or leave --classes out to take every image",
             )
-        rows = _read(source, PARTITION, f"--split {split}")
-        kept = _keep(kept, rows, lambda row: row["partition"] == SPLITS[split], f"--split {split}")
-    if where is not None:
-        rows = _read(source, ATTRIBUTES, f"--where {where}")
-        wanted = _conditions(where, next(iter(rows.values())))
-        matches = lambda row: all(row[name] == value for name, value in wanted)  # noqa: E731
-        kept = _keep(kept, rows, matches, f"--where {where}")
-    return kept
+    chosen = set(classes)
+    return [member for member, parts in zip(members, folders, strict=True) if parts & chosen]
+
+
+def in_split(members: list[Member], source: Path, split: str) -> list[Member]:
+    """The members of a split, as `list_eval_partition` has it.
+
+    Args:
+        members: of the source; the list knows them by the last part of their names, whatever its
+            suffix.
+        source: the archive or folder; the list lies beside it, or in it.
+        split: train, valid or test.
+
+    Raises:
+        UserError: the list is missing or damaged, a name is not in it, or no image is left.
+    """
+    flag = f"--split {split}"
+    if split not in SPLITS:
+        raise UserError(flag, "an unknown split", "one of " + ", ".join(SPLITS), "correct it")
+    rows = _read(source, PARTITION, flag)
+    return _keep(members, rows, lambda row: row["partition"] == SPLITS[split], flag)
+
+
+def with_attributes(members: list[Member], source: Path, where: str) -> list[Member]:
+    """The members whose attributes in `list_attr_celeba` are as asked.
+
+    Args:
+        members: as for `in_split`.
+        source: likewise.
+        where: for example "Smiling=1,Male=-1": all must hold.
+
+    Raises:
+        UserError: as `in_split`.
+    """
+    flag = f"--where {where}"
+    rows = _read(source, ATTRIBUTES, flag)
+    wanted = _conditions(where, next(iter(rows.values())))
+    return _keep(members, rows, lambda row: all(row[name] == value for name, value in wanted), flag)
 
 
 def _keep(
