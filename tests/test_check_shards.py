@@ -165,7 +165,7 @@ def test_a_sheet_of_few_samples_is_black_elsewhere(numbered_set, check):
     assert not sheet[CELL * 2 :].any()
 
 
-def test_a_sheet_that_cannot_be_saved_is_plain_errors(numbered_set, check):
+def test_a_sheet_that_cannot_be_saved_is_told_plainly(numbered_set, check):
     status, _, err = check(numbered_set, "--sheet", "no/such/folder/sheet.png")
     assert status == 1
     assert four_parts("\n".join(err))[1] == "no folder no/such/folder"

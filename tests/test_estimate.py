@@ -114,7 +114,7 @@ def test_the_command_prints_a_row_a_mode_and_writes_nothing(pictures, tmp_path):
     assert tree(pictures) == before
 
 
-def test_an_unreadable_file_is_plain_errors(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_told_plainly(tmp_path, monkeypatch):
     source = open_source(write_pictures(tmp_path / "pictures", FACES))
     plain = Path.read_bytes
 

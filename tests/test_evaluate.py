@@ -283,7 +283,7 @@ def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
         (("RUN", "--weights", "nowhere.pth"), "no such file"),
     ],
 )
-def test_errors_are_plain_errors(run, monkeypatch, capsys, words, said):
+def test_errors_are_told_plainly(run, monkeypatch, capsys, words, said):
     arguments = (str(run.path if word == "RUN" else word) for word in words)
     monkeypatch.setattr(sys, "argv", ["dcgan-evaluate", *arguments])
     with pytest.raises(SystemExit) as ended:

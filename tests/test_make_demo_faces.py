@@ -195,7 +195,7 @@ def test_ours_beside_something_foreign_stays_too(drawn, tmp_path):
         assert len(files(out)) == 61
 
 
-def test_a_place_that_cannot_be_written_is_plain_errors(tmp_path):
+def test_a_place_that_cannot_be_written_is_told_plainly(tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(UserError, match="drawing failed"):
         make(tmp_path / "file" / "below", 2)

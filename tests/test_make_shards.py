@@ -66,7 +66,7 @@ def test_its_options_choose_and_cut(tmp_path, packed):
     assert sources == [*chosen, "owls/0.jpg", "owls/1.jpg"]
 
 
-def test_a_missing_source_is_plain_errors(tmp_path):
+def test_a_missing_source_is_told_plainly(tmp_path):
     status, out, err = run_here(main, "nope", cwd=tmp_path)
     assert (status, out) == (1, "")
     assert four_parts(err)[:2] == ["SOURCE nope", "no such file or folder"]

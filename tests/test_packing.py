@@ -134,7 +134,7 @@ def test_progress_ends_at_the_number_of_images(source, tmp_path):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_failing_write_is_plain_errors_and_leaves_no_manifest(source, tmp_path, monkeypatch):
+def test_a_failing_write_is_told_plainly_and_leaves_no_manifest(source, tmp_path, monkeypatch):
     whole = files.write_whole
 
     def fail(path, data):

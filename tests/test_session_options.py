@@ -141,7 +141,7 @@ def test_too_full_a_disk_is_told_before_anything_is_written(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_disk_that_takes_no_more_is_plain_errors(tmp_path, monkeypatch, number):
+def test_a_disk_that_takes_no_more_is_told_plainly(tmp_path, monkeypatch, number):
     def full(path, record):
         raise OSError(number, os.strerror(number), str(path))
 

@@ -69,7 +69,7 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path):
 
 
 @needs_proc
-def test_a_killed_worker_is_plain_errors_and_the_same_command_goes_on(slow_to_pack, tmp_path):
+def test_a_killed_worker_is_told_plainly_and_the_same_command_goes_on(slow_to_pack, tmp_path):
     out = tmp_path / "set"
     with packing(*command(slow_to_pack, out)) as run:
         assert waited(lambda: finished_shards(out) >= 2)

@@ -321,7 +321,7 @@ class FolderSource(ImageFiles):
     def read(self, member: Member) -> bytes:
         if member.size == NOT_REGULAR:  # a pipe would block, a device never end
             raise DamagedError("not a regular file")
-        _require_bounded(member)
+        _require_file_size(member)
         data = (self.path / member.name).read_bytes()
         if len(data) != member.size:
             raise _changed(self.path / member.name)
@@ -453,7 +453,7 @@ class ZipSource(_ArchiveSource):
         return Member(name, size, info.header_offset, packed, deflated, info.CRC)
 
     def read(self, member: Member) -> bytes:
-        _require_bounded(member)
+        _require_file_size(member)
         head = self._bytes(member.offset, ZIP_LOCAL_HEADER)
         if head[:4] != b"PK\x03\x04":
             raise DamagedError("no local header where the directory says")
@@ -511,7 +511,7 @@ class TarSource(_ArchiveSource):
     def read(self, member: Member) -> bytes:
         if member.size == NOT_REGULAR:
             raise DamagedError("a sparse file: extract the tar and pack the folder")
-        _require_bounded(member)
+        _require_file_size(member)
         return self._bytes(member.offset, member.size)
 
 
@@ -540,7 +540,7 @@ class CompressedTarSource(TarSource):
             self._unpacked.close()
 
 
-def _require_bounded(member: Member) -> None:
+def _require_file_size(member: Member) -> None:
     """Refuse a size that no image file has, before memory is set aside for it."""
     size = max(member.size, member.packed)
     if size > MAX_FILE_BYTES:
