@@ -6,7 +6,7 @@ from pipeline.packing.pack import Copies
 from pipeline.packing.shard import DIGESTS, PROGRESS
 from tests.packing_runs import in_process, pack_folder, tree
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
-from tests.test_outfolder import stop
+from tests.test_outdir import stop
 
 __all__ = ["in_process"]  # a fixture
 

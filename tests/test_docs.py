@@ -37,7 +37,7 @@ NOT_RUN = {
     "mkdir": "test_readme does; here the archive is in its place",
     "pip": "changes the environment that the tests run in",
     "dcgan-profile": "measures for minutes; test_profile does, on little",
-    "dcgan-evaluate runs/0001 --weights": "needs the published weights; test_fidelity makes some",
+    "dcgan-evaluate runs/0001 --weights": "needs the published weights; test_fid makes some",
     "dcgan-doctor --verify": "compiles for a minute; test_doctor_verify does the rest",
 }
 
