@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep
@@ -180,9 +180,9 @@ def ratios(found: dict[str, float], by_hand: dict[str, float]) -> dict[str, floa
     return {name: round(error / by_hand[name], 2) for name, error in found.items()}
 
 
-@pytest.mark.parametrize("largest", [patches.LARGEST, 0], ids=["products", "convolutions"])
+@pytest.mark.parametrize("largest", [im2col.LARGEST, 0], ids=["products", "convolutions"])
 def test_errors_are_those_of_rounding_by_hand(states, by_hand, monkeypatch, largest):
-    monkeypatch.setattr(patches, "LARGEST", largest)
+    monkeypatch.setattr(im2col, "LARGEST", largest)
     found = ratios(errors(states, torch.bfloat16), by_hand)
     assert {name: ratio for name, ratio in found.items() if not LESS < ratio < MORE} == {}
 

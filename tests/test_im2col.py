@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.nets.models import Discriminator, Generator
 
 GEOMETRIES = [(4, 2, 1, 4), (4, 1, 0, 1), (4, 2, 1, 3), (2, 2, 0, 2)]
 """Kernel, stride, padding, side of the smaller map."""
 
-LAYERS = [patches.Conv2d, patches.ConvTranspose2d]
+LAYERS = [im2col.Conv2d, im2col.ConvTranspose2d]
 
 
 def layer_and_input(kind, geometry, dtype=torch.float32, inputs=6, outputs=5, batch=3):
@@ -21,9 +21,9 @@ def layer_and_input(kind, geometry, dtype=torch.float32, inputs=6, outputs=5, ba
     layer = kind(inputs, outputs, kernel, stride, padding, bias=False).to(dtype)
     weight = torch.randn(layer.weight.shape, generator=draw, dtype=torch.float64)
     layer.load_state_dict({"weight": weight})
-    side = patches._side(small, *geometry[:3]) if kind is patches.Conv2d else small
+    side = im2col._side(small, *geometry[:3]) if kind is im2col.Conv2d else small
     maps = torch.randn(batch, inputs, side, side + side // 3, generator=draw, dtype=torch.float64)
-    if kind is patches.Conv2d:  # as wide as whole strides are
+    if kind is im2col.Conv2d:  # as wide as whole strides are
         maps = maps[..., :side]
     return layer, maps.to(dtype)
 
@@ -46,8 +46,8 @@ def library(monkeypatch):
 
     def reference(*arguments):
         with monkeypatch.context() as patched:
-            patched.setattr(patches, "LARGEST", 0)
-            patched.setattr(patches, "_is_one_patch", lambda *geometry: False)
+            patched.setattr(im2col, "LARGEST", 0)
+            patched.setattr(im2col, "_is_one_patch", lambda *geometry: False)
             return results(*arguments)
 
     return reference
@@ -90,16 +90,16 @@ def test_in_bf16_they_are_as_near_to_the_truth_as_the_librarys(kind, geometry, l
 
 def test_patches_are_those_of_unfold_and_overlaps_those_of_fold():
     kernel, stride, padding, small = GEOMETRIES[0]
-    side = patches._side(small, kernel, stride, padding)
+    side = im2col._side(small, kernel, stride, padding)
     images = torch.randn(2, side, side, 3)
-    gathered = patches._gather(images, kernel, stride, padding)
+    gathered = im2col._gather(images, kernel, stride, padding)
     assert gathered.shape == (2, small, small, kernel * kernel * 3)
     columns = gathered.unflatten(3, (kernel**2, 3)).permute(0, 4, 3, 1, 2).flatten(3).flatten(1, 2)
     in_planes = images.permute(0, 3, 1, 2)
     unfolded = functional.unfold(in_planes, kernel, padding=padding, stride=stride)
     assert torch.equal(columns, unfolded)
     folded = functional.fold(columns, side, kernel, padding=padding, stride=stride)
-    added = patches._overlap_add(gathered, kernel, stride, padding)
+    added = im2col._overlap_add(gathered, kernel, stride, padding)
     torch.testing.assert_close(added.permute(0, 3, 1, 2), folded)
     assert added.is_contiguous()
 
@@ -111,11 +111,11 @@ def note(calls, name, function, *arguments):
 
 @pytest.mark.parametrize(("largest", "products"), [(0, 0), (4, 0), (8, 1), (64, 3)])
 def test_which_layers_are_products(monkeypatch, largest, products):
-    monkeypatch.setattr(patches, "LARGEST", largest)
+    monkeypatch.setattr(im2col, "LARGEST", largest)
     calls: list[str] = []
     for name in ("_gather", "_overlap_add"):
-        noted = functools.partial(note, calls, name, getattr(patches, name))
-        monkeypatch.setattr(patches, name, noted)
+        noted = functools.partial(note, calls, name, getattr(im2col, name))
+        monkeypatch.setattr(im2col, name, noted)
     with torch.no_grad():
         Discriminator(32, ndf=4)(torch.zeros(2, 3, 32, 32))
         Generator(32, nz=5, ngf=4)(torch.zeros(2, 5, 1, 1))

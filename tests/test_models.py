@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.nets.models import (
     CHANNELS,
     SIZES,
@@ -117,8 +117,8 @@ def test_parameter_counts():
 @pytest.fixture
 def library_convolutions(monkeypatch):
     """Small maps go through the library, as in the tutorial: the sums are the same to the bit."""
-    monkeypatch.setattr(patches, "LARGEST", 0)
-    monkeypatch.setattr(patches, "_is_one_patch", lambda *geometry: False)
+    monkeypatch.setattr(im2col, "LARGEST", 0)
+    monkeypatch.setattr(im2col, "_is_one_patch", lambda *geometry: False)
 
 
 @pytest.mark.usefixtures("library_convolutions")

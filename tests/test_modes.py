@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from dcgan.distributed import GradientReduction, Ranks
-from dcgan.step import train_step as speed
+from dcgan.step import train_step
 from dcgan.step.graph import WARM_UPS, capture
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step
@@ -86,7 +86,7 @@ def test_a_capture_is_tried_twice(monkeypatch, failures):
         return fail() if len(tries) <= failures else body
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
-    monkeypatch.setattr(speed, "capture", capture)
+    monkeypatch.setattr(train_step, "capture", capture)
     assert step.prepare("graph", said.append) == ("graph" if failures == 1 else "compiled")
     failed = [line for line in said if "failed" in line]
     assert (len(tries), len(failed)) == (2, failures)
@@ -103,7 +103,7 @@ def test_what_fails_on_another_rank_is_not_done_here_either(monkeypatch):
 
     parts, run = (step.update.generate, step.update.discriminate), step._run
     monkeypatch.setattr(torch, "compile", lambda part, **options: lambda *batch: part(*batch))
-    monkeypatch.setattr(speed, "capture", lambda body, random, preserved_state: body)
+    monkeypatch.setattr(train_step, "capture", lambda body, random, preserved_state: body)
     assert step.prepare("graph", said.append, never) == "eager"
     assert asked == [True, True, True]
     failed = [line for line in said if "failed" in line]
@@ -156,10 +156,10 @@ def test_auto_is_a_table(device, mode):
 def test_compiled_code_is_kept_where_the_next_run_finds_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
-    speed.keep_compiled_code()
+    train_step.keep_compiled_code()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    speed.keep_compiled_code()
+    train_step.keep_compiled_code()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "dcgan-shards/inductor")
 
 
@@ -167,11 +167,11 @@ def test_without_a_home_compiled_code_goes_where_torch_puts_it(monkeypatch, tmp_
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file/none"))
-    speed.keep_compiled_code()
+    train_step.keep_compiled_code()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    speed.keep_compiled_code()
+    train_step.keep_compiled_code()
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
 
 

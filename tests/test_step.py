@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep
 from tests.reference.tutorial import tutorial_optimizers, tutorial_step
@@ -111,8 +111,8 @@ class WantedGradients(TorchDispatchMode):
 
 
 def test_discriminators_weight_gradients_are_left_out_of_the_generators_half(monkeypatch):
-    monkeypatch.setattr(patches, "LARGEST", 0)  # so that the mode sees every layer
-    monkeypatch.setattr(patches, "_is_one_patch", lambda *geometry: False)
+    monkeypatch.setattr(im2col, "LARGEST", 0)  # so that the mode sees every layer
+    monkeypatch.setattr(im2col, "_is_one_patch", lambda *geometry: False)
     step = AdversarialStep(*nets(size=32))
     with WantedGradients() as mode:
         step(*batch(0, size=32))
