@@ -1,8 +1,10 @@
 """Ranks that meet: what they agree on, what becomes of a failure, and gradients that they share."""
 
 import os
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from dcgan.distributed import ALONE, GradientReduction, LostRankError, Ranks
 from dcgan.rundir.environment import own_device
 from dcgan.step.adversarial import AdversarialStep
 from pipeline.errors import UserError
-from tests.ranks import in_ranks
+from tests.ranks import in_ranks, leave
 from tests.reference.shared_step import shared_step
 from tests.running import assert_four_parts
 from tests.steps import batch, nets
@@ -93,15 +95,16 @@ def ten_steps(ranks: Ranks) -> dict[str, torch.Tensor]:
     }
 
 
-def both(ranks: Ranks) -> tuple[Any, Any]:
-    return meetings(ranks), ten_steps(ranks)
-
-
-def one_dies(ranks: Ranks) -> dict[str, Any]:
-    """The second rank is killed between two meetings, and the first one notices."""
-    ranks.any(True)
+def everything(ranks: Ranks) -> tuple[Any, ...]:
+    """Meetings, steps, and a death: the second rank goes, and the first one notices."""
+    found = meetings(ranks), ten_steps(ranks)
     if ranks.rank == 1:
+        leave(Path(sys.argv[-1]), ranks, found)
         os._exit(9)
+    return *found, _without_the_other(ranks)
+
+
+def _without_the_other(ranks: Ranks) -> dict[str, Any]:
     began = time.monotonic()
     with pytest.raises(LostRankError) as caught:
         ranks.any(True)
@@ -116,14 +119,14 @@ def one_dies(ranks: Ranks) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    return in_ranks(both, tmp_path_factory.mktemp("ranks"), COUNT)
+    return in_ranks(everything, tmp_path_factory.mktemp("ranks"), COUNT, dying=1)
 
 
 # Meetings
 
 
 def test_flags_and_values_are_agreed_on(told):
-    for rank, (found, _) in enumerate(told):
+    for rank, (found, *_) in enumerate(told):
         assert found["any"] == (True, True, False)
         assert found["all"] == (True, False)
         assert found["same"] == {"from": 0}
@@ -136,7 +139,7 @@ def test_flags_and_values_are_agreed_on(told):
 
 def test_what_fails_on_one_rank_fails_on_all_with_the_same_words(told):
     plain = "UserError: --shards x{}\n  found   nothing\n  wanted  something\n  do      look"
-    for rank, (found, _) in enumerate(told):
+    for rank, (found, *_) in enumerate(told):
         assert found["first fails"] == plain.format("")
         # Whose it is needs no name
         assert found["second fails"] == plain.format(" (rank 1)" if rank == 0 else "")
@@ -147,7 +150,7 @@ def test_what_fails_on_one_rank_fails_on_all_with_the_same_words(told):
 
 
 def test_a_rank_that_differs_is_named_on_all(told):
-    for found, _ in told:
+    for found, *_ in told:
         assert found["differing"].splitlines() == [
             "rank 1 of 2",
             "  found   other weights than on rank 0",
@@ -169,9 +172,8 @@ def test_alone_every_meeting_is_over_at_once():
     assert ALONE.complete
 
 
-def test_a_dead_rank_is_noticed_at_once(tmp_path):
-    found, dead = in_ranks(one_dies, tmp_path, dying=1)
-    assert dead is None
+def test_a_dead_rank_is_noticed_at_once(told):
+    found = told[0][2]
     assert found["seconds"] < 10
     assert_four_parts(found["error"], "rank 0 of 2", "another rank is gone", "last checkpoint")
     assert found["goes on alone"]
@@ -187,7 +189,7 @@ def test_who_started_them_otherwise_is_told(monkeypatch):
     assert_four_parts(caught.value, "rank 0", "MASTER_ADDR", "torchrun", "WORLD_SIZE=2")
 
 
-@pytest.mark.parametrize("present", [(), ("RANK", "WORLD_SIZE"), ("WORLD_SIZE",)])
+@pytest.mark.parametrize("present", [(), ("RANK", "WORLD_SIZE")])
 def test_one_process_joins_nobody(monkeypatch, present):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -231,7 +233,7 @@ def test_each_rank_takes_a_gpu_of_its_own(monkeypatch):
 
 
 def test_gradients_are_averaged_in_their_places(told):
-    for _, found in told:
+    for _, found, *_ in told:
         for place, shape in enumerate([(4, 3, 4, 4), (4,), (2, 4, 1, 1)]):
             gradient = found[f"gradient {place}"]
             ramp = torch.arange(gradient.numel(), dtype=torch.float64).view(shape)
@@ -262,9 +264,9 @@ def test_two_ranks_do_what_one_process_does_with_both_halves(told):
         for a, b in zip(generator.parameters(), begun[0].parameters(), strict=True)
     )
     assert moved > 1e-3
-    for _, found in told:
+    for _, found, *_ in told:
         for name, each in wanted.items():
             torch.testing.assert_close(found[name], each.detach(), rtol=0, atol=1e-9)
             assert torch.equal(found[name], told[0][1][name])
-    mean = torch.stack([found["statistics"] for _, found in told]).mean(0)[:, :2]
+    mean = torch.stack([found["statistics"] for _, found, *_ in told]).mean(0)[:, :2]
     torch.testing.assert_close(mean, torch.tensor(losses, dtype=torch.float64), rtol=0, atol=1e-9)

@@ -1,6 +1,6 @@
 """Convolutions as matrix products, against the library's."""
 
-import functools
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -65,15 +65,6 @@ def test_products_are_the_librarys_convolution(kind, geometry, layout, library):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES[:2])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_in_float32_they_differ_in_the_last_digits_only(kind, geometry, library):
-    layer, maps = layer_and_input(kind, geometry, inputs=64, outputs=32)
-    arguments = (layer, maps, torch.channels_last)
-    for mine, theirs in zip(results(*arguments), library(*arguments), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-4)
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES[:2])
-@pytest.mark.parametrize("kind", LAYERS)
 def test_in_bf16_they_are_as_near_to_the_truth_as_the_librarys(kind, geometry, library):
     layer, maps = layer_and_input(kind, geometry, inputs=64, outputs=32)
     truth = library(layer.double(), maps.double(), torch.channels_last)
@@ -104,22 +95,16 @@ def test_patches_are_those_of_unfold_and_overlaps_those_of_fold():
     assert added.is_contiguous()
 
 
-def note(calls, name, function, *arguments):
-    calls.append(name)
-    return function(*arguments)
-
-
-@pytest.mark.parametrize(("largest", "products"), [(0, 0), (4, 0), (8, 1), (64, 3)])
+@pytest.mark.parametrize(("largest", "products"), [(0, 0), (8, 1), (64, 3)])
 def test_which_layers_are_products(monkeypatch, largest, products):
     monkeypatch.setattr(im2col, "LARGEST", largest)
-    calls: list[str] = []
-    for name in ("_gather", "_overlap_add"):
-        noted = functools.partial(note, calls, name, getattr(im2col, name))
-        monkeypatch.setattr(im2col, name, noted)
+    calls = [MagicMock(wraps=getattr(im2col, name)) for name in ("_gather", "_overlap_add")]
+    monkeypatch.setattr(im2col, "_gather", calls[0])
+    monkeypatch.setattr(im2col, "_overlap_add", calls[1])
     with torch.no_grad():
         Discriminator(32, ndf=4)(torch.zeros(2, 3, 32, 32))
         Generator(32, nz=5, ngf=4)(torch.zeros(2, 5, 1, 1))
-    assert (calls.count("_gather"), calls.count("_overlap_add")) == (products, products)
+    assert [each.call_count for each in calls] == [products, products]
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -132,10 +117,3 @@ def test_between_one_pixel_and_one_patch_no_convolution_is_left(kind, monkeypatc
         assert layer.weight.grad.stride() == layer.weight.stride(), "what Inductor expects"
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(maps.detach()), layer(maps.detach()))
-
-
-def test_names_and_shapes_of_weights_are_the_librarys():
-    for net in (Generator(), Discriminator()):
-        for layer in net.main:
-            if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-                assert [name for name, _ in layer.named_parameters()] == ["weight"]

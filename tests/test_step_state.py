@@ -19,6 +19,8 @@ def test_a_loaded_state_is_the_one_saved(device, bf16):
     first, second = (whole_step(bf16, device=device) for _ in range(2))
     for seed in range(3):
         first(pixel_batch(seed).to(device))
+    second.load_state_dict(first.state_dict(), same_random=False)
+    assert not second.random.get_state().equal(first.random.get_state())
     second.load_state_dict(copy.deepcopy(first.state_dict()), same_random=True)
     pairs = list(zip(states(first), states(second), strict=True))
     assert len(pairs) > 60
@@ -27,14 +29,6 @@ def test_a_loaded_state_is_the_one_saved(device, bf16):
         for step in (first, second):
             step(pixel_batch(9))
         assert all(map(torch.equal, states(first), states(second)))
-
-
-def test_other_random_numbers_go_their_own_way():
-    first, second = whole_step(), whole_step()
-    first(pixel_batch(0))
-    state = first.state_dict()
-    second.load_state_dict(state, same_random=False)
-    assert not second.random.get_state().equal(state["random"])
 
 
 def test_a_saved_state_holds_no_more_than_it_needs():
@@ -47,7 +41,7 @@ def test_a_saved_state_holds_no_more_than_it_needs():
     assert rows.untyped_storage().nbytes() == 3 * 5 * 4
 
 
-@pytest.mark.parametrize("place", [0, 20, -3])
+@pytest.mark.parametrize("place", [0, -3])
 def test_a_number_that_is_none_is_found_wherever_it_is(place):
     step = whole_step()
     step(pixel_batch(0))

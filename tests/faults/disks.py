@@ -17,6 +17,7 @@ from tests.faults.runs import (
     UNHARMED,
     Training,
     command,
+    evaluating,
     half_done,
     intact,
     many_pictures,
@@ -81,10 +82,6 @@ def _fill_under_packing(lab: Lab) -> str:
     lab.run(*words, "--out", out).finished()
     _require(tree(out) == tree(wanted), "another set than without a fault")
     return CLEAR
-
-
-def _evaluating(run: Path) -> list[object]:
-    return command("evaluate", run, "--n", 16, "--device", "cpu", "--workers", 1)
 
 
 def _reporting(run: Path) -> list[object]:
@@ -176,10 +173,10 @@ CASES = (
     Case("disk full under training", _fill_under_training, 3),
     Case("disk full before training goes on", _full_before_training, 1),
     Case("disk full under packing", _fill_under_packing, 3),
-    Case("disk full under evaluation", partial(_full_under, words=_evaluating), 1),
+    Case("disk full under evaluation", partial(_full_under, words=evaluating), 1),
     Case("disk full under the report", partial(_full_under, words=_reporting), 1),
     Case("run folder read-only when training goes on", _read_only_training, 1),
-    Case("run folder read-only under evaluation", partial(_read_only, words=_evaluating), 1),
+    Case("run folder read-only under evaluation", partial(_read_only, words=evaluating), 1),
     Case("run folder read-only under the report", partial(_read_only, words=_reporting), 1),
     Case("shard set read-only under training", _read_only_set, 1),
     Case("output read-only when packing goes on", _read_only_packing, 1),

@@ -32,7 +32,7 @@ from tests.faults.runs import (
     STATUS,
     STEPS,
     Training,
-    command,
+    evaluating,
     intact,
     many_pictures,
     small_set,
@@ -72,9 +72,10 @@ def _by_line(lab: Lab, run: RunFolder) -> Moment:
 def _by_file(lab: Lab, run: RunFolder) -> Moment:
     """While a file is being written, or as soon as it is."""
     patterns = (
-        *("log.txt", "config.json*", "losses.csv.partial", "tensorboard/*", "reals.png*"),
-        *("checkpoints/*.pt.partial", "checkpoints/*.json.partial", "netG*.partial"),
-        *("samples/*.partial", "losses.png.partial", "progress.gif*"),
+        *("samples", "log.txt", "config.json*", "losses.csv.partial", "tensorboard/*"),
+        *("reals.png*", "losses.png.partial", "progress.gif*", "samples/*.partial"),
+        *("checkpoints/*.pt", "checkpoints/*.pt.partial", "checkpoints/*.json.partial"),
+        "netG*.partial",
     )
     return appears(run.path, lab.random.choice(patterns))
 
@@ -87,15 +88,6 @@ def _train(lab: Lab, moment) -> str:
         if ended.hit:
             ended.plain()
         intact(training.run, least=steps_told(training.run))
-    training.go_to_the_end()
-    return EXACT
-
-
-def _in_first_moments(lab: Lab, pattern: str) -> str:
-    """At the places where a run folder is neither empty nor a run yet, or a checkpoint half one."""
-    whole(lab)
-    training = Training(lab, small_set(lab))
-    training.go(appears(training.run.path, pattern))
     training.go_to_the_end()
     return EXACT
 
@@ -216,14 +208,10 @@ def _harm_finished_shard(lab: Lab) -> str:
 # Evaluation
 
 
-def _evaluating(run: Path) -> list[object]:
-    return command("evaluate", run, "--n", 16, "--device", "cpu", "--workers", 1)
-
-
 def _evaluated(lab: Lab) -> Path:
     def make(folder: Path) -> None:
         shutil.copytree(whole(lab).path, folder, dirs_exist_ok=True)
-        lab.run(*_evaluating(folder)).finished()
+        lab.run(*evaluating(folder)).finished()
 
     return lab.once("evaluated", make)
 
@@ -238,9 +226,9 @@ def _evaluate(lab: Lab) -> str:
             line("net ", 1),
             appears(run.path, draw.choice(("metrics.jsonl", "neighbours.png*"))),
         )
-        lab.run(*_evaluating(run.path), at=draw.choice(moments), do=a_blow(draw)).plain()
+        lab.run(*evaluating(run.path), at=draw.choice(moments), do=a_blow(draw)).plain()
     before = len(run.metrics.read_bytes().splitlines()) if run.metrics.exists() else 0
-    lab.run(*_evaluating(run.path)).finished()
+    lab.run(*evaluating(run.path)).finished()
     lines = run.metrics.read_text().splitlines()[before:]
     if lines != wanted.metrics.read_text().splitlines():
         raise FailedError(f"other numbers than without a fault: {lines}")
@@ -253,17 +241,7 @@ def _evaluate(lab: Lab) -> str:
 CASES = (
     Case("training ended by a signal, at a random time", partial(_train, moment=_by_time), 2),
     Case("training ended by a signal, at a random line", partial(_train, moment=_by_line), 2),
-    Case("training ended by a signal, while it writes a file", partial(_train, moment=_by_file), 3),
-    *(
-        Case(
-            f"training killed as soon as there is {what}", partial(_in_first_moments, pattern=at), 1
-        )
-        for at, what in (
-            ("samples", "a folder for samples"),
-            ("log.txt", "a log"),
-            ("checkpoints/*.pt", "a first checkpoint"),
-        )
-    ),
+    Case("training ended by a signal, while it writes a file", partial(_train, moment=_by_file), 4),
     Case("packing ended by a signal", _pack, 6),
     Case("packing over an older set ended by a signal", _pack_over, 3),
     Case("worker of packing killed", _kill_worker, 2),
