@@ -37,15 +37,9 @@ def test_from_noise_to_images_to_logits(size, channels):
     assert 0 < images.abs().amax() <= 1
     assert discriminator(images).shape == (3,)
     assert discriminator.eval()(images[:1]).shape == (1,)
-    outer, inner = (
-        (generator.main[-2].in_channels, discriminator.main[0].out_channels),
-        (
-            generator.main[0].out_channels,
-            discriminator.main[-1].in_channels,
-        ),
-    )
-    assert outer == (2, 2)  # ngf and ndf, whatever the size
-    assert inner == (2 * size // 8, 2 * size // 8)  # the 4×4 maps
+    # ngf and ndf, whatever the size; and at the 4×4 maps
+    assert generator.main[-2].in_channels == discriminator.main[0].out_channels == 2
+    assert generator.main[0].out_channels == discriminator.main[-1].in_channels == 2 * size // 8
 
 
 def test_logits_are_not_squashed():

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.soak import STEPS, show, soak
-from tests.soak_limits import LOG_EVERY, Sample, Soaked, judged
+from tests.soak import LOG_EVERY, STEPS, Sample, Soaked, judged, show, soak
 
 MB = 1_000_000
 

@@ -6,20 +6,15 @@ import signal
 from functools import partial
 from pathlib import Path
 
-import psutil
-
 from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError
-from pipeline.packing.outdir import LOCK
 from pipeline.shards.manifest import ShardSet
 from tests.faults.cases import Case
-from tests.faults.harm import cut
 from tests.faults.lab import (
     Blow,
     FailedError,
     Lab,
     Moment,
-    Running,
     after,
     appears,
     by,
@@ -117,43 +112,14 @@ def _pack(lab: Lab) -> str:
         ended = lab.run(*_packing(lab, out), at=draw.choice(moments), do=a_blow(draw))
         if ended.hit:
             ended.plain()
-        if _is_complete(out) and tree_of_set(out) != tree(wanted):
+        if _is_complete(out) and tree(out) != tree(wanted):
             ended.fail("a set that readers take for complete, and is not")
     ended = lab.run(*_packing(lab, out)).plain()
     if ended.status:  # it was killed after the last shard
         ended.refused("a complete shard set")
-    _require_same_set(out, wanted)
+    if tree(out) != tree(wanted):
+        raise FailedError("another set than without a fault")
     return EXACT
-
-
-def _pack_over(lab: Lab) -> str:
-    wanted, out = _packed(lab), lab.folder / "set"
-    shutil.copytree(wanted, out)
-    again = _packing(lab, out, "--overwrite", "--seed", 1)
-    other = lab.once(
-        "packed-1", lambda folder: lab.run(*_packing(lab, folder, "--seed", 1)).finished()
-    )
-    draw = lab.random
-    for _ in range(KILLS):
-        new = out / ".new"
-        there = len(list(new.glob(".packing/shard-*.json")))
-        moments = (
-            after(draw.uniform(0.5, SECONDS / 2)),
-            appears(new, ".packing/shard-*.json", there + draw.randint(1, 5)),
-            appears(new, draw.choice(("manifest.json", "samples.csv"))),
-        )
-        lab.run(*again, at=draw.choice(moments), do=a_blow(draw)).plain()
-        if _is_complete(out) and tree_of_set(out) not in (tree(wanted), tree(other)):
-            raise FailedError("a mixture of two sets that readers take for complete")
-    lab.run(*again).finished()
-    _require_same_set(out, other)
-    return EXACT
-
-
-def tree_of_set(out: Path) -> dict[str, bytes]:
-    """Without what is being built beside it, and by whom."""
-    building = (".new/", ".packing/", LOCK)
-    return {name: data for name, data in tree(out).items() if not name.startswith(building)}
 
 
 def _is_complete(out: Path) -> bool:
@@ -162,47 +128,6 @@ def _is_complete(out: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _require_same_set(out: Path, wanted: Path) -> None:
-    one, other = tree(out), tree(wanted)
-    if one != other:
-        names = sorted(name for name in one | other if one.get(name) != other.get(name))
-        raise FailedError(f"another set than without a fault: {', '.join(names)}")
-
-
-def _kill_worker(lab: Lab) -> str:
-    wanted, out = _packed(lab), lab.folder / "set"
-
-    def kill(running: Running) -> None:
-        children = psutil.Process(running.process.pid).children()
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-        lab.random.choice(workers).kill()
-
-    moment = appears(out, ".packing/shard-*.json", lab.random.randint(1, 10))
-    ended = lab.run(*_packing(lab, out), at=moment, do=kill)
-    ended.refused("a worker process was killed")
-    if _is_complete(out):
-        ended.fail("an unfinished set that readers take for complete")
-    lab.run(*_packing(lab, out)).finished()
-    _require_same_set(out, wanted)
-    return "clear error, then the same set"
-
-
-def _harm_finished_shard(lab: Lab) -> str:
-    """What was finished when packing was killed is looked at before it is gone on with."""
-    wanted, out = _packed(lab), lab.folder / "set"
-    lab.run(*_packing(lab, out), at=appears(out, ".packing/shard-*.json", lab.random.randint(1, 9)))
-    record = lab.random.choice(sorted(out.glob(".packing/shard-*.json")))
-    path = out / f"{record.stem}.{lab.random.choice(('tar', 'idx'))}"
-    if lab.random.random() < 0.5:
-        cut(path, lab.random)
-    else:
-        path.unlink()
-    lab.faults += 1
-    lab.run(*_packing(lab, out)).finished()
-    _require_same_set(out, wanted)
-    return EXACT
 
 
 # Evaluation
@@ -243,8 +168,5 @@ CASES = (
     Case("training ended by a signal, at a random line", partial(_train, moment=_by_line), 2),
     Case("training ended by a signal, while it writes a file", partial(_train, moment=_by_file), 4),
     Case("packing ended by a signal", _pack, 6),
-    Case("packing over an older set ended by a signal", _pack_over, 3),
-    Case("worker of packing killed", _kill_worker, 2),
-    Case("finished shard or index harmed when packing goes on", _harm_finished_shard, 2),
     Case("evaluation ended by a signal", _evaluate, 2),
 )
