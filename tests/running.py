@@ -52,7 +52,7 @@ STATUS = (
 
 def tiny(run: Path, **changes: Any) -> TrainConfig:
     """The options of a run of milliseconds, on noise and without an average unless asked for."""
-    plain = {"shards": "synthetic", "run": str(run), "ema_nimg": 0}
+    plain: dict[str, Any] = {"shards": "synthetic", "run": str(run), "ema_nimg": 0}
     return TrainConfig(**(plain | TINY | changes))
 
 

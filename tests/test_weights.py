@@ -83,8 +83,8 @@ def test_what_is_no_file_of_weights(tmp_path):
         assert error.found == found
         assert "state dict" in error.wanted
         assert "state_dict()" in error.remedy
-    for state in ({}, {"main.0.weight": torch.zeros(0, 0, 4, 4)}, {"a": torch.zeros(3)}):
-        torch.save(state, path)
+    for empty in ({}, {"main.0.weight": torch.zeros(0, 0, 4, 4)}, {"a": torch.zeros(3)}):
+        torch.save(empty, path)
         assert "trained with" in refusal(net, path).remedy
 
 
