@@ -137,7 +137,8 @@ def test_a_lack_of_memory_names_the_batch_size(tmp_path, error):
         config = tiny(tmp_path / "run", batch_size=size)
         with pytest.raises(UserError) as told, shortage_named(config):
             raise error
-        assert_four_parts(told.value, "not enough memory", str(error).partition("\n")[0], remedy)
+        assert_four_parts(told.value, "not enough memory", str(error).partition("\n")[0])
+        assert remedy in told.value.remedy
         assert len(str(told.value).splitlines()) == 4
 
 
@@ -173,10 +174,7 @@ def test_nets_are_kept_even_if_nothing_else_can_be(tmp_path, counted, monkeypatc
 # A divergence
 
 
-@pytest.mark.parametrize("from_step", [1, 4])
-def test_statistics_that_are_not_finite_are_written_all_the_same(
-    tmp_path, counted, monkeypatch, from_step
-):
+def test_statistics_that_are_not_finite_are_written_all_the_same(tmp_path, counted, monkeypatch):
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=6, log_every=3))
     monkeypatch.setattr(trainer, "_handle", lambda alarms: None)
     monkeypatch.setattr("dcgan.training.records.save_losses", save_losses)  # drawn here
@@ -184,16 +182,16 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(
 
     def diverge(self, real, noise):
         statistics = update(self, real, noise)
-        return statistics * float("nan" if trainer.steps_done + 1 >= from_step else 1)
+        return statistics * float("nan" if trainer.steps_done >= 3 else 1)
 
     monkeypatch.setattr(AdversarialStep, "__call__", diverge)
     run_to_end(trainer)
     run = trainer.run.folder
     first, last = read_stats(run)  # by a parser that takes no NaN
-    assert (first["loss_d"] is None) == (from_step == 1)
+    assert first["loss_d"] is not None
     assert [last[name] for name in ("loss_d", "loss_g", "d_x", "d_gz1", "d_gz2")] == [None] * 5
     assert np.isnan(read_losses(run)[:, 1:]).all(axis=1).tolist() == [
-        step >= from_step for step in range(1, 7)
+        step > 3 for step in range(1, 7)
     ]
     assert "Loss_D: nan  Loss_G: nan" in run.log.read_text()
     with Image.open(run.losses_png) as picture:

@@ -17,7 +17,7 @@ from dcgan.train import app
 from pipeline.shards.manifest import ShardSet
 from tests.packing_runs import without_workers
 from tests.pictures import names_in, smooth, stored
-from tests.running import ROOT, cells, read_losses, run_command
+from tests.running import ROOT, cells, read_losses
 
 FILE = ROOT / "docs/extending.md"
 PAGE = FILE.read_text()
@@ -199,23 +199,3 @@ def test_own_loss_is_what_the_run_descends(tmp_path, monkeypatch, undrawn):
     assert losses[:, 1] == pytest.approx([each.item() for each in seen])
     assert losses[:, 2].min() < losses[:, 2].max()
     assert names_in(Path("own-loss/checkpoints")) == ["000000480.json", "000000480.pt"]
-
-
-# As a reader runs them
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["own_data", "own_net", "own_loss"])
-def test_each_is_a_program(tmp_path, name):
-    for _ in range(2):  # a second time over what the first left
-        done = run_command(sys.executable, "-W", "error", EXAMPLES / f"{name}.py", cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert not done.stderr
-    assert (
-        names_in(tmp_path)
-        == {
-            "own_data": ["own-data"],
-            "own_net": ["own_net.png", "own_net.pt"],
-            "own_loss": ["own-loss"],
-        }[name]
-    )

@@ -1,6 +1,5 @@
 """The capture, rehearsed on the CPU: replays of one recorded step do what eager steps do."""
 
-import functools
 import itertools
 from collections.abc import Callable
 
@@ -9,7 +8,6 @@ import torch
 import torch.distributed as dist
 
 from dcgan.distributed import GradientReduction, Ranks
-from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.train_step import WholeStep
 from tests.reference.tape import Tape
 from tests.steps import pixel_batch, states, whole_step
@@ -192,21 +190,3 @@ def test_a_random_draw_that_does_not_advance_is_caught(monkeypatch):
     assert torch.equal(*seen)
     assert not torch.equal(captured.noise, eager.noise)
     assert not torch.equal(captured.statistics, eager.statistics)
-
-
-class WidelyCast(AdversarialStep):
-    """One region of autocast around both halves: D's cast weights outlive its update."""
-
-    def __call__(self, real, noise):
-        with torch.autocast("cpu", torch.bfloat16):
-            return super().__call__(real, noise)
-
-    def _run(self, net, batch):
-        return net(batch)
-
-
-def test_a_stale_cast_is_caught():
-    stale = functools.partial(whole_step, True, update=WidelyCast)
-    assert differ(replayed_and_eager(stale(), whole_step(True)))
-    # which the tape alone does not show: replayed or not, it is the same fault
-    assert not differ(replayed_and_eager(stale(), stale()))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_loader_goes_on_from_the_state_of_another_with_the_same_batches(
     if kind == "dali":
         require("dali")
     opened += [open_batches(kind, sets[kind], each) for each in (False, cached)]
-    whole, first = within(60, lambda: md5s(opened[0], 4 * STEPS + FOLLOWING)), opened[1]
+    whole, first = within(60, partial(md5s, opened[0], 4 * STEPS + FOLLOWING)), opened[1]
     for epoch, batch in POSITIONS:
         taken = epoch * STEPS + batch
         take(first, taken - (first.epoch * STEPS + first.batch))
@@ -75,7 +76,7 @@ def test_a_loader_goes_on_from_the_state_of_another_with_the_same_batches(
         other = open_batches(kind, sets[kind], cached)
         opened.append(other)
         other.load_state_dict(state)
-        found = within(60, lambda other=other: md5s(other, FOLLOWING))
+        found = within(60, partial(md5s, other, FOLLOWING))
         assert found == whole[taken : taken + FOLLOWING]
         assert len(set(found)) == FOLLOWING
         assert (other.epoch, other.batch) == divmod(taken + FOLLOWING, STEPS)

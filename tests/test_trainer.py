@@ -17,6 +17,7 @@ from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import clock
+from dcgan.training.checkpoint import Checkpoints
 from pipeline.loading.options import LoaderOptions
 from tests.running import (
     CountedBatches,
@@ -247,7 +248,13 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     for name in ("records.save_grid", "records.save_losses", "run.save_weights"):
         monkeypatch.setattr(f"dcgan.training.{name}", taking(100))
-    trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
+    monkeypatch.setattr(Checkpoints, "save", taking(100, Checkpoints.save))
+    judged = {"metric": "swd", "value": 1.0, "floor": 0.5, "n": 8, "net": "netG.pt"}
+    measured = SimpleNamespace(record=lambda nimg, name: judged | {"nimg": nimg})
+    metric = SimpleNamespace(measure=taking(100, lambda net: measured))
+    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", lambda reals: metric)
+    often = {"log_every": 4, "sample_every": 3, "evaluate_every": 3, "checkpoint_every": 0}
+    trainer = new_trainer(tiny(tmp_path / "run", epochs=2, **often))
     counted.before = taking(1)
     monkeypatch.setattr(AdversarialStep, "__call__", taking(3, AdversarialStep.__call__))
     run_to_end(trainer)

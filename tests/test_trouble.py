@@ -1,7 +1,6 @@
 """Trouble in a run: told, stopped at, or gone back from; and checkpoints that are the best."""
 
 import json
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -211,31 +210,6 @@ def test_nets_that_are_no_numbers_are_not_judged(tmp_path, poison):
     with pytest.raises(UserError, match="non-finite"):
         session.train(tiny(tmp_path / "run", max_steps=4, evaluate_every=2))
     assert not RunFolder(tmp_path / "run").metrics.exists()
-
-
-def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch):
-    """Nor is it taken off twice."""
-    monkeypatch.setattr(
-        "dcgan.metrics.swd.SwdMetric", lambda *options: SimpleNamespace(measure=slow_measure)
-    )
-    options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
-    trainer = new_trainer(tiny(tmp_path / "run", **options))
-    save = trainer.run.checkpoints.save
-
-    def slow_save(nimg, state):
-        time.sleep(0.5)
-        return save(nimg, state)
-
-    trainer.run.checkpoints.save = slow_save  # type: ignore[method-assign]
-    run_to_end(trainer)
-    for tick in read_stats(trainer.run.folder):
-        assert 0 < tick["step_ms"] < 200
-
-
-def slow_measure(net):
-    time.sleep(0.5)
-    record = {"metric": "swd", "value": 1.0, "floor": 0.5, "n": 8}
-    return SimpleNamespace(record=lambda nimg, name: record | {"nimg": nimg, "net": name})
 
 
 # All sizes
