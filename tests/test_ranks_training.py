@@ -3,22 +3,14 @@
 import json
 import signal
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from dcgan.distributed import Ranks
 from dcgan.rundir.folder import RunFolder
-from dcgan.rundir.log import Log
-from dcgan.training import session
-from dcgan.training.build import build, build_nets, stream
-from dcgan.training.monitor import Alarm, Monitor
-from dcgan.training.signals import StopRequest
-from dcgan.training.trainer import Trainer
+from dcgan.training.build import build_nets, stream
 from pipeline.errors import UserError
 from pipeline.images.pixels import to_signed
 from pipeline.loading.loader import Loader
@@ -26,7 +18,7 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.packing_runs import waited
 from tests.pictures import numbered_pictures, pack_pictures
-from tests.ranks import end, in_ranks, start
+from tests.ranks import end, start
 from tests.reference.shared_step import shared_step
 from tests.running import TINY, cells, contents, flags, new_trainer, read_losses, read_stats, tiny
 
@@ -133,55 +125,6 @@ def test_another_number_of_processes_is_refused_with_the_reason(shards, pair):
 
 
 # Ends
-
-
-def flipped_and_rolled_back(ranks: Ranks) -> dict[str, Any]:
-    """Trainers of two ranks: one's weights change by themselves; a run goes back after an alarm."""
-    folder = Path(sys.argv[-1])
-    found: dict[str, Any] = {}
-    config = tiny(folder / "flipped", max_steps=6, checkpoint_every=0, ema_nimg=0)
-    trainer = Trainer(build(config, Log(True), ranks), Log(True))
-    run = trainer.step.run
-
-    def flip() -> torch.Tensor:
-        statistics = run()
-        if (ranks.rank, trainer.steps_done) == (1, 2):
-            next(trainer.run.generator.parameters()).data[0, 0, 0, 0] += 1e-6
-        return statistics
-
-    trainer.step.run = flip  # type: ignore[method-assign]
-    with pytest.raises(UserError) as differs:
-        trainer.run_until(StopRequest())
-    found["differs"], found["tells"] = str(differs.value), ranks.reports(differs.value)
-
-    ranks.complete = True
-    judge, alarms = Monitor.look_at_steps, [Alarm("saturation", 8, 7, "D is sure")]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            Monitor,
-            "look_at_steps",
-            lambda health, step, rows: (
-                [alarms.pop()] if alarms and step == 5 else judge(health, step, rows)
-            ),
-        )
-        options = {"max_steps": 9, "log_every": 4, "checkpoint_every": 0, "keep": 9, "ema_nimg": 0}
-        config = tiny(folder / "back", **options, on_trouble="rollback")
-        found["status"] = session._train(config, ranks, time.monotonic())
-    return found
-
-
-def test_weights_that_differ_and_trouble_end_or_turn_back_all_ranks(tmp_path):
-    first, second = in_ranks(flipped_and_rolled_back, tmp_path)
-    assert first["differs"] == second["differs"]
-    assert first["differs"].startswith("rank 1 of 2\n  found   other weights than on rank 0")
-    assert (first["tells"], second["tells"]) == (True, False)
-    kept = sorted(path.stem for path in (tmp_path / "flipped/checkpoints").glob("*.pt"))
-    assert kept == [f"{8 * step:09d}" for step in (1, 2)]  # and none of what differs
-    assert (first["status"], second["status"]) == (0, 0)
-    run = RunFolder(tmp_path / "back")
-    assert "Rolling back, 1 of 3 times" in run.log.read_text()
-    assert "resumed  after 6 steps" in run.log.read_text()
-    assert read_stats(run)[-1]["step"] == 9
 
 
 def test_damage_that_one_rank_meets_ends_all_with_its_words(tmp_path):
