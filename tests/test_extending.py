@@ -109,13 +109,12 @@ def test_own_nets_train_and_draw(tmp_path, monkeypatch, capsys):
     assert len(np.unique(images, axis=0)) == 64
 
 
-def in_examples_step(bf16: bool = False, hinge: bool = True) -> Any:
+def in_examples_step(bf16: bool = False) -> Any:
     """The own nets under the own loss."""
     step, loss = example("own_net").make_step(torch.device("cpu")), example("own_loss")
     step.update.bf16 = bf16
-    if hinge:
-        step.update.loss_d = loss.discriminator_hinge
-        step.update.loss_g = loss.generator_hinge
+    step.update.loss_d = loss.discriminator_hinge
+    step.update.loss_g = loss.generator_hinge
     return step
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from threading import Timer
 
 import pytest
 import torch
@@ -72,9 +73,12 @@ def test_a_run_that_is_asked_to_stop_writes_everything_and_says_so(tmp_path):
         [DCGAN_TRAIN, *words], env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
+        limit = Timer(180, process.kill)
+        limit.start()
         assert any("Loss_D" in line for line in process.stdout)
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
+        limit.cancel()
     assert process.returncode == 128 + signal.SIGTERM
     steps = len(read_losses(run))
     assert steps >= 5
