@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from pipeline.loading.batches import Batches
@@ -22,6 +23,7 @@ from tests.running import CountedBatches, keep_curves
 
 
 def pytest_configure() -> None:
+    torch.set_num_threads(1)
     # A busy machine is no fault of an example's
     settings.register_profile("patient", deadline=None)
     settings.register_profile("fuzz", deadline=None, max_examples=1000)
@@ -44,9 +46,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def ctrl_c() -> Iterator[None]:
-    """For pytest as before, after a command's `main` in this process."""
+def as_it_was() -> Iterator[None]:
+    """One thread for each test, and Ctrl-C for pytest, whatever a command did in this process."""
     before = signal.getsignal(signal.SIGINT)
+    torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
     yield
     signal.signal(signal.SIGINT, before)
 

@@ -116,23 +116,6 @@ EVERYWHERE = {"--help", "--version", "--install-completion", "--show-completion"
 """Options that every command has."""
 
 
-def options(name: str) -> set[str]:
-    """All options of a command and its sub-commands but those that every one has.
-
-    Of a pair, such as `--check` and `--no-check`, the one that changes the default.
-    """
-    command = program(name)
-    parts = [command, *getattr(command, "commands", {}).values()]
-    named = {named_as(each) for part in parts for each in part.params}
-    return {option for option in named if option.startswith("--")} - EVERYWHERE
-
-
-def named_as(parameter: Any) -> str:
-    """An option as pages name it."""
-    names = parameter.secondary_opts if parameter.default is True else parameter.opts
-    return str(names[-1])
-
-
 def parse(name: str, words: list[str]) -> None:
     """Have a command's own parser read its arguments; raises what it raises."""
     command = program(name)

@@ -50,16 +50,19 @@ def end(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 def in_ranks(
     function: Callable[[Ranks], Any], folder: Path, count: int = 2, dying: int | None = None
 ) -> list[Any]:
-    """What a function of a test module gives on each rank; None on the one that is to die."""
+    """What a function of a test module gives on each rank; the one that is to die calls `leave`."""
     words = ("-m", "tests.ranks", function.__module__, function.__name__, folder)
     ended = end(start(count, *words))
     found = []
     said = "".join(f"rank {rank}: {each}\n" for rank, each in enumerate(ended))
     for rank, (status, _, _) in enumerate(ended):
         assert (status != 0) == (rank == dying), said.replace("\\n", "\n")
-        path = folder / f"{rank}.pickle"
-        found.append(None if rank == dying else pickle.loads(path.read_bytes()))
+        found.append(pickle.loads((folder / f"{rank}.pickle").read_bytes()))
     return found
+
+
+def leave(folder: Path, ranks: Ranks, given: Any) -> None:
+    (folder / f"{ranks.rank}.pickle").write_bytes(pickle.dumps(given))
 
 
 def main() -> None:
@@ -69,8 +72,7 @@ def main() -> None:
     torch.set_num_threads(1)
     module, name, folder = sys.argv[1:]
     with Ranks.joined() as ranks:
-        given = getattr(importlib.import_module(module), name)(ranks)
-        (Path(folder) / f"{ranks.rank}.pickle").write_bytes(pickle.dumps(given))
+        leave(Path(folder), ranks, getattr(importlib.import_module(module), name)(ranks))
     if not ranks.complete:  # the others are gone, and their threads may be waited for
         os._exit(0)
 

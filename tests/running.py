@@ -51,8 +51,9 @@ STATUS = (
 
 
 def tiny(run: Path, **changes: Any) -> TrainConfig:
-    """The options of a run of milliseconds, on noise unless `shards` says otherwise."""
-    return TrainConfig(**({"shards": "synthetic", "run": str(run)} | TINY | changes))
+    """The options of a run of milliseconds, on noise and without an average unless asked for."""
+    plain: dict[str, Any] = {"shards": "synthetic", "run": str(run), "ema_nimg": 0}
+    return TrainConfig(**(plain | TINY | changes))
 
 
 def flags(**options: Any) -> list[str]:
@@ -65,7 +66,6 @@ def flags(**options: Any) -> list[str]:
 
 
 def new_trainer(config: TrainConfig) -> Trainer:
-    torch.set_num_threads(1)  # several wait for each other wherever the machine is busy
     return Trainer(build(config, Log()), Log())
 
 
@@ -171,18 +171,22 @@ def _files(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
-def expected_files(samples: list[int], epochs: list[int], saved: int | None = None) -> set[str]:
+def expected_files(
+    samples: list[int], epochs: list[int], saved: int | None = None, average: bool = False
+) -> set[str]:
     """The names in a complete run folder whose grids and epochs stand at these nimg.
 
     Args:
         samples: of the grids.
         epochs: of the nets.
         saved: of the checkpoint, if that is not the last grid's.
+        average: whether the run keeps one of the generator.
     """
     saved = samples[-1] if saved is None else saved
     return {
         *("config.json", "env.json", "log.txt", "stats.jsonl", "losses.csv", "losses.png"),
-        *("reals.png", "fakes_init.png", "netG.pt", "netD.pt", "netG_ema.pt"),
+        *("reals.png", "fakes_init.png", "netG.pt", "netD.pt"),
+        *(["netG_ema.pt"] if average else []),
         *(".lock", "progress.gif", "reals-vs-fakes.png", "tensorboard/events.out"),
         *(f"checkpoints/{saved:09d}.{ending}" for ending in ("pt", "json")),
         *(f"samples/fakes-{nimg:09d}.png" for nimg in samples),

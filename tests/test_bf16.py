@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep
@@ -50,15 +50,6 @@ class State(NamedTuple):
 
 Outcome = dict[str, torch.Tensor]
 Change = Callable[[AdversarialStep, State], AbstractContextManager[object]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Two would wait for each other beside a busy neighbour, at this size 20 times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +171,9 @@ def ratios(found: dict[str, float], by_hand: dict[str, float]) -> dict[str, floa
     return {name: round(error / by_hand[name], 2) for name, error in found.items()}
 
 
-@pytest.mark.parametrize("largest", [patches.LARGEST, 0], ids=["products", "convolutions"])
+@pytest.mark.parametrize("largest", [im2col.LARGEST, 0], ids=["products", "convolutions"])
 def test_errors_are_those_of_rounding_by_hand(states, by_hand, monkeypatch, largest):
-    monkeypatch.setattr(patches, "LARGEST", largest)
+    monkeypatch.setattr(im2col, "LARGEST", largest)
     found = ratios(errors(states, torch.bfloat16), by_hand)
     assert {name: ratio for name, ratio in found.items() if not LESS < ratio < MORE} == {}
 
@@ -302,32 +293,3 @@ def rounded_statistics(step, state):
 def test_batchnorm_computes_in_float32(states):
     assert max(batchnorm_error(state) for state, _ in states) < 1
     assert min(batchnorm_error(state, rounded_statistics) for state, _ in states) > 2
-
-
-# Over 200 steps
-
-
-def mean_losses(
-    faces: torch.Tensor, seed: int, bf16: bool = False, region: bool = False
-) -> torch.Tensor:
-    """D's and G's over the second hundred of 200 steps, perhaps all in one region of autocast."""
-    step, rows = begin(seed, bf16), []
-    if region:
-        keeping(step)
-    with torch.autocast("cpu", torch.bfloat16) if region else nullcontext():
-        for _, (pixels, noise) in zip(range(200), draw_batches(faces, seed), strict=False):
-            rows.append(step(to_signed(pixels, torch.bfloat16 if bf16 else torch.float32), noise))
-    return torch.stack(rows[100:]).mean(0)[:2]
-
-
-@pytest.mark.slow
-def test_mean_losses_are_those_of_another_seed_of_float32(faces):
-    seeds = torch.stack([mean_losses(faces, seed) for seed in range(3)])
-    margin = (seeds.amax(0) - seeds.amin(0)) / 2
-    lowest, highest = seeds.amin(0) - margin, seeds.amax(0) + margin
-
-    def outside(losses: torch.Tensor) -> bool:
-        return bool(((losses < lowest) | (losses > highest)).any())
-
-    assert not outside(mean_losses(faces, 0, bf16=True))
-    assert outside(mean_losses(faces, 0, bf16=True, region=True))

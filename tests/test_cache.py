@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import machine as memory
+import pipeline.loading.open
+from pipeline import machine
 from pipeline.errors import UserError
-from pipeline.loading import open as opening
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
@@ -207,7 +207,7 @@ CUDA = torch.device("cuda", 0)  # only named
 def free(monkeypatch):
     """Sets the free memory of the host and of a device."""
     return lambda host, device=0: monkeypatch.setattr(
-        opening, "free_memory", {CPU: host, CUDA: device}.__getitem__
+        pipeline.loading.open, "free_memory", {CPU: host, CUDA: device}.__getitem__
     )
 
 
@@ -259,7 +259,7 @@ def test_a_cache_that_was_asked_for_and_does_not_fit_is_refused(free, cache, dev
 @pytest.fixture
 def container(tmp_path, monkeypatch):
     """Writes the files of a container; the machine has 1,000,000 bytes available."""
-    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1_000_000))
 
     def write(limit="800000", used="300000", stat="anon 7\ninactive_file 1000\nactive_file 5\n"):

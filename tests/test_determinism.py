@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from dcgan.metrics.swd import SwdMetric
 from dcgan.rundir.folder import RunFolder
 from dcgan.rundir.log import Log
 from dcgan.step import determinism
@@ -46,17 +48,15 @@ def settings(monkeypatch):
         (torch.utils.deterministic, "fill_uninitialized_memory"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    threads = torch.get_num_threads()
     yield
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def is_on() -> bool:
     return torch.are_deterministic_algorithms_enabled()
 
 
-def test_what_torch_is_asked_for():
+def test_what_torch_is_asked_for(monkeypatch):
     torch.backends.cudnn.benchmark = True
     set_determinism(0)
     assert is_on()
@@ -64,26 +64,32 @@ def test_what_torch_is_asked_for():
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-
-
-def test_a_workspace_of_the_users_stays(monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own
     set_determinism(0)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
+TELLING = ("config.json", "env.json", "log.txt", "stats.jsonl", ".lock")
+"""Files that tell of times, folders and the machine, beside checkpoints and events."""
+
+
 def test_the_same_command_twice_leaves_the_same_files(tmp_path, numbered_set):
-    """All but those that tell of times, folders and the machine."""
     shards, found = str(numbered_set(43, 16).folder), []
+    options = {"shards": shards, "max_steps": 7, "sample_every": 3, "log_every": 5}
     for name in ("one", "other"):
-        options = {"shards": shards, "max_steps": 12, "sample_every": 5, "log_every": 5}
-        run = train_here(tiny(tmp_path / name, **options, mirror=True)).run.folder
+        config = tiny(tmp_path / name, **options, mirror=True, ema_nimg=100)
+        run = train_here(config).run.folder
         ticks = [{key: tick[key] for key in tick if key not in PACE} for tick in read_stats(run)]
-        assert [tick["step"] for tick in ticks] == [5, 10, 12]
-        files = {path: data for path, data in contents(run.path).items() if is_alike(path)}
+        assert [tick["step"] for tick in ticks] == [5, 7]
+        files = {
+            path: data
+            for path, data in contents(run.path).items()
+            if path not in TELLING and not path.startswith(("checkpoints/", "tensorboard/"))
+        }
         found.append((ticks, files))
     assert found[0] == found[1]
-    assert {"netG.pt", "netD.pt", "losses.csv", "losses.png"} <= found[0][1].keys()
+    assert not is_on()
+    assert {"netG.pt", "netG_ema.pt", "losses.csv", "losses.png"} <= found[0][1].keys()
     assert sum(path.startswith("samples/") for path in found[0][1]) == 3
 
 
@@ -101,30 +107,17 @@ def test_the_same_command_twice_on_a_gpu(tmp_path, numbered_set):
     assert found[0] == found[1]
 
 
-def is_alike(path: str) -> bool:
-    return not path.startswith(("checkpoints/", "tensorboard/")) and path not in (
-        *("config.json", "env.json", "log.txt", "stats.jsonl"),
-    )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"precision": "bf16", "mirror": True}, {"evaluate_every": 3}, {"label_smoothing": 0.1}],
-    ids=str,
-)
-def test_nothing_of_a_run_on_a_cpu_is_refused(tmp_path, numbered_set, change):
-    shards = str(numbered_set(43, 16).folder)
-    config = tiny(tmp_path, shards=shards, deterministic=True, max_steps=7, **change)
-    trainer = train_here(config)
-    assert trainer.is_done
+@pytest.mark.usefixtures("undrawn")
+def test_nothing_of_a_run_on_a_cpu_is_refused(tmp_path, numbered_set, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", partial(SwdMetric, n=16))
+    options = {"precision": "bf16", "mirror": True, "label_smoothing": 0.1, "evaluate_every": 3}
+    options |= {"shards": str(numbered_set(43, 16).folder), "max_steps": 4, "ema_nimg": 100}
+    assert train_here(tiny(tmp_path / "run", deterministic=True, **options)).is_done
     assert is_on()
 
 
-def test_without_the_option_nothing_is_asked_for(tmp_path):
-    train_here(tiny(tmp_path, max_steps=1))
-    assert not is_on()
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_a_kernel_of_any_order_would_be_refused(tmp_path):
     """`put_` is one (docs.pytorch.org, `use_deterministic_algorithms`)."""
     trainer = new_trainer(tiny(tmp_path, max_steps=2, deterministic=True))
@@ -138,30 +131,28 @@ def test_a_kernel_of_any_order_would_be_refused(tmp_path):
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path, deterministic):
-    config = tiny(tmp_path, max_steps=4, deterministic=deterministic)
+    config = tiny(tmp_path, max_steps=2, deterministic=deterministic)
     torch.set_num_threads(2)
-    stopped_after(Trainer(build(config, Log()), Log()), 2)
+    stopped_after(Trainer(build(config, Log()), Log()), 1)
     torch.set_num_threads(1)
     resumed = run_to_end(Trainer(build(config, Log()), Log()))
-    assert resumed.steps_done == 4
+    assert resumed.steps_done == 2
     assert torch.get_num_threads() == (2 if deterministic else 1)
 
 
-@pytest.mark.parametrize("threads", [10**6, determinism.MAX_THREADS + 1, -1, "2", None])
-def test_a_number_of_threads_that_no_machine_has_is_refused(tmp_path, threads):
-    with pytest.raises(UserError) as refused:
-        State.read(saved_state(tmp_path) | {"threads": threads}, tmp_path)
-    assert_four_parts(refused.value, "threads")
+@pytest.mark.usefixtures("undrawn")
+def test_a_number_of_threads_that_no_machine_has_is_refused(tmp_path):
+    saved = train_here(tiny(tmp_path / "run", max_steps=1)).run.checkpoints.newest()
+    assert saved is not None
+    for threads in (determinism.MAX_THREADS + 1, -1, "2", None):
+        with pytest.raises(UserError) as refused:
+            State.read(saved[1] | {"threads": threads}, tmp_path)
+        assert_four_parts(refused.value, "threads")
 
 
-def saved_state(run: Any) -> dict[str, Any]:
-    trainer = train_here(tiny(run / "run", max_steps=1))
-    found = trainer.run.checkpoints.newest()
-    assert found is not None
-    return found[1]
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_it_may_not_be_dropped_or_added_when_a_run_goes_on(tmp_path):
     train_here(tiny(tmp_path / "with", max_steps=1, deterministic=True))
     train_here(tiny(tmp_path / "without", max_steps=1))

@@ -1,8 +1,10 @@
 """Ranks that meet: what they agree on, what becomes of a failure, and gradients that they share."""
 
 import os
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,18 @@ from torch import nn
 
 from dcgan.distributed import ALONE, GradientReduction, LostRankError, Ranks
 from dcgan.rundir.environment import own_device
+from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.log import Log
 from dcgan.step.adversarial import AdversarialStep
+from dcgan.training import session
+from dcgan.training.build import build
+from dcgan.training.monitor import Alarm, Monitor
+from dcgan.training.signals import StopRequest
+from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
-from tests.ranks import in_ranks
+from tests.ranks import in_ranks, leave
 from tests.reference.shared_step import shared_step
-from tests.running import assert_four_parts
+from tests.running import assert_four_parts, read_stats, tiny
 from tests.steps import batch, nets
 
 STEPS, COUNT = 10, 2
@@ -93,15 +102,51 @@ def ten_steps(ranks: Ranks) -> dict[str, torch.Tensor]:
     }
 
 
-def both(ranks: Ranks) -> tuple[Any, Any]:
-    return meetings(ranks), ten_steps(ranks)
+def flipped_and_rolled_back(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """Trainers of two ranks: one's weights change by themselves; a run goes back after an alarm."""
+    found: dict[str, Any] = {}
+    config = tiny(folder / "flipped", max_steps=6, checkpoint_every=0, ema_nimg=0)
+    trainer = Trainer(build(config, Log(True), ranks), Log(True))
+    run = trainer.step.run
+
+    def flip() -> torch.Tensor:
+        statistics = run()
+        if (ranks.rank, trainer.steps_done) == (1, 2):
+            next(trainer.run.generator.parameters()).data[0, 0, 0, 0] += 1e-6
+        return statistics
+
+    trainer.step.run = flip  # type: ignore[method-assign]
+    with pytest.raises(UserError) as differs:
+        trainer.run_until(StopRequest())
+    found["differs"], found["tells"] = str(differs.value), ranks.reports(differs.value)
+
+    ranks.complete = True
+    judge, alarms = Monitor.look_at_steps, [Alarm("saturation", 8, 7, "D is sure")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            Monitor,
+            "look_at_steps",
+            lambda health, step, rows: (
+                [alarms.pop()] if alarms and step == 5 else judge(health, step, rows)
+            ),
+        )
+        options = {"max_steps": 9, "log_every": 4, "checkpoint_every": 0, "keep": 9, "ema_nimg": 0}
+        config = tiny(folder / "back", **options, on_trouble="rollback")
+        found["status"] = session._train(config, ranks, time.monotonic())
+    return found
 
 
-def one_dies(ranks: Ranks) -> dict[str, Any]:
-    """The second rank is killed between two meetings, and the first one notices."""
-    ranks.any(True)
+def everything(ranks: Ranks) -> tuple[Any, ...]:
+    """Meetings, steps, runs, and a death: the second rank goes, and the first one notices."""
+    folder = Path(sys.argv[-1])
+    found = meetings(ranks), ten_steps(ranks), flipped_and_rolled_back(ranks, folder)
     if ranks.rank == 1:
+        leave(folder, ranks, found)
         os._exit(9)
+    return *found, _without_the_other(ranks)
+
+
+def _without_the_other(ranks: Ranks) -> dict[str, Any]:
     began = time.monotonic()
     with pytest.raises(LostRankError) as caught:
         ranks.any(True)
@@ -115,15 +160,20 @@ def one_dies(ranks: Ranks) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    return in_ranks(both, tmp_path_factory.mktemp("ranks"), COUNT)
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def told(folder):
+    return in_ranks(everything, folder, COUNT, dying=1)
 
 
 # Meetings
 
 
 def test_flags_and_values_are_agreed_on(told):
-    for rank, (found, _) in enumerate(told):
+    for rank, (found, *_) in enumerate(told):
         assert found["any"] == (True, True, False)
         assert found["all"] == (True, False)
         assert found["same"] == {"from": 0}
@@ -136,7 +186,7 @@ def test_flags_and_values_are_agreed_on(told):
 
 def test_what_fails_on_one_rank_fails_on_all_with_the_same_words(told):
     plain = "UserError: --shards x{}\n  found   nothing\n  wanted  something\n  do      look"
-    for rank, (found, _) in enumerate(told):
+    for rank, (found, *_) in enumerate(told):
         assert found["first fails"] == plain.format("")
         # Whose it is needs no name
         assert found["second fails"] == plain.format(" (rank 1)" if rank == 0 else "")
@@ -147,7 +197,7 @@ def test_what_fails_on_one_rank_fails_on_all_with_the_same_words(told):
 
 
 def test_a_rank_that_differs_is_named_on_all(told):
-    for found, _ in told:
+    for found, *_ in told:
         assert found["differing"].splitlines() == [
             "rank 1 of 2",
             "  found   other weights than on rank 0",
@@ -169,9 +219,8 @@ def test_alone_every_meeting_is_over_at_once():
     assert ALONE.complete
 
 
-def test_a_dead_rank_is_noticed_at_once(tmp_path):
-    found, dead = in_ranks(one_dies, tmp_path, dying=1)
-    assert dead is None
+def test_a_dead_rank_is_noticed_at_once(told):
+    found = told[0][3]
     assert found["seconds"] < 10
     assert_four_parts(found["error"], "rank 0 of 2", "another rank is gone", "last checkpoint")
     assert found["goes on alone"]
@@ -187,7 +236,7 @@ def test_who_started_them_otherwise_is_told(monkeypatch):
     assert_four_parts(caught.value, "rank 0", "MASTER_ADDR", "torchrun", "WORLD_SIZE=2")
 
 
-@pytest.mark.parametrize("present", [(), ("RANK", "WORLD_SIZE"), ("WORLD_SIZE",)])
+@pytest.mark.parametrize("present", [(), ("RANK", "WORLD_SIZE")])
 def test_one_process_joins_nobody(monkeypatch, present):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
@@ -231,7 +280,7 @@ def test_each_rank_takes_a_gpu_of_its_own(monkeypatch):
 
 
 def test_gradients_are_averaged_in_their_places(told):
-    for _, found in told:
+    for _, found, *_ in told:
         for place, shape in enumerate([(4, 3, 4, 4), (4,), (2, 4, 1, 1)]):
             gradient = found[f"gradient {place}"]
             ramp = torch.arange(gradient.numel(), dtype=torch.float64).view(shape)
@@ -262,9 +311,26 @@ def test_two_ranks_do_what_one_process_does_with_both_halves(told):
         for a, b in zip(generator.parameters(), begun[0].parameters(), strict=True)
     )
     assert moved > 1e-3
-    for _, found in told:
+    for _, found, *_ in told:
         for name, each in wanted.items():
             torch.testing.assert_close(found[name], each.detach(), rtol=0, atol=1e-9)
             assert torch.equal(found[name], told[0][1][name])
-    mean = torch.stack([found["statistics"] for _, found in told]).mean(0)[:, :2]
+    mean = torch.stack([found["statistics"] for _, found, *_ in told]).mean(0)[:, :2]
     torch.testing.assert_close(mean, torch.tensor(losses, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+# Runs
+
+
+def test_weights_that_differ_and_trouble_end_or_turn_back_all_ranks(told, folder):
+    first, second = (found for _, _, found, *_ in told)
+    assert first["differs"] == second["differs"]
+    assert first["differs"].startswith("rank 1 of 2\n  found   other weights than on rank 0")
+    assert (first["tells"], second["tells"]) == (True, False)
+    kept = sorted(path.stem for path in (folder / "flipped/checkpoints").glob("*.pt"))
+    assert kept == [f"{8 * step:09d}" for step in (1, 2)]  # and none of what differs
+    assert (first["status"], second["status"]) == (0, 0)
+    run = RunFolder(folder / "back")
+    assert "Rolling back, 1 of 3 times" in run.log.read_text()
+    assert "resumed  after 6 steps" in run.log.read_text()
+    assert read_stats(run)[-1]["step"] == 9

@@ -18,9 +18,11 @@ from pipeline.packing.sources import open_source
 from tests.markdown import (
     GUIDES,
     TINY,
+    anchors,
     blocks,
     guide,
     lines,
+    links,
     make_celeba_zip,
     name_of,
     pages,
@@ -37,7 +39,7 @@ NOT_RUN = {
     "mkdir": "test_readme does; here the archive is in its place",
     "pip": "changes the environment that the tests run in",
     "dcgan-profile": "measures for minutes; test_profile does, on little",
-    "dcgan-evaluate runs/0001 --weights": "needs the published weights; test_fidelity makes some",
+    "dcgan-evaluate runs/0001 --weights": "needs the published weights; test_fid makes some",
     "dcgan-doctor --verify": "compiles for a minute; test_doctor_verify does the rest",
 }
 
@@ -58,17 +60,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = open_source(here / "celeba")
     with without_workers():
         pack(source, source.members(), here / "shards", Packing())
-    train_here(tiny(here / "runs/faces", shards=str(here / "shards"), max_steps=2))
+    train_here(tiny(here / "runs/faces", shards=str(here / "shards"), max_steps=2, ema_nimg=100))
     (here / "runs/0001").mkdir()
     torch.save(Generator().state_dict(), here / "runs/0001/netG_ema.pt")
     return here
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
-def test_commands_are_such_as_their_programs_take(page):
+def test_commands_are_such_as_their_programs_take_and_python_is_python(page):
     for line in lines(page, "bash", "sh"):
         for words in simple_commands(line):
             _check(words)
+    for block in blocks(page, "python"):
+        compile(block, name_of(page), "exec")
 
 
 def _check(words: list[str]) -> None:
@@ -86,12 +90,6 @@ def _check(words: list[str]) -> None:
             assert set(targets) <= set(known), f"make {targets}"
         case [name, *rest] if name.startswith("dcgan-"):
             parse(name, rest)
-
-
-@pytest.mark.parametrize("page", pages(), ids=name_of)
-def test_python_is_python(page):
-    for block in blocks(page, "python"):
-        compile(block, name_of(page), "exec")
 
 
 @pytest.mark.parametrize("name", ["loader", "step", "training", "sampling"])
@@ -157,7 +155,21 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "AdversarialStep" in (tmp_path / "api/dcgan.step.html").read_text()
 
 
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_links_lead_somewhere(page):
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_relative_to(ROOT), f"{target} is outside the repository"
+        assert file.exists(), target
+        if anchor:
+            lines = re.fullmatch(r"L\d+(-L\d+)?", anchor)
+            assert lines or anchor in anchors(file), f"{target}: no such heading"
+
+
 def test_tests_that_pages_name_exist():
+    assert len(pages()) > 15
+    assert len(links(ROOT / "docs/index.md")) > 10
     for page in pages():
         for file, name in re.findall(r"`(tests/\w+\.py)::(\w+)`", page.read_text()):
             assert f"def {name}(" in (ROOT / file).read_text(), f"{name_of(page)}: {file}::{name}"

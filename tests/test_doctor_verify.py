@@ -22,7 +22,7 @@ from dcgan.checks.data import (
 )
 from dcgan.checks.findings import Finding, Verdict, examine
 from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
-from dcgan.step import train_step as speed
+from dcgan.step import train_step
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
@@ -145,7 +145,7 @@ def steps_beside(monkeypatch, change=lambda step: None) -> list[Finding]:
         change(self)
         return mode
 
-    monkeypatch.setattr(speed.WholeStep, "prepare", prepare)
+    monkeypatch.setattr(train_step.WholeStep, "prepare", prepare)
     return list(same_steps("compiled", CPU, quiet))
 
 
@@ -253,7 +253,7 @@ def test_captures_beside_a_loader(drawn, monkeypatch, busy, failures, verdict):
         return body
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
-    monkeypatch.setattr(speed, "capture", capture)
+    monkeypatch.setattr(train_step, "capture", capture)
     monkeypatch.setattr(verify, "SETTLING", 0.0)
     with contextlib.closing(open_loader(drawn, CPU)) as loader:
         finding = capture_beside("capture", loader, CPU, quiet, busy)
@@ -267,7 +267,7 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
         raise RuntimeError("gone")
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
-    monkeypatch.setattr(speed, "capture", lambda body, random, preserved_state: body)
+    monkeypatch.setattr(train_step, "capture", lambda body, random, preserved_state: body)
     monkeypatch.setattr(verify, "SETTLING", 0.0)
     monkeypatch.setattr(Batches, "fill", broken)
     loader = open_loader(drawn, CPU)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.packing.estimate
 from pipeline.errors import UserError
-from pipeline.packing import estimate as estimating
 from pipeline.packing.estimate import estimate
 from pipeline.packing.sources import open_source
 from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
@@ -66,7 +66,7 @@ def test_size_crop_and_quality_are_those_that_were_asked_for(pictures):
 
 def test_a_sample_stands_for_the_whole(pictures, monkeypatch):
     whole = estimates(pictures)
-    monkeypatch.setattr(estimating, "SAMPLE", 20)
+    monkeypatch.setattr(pipeline.packing.estimate, "SAMPLE", 20)
     for row, exact in zip(estimates(pictures), whole, strict=True):
         assert row.total_bytes == pytest.approx(exact.total_bytes, rel=0.15)
 

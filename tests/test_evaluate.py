@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+import dcgan.metrics.reals
 from dcgan.evaluate import main
 from dcgan.metrics import neighbours, swd
-from dcgan.metrics import reals as metrics
 from dcgan.metrics.evaluation import evaluate as measure
 from dcgan.metrics.reals import Reals, fake_blocks
 from dcgan.metrics.swd import SwdMetric
@@ -29,7 +29,7 @@ from pipeline.shards.manifest import ShardSet
 from tests.pictures import encode, numbered, numbers, pack_pictures, smooth
 from tests.running import assert_four_parts, run_command, tiny, train_here
 
-SMALL = LoaderOptions(metrics.BATCH, 32, workers=1)
+SMALL = LoaderOptions(dcgan.metrics.reals.BATCH, 32, workers=1)
 """How real images are read."""
 
 FIELDS = (
@@ -216,7 +216,7 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 
 
 def test_the_nearest_are_found_wherever_they_lie(faces, monkeypatch):
-    monkeypatch.setattr(metrics, "BLOCK", 32)  # several blocks
+    monkeypatch.setattr(dcgan.metrics.reals, "BLOCK", 32)  # several blocks
     reals = Reals(str(faces.folder), SMALL, 64)
     found = neighbours.find(a_net(), reals)
     every = torch.cat([*reals.blocks()])

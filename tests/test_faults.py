@@ -1,25 +1,14 @@
 """Faults, injected into the real commands: `python -m tests.faults` in a process of its own."""
 
-import hashlib
-import json
-import os
-import signal
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 
 import pytest
 
-from dcgan.rundir.folder import RunFolder
-from tests.faults.lab import FailedError, Lab
-from tests.faults.runs import intact
 from tests.packing_runs import needs_proc
 from tests.running import ROOT, environment
 
 pytestmark = needs_proc
-
-SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 def faults(*words: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
@@ -29,90 +18,20 @@ def faults(*words: object, seconds: float = 120) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.fixture
-def lab(tmp_path):
-    lab = Lab(tmp_path / "case", tmp_path / "shared", "0", mounts=False)
-    yield lab
-    lab.close()
-
-
-# The quickest kinds, whatever else is run
-
-
 def test_damage_to_a_set_is_noticed(tmp_path):
-    only = ("bit flipped in a sample", "manifest cut off")
-    words = [word for name in only for word in ("--only", name)]
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- table -->\nolder\n<!-- end -->\nafter\n")
-    done = faults("--quick", *words, "--out", page)
+    done = faults("--quick", "--only", "bit flipped in a sample", "--out", page)
     assert done.returncode == 0, done.stdout + done.stderr
     told = page.read_text()
     assert told.startswith("before\n")
     assert told.endswith("after\n")
     assert "older" not in told
-    assert "| bit flipped in a sample | 3 | named: shard and sample |" in told
-    assert "| manifest cut off | 1 | named: the file |" in told
-    assert " survived" in done.stdout.splitlines()[-1]
+    assert "| bit flipped in a sample | 1 | named: shard and sample |" in told
+    assert done.stdout.endswith("1 faults injected, 1 survived\n")
 
 
 @pytest.mark.slow
 def test_all_faults_are_survived():
     done = faults(seconds=1800)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-# The harness notices what it is for
-
-
-def test_a_command_that_hangs_is_ended_and_fails(lab):
-    with pytest.raises(FailedError, match="still running after 1 s"):
-        lab.run(*SLEEP, limit=1)
-
-
-def test_a_process_left_behind_is_named_and_ended(lab, monkeypatch):
-    monkeypatch.setattr("tests.faults.lab.PATIENCE", 0.5)
-    script = (
-        "import subprocess, sys\n"
-        f"child = subprocess.Popen({SLEEP}, start_new_session=True)\n"
-        "print(child.pid)\n"
-    )
-    with pytest.raises(FailedError, match=r"left processes behind.*time\.sleep") as error:
-        lab.run(sys.executable, "-c", script)
-    pid = int(str(error.value).splitlines()[2])
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("place", ["tempfile.mkdtemp()", "'/dev/shm/of-a-test'"])
-def test_a_temporary_file_and_shared_memory_left_behind_are_named(lab, place):
-    script = f"import tempfile, pathlib; pathlib.Path({place}).mkdir(exist_ok=True)"
-    try:
-        with pytest.raises(FailedError, match="left behind: /"):
-            lab.run(sys.executable, "-c", script)
-    finally:
-        if Path("/dev/shm/of-a-test").exists():
-            Path("/dev/shm/of-a-test").rmdir()
-
-
-@pytest.fixture
-def run(tmp_path):
-    """With one whole checkpoint, of step 5."""
-    run = RunFolder(tmp_path / "run")
-    run.checkpoints.mkdir(parents=True)
-    path = run.checkpoints / "000000040.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("data", bytes(1000))
-    seal = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    path.with_suffix(".json").write_text(json.dumps(seal))
-    return run
-
-
-def test_a_checkpoint_that_is_whole_counts(run):
-    intact(run, least=5)
-    with pytest.raises(FailedError, match="no whole checkpoint after step 6"):
-        intact(run, least=6)
-
-
-def test_half_a_checkpoint_under_its_final_name_fails_though_nothing_vouches_for_it(run):
-    (run.checkpoints / "000000048.pt").write_bytes(b"PK" + bytes(500))
-    with pytest.raises(FailedError, match="written in place: 000000048"):
-        intact(run, least=5)

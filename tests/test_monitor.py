@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcgan.training.monitor import SATURATED_STEPS, Alarm, Monitor, spread
@@ -92,17 +92,17 @@ def test_the_tutorials_saturation_is_told_and_nothing_else_of_its_log():
 
 
 @pytest.mark.parametrize(
-    ("count", "expected"),
-    [(SATURATED_STEPS - 1, []), (SATURATED_STEPS, [107]), (5 * SATURATED_STEPS, [107])],
+    ("parts", "expected"),
+    [
+        ([(FINE, 7), (SURE, SATURATED_STEPS - 1), (FINE, 1)], []),
+        ([(FINE, 7), (SURE, 5 * SATURATED_STEPS)], [107]),
+        ([(SURE, 150), (FINE, 1), (SURE, 99), (FINE, 1), (SURE, 100)], [100, 351]),
+    ],
 )
-def test_saturation_is_told_once_at_the_hundredth_step(count, expected):
-    rows = history((FINE, 7), (SURE, count), (FINE, 1))
-    assert [alarm.step for alarm in Monitor().look_at_steps(1, rows)] == expected
-
-
-def test_saturation_is_told_again_after_it_has_ended():
-    rows = history((SURE, 150), (FINE, 1), (SURE, 99), (FINE, 1), (SURE, 100))
-    assert told(Monitor().look_at_steps(1, rows)) == [("saturation", 100), ("saturation", 351)]
+def test_saturation_is_told_once_at_the_hundredth_step_and_again_after_it_has_ended(
+    parts, expected
+):
+    assert [alarm.step for alarm in Monitor().look_at_steps(1, history(*parts))] == expected
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,21 @@ def test_a_nearly_sure_discriminator_is_no_alarm(row):
     assert Monitor().look_at_steps(1, history((row, 300))) == []
 
 
-@pytest.mark.parametrize("column", range(5))
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("column", "value"), [(0, math.nan), (2, math.inf), (4, -math.inf)])
 def test_non_finite_values_are_told_where_they_begin(column, value):
     rows = history((FINE, 40))
     rows[20:30, column] = value
     rows[35, column] = value
-    assert told(Monitor().look_at_steps(101, rows)) == [("non-finite", 121), ("non-finite", 136)]
+    alarms = Monitor().look_at_steps(101, rows)
+    assert told(alarms) == [("non-finite", 121), ("non-finite", 136)]
+    assert "--on-trouble rollback" in alarms[0].message
 
 
 PARTS = st.lists(st.tuples(st.sampled_from([FINE, SURE, BROKEN]), st.integers(1, 250)), min_size=1)
 BORDERS = st.lists(st.integers(1, 1000), max_size=30)
 
 
+@settings(max_examples=40)
 @given(parts=PARTS, borders=BORDERS)
 def test_tick_borders_make_no_difference(parts, borders):
     rows = history(*parts)
@@ -152,6 +154,7 @@ def told_literally(rows: Rows) -> list[tuple[str, int]]:
     return found
 
 
+@settings(max_examples=40)
 @given(parts=PARTS, place=st.integers(0, 1000))
 def test_a_resumed_run_is_told_what_an_uninterrupted_one_is(parts, place):
     rows = history(*parts)
@@ -184,7 +187,6 @@ REALS = spread(varied())
 FALLEN = [
     pytest.param(grey(), id="one colour"),
     pytest.param(around(varied(1)), id="one picture"),
-    pytest.param(around(varied(2)), id="two pictures"),
     pytest.param(around(varied(16)), id="sixteen pictures"),
     pytest.param(torch.cat([varied(24), around(varied(1), count=40)]), id="most of them one"),
 ]
@@ -209,25 +211,15 @@ def test_spread_is_the_distance_to_the_nearest_other_image():
     assert spread(images) == pytest.approx(20)
 
 
-def test_noise_alone_is_little_spread():
-    # A standard deviation of 20 levels, averaged over 4x4 pixels: 5, times the root of 2
-    noise = around(grey()[:1].repeat_interleave(2, 1).repeat_interleave(2, 2), noise=20)
-    assert spread(noise) == pytest.approx(5 * math.sqrt(2), rel=0.1)
-
-
 @pytest.mark.parametrize("fallen", FALLEN)
 @pytest.mark.parametrize("reals", [REALS, None])
 def test_collapse_is_told_once_at_the_second_grid(fallen, reals):
     assert look([varied(), varied(), fallen, fallen, fallen, fallen], reals) == [40]
 
 
-def test_one_grid_alike_is_no_collapse():
-    alike = grey()
-    assert look([varied(), alike, varied(), alike, varied()], REALS) == []
-
-
-def test_collapse_is_told_again_after_it_has_ended():
+def test_collapse_is_told_again_after_it_has_ended_but_not_for_one_grid():
     assert look([varied(), grey(), grey(), varied(), grey(), grey()], REALS) == [30, 60]
+    assert look([varied(), grey(), varied(), grey(), varied()], REALS) == []
 
 
 @pytest.mark.parametrize("reals", [REALS, None])
@@ -245,28 +237,10 @@ def test_a_jumble_that_settles_to_the_spread_of_faces_is_no_collapse():
     assert look([jumble, jumble, varied(), varied()], REALS) == []
 
 
-@pytest.mark.parametrize("place", range(1, 5))
+@pytest.mark.parametrize("place", [1, 2, 3])
 def test_a_resumed_run_is_told_the_same_collapse(place):
     grids, first, second = [varied(), grey(), grey(), grey(), varied()], Monitor(), Monitor()
     before = look(grids[:place], REALS, first)
     second.restore(MonitorState.model_validate_json(first.state().model_dump_json()))
     after = [step + 10 * place for step in look(grids[place:], REALS, second)]
     assert before + after == [30]
-
-
-def test_each_message_names_what_helps_and_reads_as_sentences():
-    alarms = Monitor().look_at_steps(1, history((SURE, 100), (BROKEN, 1)))
-    health = Monitor()
-    health.reals_spread = REALS
-    for step, grid in enumerate([varied(), grey(), grey()]):
-        alarms += health.look_at_grid(step, grid)
-    assert [alarm.kind for alarm in alarms] == ["saturation", "non-finite", "collapse"]
-    options = {
-        "saturation": ("--lr-d", "--label-smoothing 0.1"),
-        "non-finite": ("--precision fp32", "--lr-d", "--lr-g", "--on-trouble rollback"),
-        "collapse": ("--lr-g", "--batch-size", "--label-smoothing 0.1", "--on-trouble rollback"),
-    }
-    for alarm in alarms:
-        assert all(option in alarm.message for option in options[alarm.kind])
-        assert alarm.message.endswith(".")
-        assert "\n" not in alarm.message

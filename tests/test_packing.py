@@ -8,10 +8,10 @@ import zlib
 import pytest
 import webdataset
 
+import pipeline.packing.pack
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest
-from pipeline.packing import pack as packing
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources import open_source
 from pipeline.shards.manifest import MANIFEST, SAMPLES, Manifest, Recipe, ShardSet
@@ -142,7 +142,7 @@ def test_a_failing_write_is_told_plainly_and_leaves_no_manifest(source, tmp_path
             raise OSError(28, "No space left on device")
         whole(path, data)
 
-    monkeypatch.setattr(packing, "write_whole", fail)
+    monkeypatch.setattr(pipeline.packing.pack, "write_whole", fail)
     with pytest.raises(UserError, match="No space left on device") as error:
         pack(source, source.members()[:3], tmp_path, Packing())
     assert error.value.where == str(tmp_path)

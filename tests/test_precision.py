@@ -28,13 +28,10 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("device", "flags", "capability", "taken"),
     [
-        (CPU, [], (9, 0), "fp32"),
         (CPU, ["avx512f"], (9, 0), "fp32"),
         (CPU, ["avx512_bf16"], (0, 0), "bf16"),
-        (CPU, ["amx_bf16"], (0, 0), "bf16"),
         (CUDA, ["amx_bf16"], (7, 5), "fp32"),
         (CUDA, [], (8, 0), "bf16"),
-        (CUDA, [], (12, 0), "bf16"),
         (MPS, ["amx_bf16"], (8, 0), "fp32"),
     ],
 )
@@ -45,34 +42,14 @@ def test_auto_is_a_table(machine, device, flags, capability, taken):
     assert device.type in choice.reason
 
 
-@pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_what_is_asked_for_is_taken(machine, name):
-    machine()
-    assert choose_precision(name, CPU) == (name, "as asked for")
-
-
-@pytest.mark.parametrize(("device", "capability"), [(CPU, (9, 0)), (CUDA, (7, 5)), (MPS, (9, 0))])
+@pytest.mark.parametrize(("device", "capability"), [(CPU, (9, 0)), (CUDA, (7, 5))])
 def test_tf32_needs_its_hardware(machine, device, capability):
     machine(capability=capability)
     with pytest.raises(UserError) as refusal:
         choose_precision("tf32", device)
     assert_four_parts(refusal.value, "--precision tf32", device.type)
     machine(capability=(8, 6))
-    assert choose_precision("tf32", CUDA).name == "tf32"
-
-
-@pytest.mark.parametrize(("name", "form"), [("fp32", "ieee"), ("bf16", "ieee"), ("tf32", "tf32")])
-def test_torch_is_told_how_to_multiply_on_cuda(name, form):
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        precision.set_matrix_format(name, CPU)
-        assert [backend.fp32_precision for backend in backends] == before
-        precision.set_matrix_format(name, CUDA)
-        assert [backend.fp32_precision for backend in backends] == [form, form]
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+    assert choose_precision("tf32", CUDA) == ("tf32", "as asked for")
 
 
 @pytest.fixture
@@ -93,10 +70,16 @@ def cudnn():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_kernels_are_tried_unless_each_run_must_take_the_same(cudnn, deterministic):
+def test_torch_is_told_how_to_multiply_and_to_choose_on_cuda(cudnn, deterministic):
+    before = cudnn()
+    precision.set_matrix_format("tf32", CPU)
+    assert cudnn() == before
+    for name, form in (("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")):
+        precision.set_matrix_format(name, CUDA)
+        assert cudnn()[2:] == (form, form)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = deterministic
-    precision.choose_kernels()
+    precision.choose_kernels()  # they are tried, unless each run must take the same
     assert cudnn()[0] is not deterministic
 
 

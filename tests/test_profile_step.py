@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.options import TrainConfig
 from dcgan.profile import app
 from dcgan.profiling import entrants
@@ -104,8 +104,8 @@ def test_its_nets_take_our_weights_at_every_size(size, channels):
 
 def test_products_count_as_the_convolutions_they_replace(monkeypatch):
     counts = []
-    for largest in (0, patches.LARGEST):
-        monkeypatch.setattr(patches, "LARGEST", largest)
+    for largest in (0, im2col.LARGEST):
+        monkeypatch.setattr(im2col, "LARGEST", largest)
         step = steps.whole_step()
         counts.append(count_flops(step.run))
     assert counts[0] == counts[1] > 1e6

@@ -1,4 +1,4 @@
-"""The README is true: its blocks run. `test_docs` and `test_links` look at it as at every page."""
+"""The README is true: its blocks run. `test_docs` looks at it as at every page."""
 
 import re
 import subprocess

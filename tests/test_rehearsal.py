@@ -1,6 +1,5 @@
 """The capture, rehearsed on the CPU: replays of one recorded step do what eager steps do."""
 
-import functools
 import itertools
 from collections.abc import Callable
 
@@ -9,12 +8,11 @@ import torch
 import torch.distributed as dist
 
 from dcgan.distributed import GradientReduction, Ranks
-from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.train_step import WholeStep
 from tests.reference.tape import Tape
 from tests.steps import pixel_batch, states, whole_step
 
-REPLAYS = 6
+REPLAYS = 3
 
 
 def record(step: WholeStep) -> Tape:
@@ -133,16 +131,20 @@ def planted(hook: Callable[..., object], bf16: bool = False) -> WholeStep:
     return step
 
 
-def test_a_host_read_is_refused():
-    step = planted(lambda net, args, logits: logits * (2.0 if logits.mean().item() > 9 else 1.0))
-    with pytest.raises(AssertionError, match="reads a value on the host"):
-        record(step)
-
-
-def test_another_generator_is_refused():
-    step = planted(lambda net, args, logits: logits + 0.01 * torch.randn(logits.shape))
-    with pytest.raises(AssertionError, match="draws from elsewhere"):
-        record(step)
+@pytest.mark.parametrize(
+    ("hook", "told"),
+    [
+        (
+            lambda net, args, logits: logits * (2.0 if logits.mean().item() > 9 else 1.0),
+            "reads a value on the host",
+        ),
+        (lambda net, args, logits: logits + 0.01 * torch.randn(8), "draws from elsewhere"),
+    ],
+    ids=["host read", "another generator"],
+)
+def test_what_a_capture_could_not_hold_is_refused(hook, told):
+    with pytest.raises(AssertionError, match=told):
+        record(planted(hook))
 
 
 def test_a_baked_in_value_is_caught():
@@ -161,26 +163,15 @@ def test_a_count_that_python_keeps_is_caught():
     assert differ(replayed_and_eager(planted(count), planted(count)))
 
 
-def with_average_told(count: Callable[[torch.Tensor], float]) -> WholeStep:
-    """A step whose average hears from Python how many updates there were."""
-    step = whole_step()
-    assert step.ema is not None
-    update = step.ema.update
-    step.ema.update = lambda updates: update(torch.tensor(count(updates)))  # type: ignore[method-assign]
-    return step
-
-
 def test_a_rate_of_the_average_that_python_computes_is_caught():
     def counting() -> WholeStep:
-        counter = itertools.count(1.0)
-        return with_average_told(lambda updates: next(counter))
+        step, counter = whole_step(), itertools.count(1.0)
+        assert step.ema is not None
+        update = step.ema.update
+        step.ema.update = lambda updates: update(torch.tensor(next(counter)))  # type: ignore[method-assign]
+        return step
 
     assert differ(replayed_and_eager(counting(), counting()))
-
-
-def test_a_rate_of_the_average_that_python_reads_is_refused():
-    with pytest.raises(AssertionError, match="reads a value on the host"):
-        record(with_average_told(torch.Tensor.item))
 
 
 def test_a_random_draw_that_does_not_advance_is_caught(monkeypatch):
@@ -199,21 +190,3 @@ def test_a_random_draw_that_does_not_advance_is_caught(monkeypatch):
     assert torch.equal(*seen)
     assert not torch.equal(captured.noise, eager.noise)
     assert not torch.equal(captured.statistics, eager.statistics)
-
-
-class WidelyCast(AdversarialStep):
-    """One region of autocast around both halves: D's cast weights outlive its update."""
-
-    def __call__(self, real, noise):
-        with torch.autocast("cpu", torch.bfloat16):
-            return super().__call__(real, noise)
-
-    def _run(self, net, batch):
-        return net(batch)
-
-
-def test_a_stale_cast_is_caught():
-    stale = functools.partial(whole_step, True, update=WidelyCast)
-    assert differ(replayed_and_eager(stale(), whole_step(True)))
-    # which the tape alone does not show: replayed or not, it is the same fault
-    assert not differ(replayed_and_eager(stale(), stale()))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from dcgan.evaluate import evaluate
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import save_weights
-from dcgan.rundir.folder import write_object
+from dcgan.rundir.folder import RunFolder, write_object
 from dcgan.step.ema import EMA
 from dcgan.train import app
 from pipeline.errors import UserError
@@ -21,6 +21,7 @@ from tests.running import (
     contents,
     flags,
     new_trainer,
+    run_to_end,
     stopped_after,
     tiny,
     train_here,
@@ -33,48 +34,40 @@ def begun(tmp_path, **options):
     return train_here(tiny(tmp_path / "run", max_steps=2, **options)).run.folder
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"beta1": 0.9, "lr_d": 0.1}, "--lr-d 0.1 (was not given), --beta1 0.9 (was 0.5)"),
-        ({"mirror": True}, "--mirror on (was off)"),
-    ],
-)
-def test_other_options_are_refused_unless_allowed(tmp_path, capsys, change, told):
-    run = begun(tmp_path)
+def refused(config, run, *said):
+    """The error with which a run is not gone on with; the folder stays as it was."""
     before = contents(run.path)
     with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, max_steps=4, **change))
-    assert_four_parts(refusal.value, f"--run {run.path}", told, "--allow-change")
+        new_trainer(config)
+    assert_four_parts(refusal.value, *said)
     assert contents(run.path) == before
-    capsys.readouterr()
-    trainer = train_here(tiny(run.path, max_steps=4, allow_change=True, **change))
-    assert trainer.steps_done == 4
-    for each in told.split(", "):
-        assert f"changed  {each}" in capsys.readouterr().out or len(told.split(", ")) > 1
-    for name, value in change.items():
-        assert json.loads(run.config.read_text())[name] == value
-    new_trainer(tiny(run.path, max_steps=6, **change))  # the new ones are the run's by now
+    return refusal.value
 
 
-def test_a_changed_step_size_reaches_the_optimiser(tmp_path):
+def test_other_options_are_refused_unless_allowed(tmp_path, capsys):
     run = begun(tmp_path)
-    trainer = new_trainer(tiny(run.path, max_steps=4, lr_d=0.125, allow_change=True))
+    change = {"beta1": 0.9, "lr_d": 0.125, "mirror": True, "ema_nimg": 100}
+    told = ["--lr-d 0.125 (was not given)", "--beta1 0.9 (was 0.5)", "--mirror on (was off)"]
+    told += ["--ema-nimg 100 (was 0)"]
+    config = tiny(run.path, max_steps=4, **change)
+    refused(config, run, f"--run {run.path}", *told, "--allow-change")
+    capsys.readouterr()
+    trainer = new_trainer(config.replace(allow_change=True))
+    said = capsys.readouterr().out
+    assert all(f"changed  {each}" in said for each in told)
     update = trainer.step.update
     (group_d,), (group_g,) = update.optimizer_d.param_groups, update.optimizer_g.param_groups
     assert (group_d["lr"], group_g["lr"]) == (0.125, 0.0002)
     assert update.optimizer_d.state  # and what it had learned is still there
-
-
-def test_an_average_that_is_asked_for_later_begins_at_the_net(tmp_path):
-    run = begun(tmp_path, ema_nimg=0)
-    trainer = new_trainer(tiny(run.path, max_steps=4, ema_nimg=100, allow_change=True))
-    pairs = zip(
-        trainer.run.net_to_sample().parameters(),
-        trainer.run.generator.parameters(),
-        strict=True,
-    )
-    assert all(torch.equal(average, net) for average, net in pairs)
+    # An average that is asked for later begins at the net
+    average = trainer.run.net_to_sample()
+    assert average is not trainer.run.generator
+    for mean, weight in zip(average.parameters(), trainer.run.generator.parameters(), strict=True):
+        assert torch.equal(mean, weight)
+    assert run_to_end(trainer).steps_done == 4
+    options = json.loads(run.config.read_text())
+    assert all(options[name] == value for name, value in change.items())
+    new_trainer(tiny(run.path, max_steps=6, **change))  # the new ones are the run's by now
 
 
 def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
@@ -88,8 +81,9 @@ def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
 
     with monkeypatch.context() as before:
         before.setattr(EMA, "update", at_one_rate)
-        run = train_here(tiny(tmp_path / "run", max_steps=40)).run.folder
-    step = new_trainer(tiny(run.path, max_steps=41)).step
+        config = tiny(tmp_path / "run", max_steps=40, ema_nimg=10_000)
+        train_here(config)
+    step = new_trainer(config.replace(max_steps=41)).step
     assert step.ema is not None
     expected = [mean.clone() for mean in step.ema.net.parameters()]
     step.run()
@@ -99,13 +93,26 @@ def test_a_run_from_before_averages_warmed_up_goes_on(tmp_path, monkeypatch):
     torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"ngf": 8}, {"batch_size": 4}])
-def test_other_nets_and_batches_are_refused_even_if_allowed(tmp_path, change):
+def test_other_nets_and_batches_are_refused_even_if_allowed(tmp_path):
+    run, told = begun(tmp_path), "--batch-size 4 (was 8), --ngf 8 (was 4)"
+    refused(tiny(run.path, max_steps=4, allow_change=True, ngf=8, batch_size=4), run, told)
+
+
+def test_what_no_run_can_go_on_with_is_refused(tmp_path, monkeypatch):
     run = begun(tmp_path)
-    with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, max_steps=4, allow_change=True, **change))
-    ((name, value),) = change.items()
-    assert_four_parts(refusal.value, f"--{name.replace('_', '-')} {value} (was {TINY[name]})")
+    config = tiny(run.path, max_steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("dcgan.training.state.VERSION", 3)
+        refused(config, run, "version 2", "version 3")
+    options = json.loads(run.config.read_text())
+    write_object(run.config, options | {"precision": "fp9"})
+    refused(config.replace(precision="auto"), run, str(run.config), "fp9")
+    run.config.write_text("[" * 100_000)
+    refused(config, run, str(run.config))
+    write_object(run.config, options)
+    for path in run.checkpoints.iterdir():
+        path.unlink()
+    refused(config, run, "without checkpoints", f"--netG {run.generator}")
 
 
 def test_another_set_is_refused_and_begins_a_new_epoch_if_allowed(tmp_path, numbered_set, capsys):
@@ -122,28 +129,16 @@ def test_another_set_is_refused_and_begins_a_new_epoch_if_allowed(tmp_path, numb
         new_trainer(changed.replace(shards=ours, allow_change=False))
 
 
-def linked(folder):
-    """The same set, under a name of another kind."""
-    folder.with_name("link").symlink_to(folder)
-    return "link"
-
-
-@pytest.mark.parametrize(
-    "renamed",
-    [
-        lambda folder: str(folder.rename(folder.with_name("moved"))),
-        linked,
-    ],
-    ids=["moved", "link"],
-)
 def test_a_set_may_be_named_otherwise_and_lie_elsewhere(
-    tmp_path, monkeypatch, numbered_set, capsys, renamed
+    tmp_path, monkeypatch, numbered_set, capsys
 ):
     monkeypatch.chdir(tmp_path)
     folder = copytree(numbered_set(43, 8).folder, tmp_path / "shards")
     stopped_after(new_trainer(tiny(Path("run"), shards="shards", max_steps=9)), 7)
     capsys.readouterr()
-    name = renamed(folder)
+    folder.rename("moved")
+    Path("link").symlink_to("moved")
+    name = "link"
     trainer = train_here(tiny(Path("run"), shards=name, max_steps=9))
     assert "changed" not in capsys.readouterr().out
     assert json.loads(trainer.run.folder.config.read_text())["shards"] == name
@@ -156,15 +151,12 @@ def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, monkey
     folder = copytree(numbered_set(43, 8).folder, tmp_path / "shards")
     config = tiny(tmp_path / "run", shards=str(folder), max_steps=9)
     stopped_after(new_trainer(config), 7)
-    before = contents(tmp_path / "run")
     rmtree(folder)
     other = numbered_set(51, 8)
     copytree(other.folder, folder)
-    with pytest.raises(UserError) as refusal:
-        new_trainer(config)
-    assert_four_parts(refusal.value, f"--run {tmp_path / 'run'}", "--shards", "--allow-change")
-    assert other.fingerprint in refusal.value.found
-    assert contents(tmp_path / "run") == before
+    run = RunFolder(tmp_path / "run")
+    error = refused(config, run, f"--run {run.path}", "--shards", "--allow-change")
+    assert other.fingerprint in error.found
     with pytest.raises(UserError) as refusal:
         evaluate(run=tmp_path / "run", n=16, device="cpu")
     assert_four_parts(refusal.value, other.fingerprint, f"--shards {folder}")
@@ -200,11 +192,8 @@ def test_first_weights_are_not_needed_any_more(begun_with, tmp_path, given):
 @pytest.mark.parametrize("allow_change", [False, True])
 def test_other_first_weights_are_refused_where_nothing_would_read_them(begun_with, allow_change):
     save_weights(Generator(32, 8, 4), Path("other.pt"))
-    before = contents(begun_with.path)
-    with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(Path("run"), max_steps=4, netG="other.pt", allow_change=allow_change))
-    assert_four_parts(refusal.value, "--netG other.pt (was g.pt)", "leave --netG out")
-    assert contents(begun_with.path) == before
+    config = tiny(Path("run"), max_steps=4, netG="other.pt", allow_change=allow_change)
+    refused(config, begun_with, "--netG other.pt (was g.pt)", "leave --netG out")
 
 
 def test_first_weights_are_read_again_where_there_is_no_checkpoint(tmp_path, monkeypatch):
@@ -221,66 +210,23 @@ def test_first_weights_are_read_again_where_there_is_no_checkpoint(tmp_path, mon
         new_trainer(tiny(Path("run"), max_steps=2))
 
 
-def test_what_auto_came_to_is_kept(tmp_path):
-    run = begun(tmp_path, precision="fp32", step="eager", device="cpu")
-    options = {"precision": "auto", "step": "auto", "device": "auto"}
-    trainer = new_trainer(tiny(run.path, max_steps=4, **options))
-    assert (trainer.config.precision, trainer.config.step) == ("fp32", "eager")
-    assert trainer.config.device == "cpu"
-
-
-def test_a_random_seed_is_the_runs(tmp_path):
-    words = flags(**TINY | {"shards": "synthetic", "seed": "random", "run": tmp_path / "run"})
-    seeds = []
-    for steps in (1, 2):
-        done = CliRunner().invoke(app, [*words, "--max-steps", str(steps)])
-        assert done.exit_code == 0, done.output
-        seeds += [line for line in done.stdout.splitlines() if line.startswith("seed ")]
-    assert len(seeds) == 2
-    assert len(set(seeds)) == 1
-
-
-def test_a_run_without_checkpoints_is_not_begun_again(tmp_path):
-    run = begun(tmp_path)
-    for path in run.checkpoints.iterdir():
-        path.unlink()
-    before = contents(run.path)
-    with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, max_steps=4))
-    assert_four_parts(refusal.value, "without checkpoints", f"--netG {run.generator}")
-    assert contents(run.path) == before
-
-
-def test_state_of_another_version_is_refused(tmp_path, monkeypatch):
-    run = begun(tmp_path)
-    monkeypatch.setattr("dcgan.training.state.VERSION", 3)
-    with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, max_steps=4))
-    assert_four_parts(refusal.value, "version 2", "version 3")
-
-
-@pytest.mark.parametrize("text", ["{", "[" * 100_000])
-def test_options_that_cannot_be_read_are_an_error(tmp_path, text):
-    run = begun(tmp_path)
-    run.config.write_text(text)
-    with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, max_steps=4))
-    assert_four_parts(refusal.value, str(run.config))
-
-
-@pytest.mark.parametrize(("name", "value"), [("precision", "fp9"), ("step", 3)])
-def test_a_value_that_no_option_takes_is_blamed_on_the_file(tmp_path, name, value):
-    run = begun(tmp_path)
-    write_object(run.config, json.loads(run.config.read_text()) | {name: value})
-    with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, max_steps=4, **{name: "auto"}))
-    assert_four_parts(refusal.value, str(run.config), str(value))
+def test_what_auto_and_random_came_to_is_kept(tmp_path):
+    run = begun(tmp_path, precision="fp32", step="eager", device="cpu", seed=31)
+    options = {"precision": "auto", "step": "auto", "device": "auto", "seed": "random"}
+    words = flags(**TINY | options | {"shards": "synthetic", "run": run.path, "max_steps": 3})
+    done = CliRunner().invoke(app, [*words, "--ema-nimg", "0"])
+    assert done.exit_code == 0, done.output
+    assert "seed     31\n" in done.stdout
+    config = json.loads(run.config.read_text())
+    assert (config["precision"], config["step"], config["device"]) == ("fp32", "eager", "cpu")
 
 
 @pytest.mark.parametrize("change", [{"seed": 5}, {"ema_nimg": 0}])
 def test_a_finished_run_whose_options_change_can_go_on_with_them(tmp_path, numbered_set, change):
     data = str(numbered_set(43, 8).folder)
-    run = begun(tmp_path, shards=data)
-    train_here(tiny(run.path, max_steps=2, shards=data, allow_change=True, **change))
+    options = {"shards": data, "ema_nimg": 100}
+    run = begun(tmp_path, **options)
+    options |= change
+    train_here(tiny(run.path, max_steps=2, allow_change=True, **options))
     assert run.generator_average.exists() == ("ema_nimg" not in change)
-    assert train_here(tiny(run.path, max_steps=4, shards=data, **change)).steps_done == 4
+    assert train_here(tiny(run.path, max_steps=4, **options)).steps_done == 4

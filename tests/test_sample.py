@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+import dcgan.sampling.sample
 from dcgan.cli import version
 from dcgan.nets.weights import save_weights
 from dcgan.sample import main, sample
-from dcgan.sampling import sample as sampling
 from dcgan.sampling.generate import BATCH, FIXED_SEEDS, generate, latents
 from dcgan.sampling.pictures import save_image
 from pipeline.images.pixels import to_uint8
@@ -73,8 +73,8 @@ def test_files_come_one_by_one(run, monkeypatch):
         saved.append(weakref.ref(image))
         most_held = max(most_held, sum(each() is not None for each in saved))
 
-    monkeypatch.setattr(sampling, "latents", watched_latents)
-    monkeypatch.setattr(sampling, "save_image", watched_save)
+    monkeypatch.setattr(dcgan.sampling.sample, "latents", watched_latents)
+    monkeypatch.setattr(dcgan.sampling.sample, "save_image", watched_save)
     sample(net=run.path, seeds="0-99", each=Path("each"), device="cpu")
     assert taken == len(saved) == len(names_in(Path("each"))) == 100
     assert most_ahead <= BATCH + 1

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import dcgan.sampling.sample
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import load_generator, save_weights
 from dcgan.sample import sample
-from dcgan.sampling import sample as sampling
 from dcgan.sampling.pictures import save_image
 from pipeline.errors import UserError
 from tests.pictures import names_in
@@ -78,7 +78,7 @@ def test_a_run_that_has_not_ended_offers_its_latest_net(run):
 def test_a_grid_that_no_viewer_opens(run):
     error = refusal("--each", net=run.path, seeds="0-99999", grid=Path("g.png"), each=Path("e"))
     assert "100,000 seeds" in error.found
-    assert sampling.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+    assert dcgan.sampling.sample.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
 
 # What stood there before
@@ -111,7 +111,7 @@ def test_what_breaks_off_leaves_whole_files_only(run, monkeypatch):
             raise OSError(28, "No space left on device")
         save(image, path, texts)
 
-    monkeypatch.setattr(sampling, "save_image", break_off)
+    monkeypatch.setattr(dcgan.sampling.sample, "save_image", break_off)
     with pytest.raises(UserError) as error:
         sample(net=run.path, seeds="0-40", grid=Path("g.png"), each=Path("each"), device="cpu")
     assert_four_parts(error.value, "each", "No space left")

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.soak import STEPS, show, soak
-from tests.soak_limits import LOG_EVERY, Sample, Soaked, judged
+from tests.soak import LOG_EVERY, STEPS, Sample, Soaked, judged, show, soak
 
 MB = 1_000_000
 
@@ -43,48 +42,46 @@ def samples_with(**rates: float) -> list[Sample]:
     ]
 
 
-def test_a_flat_run_is_in_order(capsys):
-    assert broken(flat()) == set()
+def slower(share: float) -> list[dict[str, float]]:
+    """Ticks whose steps take longer, by this share at the end."""
+    return [
+        tick | {"step_ms": tick["step_ms"] * (1 + share * tick["step"] / STEPS)}
+        for tick in flat().ticks
+    ]
+
+
+def test_a_flat_run_is_in_order_and_a_busy_minute_is_no_trend(capsys):
+    busy = flat().ticks
+    for tick in busy[-80:]:  # other work on the machine
+        tick["step_ms"] *= 4
+    assert broken(flat()) == broken(flat(ticks=busy)) == set()
     assert show("of nothing", flat())
     assert "BROKEN" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("rates", "what"),
+    ("changes", "what"),
     [
-        ({"resident": 1000}, "memory's slope"),
-        ({"files": 1 / 500}, "open files"),
-        ({"threads": 1 / 2000}, "open threads"),
-        ({"cpu": 0}, None),
+        ({"samples": samples_with(resident=1000)}, "memory's slope"),
+        ({"samples": samples_with(files=1 / 500)}, "open files"),
+        ({"samples": samples_with(threads=1 / 2000)}, "open threads"),
+        ({"ticks": slower(1)}, "a step's time"),
+        (
+            {
+                "samples": [
+                    replace(each, cpu=0.006 * each.step * (1 + each.step / STEPS / 4))
+                    for each in flat().samples
+                ]
+            },
+            "CPU time a step, all told",
+        ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_grows_with_the_steps_is_noticed(rates, what, capsys):
-    grown = flat(samples=samples_with(**rates))
-    assert broken(grown) == ({what} if what else set())
-    assert show("that leak", grown) is (what is None)
-    assert ("BROKEN" in capsys.readouterr().out) is (what is not None)
-
-
-FLAT = flat().samples
-
-
-def test_steps_that_become_slower_are_noticed():
-    ticks = [tick | {"step_ms": 6 + 6 * tick["step"] / STEPS} for tick in flat().ticks]
-    assert broken(flat(ticks=ticks)) == {"a step's time"}
-
-
-def test_work_that_grows_with_what_was_done_is_noticed():
-    costly = [replace(each, cpu=0.006 * each.step * (1 + each.step / STEPS / 4)) for each in FLAT]
-    assert broken(flat(samples=costly)) == {"CPU time a step, all told"}
-
-
-def test_a_busy_minute_is_no_trend():
-    """Other work on the machine makes steps slower at times, wherever in the run that is."""
-    ticks = flat().ticks
-    for tick in ticks[-80:]:
-        tick["step_ms"] *= 4
-    assert broken(flat(ticks=ticks)) == set()
+def test_what_grows_with_the_steps_is_noticed(changes, what, capsys):
+    assert broken(flat(**changes)) == {what}
+    assert not show("that leaks", flat(**changes))
+    assert "BROKEN" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """The loop: when it says, shows and saves what, and that none of this disturbs the training."""
 
-import io
 import json
+from functools import partial
 from time import sleep
 from types import SimpleNamespace
 
@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from dcgan.metrics.swd import SwdMetric
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.nets.weights import save_weights
 from dcgan.options import TrainConfig
-from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import clock
+from dcgan.training.checkpoint import Checkpoints
 from pipeline.loading.options import LoaderOptions
 from tests.running import (
     CountedBatches,
@@ -83,13 +85,13 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
     assert callable(progress)
 
 
-@pytest.mark.parametrize("fp64", [False, True])
-def test_training_starts_from_given_weights(tmp_path, fp64):
+def test_training_starts_from_given_weights(tmp_path):
+    """In whatever type they were saved."""
     draw = torch.Generator().manual_seed(77)
     given = Generator(32, nz=8, ngf=4), Discriminator(32, ndf=4)
     for net, name in zip(given, ("g.pt", "d.pt"), strict=True):
         init_weights(net, draw)
-        save_weights(net.double() if fp64 else net, tmp_path / name)
+        save_weights(net.double(), tmp_path / name)
     own = new_trainer(tiny(tmp_path / "own"))
     trainer = new_trainer(
         tiny(tmp_path / "run", netG=str(tmp_path / "g.pt"), netD=str(tmp_path / "d.pt"))
@@ -108,43 +110,43 @@ def test_training_starts_from_given_weights(tmp_path, fp64):
     assert weights(only_g.run.discriminator) == weights(own.run.discriminator)
 
 
-def test_one_seed_one_result(tmp_path):
+def test_one_seed_one_result(tmp_path, monkeypatch):
+    """Samples, statistics and evaluations change nothing of what is learned."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", partial(SwdMetric, n=64))
+
     def nets(name: str, **changes: object) -> list[bytes]:
         run = train_here(tiny(tmp_path / name, max_steps=3, **changes)).run.folder
         return [run.generator.read_bytes(), run.discriminator.read_bytes()]
 
     first = nets("first", seed=1)
-    assert nets("again", seed=1) == first
-    # Neither drawing samples nor reading statistics changes what is learned
-    assert nets("busy", seed=1, sample_every=1, log_every=1) == first
+    assert nets("busy", seed=1, sample_every=1, log_every=1, evaluate_every=2) == first
+    lines = read_lines(RunFolder(tmp_path / "busy").metrics)
+    assert [line["nimg"] for line in lines] == [16, 24]
     other = nets("other", seed=2)
     assert other[0] != first[0]
     assert other[1] != first[1]
 
 
-def test_weights_noise_and_batches_are_different_draws(tmp_path):
-    trainer = new_trainer(tiny(tmp_path / "run", nz=64, ngf=8))
-    first_layer = next(trainer.run.generator.parameters()).detach().flatten()[:64] / 0.02
-    noise = torch.randn(64, generator=trainer.step.random)
-    fixed = latents(FIXED_SEEDS, 64).flatten()[:64]
-    for one, two in ((first_layer, noise), (first_layer, fixed), (noise, fixed)):
-        assert np.corrcoef(one, two)[0, 1] < 0.6
-
-
-def test_the_seed_is_that_of_the_weights_and_of_the_noise(tmp_path):
+def test_weights_noise_and_batches_follow_the_seed_and_are_different_draws(tmp_path):
     one, again, other = (
-        new_trainer(tiny(tmp_path / name, seed=seed))
+        new_trainer(tiny(tmp_path / name, seed=seed, nz=64, ngf=8))
         for name, seed in (("one", 1), ("again", 1), ("other", 2))
     )
     for draw in (
         lambda trainer: weights(trainer.run.generator),
         lambda trainer: weights(trainer.run.discriminator),
-        lambda trainer: torch.randn(9, generator=trainer.step.random).tolist(),
+        lambda trainer: torch.randn(64, generator=trainer.step.random).tolist(),
         lambda trainer: next(trainer.batches).tolist(),
     ):
         drawn = draw(one)
         assert drawn == draw(again)
         assert drawn != draw(other)
+    first_layer = next(one.run.generator.parameters()).detach().flatten()[:64] / 0.02
+    noise = torch.randn(64, generator=one.step.random)
+    fixed = latents(FIXED_SEEDS, 64).flatten()[:64]
+    for left, right in ((first_layer, noise), (first_layer, fixed), (noise, fixed)):
+        assert np.corrcoef(left, right)[0, 1] < 0.6
 
 
 def test_both_nets_are_channels_last_and_in_train_mode(tmp_path):
@@ -163,12 +165,9 @@ def test_both_nets_are_channels_last_and_in_train_mode(tmp_path):
     ("options", "ticks", "samples", "epochs"),
     [
         ({"epochs": 2, "log_every": 4, "sample_every": 3}, [4, 8, 10], [3, 6, 9, 10], [5, 10]),
-        ({"max_steps": 7, "log_every": 7, "sample_every": 7}, [7], [7], [5]),
         ({"max_steps": 3, "log_every": 1, "sample_every": 2}, [1, 2, 3], [2, 3], []),
-        ({"max_steps": 6, "epochs": 1, "log_every": 100, "sample_every": 100}, [5], [5], [5]),
         ({"max_steps": 2, "log_every": 10**12, "sample_every": 10**12}, [2], [2], []),
         ({"dry_run": True}, [1], [1], [1]),  # all files, whatever the epochs
-        ({}, [25], [25], [5, 10, 15, 20, 25]),
     ],
 )
 def test_ticks_samples_and_epochs(tmp_path, counted, options, ticks, samples, epochs):
@@ -220,18 +219,6 @@ def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_
     )
 
 
-def test_nets_are_plain_state_dicts_of_the_end(tmp_path):
-    trainer = train_here(tiny(tmp_path / "run", max_steps=2))
-    for net, path in (
-        (trainer.run.generator, trainer.run.folder.generator),
-        (trainer.run.discriminator, trainer.run.folder.discriminator),
-    ):
-        state = torch.load(io.BytesIO(path.read_bytes()), weights_only=True)
-        assert list(state) == list(net.state_dict())
-        for name, tensor in net.state_dict().items():
-            assert torch.equal(state[name], tensor), name
-
-
 def test_an_epochs_nets_are_those_of_its_end(tmp_path, counted):
     trainer = train_here(tiny(tmp_path / "run", max_steps=10))
     counted.served = 0
@@ -261,7 +248,13 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     for name in ("records.save_grid", "records.save_losses", "run.save_weights"):
         monkeypatch.setattr(f"dcgan.training.{name}", taking(100))
-    trainer = new_trainer(tiny(tmp_path / "run", epochs=2, log_every=4, sample_every=3))
+    monkeypatch.setattr(Checkpoints, "save", taking(100, Checkpoints.save))
+    judged = {"metric": "swd", "value": 1.0, "floor": 0.5, "n": 8, "net": "netG.pt"}
+    measured = SimpleNamespace(record=lambda nimg, name: judged | {"nimg": nimg})
+    metric = SimpleNamespace(measure=taking(100, lambda net: measured))
+    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", lambda reals: metric)
+    often = {"log_every": 4, "sample_every": 3, "evaluate_every": 3, "checkpoint_every": 0}
+    trainer = new_trainer(tiny(tmp_path / "run", epochs=2, **often))
     counted.before = taking(1)
     monkeypatch.setattr(AdversarialStep, "__call__", taking(3, AdversarialStep.__call__))
     run_to_end(trainer)
@@ -272,16 +265,16 @@ def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_slow_loader_is_seen_as_data_wait(tmp_path, counted, device):
-    options = {"device": device, "max_steps": 12, "log_every": 4}
+    options = {"device": device, "max_steps": 8, "log_every": 4}
     quick = train_here(tiny(tmp_path / "quick", **options))
-    counted.before = lambda number: sleep(0.2)
+    counted.before = lambda number: sleep(0.1)
     slow = train_here(tiny(tmp_path / "slow", **options))
     pairs = list(zip(read_stats(quick.run.folder), read_stats(slow.run.folder), strict=True))
-    assert len(pairs) == 3
+    assert len(pairs) == 2
     for fast, late in pairs:
-        assert fast["data_wait_pct"] < 20
+        assert fast["data_wait_pct"] < 40
         waited_ms = late["data_wait_pct"] / 100 * late["step_ms"]
-        assert late["step_ms"] >= waited_ms >= 150  # on CUDA, the sleep begins while a step runs
+        assert late["step_ms"] >= waited_ms >= 75  # on CUDA, the sleep begins while a step runs
 
 
 # What is written down at the start

@@ -1,14 +1,11 @@
 """Trouble in a run: told, stopped at, or gone back from; and checkpoints that are the best."""
 
-import functools
 import json
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dcgan.metrics.swd import SwdMetric
 from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import session
@@ -27,11 +24,6 @@ from tests.running import (
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 UPDATE = AdversarialStep.__call__
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)  # as `new_trainer` has it: another number sums in another order
 
 
 @pytest.fixture
@@ -58,10 +50,11 @@ def alarms(path):
     return [(line["kind"], line["step"], line["action"]) for line in read_lines(path)]
 
 
-@pytest.mark.parametrize("asked", ["warn", "stop"])
-def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, asked, capsys):
+def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, capsys):
+    """Even one that is only to warn, for nothing can come of it any more."""
     poison(lambda step: step == 7)
-    config = tiny(tmp_path / "run", max_steps=20, log_every=3, checkpoint_every=0, on_trouble=asked)
+    options = {"log_every": 3, "checkpoint_every": 0, "on_trouble": "warn"}
+    config = tiny(tmp_path / "run", max_steps=10, **options)
     with pytest.raises(UserError) as told:
         session.train(config)
     assert_four_parts(told.value, "non-finite", "step 7", "--allow-change")
@@ -76,23 +69,29 @@ def test_nan_ends_a_run_and_leaves_the_last_whole_state(tmp_path, poison, asked,
     # And the same command goes on from there, as if nothing had been
     poison(lambda step: False)
     assert session.train(config) == 0
-    assert train_here(tiny(tmp_path / "whole", max_steps=20)).run.folder.generator.read_bytes() == (
-        run.generator.read_bytes()
-    )
+    whole = train_here(tiny(tmp_path / "whole", max_steps=10)).run.folder
+    assert whole.generator.read_bytes() == run.generator.read_bytes()
 
 
 def test_a_rollback_goes_on_from_before_the_trouble_with_other_random_numbers(
     tmp_path, poison, capsys
 ):
+    """And these are in later checkpoints: stopped after it, the run resumes to the same bytes."""
+    options = {"max_steps": 12, "log_every": 4, "checkpoint_every": 0, "on_trouble": "rollback"}
     done = poison(lambda step: step == 7)
-    options = {"max_steps": 12, "log_every": 4, "checkpoint_every": 0}
-    assert session.train(tiny(tmp_path / "run", **options, on_trouble="rollback")) == 0
+    assert session.train(tiny(tmp_path / "run", **options)) == 0
     run = RunFolder(tmp_path / "run")
     assert alarms(run.alarms) == [("non-finite", 7, "rollback")]
     assert done.steps == 7 + 6  # of the first seven, six stand
     assert [tick["step"] for tick in read_stats(run)] == [4, 8, 12]
     assert "Rolling back, 1 of 3 times" in capsys.readouterr().out
-    healthy = train_here(tiny(tmp_path / "healthy", **options)).run.folder
+    poison(lambda step: step == 7)
+    session.train(tiny(tmp_path / "stopped", **options | {"max_steps": 10}))
+    poison(lambda step: False)
+    resumed, healthy = (
+        train_here(tiny(tmp_path / name, **options)).run.folder for name in ("stopped", "healthy")
+    )
+    assert resumed.generator.read_bytes() == run.generator.read_bytes()
     ours, others = read_stats(run), read_stats(healthy)
     assert ours[0]["loss_d"] == others[0]["loss_d"]
     assert ours[1]["loss_d"] != others[1]["loss_d"]
@@ -118,19 +117,6 @@ def test_after_three_rollbacks_it_gives_up(tmp_path, poison, capsys):
     assert "gave up after 3 rollbacks" in capsys.readouterr().out
 
 
-def test_a_run_that_went_back_resumes_to_the_same_bytes(tmp_path, poison):
-    """What was drawn anew is in the checkpoints of after the rollback."""
-    options = {"max_steps": 14, "log_every": 4, "checkpoint_every": 0, "on_trouble": "rollback"}
-    poison(lambda step: step == 7)
-    session.train(tiny(tmp_path / "whole", **options))
-    poison(lambda step: step == 7)
-    session.train(tiny(tmp_path / "run", **options | {"max_steps": 10}))
-    poison(lambda step: False)
-    session.train(tiny(tmp_path / "run", **options))
-    nets = [RunFolder(tmp_path / name).generator.read_bytes() for name in ("whole", "run")]
-    assert nets[0] == nets[1]
-
-
 def saturate(monkeypatch):
     def update(self, real, noise):
         return UPDATE(self, real, noise) * 0 + torch.tensor([0.0, 9.0, 1.0, 0.0, 0.0])
@@ -141,7 +127,7 @@ def saturate(monkeypatch):
 @pytest.mark.parametrize(("log_every", "asked"), [(50, "warn"), (33, "stop")])
 def test_saturation_is_told_once_and_stops_only_if_asked(tmp_path, monkeypatch, log_every, asked):
     saturate(monkeypatch)
-    steps = SATURATED_STEPS + 60
+    steps = SATURATED_STEPS + 40
     config = tiny(tmp_path / "run", max_steps=steps, log_every=log_every, on_trouble=asked)
     if asked == "stop":
         with pytest.raises(UserError, match="saturation"):
@@ -149,17 +135,20 @@ def test_saturation_is_told_once_and_stops_only_if_asked(tmp_path, monkeypatch, 
     else:
         assert session.train(config) == 0
     run = RunFolder(tmp_path / "run")
+    if asked == "warn":  # nor again, if its tick is told again
+        session.train(config.replace(max_steps=steps + 5))
     assert alarms(run.alarms) == [("saturation", SATURATED_STEPS, asked)]
     last = read_stats(run)[-1]["step"]
-    assert last == (steps if asked == "warn" else 132)
-    assert len(list(run.checkpoints.glob("*.pt"))) == 1  # a stop for this saves: nets are whole
+    assert last == (steps + 5 if asked == "warn" else 132)
+    saved = max(int(path.stem) for path in run.checkpoints.glob("*.pt"))
+    assert saved == 8 * last  # also where it stops for this: nets are whole
 
 
 def test_a_rollback_from_saturation_leaves_all_of_it_behind(tmp_path, monkeypatch):
     """Not only to the last checkpoint, which lies within the hundred steps."""
     saturate(monkeypatch)
     trainer = new_trainer(
-        tiny(tmp_path / "run", max_steps=300, log_every=50, on_trouble="rollback", keep=200)
+        tiny(tmp_path / "run", max_steps=150, log_every=50, on_trouble="rollback", keep=200)
     )
     save = trainer.run.checkpoints.save
     saved = []
@@ -174,13 +163,6 @@ def test_a_rollback_from_saturation_leaves_all_of_it_behind(tmp_path, monkeypatc
         run_to_end(trainer)
     assert saved == [240, 560]
     assert [int(path.stem) for path in trainer.run.folder.checkpoints.glob("*.pt")] == [240]
-
-
-def test_an_alarm_is_recorded_once_even_if_its_tick_is_told_again(tmp_path, monkeypatch):
-    saturate(monkeypatch)
-    for steps in (SATURATED_STEPS, SATURATED_STEPS + 20):
-        session.train(tiny(tmp_path / "run", max_steps=steps))
-    assert len(alarms(RunFolder(tmp_path / "run").alarms)) == 1
 
 
 # The best
@@ -208,7 +190,9 @@ def test_the_best_checkpoint_is_the_one_with_the_lowest_distance(tmp_path, monke
             return SimpleNamespace(record=record)
 
     monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", Metric)
-    trainer = train_here(tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1))
+    trainer = train_here(
+        tiny(tmp_path / "run", max_steps=9, evaluate_every=2, keep=1, ema_nimg=100)
+    )
     run = trainer.run.folder
     assert all(net is trainer.run.net_to_sample() for net in judged)
     assert [line["nimg"] for line in read_lines(run.metrics)] == list(values)
@@ -228,49 +212,12 @@ def test_nets_that_are_no_numbers_are_not_judged(tmp_path, poison):
     assert not RunFolder(tmp_path / "run").metrics.exists()
 
 
-def test_time_for_checkpoints_and_judging_is_not_the_steps(tmp_path, monkeypatch):
-    """Nor is it taken off twice."""
-    monkeypatch.setattr(
-        "dcgan.metrics.swd.SwdMetric", lambda *options: SimpleNamespace(measure=slow_measure)
-    )
-    options = {"max_steps": 4, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 0}
-    trainer = new_trainer(tiny(tmp_path / "run", **options))
-    save = trainer.run.checkpoints.save
-
-    def slow_save(nimg, state):
-        time.sleep(0.5)
-        return save(nimg, state)
-
-    trainer.run.checkpoints.save = slow_save  # type: ignore[method-assign]
-    run_to_end(trainer)
-    for tick in read_stats(trainer.run.folder):
-        assert 0 < tick["step_ms"] < 200
-
-
-def slow_measure(net):
-    time.sleep(0.5)
-    record = {"metric": "swd", "value": 1.0, "floor": 0.5, "n": 8}
-    return SimpleNamespace(record=lambda nimg, name: record | {"nimg": nimg, "net": name})
-
-
-def test_evaluating_changes_nothing_of_the_training(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", functools.partial(SwdMetric, n=64))
-    runs = [
-        train_here(tiny(tmp_path / name, max_steps=4, **options)).run.folder
-        for name, options in (("plain", {}), ("judged", {"evaluate_every": 3}))
-    ]
-    assert runs[0].generator.read_bytes() == runs[1].generator.read_bytes()
-    assert [line["nimg"] for line in read_lines(runs[1].metrics)] == [24, 32]
-
-
 # All sizes
 
 
-@pytest.mark.parametrize(("size", "channels"), [(32, 1), (128, 3), (256, 1)])
+@pytest.mark.parametrize(("size", "channels"), [(128, 3), (256, 1)])
 def test_each_size_and_channel_count_trains(tmp_path, size, channels):
-    options = TINY | {"image_size": size, "channels": channels, "ngf": 2, "ndf": 2, "batch_size": 4}
-    options["ema_nimg"] = 0  # whose statistics take a thousand images
-    run = train_here(tiny(tmp_path / "run", **options, max_steps=3)).run.folder
+    options = TINY | {"image_size": size, "channels": channels, "ngf": 1, "ndf": 1, "batch_size": 2}
+    run = train_here(tiny(tmp_path / "run", **options, max_steps=2)).run.folder
     assert len(read_stats(run)) == 1
     assert read_stats(run)[0]["loss_d"] > 0

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from pipeline.errors import UserError
 
 SIZES = (32, 64, 128, 256)
@@ -55,18 +55,18 @@ class Generator(nn.Module):
         _check(self.options)
         depth = ngf * image_size // 8
         layers: list[nn.Module] = [
-            patches.ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
+            im2col.ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
             nn.BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
         while depth > ngf:
             layers += [
-                patches.ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
+                im2col.ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(depth // 2),
                 nn.ReLU(inplace=True),
             ]
             depth //= 2
-        layers += [patches.ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [im2col.ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
@@ -107,18 +107,18 @@ class Discriminator(nn.Module):
         _check(self.options)
         # No BatchNorm on the first layer: section 3 of the paper found it to cause oscillation.
         layers: list[nn.Module] = [
-            patches.Conv2d(channels, ndf, 4, 2, 1, bias=False),
+            im2col.Conv2d(channels, ndf, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         depth = ndf
         while depth < ndf * image_size // 8:
             layers += [
-                patches.Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
+                im2col.Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
                 nn.BatchNorm2d(depth * 2),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             depth *= 2
-        layers += [patches.Conv2d(depth, 1, 4, 1, 0, bias=False)]
+        layers += [im2col.Conv2d(depth, 1, 4, 1, 0, bias=False)]
         self.main = nn.Sequential(*layers)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

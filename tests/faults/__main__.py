@@ -16,11 +16,11 @@ import typer
 from pipeline.errors import UserError, plain_errors
 from pipeline.files import write_whole
 from pipeline.machine import usable_cores
-from tests.faults import damage, disks, kills, numbers, pages, ranks
+from tests.faults import damage, disks, kills, numbers, ranks
+from tests.faults.cases import Row, carry_out, summary, table
 from tests.faults.lab import LIMIT, SHARED_MEMORY
-from tests.faults.rows import Round, Row, summary, table
 
-CASES = (*kills.CASES, *ranks.CASES, *pages.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
+CASES = (*kills.CASES, *ranks.CASES, *disks.CASES, *damage.CASES, *numbers.CASES)
 INSIDE = "DCGAN_FAULTS_INSIDE"
 """Set in a process whose mounts nobody else sees, and which vanish with it."""
 
@@ -37,13 +37,7 @@ def faults(
         list[str] | None, typer.Option(help="The kinds whose name holds this text.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of moments, places and bits.")] = 0,
-    number: Annotated[
-        int | None, typer.Option(help="This one of a kind's injections alone.")
-    ] = None,
     out: Annotated[Path | None, typer.Option(help="Put the table into this page.")] = None,
-    scratch: Annotated[
-        Path | None, typer.Option(help="Keep what failures left in this folder, which must be new.")
-    ] = None,
 ) -> None:
     """Inject faults into the real commands, and demand what each must come to.
 
@@ -54,15 +48,12 @@ def faults(
         names = "\n          ".join(case.fault for case in CASES)
         raise UserError(f"--only {only}", "no such fault", f"one of\n          {names}", "choose")
     mounts = _mount_shared_memory()
-    folder = scratch or Path(tempfile.mkdtemp(prefix="faults-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    todo = Round(folder.resolve(), seed, quick, mounts, number)
     rows = []
-    for case in cases:
-        rows.append(todo.carry_out(case))
-        _tell(rows[-1])
-    if scratch is None:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        for case in cases:
+            times = case.quick if quick else case.times
+            rows.append(carry_out(case, Path(folder).resolve(), seed, times, mounts))
+            _tell(rows[-1])
     sys.stdout.write("\n" + "\n".join(table(rows)) + f"\n\n{summary(rows)}\n")
     if any(row.failures for row in rows):
         raise typer.Exit(1)

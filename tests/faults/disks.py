@@ -17,6 +17,7 @@ from tests.faults.runs import (
     UNHARMED,
     Training,
     command,
+    evaluating,
     half_done,
     intact,
     many_pictures,
@@ -47,15 +48,22 @@ def _fill_under_training(lab: Lab) -> str:
     return CLEAR
 
 
-def _full_before_training(lab: Lab) -> str:
-    disk = lab.small_disk(ROOM)
-    training = half_done(lab, disk / "run")
-    before = tree(disk)
-    fill(disk, int(lab.random.choice((0, 1e5, 2e7))))
+def _obstructed(lab: Lab, full: bool) -> str:
+    """A disk without room, or a folder that nobody may write, when training is to go on."""
+    training = half_done(lab, lab.small_disk(ROOM) / "run" if full else None)
+    path = training.run.path
+    before = tree(path)
+    if full:
+        fill(path.parent, int(lab.random.choice((0, 1e5, 2e7))))
+    else:
+        lab.read_only(path)
     lab.faults += 1
-    training.go().refused("--run", "MB free")
-    make_room(disk)
-    _require(tree(disk) == before, "a refused command changed the run")
+    training.go().refused(*(("--run", "MB free") if full else (str(path),)))
+    if full:
+        make_room(path.parent)
+    else:
+        lab.writable(path)
+    _require(tree(path) == before, "a refused command changed the run")
     training.go_to_the_end()
     return CLEAR
 
@@ -81,10 +89,6 @@ def _fill_under_packing(lab: Lab) -> str:
     lab.run(*words, "--out", out).finished()
     _require(tree(out) == tree(wanted), "another set than without a fault")
     return CLEAR
-
-
-def _evaluating(run: Path) -> list[object]:
-    return command("evaluate", run, "--n", 16, "--device", "cpu", "--workers", 1)
 
 
 def _reporting(run: Path) -> list[object]:
@@ -124,38 +128,6 @@ def _read_only(lab: Lab, words: Callable[[Path], list[object]]) -> str:
     return "clear error, then success"
 
 
-def _read_only_training(lab: Lab) -> str:
-    training = half_done(lab)
-    before = tree(training.run.path)
-    lab.read_only(training.run.path)
-    lab.faults += 1
-    training.go().refused(str(training.run.path))
-    lab.writable(training.run.path)
-    _require(tree(training.run.path) == before, "a command that failed changed the run")
-    training.go_to_the_end()
-    return CLEAR
-
-
-def _read_only_packing(lab: Lab) -> str:
-    source, out = many_pictures(lab), lab.folder / "set"
-    words = tool("make_shards.py", source, "--per-shard", 120, "--out", out)
-    wanted = lab.once(
-        "packed",
-        lambda folder: lab.run(*words[:-1], folder).finished(),
-    )
-    lab.run(*words, at=appears(out, ".packing/shard-*.json", lab.random.randint(1, 15)))
-    out.mkdir(exist_ok=True)
-    before = tree(out)
-    lab.read_only(out)
-    lab.faults += 1
-    lab.run(*words).refused(str(out))
-    lab.writable(out)
-    _require(tree(out) == before, "a command that failed changed the set")
-    lab.run(*words).finished()
-    _require(tree(out) == tree(wanted), "another set than without a fault")
-    return CLEAR
-
-
 def _read_only_set(lab: Lab) -> str:
     """Nothing needs to be written beside the images."""
     whole(lab)
@@ -174,13 +146,12 @@ def _require(holds: bool, what: str) -> None:
 
 CASES = (
     Case("disk full under training", _fill_under_training, 3),
-    Case("disk full before training goes on", _full_before_training, 1),
+    Case("disk full before training goes on", partial(_obstructed, full=True), 1),
     Case("disk full under packing", _fill_under_packing, 3),
-    Case("disk full under evaluation", partial(_full_under, words=_evaluating), 1),
+    Case("disk full under evaluation", partial(_full_under, words=evaluating), 1),
     Case("disk full under the report", partial(_full_under, words=_reporting), 1),
-    Case("run folder read-only when training goes on", _read_only_training, 1),
-    Case("run folder read-only under evaluation", partial(_read_only, words=_evaluating), 1),
+    Case("run folder read-only when training goes on", partial(_obstructed, full=False), 1),
+    Case("run folder read-only under evaluation", partial(_read_only, words=evaluating), 1),
     Case("run folder read-only under the report", partial(_read_only, words=_reporting), 1),
     Case("shard set read-only under training", _read_only_set, 1),
-    Case("output read-only when packing goes on", _read_only_packing, 1),
 )

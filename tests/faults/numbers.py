@@ -4,28 +4,12 @@ import hashlib
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tests.faults.cases import Case
 from tests.faults.lab import Lab
 from tests.faults.runs import STEPS, Training, half_done, sealed, small_set, whole
-
-
-def _refuse_a_file(lab: Lab, net: str) -> str:
-    """One number of a trained net made NaN: training does not begin with that."""
-    state = torch.load(whole(lab).path / f"net{net}.pt", weights_only=True)
-    _spoil(state, lab)
-    path = lab.folder / "nan.pt"
-    torch.save(state, path)
-    lab.faults += 1
-    training = Training(lab, small_set(lab), **{f"net{net}": path})
-    ended = training.go()
-    ended.refused(f"--net{net} {path}", "not finite")
-    if training.run.path.exists():
-        ended.fail("a run that has begun")
-    return "clear error before training"
 
 
 def _spoil(state: dict[str, torch.Tensor], lab: Lab, part: str = "") -> None:
@@ -58,16 +42,6 @@ def _begin_to_overflow(lab: Lab, net: str, action: str) -> str:
     return "clear error"
 
 
-def _notice_in_statistics(lab: Lab) -> str:
-    """Between two checkpoints, each of which would look at the nets, the next tick finds it."""
-    net = _overflowing(lab, "D")
-    lab.faults += 1
-    seldom: dict[str, Any] = {"checkpoint_every": 1000, "on_trouble": "stop"}
-    ended = Training(lab, small_set(lab), netD=net, **seldom).go()
-    ended.refused("At step 1 a loss or an output of D")
-    return "clear error at the next tick"
-
-
 def _go_on_with_nan(lab: Lab) -> str:
     """In what no step of training reads: losses stay finite, and the next checkpoint finds it."""
     training = half_done(lab)
@@ -88,8 +62,6 @@ def _go_on_with_nan(lab: Lab) -> str:
 
 
 CASES = (
-    *(Case(f"NaN in the file of --net{net}", partial(_refuse_a_file, net=net), 1) for net in "GD"),
-    Case("netD that overflows, long before a checkpoint", _notice_in_statistics, 1),
     *(
         Case(
             f"net{net} that overflows, --on-trouble {action}",

@@ -53,6 +53,10 @@ def command(name: str, *words: object) -> list[object]:
     return [DCGAN_TRAIN.with_name(f"dcgan-{name}"), *words]
 
 
+def evaluating(run: Path) -> list[object]:
+    return command("evaluate", run, "--n", 16, "--device", "cpu", "--workers", 1)
+
+
 def small_set(lab: Lab) -> Path:
     """43 images in shards of eight: an epoch is five steps, and three images over."""
 

@@ -1,9 +1,14 @@
-"""The whole step: its input stage, its average, its precision."""
+"""The whole step: its input stage, its average, its precision, and its state."""
+
+import copy
 
 import pytest
 import torch
 
+from dcgan.checks.findings import Verdict
+from dcgan.checks.verify import step_resumes
 from dcgan.step.ema import EMA, SETTLING, SETTLING_IMAGES
+from dcgan.step.train_step import WholeStep
 from pipeline.images.pixels import to_signed
 from tests.steps import BATCH, NZ, nets, pixel_batch, states, whole_step
 
@@ -23,11 +28,6 @@ def test_the_update_gets_normalised_pixels_and_noise_of_the_generator(bf16):
     assert step.rows.place.item() == 3
 
 
-def test_bf16_pixels_are_what_autocast_makes_of_float_pixels():
-    real = to_signed(pixel_batch(0))
-    assert torch.equal(to_signed(pixel_batch(0), torch.bfloat16), real.bfloat16())
-
-
 @pytest.mark.parametrize(
     "batch",
     [
@@ -45,16 +45,16 @@ def test_mirror_flips_about_half_of_the_images_anew_each_time():
     step = whole_step()
     step.pixels.copy_(pixel_batch(0))
     flips = []
-    for _ in range(40):
+    for _ in range(20):
         shown = step._flipped()
         as_they_are = [torch.equal(a, b) for a, b in zip(shown, step.pixels, strict=True)]
         turned = [torch.equal(a, b) for a, b in zip(shown, step.pixels.flip(2), strict=True)]
         assert [not same for same in as_they_are] == turned
         flips.append(turned)
     assert torch.equal(step.pixels, pixel_batch(0))
-    share = sum(map(sum, flips)) / (40 * BATCH)
-    assert abs(share - 0.5) < 4 * 0.5 / (40 * BATCH) ** 0.5
-    assert len(set(map(tuple, flips))) > 30
+    share = sum(map(sum, flips)) / (20 * BATCH)
+    assert abs(share - 0.5) < 4 * 0.5 / (20 * BATCH) ** 0.5
+    assert len(set(map(tuple, flips))) > 15
 
 
 def test_an_image_and_its_mirror_image_train_alike_only_with_mirror():
@@ -97,7 +97,7 @@ def test_warm_the_average_has_its_half_life_in_images():
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("updates", [1, 2, 3, 20, 250, 251, 252, 1_000_000])
+@pytest.mark.parametrize("updates", [1, 2, 250, 252, 1_000_000])
 @pytest.mark.parametrize("half_life", [100, 10_000_000])
 def test_the_half_life_is_at_most_a_twentieth_of_the_images_seen(updates, half_life):
     net = torch.nn.BatchNorm1d(1)
@@ -113,7 +113,7 @@ def test_the_step_averages_after_each_update():
     step, (followed, _) = whole_step(ema_nimg=2), nets(size=32)  # warm after five steps
     expected = [weight.clone() for weight in followed.parameters()]
     assert step.ema is not None
-    for k in range(8):
+    for k in range(7):
         step(pixel_batch(k))
         for mean, weight in zip(expected, step.update.generator.parameters(), strict=True):
             mean.lerp_(weight.detach(), share_of_the_net(k + 1, 2))
@@ -177,3 +177,57 @@ def test_a_region_around_the_step_leaves_no_stale_weights(around):
     for k in range(2):
         alone(pixel_batch(k))
     assert all(torch.equal(one, two) for one, two in zip(trained(), states(alone), strict=True))
+
+
+# Its state, saved and loaded
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_loaded_state_is_the_one_saved(device, bf16):
+    first, second = (whole_step(bf16, device=device) for _ in range(2))
+    for seed in range(3):
+        first(pixel_batch(seed).to(device))
+    second.load_state_dict(first.state_dict(), same_random=False)
+    assert not second.random.get_state().equal(first.random.get_state())
+    second.load_state_dict(copy.deepcopy(first.state_dict()), same_random=True)
+    pairs = list(zip(states(first), states(second), strict=True))
+    assert len(pairs) > 60
+    assert all(one.equal(other) for one, other in pairs)
+    if device == "cpu":  # elsewhere a backward pass may add in any order
+        for step in (first, second):
+            step(pixel_batch(9))
+        assert all(map(torch.equal, states(first), states(second)))
+
+
+def test_a_saved_state_holds_no_more_than_it_needs():
+    """Three rows, not the buffer of 32 that they lie in."""
+    step = whole_step()
+    for seed in range(3):
+        step(pixel_batch(seed))
+    rows = step.state_dict()["rows"]
+    assert rows.shape == (3, 5)
+    assert rows.untyped_storage().nbytes() == 3 * 5 * 4
+
+
+@pytest.mark.parametrize("place", [0, -3])
+def test_a_number_that_is_none_is_found_wherever_it_is(place):
+    step = whole_step()
+    step(pixel_batch(0))
+    assert step.is_finite()
+    tensor = [tensor for tensor in step.state() if tensor.is_floating_point()][place]
+    with torch.no_grad():
+        tensor[(0,) * tensor.ndim] = float("inf")
+    assert not step.is_finite()
+
+
+def test_the_doctor_sees_that_it_resumes_and_would_see_if_not(monkeypatch):
+    finding = step_resumes(torch.device("cpu"))
+    assert (finding.verdict, finding.found) == (Verdict.OK, "equal to the bit")
+    load = WholeStep.load_state_dict
+
+    def without_optimisers(self, state, same_random):
+        load(self, {**state, "optimizer_d": {}, "optimizer_g": {}}, same_random)
+
+    monkeypatch.setattr(WholeStep, "load_state_dict", without_optimisers)
+    assert step_resumes(torch.device("cpu")).verdict is Verdict.FAIL

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import decode as checking
+import pipeline.images.decode
 from pipeline.images.decode import RejectedError, decode
 from pipeline.packing.store import Stored, store
 from pipeline.shards.manifest import Recipe
@@ -145,9 +145,9 @@ def test_they_cost_no_memory(tmp_path):
 
 
 def test_the_limit_is_of_pixels(monkeypatch):
-    monkeypatch.setattr(checking, "MAX_PIXELS", 48 * 40)
+    monkeypatch.setattr(pipeline.images.decode, "MAX_PIXELS", 48 * 40)
     assert decode(JPEG).pixels.shape == decode(ODD["rgb.png"][0]).pixels.shape == (40, 48, 3)
-    monkeypatch.setattr(checking, "MAX_PIXELS", 48 * 40 - 1)
+    monkeypatch.setattr(pipeline.images.decode, "MAX_PIXELS", 48 * 40 - 1)
     for data in (JPEG, ODD["rgb.png"][0]):
         with pytest.raises(RejectedError, match="48×40, over 1,919 pixels"):
             decode(data)

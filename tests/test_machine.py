@@ -8,7 +8,7 @@ import torch
 
 from dcgan import doctor, evaluate, profile, sample
 from dcgan.training import session
-from pipeline import machine as cores
+from pipeline import machine
 from pipeline.errors import UserError
 from pipeline.machine import core_limits, limit_torch_threads, usable_cores
 from tests.pictures import numbered_pictures, write_pictures
@@ -17,13 +17,13 @@ from tools import make_shards
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
+def pretend(monkeypatch, tmp_path):
     """Eight cores without a limit; returns a function that makes control groups."""
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
-    monkeypatch.setattr(cores, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
 
     def groups(own, files):
         (tmp_path / "own").write_text(own)
@@ -34,7 +34,7 @@ def machine(monkeypatch, tmp_path):
     return groups
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("pretend")
 def test_without_a_limit_it_is_the_machine(monkeypatch):
     assert usable_cores() == 8
     monkeypatch.setattr("os.cpu_count", lambda: None)
@@ -72,22 +72,22 @@ V2, V1 = "0::/pod/job\n", "9:memory:/\n4:cpu,cpuacct:/pod/job\n1:cpuset:/\n"
         (V1, {f"{OWN}_quota_us": "-1", f"{OWN}_period_us": "50000"}, 8),
     ],
 )  # fmt: skip
-def test_a_quota_counts_rounded_down_but_for_less_than_one(machine, own, files, expected):
-    machine(own, files)
+def test_a_quota_counts_rounded_down_but_for_less_than_one(pretend, own, files, expected):
+    pretend(own, files)
     assert usable_cores() == expected
 
 
-@pytest.mark.usefixtures("machine")
+@pytest.mark.usefixtures("pretend")
 @pytest.mark.parametrize(("text", "expected"), [("3", 3), ("64", 8), ("0", 8), ("2(x4)", 8)])
 def test_what_slurm_gave_counts(monkeypatch, text, expected):
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", text)
     assert usable_cores() == expected
 
 
-def test_the_least_limit_holds(machine, monkeypatch):
+def test_the_least_limit_holds(pretend, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "4")
-    machine(V2, {"pod/job/cpu.max": "200000 100000"})
+    pretend(V2, {"pod/job/cpu.max": "200000 100000"})
     assert core_limits() == {
         "machine": 8, "affinity": 3, "cgroup quota": 2, "SLURM_CPUS_PER_TASK": 4,
     }  # fmt: skip
@@ -101,7 +101,7 @@ def test_the_least_limit_holds(machine, monkeypatch):
 def two_threads(monkeypatch):
     """Torch has two threads, and this process one core."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(cores, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -110,10 +110,10 @@ def two_threads(monkeypatch):
 
 @pytest.mark.usefixtures("two_threads")
 def test_torch_keeps_to_the_cores_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.setattr(cores, "usable_cores", lambda: 64)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 64)
     limit_torch_threads()
     assert torch.get_num_threads() == 2
-    monkeypatch.setattr(cores, "usable_cores", lambda: 1)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     limit_torch_threads()
     assert torch.get_num_threads() == 2

@@ -1,18 +1,18 @@
 """Convolutions as matrix products, against the library's."""
 
-import functools
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch.nn import functional
 
-from dcgan.nets import im2col as patches
+from dcgan.nets import im2col
 from dcgan.nets.models import Discriminator, Generator
 
 GEOMETRIES = [(4, 2, 1, 4), (4, 1, 0, 1), (4, 2, 1, 3), (2, 2, 0, 2)]
 """Kernel, stride, padding, side of the smaller map."""
 
-LAYERS = [patches.Conv2d, patches.ConvTranspose2d]
+LAYERS = [im2col.Conv2d, im2col.ConvTranspose2d]
 
 
 def layer_and_input(kind, geometry, dtype=torch.float32, inputs=6, outputs=5, batch=3):
@@ -21,9 +21,9 @@ def layer_and_input(kind, geometry, dtype=torch.float32, inputs=6, outputs=5, ba
     layer = kind(inputs, outputs, kernel, stride, padding, bias=False).to(dtype)
     weight = torch.randn(layer.weight.shape, generator=draw, dtype=torch.float64)
     layer.load_state_dict({"weight": weight})
-    side = patches._side(small, *geometry[:3]) if kind is patches.Conv2d else small
+    side = im2col._side(small, *geometry[:3]) if kind is im2col.Conv2d else small
     maps = torch.randn(batch, inputs, side, side + side // 3, generator=draw, dtype=torch.float64)
-    if kind is patches.Conv2d:  # as wide as whole strides are
+    if kind is im2col.Conv2d:  # as wide as whole strides are
         maps = maps[..., :side]
     return layer, maps.to(dtype)
 
@@ -46,8 +46,8 @@ def library(monkeypatch):
 
     def reference(*arguments):
         with monkeypatch.context() as patched:
-            patched.setattr(patches, "LARGEST", 0)
-            patched.setattr(patches, "_is_one_patch", lambda *geometry: False)
+            patched.setattr(im2col, "LARGEST", 0)
+            patched.setattr(im2col, "_is_one_patch", lambda *geometry: False)
             return results(*arguments)
 
     return reference
@@ -61,15 +61,6 @@ def test_products_are_the_librarys_convolution(kind, geometry, layout, library):
     found, wanted = results(layer, maps, layout), library(layer, maps, layout)
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES[:2])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_in_float32_they_differ_in_the_last_digits_only(kind, geometry, library):
-    layer, maps = layer_and_input(kind, geometry, inputs=64, outputs=32)
-    arguments = (layer, maps, torch.channels_last)
-    for mine, theirs in zip(results(*arguments), library(*arguments), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-4)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES[:2])
@@ -90,36 +81,30 @@ def test_in_bf16_they_are_as_near_to_the_truth_as_the_librarys(kind, geometry, l
 
 def test_patches_are_those_of_unfold_and_overlaps_those_of_fold():
     kernel, stride, padding, small = GEOMETRIES[0]
-    side = patches._side(small, kernel, stride, padding)
+    side = im2col._side(small, kernel, stride, padding)
     images = torch.randn(2, side, side, 3)
-    gathered = patches._gather(images, kernel, stride, padding)
+    gathered = im2col._gather(images, kernel, stride, padding)
     assert gathered.shape == (2, small, small, kernel * kernel * 3)
     columns = gathered.unflatten(3, (kernel**2, 3)).permute(0, 4, 3, 1, 2).flatten(3).flatten(1, 2)
     in_planes = images.permute(0, 3, 1, 2)
     unfolded = functional.unfold(in_planes, kernel, padding=padding, stride=stride)
     assert torch.equal(columns, unfolded)
     folded = functional.fold(columns, side, kernel, padding=padding, stride=stride)
-    added = patches._overlap_add(gathered, kernel, stride, padding)
+    added = im2col._overlap_add(gathered, kernel, stride, padding)
     torch.testing.assert_close(added.permute(0, 3, 1, 2), folded)
     assert added.is_contiguous()
 
 
-def note(calls, name, function, *arguments):
-    calls.append(name)
-    return function(*arguments)
-
-
-@pytest.mark.parametrize(("largest", "products"), [(0, 0), (4, 0), (8, 1), (64, 3)])
+@pytest.mark.parametrize(("largest", "products"), [(0, 0), (8, 1), (64, 3)])
 def test_which_layers_are_products(monkeypatch, largest, products):
-    monkeypatch.setattr(patches, "LARGEST", largest)
-    calls: list[str] = []
-    for name in ("_gather", "_overlap_add"):
-        noted = functools.partial(note, calls, name, getattr(patches, name))
-        monkeypatch.setattr(patches, name, noted)
+    monkeypatch.setattr(im2col, "LARGEST", largest)
+    calls = [MagicMock(wraps=getattr(im2col, name)) for name in ("_gather", "_overlap_add")]
+    monkeypatch.setattr(im2col, "_gather", calls[0])
+    monkeypatch.setattr(im2col, "_overlap_add", calls[1])
     with torch.no_grad():
         Discriminator(32, ndf=4)(torch.zeros(2, 3, 32, 32))
         Generator(32, nz=5, ngf=4)(torch.zeros(2, 5, 1, 1))
-    assert (calls.count("_gather"), calls.count("_overlap_add")) == (products, products)
+    assert [each.call_count for each in calls] == [products, products]
 
 
 @pytest.mark.parametrize("kind", LAYERS)
@@ -132,10 +117,3 @@ def test_between_one_pixel_and_one_patch_no_convolution_is_left(kind, monkeypatc
         assert layer.weight.grad.stride() == layer.weight.stride(), "what Inductor expects"
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     assert torch.equal(compiled(maps.detach()), layer(maps.detach()))
-
-
-def test_names_and_shapes_of_weights_are_the_librarys():
-    for net in (Generator(), Discriminator()):
-        for layer in net.main:
-            if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-                assert [name for name, _ in layer.named_parameters()] == ["weight"]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import pipeline.images.decode
 from pipeline.errors import UserError
-from pipeline.images import decode as checking
 from pipeline.images.decode import RejectedError
 from pipeline.images.resize import fit_square, resize, resized
 from pipeline.packing.store import cut, store
@@ -56,7 +56,7 @@ def test_what_is_stored_is_what_the_loaders_make_of_the_pixels(width, height, si
 @pytest.mark.parametrize("crop", ["centre", 108, 148])
 def test_a_raw_store_is_bit_for_bit_what_the_loaders_make_of_its_source(crop, kind):
     data = encode(smooth(*CELEBA), kind)
-    image = torch.from_numpy(checking.decode(data).pixels.copy())
+    image = torch.from_numpy(pipeline.images.decode.decode(data).pixels.copy())
     expected = fit_square(image, 64, None if crop == "centre" else crop)
     assert np.array_equal(of_raw(data, 64, crop), expected.numpy())
 

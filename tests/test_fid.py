@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch_fidelity import feature_extractor_inceptionv3 as extractor
 
-from dcgan.metrics import fid as fidelity
+from dcgan.metrics import fid
 from dcgan.metrics.evaluation import print_rest
 from dcgan.metrics.fid import Inception
 from dcgan.metrics.reals import BATCH, Reals
@@ -21,7 +21,7 @@ from tests.running import assert_four_parts
 
 CPU = torch.device("cpu")
 
-LAYER = fidelity.LAYER
+LAYER = fid.LAYER
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def inception(weights: Path) -> Iterator[Inception]:
     """Of a layer of 64 features: the eigenvalues of 2,048 take many seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fidelity, "LAYER", "64")
+        patch.setattr(fid, "LAYER", "64")
         yield Inception(weights, CPU)
 
 
@@ -67,7 +67,7 @@ def a_net() -> Generator:
 
 def test_a_generator_beside_noise(inception, weights, monkeypatch, capsys):
     reals = Reals("synthetic", LoaderOptions(BATCH, 32), 12)
-    found = fidelity.measure(a_net(), reals, inception, 6)
+    found = fid.measure(a_net(), reals, inception, 6)
     assert [each.metric for each in found] == ["fid", "kid"]
     assert all(each.n == 6 for each in found)
     assert all(abs(each.floor) < each.value for each in found)
@@ -82,11 +82,11 @@ def test_a_generator_beside_noise(inception, weights, monkeypatch, capsys):
     # Once more, and the real images' part is taken from the cache
     assert len([*cache_folder().iterdir()]) == 1
     monkeypatch.setattr(Reals, "blocks", None)
-    assert fidelity.measure(a_net(), reals, inception, 6) == found
+    assert fid.measure(a_net(), reals, inception, 6) == found
 
 
 def test_grey_images_are_taken_as_colour(weights, monkeypatch):
-    monkeypatch.setattr(fidelity, "LAYER", LAYER)
+    monkeypatch.setattr(fid, "LAYER", LAYER)
     inception = Inception(weights, CPU)
     grey = torch.randint(0, 256, (2, 32, 32, 1), dtype=torch.uint8)
     found = inception.features([grey[:1], grey[1:]])
@@ -100,21 +100,21 @@ def test_the_formulas_are_those_of_the_papers():
     other = (2 * random.normal(size=(4000, 3)) + 1).astype(np.float32)
     pair = torch.from_numpy(one), torch.from_numpy(other)
     # Between N(0, 1) and N(1, 4): |0 - 1|² + (1 - 2)² in each of three dimensions
-    assert fidelity.fid(*pair) == pytest.approx(6, rel=0.05)
-    assert fidelity.fid(pair[0], pair[0]) == pytest.approx(0, abs=1e-4)
+    assert fid.fid(*pair) == pytest.approx(6, rel=0.05)
+    assert fid.fid(pair[0], pair[0]) == pytest.approx(0, abs=1e-4)
     few = pair[0][:100], pair[1][:100], pair[0][100:200]
-    assert fidelity.kid(few[0], few[1]) > 10 * abs(fidelity.kid(few[0], few[2]))
+    assert fid.kid(few[0], few[1]) > 10 * abs(fid.kid(few[0], few[2]))
 
 
 def test_the_published_digest_is_comparable(weights, inception, monkeypatch):
     assert not inception.comparable
-    monkeypatch.setattr(fidelity, "PUBLISHED", inception.digest)
+    monkeypatch.setattr(fid, "PUBLISHED", inception.digest)
     assert Inception(weights, CPU).comparable
 
 
 def test_without_weights_and_network_the_way_out_is_told(monkeypatch):
     def offline(url: str, path: str, hash_prefix: str) -> None:
-        assert hash_prefix == fidelity.PUBLISHED
+        assert hash_prefix == fid.PUBLISHED
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
@@ -158,5 +158,5 @@ def test_weights_that_give_nothing_are_refused(inception, monkeypatch):
 
 def test_too_few_images_are_refused(inception):
     with pytest.raises(UserError) as caught:
-        fidelity.measure(a_net(), Reals("synthetic", LoaderOptions(BATCH, 32), 2), inception, 1)
+        fid.measure(a_net(), Reals("synthetic", LoaderOptions(BATCH, 32), 2), inception, 1)
     assert_four_parts(caught.value, "at least 4")
