@@ -10,17 +10,24 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dcgan.nets import im2col as patches
-from dcgan.options import TrainConfig
+from dcgan.options import MeasuringStep, TrainConfig
 from dcgan.profile import app
-from dcgan.profiling import entrants
-from dcgan.profiling.entrants import (
+from dcgan.profiling import step as profile_step
+from dcgan.profiling.measuring import CpuClock, Spread
+from dcgan.profiling.step import (
+    LAUNCHED,
     Entrant,
     UnavailableError,
+    build_ours,
+    build_tutorial,
+    conclude,
     count_flops,
+    launch_seconds,
+    make_entrants,
+    make_pixels,
     matrix_rate,
+    take_turn,
 )
-from dcgan.profiling.measuring import CpuClock
-from dcgan.profiling.step import LAUNCHED, Turn, conclude, launch_seconds, summarise, take_turn
 from dcgan.profiling.tutorial_step import (
     tutorial_discriminator,
     tutorial_generator,
@@ -34,7 +41,7 @@ from tests.running import assert_four_parts, flags
 
 CPU = torch.device("cpu")
 NZ, WIDTH = 8, 4
-TINY = {
+TINY: dict[str, Any] = {
     "batch_size": 4,
     "image_size": 32,
     "nz": NZ,
@@ -119,15 +126,22 @@ def test_flops_are_twice_the_multiplications():
 
 
 def test_the_matrix_rate_is_that_of_the_product(monkeypatch):
-    monkeypatch.setattr(entrants, "SIDE", 64)
+    monkeypatch.setattr(profile_step, "SIDE", 64)
     assert 1e6 < matrix_rate("fp32", CPU) < 1e16
 
 
-def test_a_turn_has_its_steps_and_their_time():
-    done = []
+@pytest.fixture
+def recorded():
+    """An entrant, and what is done with it."""
+    done: list[str] = []
     entrant = Entrant(
-        "x", "fp32", lambda: done.append("step"), lambda: done.append("begin"), 0, 0, 0
+        lambda: done.append("step"), lambda: done.append("begin"), "fp32", 0, None, None
     )
+    return entrant, done
+
+
+def test_a_turn_has_its_steps_and_their_time(recorded):
+    entrant, done = recorded
     turn = take_turn(entrant, 5, CpuClock(), CPU)
     assert done == ["begin", *["step"] * 5]
     assert turn.steps == 5
@@ -135,27 +149,23 @@ def test_a_turn_has_its_steps_and_their_time():
     assert turn.cpu_ms >= 0
 
 
-def test_ratios_are_of_the_same_round():
-    turns = {
-        "tutorial": [Turn(1, 10, 8), Turn(1, 30, 40), Turn(1, 20, 20)],
-        "graph": [Turn(1, 5, 4), Turn(1, 10, 10), Turn(1, 10, 4)],
-    }
-    figures = summarise(turns)
-    assert figures["graph"].faster.median == 2
-    assert (figures["graph"].less_cpu.low, figures["graph"].less_cpu.high) == (2, 5)
-    assert conclude(figures).startswith("graph is the fastest: 2.00× (2.00–3.00)")
-    swapped = summarise({"tutorial": turns["graph"], "graph": turns["tutorial"]})
-    assert "None is faster" in conclude(swapped)
+def test_the_fastest_is_named_with_its_ratios():
+    one, faster, less_cpu = Spread(1, 1, 1), Spread(2, 2, 3), Spread(4, 2, 5)
+    told = conclude({"tutorial": one, "graph": faster}, {"tutorial": one, "graph": less_cpu})
+    assert told.startswith("graph is the fastest: 2.00× (2.00–3.00)")
+    assert "4.00× (2.00–5.00) as many images" in told
+    slower = Spread(0.5, 0.4, 0.6)
+    assert "None is faster" in conclude({"tutorial": one, "graph": slower}, {})
 
 
 def test_the_nets_stand_still_so_that_steps_are_alike():
     config = TrainConfig(
-        shards="synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=entrants.LR
+        shards="synthetic", batch_size=8, image_size=32, nz=NZ, ngf=8, ndf=8, lr=profile_step.LR
     )
-    pixels = entrants._pixels(config, CPU)
+    pixels = make_pixels(config, CPU)
     ways: Any = [
-        entrants.build_tutorial(config, pixels, CPU),
-        entrants.build_ours(config, "fp32", "eager", pixels, CPU),
+        build_tutorial(config, pixels, CPU),
+        build_ours(config, "fp32", "eager", pixels, CPU),
     ]
     for _, step in ways:
         losses = [float(step()[0]) for _ in range(60)]
@@ -165,14 +175,12 @@ def test_the_nets_stand_still_so_that_steps_are_alike():
 # For CUDA's sake, shown on a CPU
 
 
-def test_the_hosts_time_is_that_of_some_launches():
+def test_the_hosts_time_is_that_of_some_launches(recorded):
     """The clock is read before anybody waits for the device."""
-    done, spent = [], iter([1.0, 1.5])
-    entrant = Entrant(
-        "x", "fp32", lambda: done.append("step"), lambda: done.append("begin"), 0, 0, 0
-    )
-    clock = SimpleNamespace(read=lambda: next(spent))
-    assert launch_seconds(entrant, clock, CPU) == 0.5 / LAUNCHED  # type: ignore[arg-type]
+    entrant, done = recorded
+    spent = iter([1.0, 1.5])
+    clock: Any = SimpleNamespace(read=lambda: next(spent))
+    assert launch_seconds(entrant, clock, CPU) == 0.5 / LAUNCHED
     assert done == ["begin", *["step"] * LAUNCHED]
 
 
@@ -187,9 +195,8 @@ def test_the_tutorials_step_has_cudnn_as_torch_does_and_ours_as_training(monkeyp
         return name
 
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    monkeypatch.setattr(entrants, "_enter", enter)
-    options = SimpleNamespace(**TINY, channels=3, compiled=False)
-    entrants.make_entrants(options, CPU)  # type: ignore[arg-type]
+    monkeypatch.setattr(profile_step, "_enter", enter)
+    make_entrants(MeasuringStep(**TINY), CPU)
     assert seen == {"tutorial": False, "eager fp32": True, "eager auto": True}
 
 
@@ -202,7 +209,7 @@ def ran(alone, tmp_path_factory):
     files = {"json": place / "found.json", "plot": place / "found.png"}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
-        patched.setattr(entrants, "SIDE", 64)
+        patched.setattr(profile_step, "SIDE", 64)
         words = flags(**(TINY | files))
         result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -243,7 +250,7 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
         shards="synthetic", batch_size=4, image_size=32, nz=NZ, ngf=WIDTH, ndf=WIDTH
     )
     with pytest.raises(UnavailableError, match="no compiler"):
-        entrants.build_ours(config, "fp32", "compiled", [], CPU)
+        build_ours(config, "fp32", "compiled", [], CPU)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +270,7 @@ def test_what_cannot_be_measured_is_refused(change, said):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(entrants, "SIDE", 64)
+    monkeypatch.setattr(profile_step, "SIDE", 64)
     words = flags(**(TINY | {"compiled": True, "json": tmp_path / "found.json"}))
     result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
     assert result.exit_code == 0, result.output

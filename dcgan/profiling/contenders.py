@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
@@ -69,14 +70,11 @@ def read_batches(
     shards: ShardSet, conditions: LoaderOptions
 ) -> Generator[list[Encoded], None, None]:
     """The samples of one batch after another, as the loader reads them."""
-    reader = Reader(shards)
     schedule = Schedule.of(shards, conditions.batch_size, conditions.seed)
-    try:
+    with closing(Reader(shards)) as reader:
         for epoch in count():
             for rows in schedule.batches(epoch):
                 yield reader.read(rows)
-    finally:
-        reader.close()
 
 
 def cached(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
@@ -106,7 +104,7 @@ def torchvision_folder(
     Args:
         name: of the contender.
         images: a folder with one sub-folder of image files.
-        recipe: of the set that they are from: what a loader is to see of them.
+        recipe: of the set that they are from: it says which part of them is seen.
         conditions: its options.
     """
     from torchvision.datasets import ImageFolder
@@ -115,7 +113,9 @@ def torchvision_folder(
     loader: DataLoader[Any] = DataLoader(
         dataset,
         conditions.batch_size,
-        sampler=_EndlessOrder(len(dataset), conditions.seed),
+        sampler=chain.from_iterable(
+            permutation(len(dataset), conditions.seed, epoch).tolist() for epoch in count()
+        ),
         num_workers=conditions.threads,
         # A fork would copy the threads' locks of DALI and torch in mid-air
         multiprocessing_context="spawn",
@@ -207,17 +207,6 @@ def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Conten
     return Contender(name, running, conditions.batch_size, DALI_AHEAD, running.close)
 
 
-class _EndlessOrder(Sampler[int]):
-    """One permutation of a data set after another."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed = count, seed
-
-    def __iter__(self) -> Iterator[int]:
-        for epoch in count():
-            yield from permutation(self._count, self._seed, epoch).tolist()
-
-
 def _dataloader(
     name: str, loader: DataLoader[Any], conditions: LoaderOptions, workers: int
 ) -> Contender:
@@ -275,11 +264,11 @@ def write_images(shards: ShardSet, folder: Path) -> Path:
     """
     assert shards.manifest.recipe.store != "raw", "raw samples are no image files"
     (folder / FOLDER).mkdir(parents=True)
-    reader = Reader(shards)
     try:
-        for row in range(len(shards)):
-            (data,) = reader.read(np.array([row]))
-            (folder / FOLDER / f"{row:08d}.jpg").write_bytes(data.tobytes())
+        with closing(Reader(shards)) as reader:
+            for row in range(len(shards)):
+                (data,) = reader.read(np.array([row]))
+                (folder / FOLDER / f"{row:08d}.jpg").write_bytes(data.tobytes())
     except OSError as error:
         raise UserError(
             folder,
@@ -287,8 +276,6 @@ def write_images(shards: ShardSet, folder: Path) -> Path:
             f"room for {len(shards):,} image files",
             "use fewer --images, or let TMPDIR name a folder on a larger disk",
         ) from error
-    finally:
-        reader.close()
     return folder
 
 
