@@ -129,10 +129,9 @@ def test_room_on_the_disk(monkeypatch, gib, verdict):
     assert system.disk().verdict is verdict
 
 
-@pytest.mark.parametrize(("gib", "verdict"), [(8, OK), (2, WARNING), (1.4, FAIL)])
-def test_room_in_memory(monkeypatch, gib, verdict):
-    monkeypatch.setattr(machine_checks, "free_memory", lambda device: int(gib * 2**30))
-    assert machine_checks.memory(CPU).verdict is verdict
+def test_too_little_memory(monkeypatch):
+    monkeypatch.setattr(machine_checks, "free_memory", lambda device: int(1.4 * 2**30))
+    assert machine_checks.memory(CPU).verdict is FAIL
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
@@ -154,14 +153,9 @@ def test_shared_memory(monkeypatch, machine, tmp_path, mib, cards, verdict, said
     assert finding.found.endswith(said)
 
 
-def test_shared_memory_that_cannot_be_written(monkeypatch, machine):
-    machine()
+def test_what_cannot_be_written(monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "cannot be written" in machine_checks.shared_memory().found
-
-
-def test_a_folder_that_cannot_be_written(monkeypatch):
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert system.disk().verdict is FAIL
 
 
@@ -244,14 +238,3 @@ def test_a_broken_set_is_a_fault_with_its_remedy(spare_set):
     assert (finding.verdict, finding.name) == (FAIL, "shard set")
     assert "unfinished" in finding.found
     assert "tools/make_shards.py" in finding.remedy
-
-
-def test_a_set_whose_pictures_do_not_decode_is_a_fault(spare_set):
-    for tar in spare_set.tars:
-        data = bytearray(tar.read_bytes())
-        place = data.index(b"\xff\xd8\xff")
-        data[place : place + 100] = bytes(100)
-        tar.write_bytes(data)
-    (finding,) = examine([Check("one batch", lambda: one_batch(spare_set.folder, CPU))])
-    assert (finding.name, finding.verdict) == ("one batch", FAIL)
-    assert finding.remedy

@@ -18,6 +18,10 @@ def broken():
     raise RuntimeError("first line\nsecond line")
 
 
+def refuse():
+    raise UserError("a.tar", "cut", "whole", "copy it again")
+
+
 def silent():
     yield from ()
 
@@ -28,12 +32,13 @@ def lines_then_broken():
 
 
 def test_a_check_that_raises_is_a_fault_and_the_others_are_made():
-    checks = [Check("bad", broken), Check("two", lines_then_broken), Check("none", silent)]
-    findings = list(examine([*checks, Check("good", lambda: ok("1"))]))
-    told = [(finding.name, finding.verdict) for finding in findings]
-    expected = [("bad", FAIL), ("one", OK), ("two", FAIL), ("none", FAIL), ("good", OK)]
-    assert told == expected
-    assert findings[0].found == "RuntimeError: first line"
+    looks = {"bad": broken, "two": lines_then_broken, "none": silent, "set": refuse}
+    checks = [Check(name, look, "1") for name, look in looks.items()]
+    bad, one, two, none, refused, good = examine([*checks, Check("good", lambda: ok("1"))])
+    assert [finding.verdict for finding in (bad, one, two, none)] == [FAIL, OK, FAIL, FAIL]
+    assert (bad.found, one.name, two.name) == ("RuntimeError: first line", "one", "two")
+    assert refused == Finding("set", FAIL, "a.tar: cut", "whole", "copy it again")
+    assert good == Finding("good", OK, "1")
 
 
 FINE = Finding("long name", OK, "1", "2")
@@ -155,11 +160,3 @@ def test_this_machine_through_the_command(monkeypatch, capsys, tmp_path):
     assert len(report["findings"]) >= 12
     assert str(tmp_path) not in json.dumps(report)
     assert report["findings"][-1]["verdict"] == "not checked"
-
-
-def test_an_error_for_people_keeps_its_remedy():
-    def refuse():
-        raise UserError("a.tar", "cut", "whole", "copy it again")
-
-    (finding,) = examine([Check("x", refuse)])
-    assert finding == Finding("x", FAIL, "a.tar: cut", "whole", "copy it again")

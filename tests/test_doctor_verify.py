@@ -186,11 +186,10 @@ def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
     assert [first.verdict, twenty.verdict, weights.verdict] == [OK, OK, FAIL]
 
 
-@pytest.mark.parametrize("captured", [1.0, 4.0])
-def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch, captured):
+def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch):
     def repeated(step):
         update = step.ema.update
-        monkeypatch.setattr(step.ema, "update", lambda updates: update(torch.tensor(captured)))
+        monkeypatch.setattr(step.ema, "update", lambda updates: update(torch.tensor(4.0)))
 
     average = steps_beside(monkeypatch, repeated)[-1]
     assert (average.name.split(", ")[1], average.verdict) == ("average", FAIL)

@@ -93,7 +93,6 @@ def assert_told(command, said, found):
         assert words in said
     assert (found["command"], found["options"]["batch_size"]) == (command, 4)
     assert found["set"]["images"] == 16
-    assert found["environment"]["packages"]["torch"]
     assert found["conclusions"]
     for line in found["conclusions"]:
         assert line in said
@@ -111,6 +110,7 @@ def assert_rounds(rounds, names):
 
 def test_the_loader_by_itself(run):
     found = run("loader").found
+    assert found["environment"]["packages"]["torch"]
     assert_rounds(found["rounds"], ["loader"])
     assert set(found["seconds"]) == {"open_the_set", "make_the_loader", "first_batch"}
     assert all(0 < seconds < 60 for seconds in found["seconds"].values())
@@ -144,13 +144,8 @@ def test_compare(run):
     assert ran.found["left_out"] == []
     for ratios in (ran.found["wall_ratios"], ran.found["cpu_ratios"]):
         assert list(ratios) == names
-        for name, row in ratios.items():
-            assert list(row) == [others[0], others[2]]
-            assert all(
-                spread["low"] <= spread["median"] <= spread["high"] for spread in row.values()
-            )
-            if name in row:
-                assert row[name]["median"] == 1
+        assert {tuple(row) for row in ratios.values()} == {(others[0], others[2])}
+        assert ratios[others[2]][others[2]] == {"median": 1, "low": 1, "high": 1}
     mine, other = (ran.found["rounds"][name] for name in ("cache, float", "plain DALI chain"))
     cpu = [b["cpu_us_per_image"] / a["cpu_us_per_image"] for a, b in zip(mine, other, strict=True)]
     spread = ran.found["cpu_ratios"]["cache, float"]["plain DALI chain"]
@@ -198,34 +193,40 @@ def test_sweep(run):
 
 
 def test_training(run):
-    ran = run("train")
+    found = run("train").found
     names = ["free data", "the set as it is", "the cache"]
-    assert list(ran.found["together"]) == names
-    for paces in ran.found["together"].values():
+    assert list(found["together"]) == names
+    for paces in found["together"].values():
         assert len(paces) == 2
-        assert all(0 <= pace["data_wait_pct"] <= 100 for pace in paces)
-        assert all(pace["step_ms"] > 0 < pace["img_per_s"] for pace in paces)
-    assert_rounds(ran.found["loaders_alone"], names[1:])
-    assert ran.found["steps_per_round"] >= 4
-    assert all("is the bottleneck" in line for line in ran.found["conclusions"])
+        for pace in paces:
+            assert 0 <= pace["data_wait_pct"] <= 100
+            assert pace["step_ms"] > 0 < pace["img_per_s"]
+    assert_rounds(found["loaders_alone"], names[1:])
+    assert found["steps_per_round"] >= 4
+    assert all("is the bottleneck" in line for line in found["conclusions"])
 
 
 # What it concludes, from made-up loaders and rounds whose truth is known
 
 
 def test_a_slow_loader_is_seen_in_the_data_wait():
-    def batches():
+    def batches(seconds):
         while True:
-            time.sleep(0.02)
+            time.sleep(seconds)
             yield torch.zeros(1)
 
-    fed = Contender("slow", batches(), 4, 0, lambda: None)
-    pace = train_round(fed, lambda real: time.sleep(0.005), 10, CPU)
-    assert 50 < pace.data_wait_pct < 100
-    assert pace.step_ms >= 25
-    fed = Contender("free", iter(lambda: torch.zeros(1), None), 4, 0, lambda: None)
-    pace = train_round(fed, lambda real: time.sleep(0.005), 10, CPU)
-    assert pace.data_wait_pct < 50
+    slow, quick = (
+        train_round(
+            Contender("x", batches(seconds), 4, 0, lambda: None),
+            lambda real: time.sleep(0.005),
+            10,
+            CPU,
+        )
+        for seconds in (0.02, 0)
+    )
+    assert 50 < slow.data_wait_pct < 100
+    assert slow.step_ms >= 25
+    assert quick.data_wait_pct < 50
 
 
 def test_what_a_loader_had_ready_does_not_count_as_its_pace():
@@ -253,14 +254,12 @@ def test_costs_are_differences_within_a_round():
     assert costs["resize"].share == 0  # noise made it cheaper than nothing
 
 
-@pytest.mark.parametrize(("noise", "kept"), [(0.3, True), (0.2, True), (0.1, False)])
+@pytest.mark.parametrize(("noise", "kept"), [(0.2, True), (0.1, False)])
 def test_a_gain_must_exceed_the_noise(noise, kept):
     gains = {"the default": 1.0, "the default again": 1.0, "1": 0.5, "4": 1.2}
-    spreads = {name: Spread(gain, gain, gain) for name, gain in gains.items()}
-    race = Race("workers", noise, spreads, {})
+    race = Race("x", noise, {name: Spread(gain, gain, gain) for name, gain in gains.items()}, {})
     value, told = choose("workers", 2, race)
-    assert value == (None if kept else "4")
-    assert ("keep 2" in told) == kept
+    assert (value, "keep 2" in told) == (None if kept else "4", kept)
     value, told = choose("batch_size", 64, race)
     assert value is None
     assert "training's" in told
@@ -274,19 +273,18 @@ def options(**changes):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "said"),
     [
-        ("rounds", 0),
-        ("seconds", float("nan")),
-        ("json_file", ROOT / "nowhere" / "found.json"),
-        ("plot_file", ROOT / "found.svg"),
+        ("seconds", float("nan"), "--seconds"),
+        ("json_file", ROOT / "nowhere" / "found.json", "--json"),
+        ("plot_file", ROOT / "found.svg", "end its name in .png"),
+        ("shards", "synthetic", "dcgan-profile step"),
     ],
 )
-def test_options_that_cannot_be_are_refused(field, value):
-    assert options().rounds == 5
+def test_options_that_cannot_be_are_refused(field, value, said):
     with pytest.raises(UserError) as refused:
         options(**{field: value})
-    assert_four_parts(refused.value, MeasuringSet.flag(field), str(value))
+    assert_four_parts(refused.value, str(value), said)
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path):
@@ -294,12 +292,6 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
     with pytest.raises(UserError) as refused:
         publish(report, options(json_file=tmp_path / ("x" * 255)))
     assert_four_parts(refused.value, "xxx")
-
-
-def test_noise_is_no_set_to_measure_a_loader_with():
-    with pytest.raises(UserError) as refused:
-        options(shards="synthetic")
-    assert_four_parts(refused.value, "--shards synthetic", "noise", "dcgan-profile step")
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def test_the_tutorials_step_is_the_references_to_the_bit():
             assert torch.equal(tensor, theirs.state_dict()[name])
 
 
-@pytest.mark.parametrize(("size", "channels"), [(32, 3), (64, 1), (128, 3)])
-def test_its_nets_take_our_weights_at_every_size(size, channels):
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (64, 1)])
+def test_its_nets_take_our_weights_and_compute_the_same(size, channels):
     config = TrainConfig(
         shards="synthetic", image_size=size, channels=channels, nz=NZ, ngf=2, ndf=3
     )
@@ -99,11 +99,13 @@ def test_its_nets_take_our_weights_at_every_size(size, channels):
     net_d = tutorial_discriminator(size, 3, channels)
     net_g.load_state_dict(generator.main.state_dict())
     net_d.load_state_dict(discriminator.main.state_dict())
+    latents = torch.ones(2, NZ, 1, 1)
     with torch.no_grad():
-        images = net_g(torch.ones(2, NZ, 1, 1))
+        images = net_g(latents)
         found, expected = net_d(images).flatten(), discriminator(images).sigmoid()
+        torch.testing.assert_close(images, generator(latents), rtol=1e-4, atol=1e-5)
     assert images.shape == (2, channels, size, size)
-    assert found.numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 # What is counted
@@ -203,19 +205,25 @@ def test_the_tutorials_step_has_cudnn_as_torch_does_and_ours_as_training(monkeyp
 # The command
 
 
+def measured(folder, **changes):
+    """Run the command; what it said and wrote."""
+    words = flags(**(TINY | {"json": folder / "found.json"} | changes))
+    result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads((folder / "found.json").read_text())
+    return SimpleNamespace(said=result.output, found=found)
+
+
 @pytest.fixture(scope="module")
 def ran(alone, tmp_path_factory):
     place = tmp_path_factory.mktemp("step")
-    files = {"json": place / "found.json", "plot": place / "found.png"}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
         patched.setattr(profile_step, "SIDE", 64)
-        words = flags(**(TINY | files))
-        result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    with Image.open(files["plot"]) as picture:
+        done = measured(place, plot=place / "found.png")
+    with Image.open(place / "found.png") as picture:
         assert picture.format == "PNG"
-    return SimpleNamespace(said=result.output, found=json.loads(files["json"].read_text()))
+    return done
 
 
 def test_the_command_measures_all_that_is_here(ran):
@@ -234,10 +242,15 @@ def test_the_command_measures_all_that_is_here(ran):
 
 
 def test_it_says_what_was_measured_and_what_was_not(ran):
-    for words in ("cpu: ", "of 4, 32×32 pixels, 3 channels", "2 each, in turn", "GFLOP an image"):
+    for words in (
+        "cpu: ",
+        "of 4, 32×32 pixels, 3 channels",
+        "2 each, in turn",
+        "GFLOP an image",
+        "compiled: left out; --compiled includes it",
+        "graph: not available here: it takes CUDA.",
+    ):
         assert words in ran.said
-    assert "compiled: left out; --compiled includes it" in ran.said
-    assert "graph: not available here: it takes CUDA." in ran.said
     assert ran.found["left_out"] == ran.found["conclusions"][-2:]
 
 
@@ -253,17 +266,10 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
         build_ours(config, "fp32", "compiled", [], CPU)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"image_size": 48}, "--image-size"),
-        ({"device": "abacus"}, "--device abacus"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused(change, said):
-    result = CliRunner().invoke(app, ["step", *flags(**(TINY | change))])
+def test_nets_of_a_size_that_cannot_be_are_refused():
+    result = CliRunner().invoke(app, ["step", *flags(**(TINY | {"image_size": 48}))])
     assert isinstance(result.exception, UserError)
-    assert_four_parts(result.exception, said)
+    assert_four_parts(result.exception, "--image-size")
 
 
 @pytest.mark.slow
@@ -271,10 +277,7 @@ def test_what_cannot_be_measured_is_refused(change, said):
 def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(profile_step, "SIDE", 64)
-    words = flags(**(TINY | {"compiled": True, "json": tmp_path / "found.json"}))
-    result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = measured(tmp_path, compiled=True).found
     assert list(found["turns"]) == [*EAGER, "compiled"]
     assert found["entrants"]["compiled"]["calls"] is None
     assert len(found["left_out"]) == 1
@@ -283,10 +286,7 @@ def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # Inductor's own
 def test_on_cuda_all_take_part(tmp_path):
-    words = flags(**(TINY | {"device": "cuda", "json": tmp_path / "found.json"}))
-    result = CliRunner().invoke(app, ["step", *words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = measured(tmp_path, device="cuda").found
     assert list(found["turns"]) == [*EAGER, "compiled", "graph"]
     assert all(each["peak_bytes"] > 0 for each in found["entrants"].values())
     assert found["entrants"]["graph"]["calls"] < 10 < found["entrants"]["eager auto"]["calls"]

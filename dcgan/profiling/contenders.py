@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain, count
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
@@ -52,15 +52,7 @@ def ours(
     decoder: Decoder | None = None,
     prefetch: int = BATCHES_AHEAD,
 ) -> Contender:
-    """This project's loader, without a cache.
-
-    Args:
-        name: of the contender.
-        shards: what it reads.
-        conditions: its options.
-        decoder: another one than the loader would take.
-        prefetch: batches that the decoder prepares.
-    """
+    """This project's loader, without a cache; `decoder` prepares so many batches ahead."""
     loader = Loader(shards, conditions, decoder)
     ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
     return Contender(name, loader, conditions.batch_size, ahead, loader.close, loader.description)
@@ -110,18 +102,11 @@ def torchvision_folder(
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(images), _transform(recipe, conditions.image_size))
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        conditions.batch_size,
-        sampler=chain.from_iterable(
-            permutation(len(dataset), conditions.seed, epoch).tolist() for epoch in count()
-        ),
-        num_workers=conditions.threads,
-        # A fork would copy the threads' locks of DALI and torch in mid-air
-        multiprocessing_context="spawn",
-        pin_memory=conditions.device.type == "cuda",
+    order = chain.from_iterable(
+        permutation(len(dataset), conditions.seed, epoch).tolist() for epoch in count()
     )
-    return _dataloader(name, loader, conditions, conditions.threads)
+    size, workers = conditions.batch_size, conditions.threads
+    return _dataloader(name, dataset, size, conditions, workers, order)
 
 
 def webdataset_shards(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
@@ -142,14 +127,7 @@ def webdataset_shards(name: str, shards: ShardSet, conditions: LoaderOptions) ->
     # Each process reads tars of its own, and needs as many samples as make a batch
     smallest = min(shard.samples for shard in shards.manifest.shards)
     workers = min(conditions.threads, len(tars)) if smallest >= conditions.batch_size else 1
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="spawn",
-        pin_memory=conditions.device.type == "cuda",
-    )
-    return _dataloader(name, loader, conditions, workers)
+    return _dataloader(name, dataset, None, conditions, workers)
 
 
 def shared_by_dataloader(conditions: LoaderOptions) -> int:
@@ -208,8 +186,24 @@ def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Conten
 
 
 def _dataloader(
-    name: str, loader: DataLoader[Any], conditions: LoaderOptions, workers: int
+    name: str,
+    dataset: Dataset[Any],
+    batch_size: int | None,
+    conditions: LoaderOptions,
+    workers: int,
+    order: Iterable[int] | None = None,
 ) -> Contender:
+    """A DataLoader in so many processes; without a `batch_size`, the data set makes batches."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size,
+        sampler=order,
+        num_workers=workers,
+        # A fork would copy the threads' locks of DALI and torch in mid-air
+        multiprocessing_context="spawn",
+        pin_memory=conditions.device.type == "cuda",
+    )
+
     def batches() -> Generator[torch.Tensor, None, None]:
         for images, *_ in loader:
             yield images.to(conditions.device, non_blocking=True)
