@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
-from dcgan.checks.findings import Check, Finding, Verdict, count, examine, without_paths
+from dcgan.checks.findings import Check, Finding, Verdict, examine, without_paths
+from dcgan.checks.system import why_no_torch, without_torch
 from dcgan.cli import SETTINGS, command, tell_progress
 from dcgan.options import DoctorOptions, require_place
 from pipeline.errors import plain_errors
@@ -30,66 +31,59 @@ MARGIN = "  "
 @command
 def doctor(options: DoctorOptions) -> None:
     """Look over this machine, and say in plain words what is wrong and what puts it right."""
-    shards, verify, json = options.shards, options.verify, options.json_file
+    json = options.json_file
     if json not in (None, "-"):
         require_place("--json", Path(str(json)))
-    out = sys.stderr if json == "-" else sys.stdout
     # With --json -, standard output holds the report alone
-    checks, environment = _plan(shards, verify, options.device)
-    keep = ["/dev/shm", *([str(shards)] if shards is not None else [])]  # noqa: S108, a word
-    headings = {"The machine": checks[0], **({"The device": checks[1]} if verify else {})}
-    findings = list(_printed(headings, keep, out))
+    out = sys.stderr if json == "-" else sys.stdout
+    groups, environment = _plan(options)
+    keep = ["/dev/shm"]  # noqa: S108, a word
+    if options.shards is not None:
+        keep.append(str(options.shards))
+    findings = []
+    for heading, checks in groups.items():
+        # Each group's lines are printed as soon as its columns are known
+        found = [_shown(finding, keep) for finding in examine(checks)]
+        out.write(f"\n{heading}\n{table(found)}\n")
+        out.flush()
+        findings += found
     out.write(f"\n{summary(findings)}\n")
     if json is not None:
-        report = as_json(findings, environment, verify)
+        report = as_json(findings, environment, options.verify)
         # Standard output may have any encoding, and an escaped character would break the JSON
-        text = json_format.dumps(report, indent=1, ensure_ascii=json == "-")
-        _publish(json, text + "\n")
-    raise typer.Exit(1 if _failed(findings) else 0)
+        text = json_format.dumps(report, indent=1, ensure_ascii=json == "-") + "\n"
+        if json == "-":
+            sys.stdout.write(text)
+        else:
+            with writing(f"--json {json}"):
+                write_whole(Path(json), text.encode())
+    raise typer.Exit(1 if count(findings)[Verdict.FAIL] else 0)
 
 
-def _plan(
-    shards: Path | None, verify: bool, device: str
-) -> tuple[tuple[list[Check], list[Check]], dict[str, Any]]:
-    """The checks to make, and the environment; loads torch, if there is one."""
-    from dcgan.checks import machine
-    from dcgan.checks.probes import why_no_torch
-
+def _plan(options: DoctorOptions) -> tuple[dict[str, list[Check]], dict[str, Any]]:
+    """The checks to make, by heading, and the environment; loads torch, if there is one."""
     if (obstacle := why_no_torch()) is not None:
-        return (machine.without_torch(obstacle, verify), []), {}
+        return {"The machine": without_torch(obstacle, options.verify)}, {}
+    from dcgan.checks import machine
     from dcgan.rundir.environment import describe_environment, pick_device
 
     limit_torch_threads()
-    chosen = pick_device(device)
-    environment = describe_environment(chosen)
+    device = pick_device(options.device)
+    environment = describe_environment(device)
     del environment["command"]  # it begins with the path of somebody's Python
-    proofs = []
-    if verify:
-        from dcgan.checks import verify as proving
+    groups = {"The machine": machine.checks(device, options.shards)}
+    if options.verify:
+        from dcgan.checks import verify
 
-        proofs = proving.checks(chosen, tell_progress)
-    return (machine.checks(chosen, shards), proofs), environment
-
-
-def _printed(
-    headings: dict[str, list[Check]], keep: Sequence[str], out: TextIO
-) -> Iterator[Finding]:
-    """Make the checks, and print each group's lines as soon as its columns are known."""
-    for heading, checks in headings.items():
-        findings = [_shown(finding, keep) for finding in examine(checks)]
-        if findings:
-            out.write(f"\n{heading}\n{table(findings)}\n")
-            out.flush()
-        yield from findings
+        groups["The device"] = verify.checks(device, tell_progress)
+    return groups, environment
 
 
 def _shown(finding: Finding, keep: Sequence[str]) -> Finding:
-    return replace(
-        finding,
-        found=without_paths(finding.found, keep),
-        wanted=without_paths(finding.wanted, keep),
-        remedy=without_paths(finding.remedy, keep),
+    found, wanted, remedy = (
+        without_paths(text, keep) for text in (finding.found, finding.wanted, finding.remedy)
     )
+    return replace(finding, found=found, wanted=wanted, remedy=remedy)
 
 
 def table(findings: Sequence[Finding]) -> str:
@@ -111,38 +105,34 @@ def table(findings: Sequence[Finding]) -> str:
 
 def summary(findings: Sequence[Finding]) -> str:
     """The last line: the counts, and what they mean."""
-    counts = ", ".join(f"{number} {verdict}" for verdict, number in count(findings).items())
-    if _failed(findings):
+    counted = count(findings)
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in counted.items())
+    if counted[Verdict.FAIL]:
         return f"{counts}: something is wrong; see the lines marked FAIL"
-    if any(finding.verdict is Verdict.WARNING for finding in findings):
+    if counted[Verdict.WARNING]:
         return f"{counts}: nothing is wrong, but see the warnings"
     return f"{counts}: nothing that was checked is wrong"
+
+
+def count(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many lines there are of each verdict."""
+    verdicts = [finding.verdict for finding in findings]
+    return {verdict.value: verdicts.count(verdict) for verdict in Verdict}
 
 
 def as_json(
     findings: Sequence[Finding], environment: dict[str, Any], verified: bool
 ) -> dict[str, Any]:
     """Plain values, for a bug report."""
+    counts = count(findings)
     return {
         "program": "dcgan-doctor",
         "verified": verified,
-        "verdict": "FAIL" if _failed(findings) else "ok",
-        "counts": count(findings),
+        "verdict": "FAIL" if counts[Verdict.FAIL] else "ok",
+        "counts": counts,
         "environment": environment,
         "findings": [asdict(finding) for finding in findings],
     }
-
-
-def _failed(findings: Sequence[Finding]) -> bool:
-    return any(finding.verdict is Verdict.FAIL for finding in findings)
-
-
-def _publish(json: str, text: str) -> None:
-    if json == "-":
-        sys.stdout.write(text)
-        return
-    with writing(f"--json {json}"):
-        write_whole(Path(json), text.encode())
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import typer
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     " bounds. Options stand behind the command: dcgan-profile train --help has them.",
 )
 
-
 STOPPED = "stopped; nothing was left behind"
 
 
@@ -30,80 +30,66 @@ def profile(version: VersionOption = False) -> None:
     """Measure loaders and training on this machine, in alternating rounds."""
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """End a command that Ctrl-C stops with that status, once its files are gone."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(STOPPED, err=True)
-        raise typer.Exit(130) from None
+def _measures(function: Callable[[Any], None]) -> Callable[..., Any]:
+    """Make a function a command, which Ctrl-C ends with that status, once its files are gone."""
+
+    @wraps(function)
+    def stoppable(options: Any) -> None:
+        try:
+            function(options)
+        except KeyboardInterrupt:
+            typer.echo(STOPPED, err=True)
+            raise typer.Exit(130) from None
+
+    return app.command()(command(stoppable))
 
 
-@app.command()
-@command
-@_stoppable()
+@_measures
 def loader(options: MeasuringLoader) -> None:
     """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
     from dcgan.profiling.loader import profile
-    from dcgan.profiling.report import publish
 
-    publish(profile(options), options)
+    profile(options)
 
 
-@app.command()
-@command
-@_stoppable()
+@_measures
 def stages(options: MeasuringSet) -> None:
     """Read, decode, resize, normalise, copy: which one bounds, and what would remove it."""
-    from dcgan.profiling.report import publish
     from dcgan.profiling.stages import profile
 
-    publish(profile(options), options)
+    profile(options)
 
 
-@app.command()
-@command
-@_stoppable()
+@_measures
 def compare(options: MeasuringSet) -> None:
     """The same images through the tutorial's loader, webdataset, plain DALI, and ours."""
     from dcgan.profiling.compare import profile
-    from dcgan.profiling.report import publish
 
-    publish(profile(options), options)
+    profile(options)
 
 
-@app.command()
-@command
-@_stoppable()
+@_measures
 def sweep(options: MeasuringSet) -> None:
     """Threads, prefetch depth, batch size, decoder share: what suits this machine."""
-    from dcgan.profiling.report import publish
     from dcgan.profiling.sweep import profile
 
-    publish(profile(options), options)
+    profile(options)
 
 
-@app.command()
-@command
-@_stoppable()
+@_measures
 def train(options: MeasuringTraining) -> None:
     """The step with free data, the loader alone, and both together: which is the bottleneck."""
-    from dcgan.profiling.report import publish
     from dcgan.profiling.train import profile
 
-    publish(profile(options), options)
+    profile(options)
 
 
-@app.command()
-@command
-@_stoppable()
+@_measures
 def step(options: MeasuringStep) -> None:
     """The step alone, on noise: the tutorial's, and ours eager, compiled and as a graph."""
-    from dcgan.profiling.report import publish
     from dcgan.profiling.step import profile
 
-    publish(profile(options), options)
+    profile(options)
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from dcgan import doctor
-from dcgan.checks import machine, probes, verify
-from dcgan.checks.findings import Check, Verdict, examine, fail, not_checked, ok, without_paths
+from dcgan.checks import machine, verify
+from dcgan.checks.findings import Check, Finding, Verdict, examine, ok, without_paths
 from dcgan.doctor import as_json, summary, table
 from pipeline.errors import UserError
 
@@ -18,36 +18,52 @@ def broken():
     raise RuntimeError("first line\nsecond line")
 
 
+def refuse():
+    raise UserError("a.tar", "cut", "whole", "copy it again")
+
+
 def silent():
     yield from ()
 
 
 def lines_then_broken():
-    yield ok("one", "fine")
+    yield ok("fine", name="one")
     broken()
 
 
 def test_a_check_that_raises_is_a_fault_and_the_others_are_made():
-    checks = [Check("bad", broken), Check("two", lines_then_broken), Check("none", silent)]
-    findings = list(examine([*checks, Check("good", lambda: ok("good", "1"))]))
-    told = [(finding.name, finding.verdict) for finding in findings]
-    expected = [("bad", FAIL), ("one", OK), ("two", FAIL), ("none", FAIL), ("good", OK)]
-    assert told == expected
-    assert findings[0].found == "RuntimeError: first line"
+    looks = {"bad": broken, "two": lines_then_broken, "none": silent, "set": refuse}
+    checks = [Check(name, look, "1") for name, look in looks.items()]
+    bad, one, two, none, refused, good = examine([*checks, Check("good", lambda: ok("1"))])
+    assert [finding.verdict for finding in (bad, one, two, none)] == [FAIL, OK, FAIL, FAIL]
+    assert (bad.found, one.name, two.name) == ("RuntimeError: first line", "one", "two")
+    assert refused == Finding("set", FAIL, "a.tar: cut", "whole", "copy it again")
+    assert good == Finding("good", OK, "1")
 
 
-UNSEEN = not_checked("b", "no CUDA device", "all")
-BAD = fail("c", "2", "1", "mend it")
+FINE = Finding("long name", OK, "1", "2")
+UNSEEN = Finding("b", Verdict.NOT_CHECKED, "no CUDA device", "all")
+BAD = Finding("c", FAIL, "2", "1", "mend it")
+
+
+def test_a_finding_takes_from_its_check_what_it_leaves_open():
+    checks = [
+        Check("a", lambda: ok("1"), "2"),
+        Check("b", lambda: ok("1", "3", name="c"), "2"),
+        Check("b", broken, "all", obstacle="no CUDA device"),
+    ]
+    found = [Finding("a", OK, "1", "2"), Finding("c", OK, "1", "3"), UNSEEN]
+    assert list(examine(checks)) == found
 
 
 def test_what_was_not_checked_never_counts_as_passed():
     assert summary([UNSEEN]).startswith("0 ok, 0 warning, 0 FAIL, 1 not checked: nothing that was")
-    report = as_json([ok("a", "1"), UNSEEN], {}, True)
+    report = as_json([FINE, UNSEEN], {}, True)
     assert report["counts"] == {"ok": 1, "warning": 0, "FAIL": 0, "not checked": 1}
 
 
 def test_columns_stand_below_each_other():
-    first, second, third, remedy = table([ok("long name", "1", "2"), UNSEEN, BAD]).splitlines()
+    first, second, third, remedy = table([FINE, UNSEEN, BAD]).splitlines()
     assert first.index("wanted: 2") == second.index("wanted: all") == third.index("wanted: 1")
     assert second.split() == ["b", "not", "checked", "no", "CUDA", "device", "wanted:", "all"]
     assert remedy.strip() == "→ mend it"
@@ -74,7 +90,7 @@ def run(monkeypatch, capsys, *words, checks=()):
 
 
 GOOD, SKIPPED, BROKEN = (
-    Check("a", lambda: ok("a", "1×2")),
+    Check("a", lambda: ok("1×2")),
     Check("b", lambda: UNSEEN),
     Check("x", broken),
 )
@@ -127,7 +143,7 @@ def test_wrong_options_are_refused_in_four_parts(monkeypatch, capsys, tmp_path, 
 
 
 def test_where_torch_does_not_load_the_rest_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(probes, "why_no_torch", lambda: "OSError: libcudart.so.13: none")
+    monkeypatch.setattr(doctor, "why_no_torch", lambda: "OSError: libcudart.so.13: none")
     code, out, _ = run(monkeypatch, capsys, "--verify")
     assert code == 1
     assert "libcudart.so.13: none" in out
@@ -144,11 +160,3 @@ def test_this_machine_through_the_command(monkeypatch, capsys, tmp_path):
     assert len(report["findings"]) >= 12
     assert str(tmp_path) not in json.dumps(report)
     assert report["findings"][-1]["verdict"] == "not checked"
-
-
-def test_an_error_for_people_keeps_its_remedy():
-    def refuse():
-        raise UserError("a.tar", "cut", "whole", "copy it again")
-
-    (finding,) = examine([Check("x", refuse)])
-    assert finding == fail("x", "a.tar: cut", "whole", "copy it again")

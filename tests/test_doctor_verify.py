@@ -15,7 +15,6 @@ from dcgan.checks.data import (
     cache_is_stream,
     compare_pixels,
     fill_is_next,
-    gpu_pixels,
     loader_resumes,
     open_loader,
     work_set,
@@ -102,7 +101,8 @@ def test_pixels_of_two_decoders_are_alike(drawn):
     require("dali")
     one, other = open_loader(drawn, CPU), threads(drawn)
     assert [by_dali(one), by_dali(other)] == [True, False]
-    finding = compare_pixels("pixels", one, other)
+    with contextlib.closing(one), contextlib.closing(other):
+        finding = compare_pixels(one, other)
     assert finding.verdict is OK
     assert finding.found.endswith(f"{PICTURES // BATCH * BATCH} images")
 
@@ -117,7 +117,8 @@ def test_a_resize_without_antialiasing_is_caught(drawn, monkeypatch):
             ),
         )
         kept = _Kept([next(loader) for _ in range(loader.steps_per_epoch)])
-    finding = compare_pixels("pixels", kept, threads(drawn))
+    with contextlib.closing(threads(drawn)) as whole:
+        finding = compare_pixels(kept, whole)
     assert finding.verdict is FAIL
     assert finding.remedy
 
@@ -185,11 +186,10 @@ def test_an_average_that_is_not_moved_is_caught_by_the_weights(monkeypatch):
     assert [first.verdict, twenty.verdict, weights.verdict] == [OK, OK, FAIL]
 
 
-@pytest.mark.parametrize("captured", [1.0, 4.0])
-def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch, captured):
+def test_a_rate_of_the_average_that_stays_as_it_was_captured_is_caught(monkeypatch):
     def repeated(step):
         update = step.ema.update
-        monkeypatch.setattr(step.ema, "update", lambda updates: update(torch.tensor(captured)))
+        monkeypatch.setattr(step.ema, "update", lambda updates: update(torch.tensor(4.0)))
 
     average = steps_beside(monkeypatch, repeated)[-1]
     assert (average.name.split(", ")[1], average.verdict) == ("average", FAIL)
@@ -209,9 +209,9 @@ def test_a_mode_that_cannot_be_had_is_a_fault_with_its_reason(monkeypatch):
 def test_without_a_compiler_nothing_is_claimed(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "no C++ compiler" in str(why_no_compiler(CPU))
-    finding = verify.compiled_is_eager(CPU, quiet)
-    assert isinstance(finding, Finding)
-    assert finding.verdict is UNKNOWN
+    checks = {check.name: check for check in verify.checks(CPU, quiet)}
+    (finding,) = examine([checks["compiled = eager"]])
+    assert (finding.verdict, finding.found) == (UNKNOWN, why_no_compiler(CPU))
 
 
 def test_what_needs_cuda_is_not_checked_without_it():
@@ -220,7 +220,6 @@ def test_what_needs_cuda_is_not_checked_without_it():
     assert [finding.name for finding in findings] == ON_CUDA
     assert {finding.verdict for finding in findings} == {UNKNOWN}
     assert {finding.found for finding in findings} == {"no CUDA device"}
-    assert gpu_pixels(CPU).verdict is UNKNOWN
 
 
 # Dynamo asks every tensor for its gradient, and hides the warning by means that "error" precedes
@@ -228,9 +227,7 @@ def test_what_needs_cuda_is_not_checked_without_it():
 @pytest.mark.slow
 def test_compiled_is_eager_on_this_machine():
     said: list[str] = []
-    looked = verify.compiled_is_eager(CPU, said.append)
-    assert not isinstance(looked, Finding), looked
-    findings = list(looked)
+    findings = list(same_steps("compiled", CPU, said.append))
     assert [finding.verdict for finding in findings] == [OK, OK, OK, OK], findings
     assert "up to a minute" in said[0]
 
@@ -256,7 +253,7 @@ def test_captures_beside_a_loader(drawn, monkeypatch, busy, failures, verdict):
     monkeypatch.setattr(train_step, "capture", capture)
     monkeypatch.setattr(verify, "SETTLING", 0.0)
     with contextlib.closing(open_loader(drawn, CPU)) as loader:
-        finding = capture_beside("capture", loader, CPU, quiet, busy)
+        finding = capture_beside(loader, CPU, quiet, busy)
     assert finding.verdict is verdict, finding
     assert len(tries) == min(failures + 1, 2)
     assert ("batches meanwhile" in finding.found) == (busy and not failures)
@@ -272,7 +269,7 @@ def test_a_loader_that_breaks_meanwhile_is_told(drawn, monkeypatch):
     monkeypatch.setattr(Batches, "fill", broken)
     loader = open_loader(drawn, CPU)
     with contextlib.closing(loader), pytest.raises(RuntimeError, match="gone"):
-        capture_beside("capture", loader, CPU, quiet, True)
+        capture_beside(loader, CPU, quiet, True)
 
 
 @pytest.mark.gpu

@@ -13,9 +13,10 @@ from dcgan.profiling import measuring
 from dcgan.profiling.measuring import (
     Contender,
     CpuClock,
+    Round,
     Spread,
+    figures,
     measure,
-    ratios,
     take_round,
     warm_up,
 )
@@ -36,15 +37,15 @@ def idle(name="idle", ahead=0, batches=None):
     return Contender(name, batches or count(), 4, ahead, lambda: None)
 
 
-def test_a_spread_is_the_median_between_its_ends():
-    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
-
-
-def test_ratios_are_taken_within_a_round():
+def test_figures_are_compared_within_a_round():
+    taken = {
+        "a": [Round(8, rate, 1) for rate in (10, 1, 30)],
+        "b": [Round(8, rate, 1) for rate in (5, 0.5, 10)],
+    }
+    rate = figures(taken, "img_per_s")
     # The second round was slow for both: a quotient of medians would not be the median quotient
-    assert ratios([10, 1, 30], [5, 0.5, 10]) == Spread(2, 2, 3)
-    with pytest.raises(ValueError, match="zip"):
-        ratios([1], [1, 2])
+    assert Spread.of(rate["a"] / rate["b"]) == Spread(2, 2, 3)
+    assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
 
 
 def test_the_clock_counts_all_threads():

@@ -6,7 +6,7 @@ import functools
 import io
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,62 +41,59 @@ PATIENCE = 60.0
 
 def gpu_pixels(device: torch.device) -> Finding:
     """The graph on the GPU against the path on the CPU, on the same batches."""
-    name = "GPU pixels = CPU pixels"
-    if device.type != "cuda":
-        return not_checked(name, "no CUDA device", f"mean of at most {LEVELS:g} level")
-    with work_set() as shards:
-        on_gpu, on_cpu = open_loader(shards, device), open_loader(shards, torch.device("cpu"))
+    with open_loaders(device, torch.device("cpu")) as (on_gpu, on_cpu):
         if not by_dali(on_gpu):
-            _close(on_gpu, on_cpu)
-            return not_checked(name, on_gpu.description, f"mean of at most {LEVELS:g} level")
-        return compare_pixels(name, on_gpu, on_cpu)
+            return not_checked(on_gpu.description)
+        return compare_pixels(on_gpu, on_cpu)
 
 
-def compare_pixels(name: str, one: Batches, other: Batches) -> Finding:
+def compare_pixels(one: Batches, other: Batches) -> Finding:
     """An epoch of two loaders: how far are their pixels apart, on average and at most?"""
     mean, most, steps = 0.0, 0.0, one.steps_per_epoch
-    try:
-        for _ in range(steps):
-            apart = (next(one).cpu().float() - next(other).cpu().float()).abs()
-            mean, most = mean + float(apart.mean()) / steps, max(most, float(apart.max()))
-    finally:
-        _close(one, other)
+    for _ in range(steps):
+        apart = (next(one).cpu().float() - next(other).cpu().float()).abs()
+        mean, most = mean + float(apart.mean()) / steps, max(most, float(apart.max()))
     found = f"mean {mean:.2f}, at most {most:.0f} levels, {steps * one.batch_size} images"
-    wanted = f"mean of at most {LEVELS:g} level"
     if steps and mean <= LEVELS:
-        return ok(name, found, wanted)
-    return fail(name, found, wanted, "pack with --store raw, whose pixels no GPU decodes")
+        return ok(found)
+    return fail(found, "pack with --store raw, whose pixels no GPU decodes")
 
 
 def fill_is_next(device: torch.device) -> Finding:
     """A static buffer that is filled, as the trainer does, against the iterator's own batches."""
-    with work_set() as shards:
-        filled, iterated = open_loader(shards, device), open_loader(shards, device)
+    with open_loaders(device, device) as (filled, iterated):
         buffer = torch.empty(BATCH, SIZE, SIZE, 3, dtype=torch.uint8, device=device)
 
         def next_filled() -> torch.Tensor:
             filled.fill(buffer)
             return buffer
 
-        return _equal("fill = next", next_filled, iterated, [filled], 2)
+        return _equal(next_filled, iterated, 2)
 
 
 def cache_is_stream(device: torch.device) -> Finding:
     """The resident cache against the stream: its first epoch, and those from memory."""
-    with work_set() as shards:
-        streamed = open_loader(shards, device)
-        cached = ResidentCache(shards, streamed.options, device)
-        return _equal("cache = stream", lambda: next(cached), streamed, [cached], 3)
+    with (
+        open_loaders(device) as (streamed,),
+        closing(ResidentCache(streamed.shards, streamed.options, device)) as cached,
+    ):
+        return _equal(lambda: next(cached), streamed, 3)
 
 
 def loader_resumes(device: torch.device) -> Finding:
     """A new loader with the state of one in mid-epoch gives what that one gives next."""
-    with work_set() as shards:
-        first, second = open_loader(shards, device), open_loader(shards, device)
+    with open_loaders(device, device) as (first, second):
         for _ in range(first.steps_per_epoch + 1):
             next(first)
         second.load_state_dict(first.state_dict())
-        return _equal("loader resumes", lambda: next(second), first, [second], 2)
+        return _equal(lambda: next(second), first, 2)
+
+
+@contextmanager
+def open_loaders(*devices: torch.device) -> Iterator[list[Loader]]:
+    """Loaders of one set of the pictures, each on its device, for as long as this lasts."""
+    with work_set() as shards, ExitStack() as stack:
+        yield [stack.enter_context(closing(open_loader(shards, device))) for device in devices]
 
 
 def open_loader(shards: ShardSet, device: torch.device) -> Loader:
@@ -112,29 +109,15 @@ def by_dali(loader: Loader) -> bool:
     return loader.decoder.name.startswith("dali")
 
 
-def _equal(
-    name: str,
-    candidate: Callable[[], torch.Tensor],
-    reference: Batches,
-    others: list[Batches],
-    epochs: int,
-) -> Finding:
-    """Compare two ways to the same batches, bit for bit; closes the loaders."""
+def _equal(candidate: Callable[[], torch.Tensor], reference: Batches, epochs: int) -> Finding:
+    """Compare two ways to the same batches, bit for bit."""
     total = epochs * reference.steps_per_epoch
-    try:
-        same = [torch.equal(candidate(), next(reference)) for _ in range(total)]
-    finally:
-        _close(reference, *others)
-    found, wanted = f"{sum(same)} of {total} batches equal", "all, bit for bit"
+    same = [torch.equal(candidate(), next(reference)) for _ in range(total)]
+    found = f"{sum(same)} of {total} batches equal"
     if total and all(same):
-        return ok(name, found, wanted)
+        return ok(found)
     remedy = "do not train with these versions; send this report with --json report.json"
-    return fail(name, f"{found}; batch {same.index(False)} differs first", wanted, remedy)
-
-
-def _close(*loaders: Batches) -> None:
-    for loader in loaders:
-        loader.close()
+    return fail(f"{found}; batch {same.index(False)} differs first", remedy)
 
 
 # The pictures, drawn and packed here: nobody's data are needed

@@ -6,9 +6,8 @@ import os
 import re
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -30,7 +29,7 @@ class Finding:
     """One line of the report."""
 
     name: str
-    """Names what was looked at."""
+    """Names what was looked at. Where it is empty, `examine` takes the check's own name."""
     verdict: Verdict
     found: str
     """The figure, or what is there; of what was not checked, the reason."""
@@ -42,60 +41,70 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """Something to look at; `look` gives one line or several, and may raise."""
+    """Something to look at."""
 
     name: str
     look: Callable[[], Finding | Iterable[Finding]]
+    """Gives one line or several, and may raise."""
+    wanted: str = ""
+    """What would be right, for those findings that do not say it."""
+    obstacle: str | None = None
+    """What this machine lacks for it, if anything: then nobody looks."""
 
 
-def ok(name: str, found: str, wanted: str = "") -> Finding:
+def ok(found: str, wanted: str = "", name: str = "") -> Finding:
     """A line for what is as it should be."""
     return Finding(name, Verdict.OK, found, wanted)
 
 
-def warning(name: str, found: str, wanted: str, remedy: str) -> Finding:
+def warning(found: str, remedy: str, wanted: str = "") -> Finding:
     """A line for what lets training work, but not as well as it could."""
-    return Finding(name, Verdict.WARNING, found, wanted, remedy)
+    return Finding("", Verdict.WARNING, found, wanted, remedy)
 
 
-def fail(name: str, found: str, wanted: str, remedy: str) -> Finding:
+def fail(found: str, remedy: str, wanted: str = "", name: str = "") -> Finding:
     """A line for what keeps training from working, or from being right."""
     return Finding(name, Verdict.FAIL, found, wanted, remedy)
 
 
-def not_checked(name: str, reason: str, wanted: str = "") -> Finding:
+def not_checked(reason: str, wanted: str = "") -> Finding:
     """A line for a check that needs what this machine lacks: it says nothing, good or bad."""
-    return Finding(name, Verdict.NOT_CHECKED, reason, wanted)
+    return Finding("", Verdict.NOT_CHECKED, reason, wanted)
 
 
 def examine(checks: Sequence[Check]) -> Iterator[Finding]:
     """Look at everything; a check that raises is a FAIL, and the others are still made."""
     for check in checks:
-        count = 0
-        try:
-            looked = check.look()
-            for finding in [looked] if isinstance(looked, Finding) else looked:
-                count += 1
+        for finding in _look(check):
+            if finding.name:  # a line of its own
                 yield finding
-        except UserError as error:
-            yield fail(check.name, f"{error.where}: {error.found}", error.wanted, error.remedy)
-        except Exception as error:  # whatever it is, it is what this command is there to tell
-            remedy = "send this report with what you did: dcgan-doctor --verify --json report.json"
-            yield fail(check.name, first_line(error), "a check that ends", remedy)
-        else:
-            if not count:  # else a loop over nothing would look like a success
-                yield fail(check.name, "the check found nothing", "a line at least", "report this")
+            else:
+                yield replace(finding, name=check.name, wanted=finding.wanted or check.wanted)
+
+
+def _look(check: Check) -> Iterator[Finding]:
+    if check.obstacle is not None:
+        yield not_checked(check.obstacle)
+        return
+    count = 0
+    try:
+        looked = check.look()
+        for finding in [looked] if isinstance(looked, Finding) else looked:
+            count += 1
+            yield finding
+    except UserError as error:
+        yield fail(f"{error.where}: {error.found}", error.remedy, error.wanted)
+    except Exception as error:  # whatever it is, it is what this command is there to tell
+        remedy = "send this report with what you did: dcgan-doctor --verify --json report.json"
+        yield fail(first_line(error), remedy, "a check that ends")
+    else:
+        if not count:  # else a loop over nothing would look like a success
+            yield fail("the check found nothing", "report this", "a line at least")
 
 
 def first_line(error: BaseException) -> str:
     """What an exception says, in one line."""
     return f"{type(error).__name__}: {errors.first_line(error)}"
-
-
-def count(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many lines there are of each verdict."""
-    counted = Counter(finding.verdict for finding in findings)
-    return {verdict.value: counted[verdict] for verdict in Verdict}
 
 
 _ABSOLUTE = re.compile(r"(?<![\w./:~…])/(?:[^\s/'\"`,;:]+/)+")

@@ -12,21 +12,22 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import nn
 
 from dcgan.checks.data import (
     BATCH,
+    LEVELS,
     SIZE,
     by_dali,
     cache_is_stream,
     fill_is_next,
     gpu_pixels,
     loader_resumes,
-    open_loader,
-    work_set,
+    open_loaders,
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.options import TrainConfig
@@ -64,35 +65,25 @@ REPORT = "do not train in this mode; send this report: dcgan-doctor --verify --j
 def checks(device: torch.device, log: Log) -> list[Check]:
     """All checks; the one that may leave the device in disorder comes last."""
     keep_compiled_code()
-    named: dict[str, Callable[[], Finding | Iterator[Finding]]] = {
-        "fill = next": lambda: fill_is_next(device),
-        "cache = stream": lambda: cache_is_stream(device),
-        "loader resumes": lambda: loader_resumes(device),
-        "GPU pixels = CPU pixels": lambda: gpu_pixels(device),
-        "step resumes": lambda: step_resumes(device),
-        "compiled = eager": lambda: compiled_is_eager(device, log),
-        "graph = eager": lambda: graph_is_eager(device, log),
-        "capture, DALI idle": lambda: capture_beside_dali(device, log, busy=False),
-        "capture, DALI busy": lambda: capture_beside_dali(device, log, busy=True),
-    }
-    return [Check(name, look) for name, look in named.items()]
+    no_cuda = None if device.type == "cuda" else "no CUDA device"
+    same, near = "all, bit for bit", f"mean of at most {LEVELS:g} level"
+    captured = "captured at the first attempt"
+    compiled, graph = (partial(same_steps, mode, device, log) for mode in ("compiled", "graph"))
+    idle, busy = (partial(capture_beside_dali, device, log, busy) for busy in (False, True))
+    return [
+        Check("fill = next", partial(fill_is_next, device), same),
+        Check("cache = stream", partial(cache_is_stream, device), same),
+        Check("loader resumes", partial(loader_resumes, device), same),
+        Check("GPU pixels = CPU pixels", partial(gpu_pixels, device), near, no_cuda),
+        Check("step resumes", partial(step_resumes, device)),
+        Check("compiled = eager", compiled, obstacle=why_no_compiler(device)),
+        Check("graph = eager", graph, obstacle=no_cuda),
+        Check("capture, DALI idle", idle, captured, no_cuda),
+        Check("capture, DALI busy", busy, captured, no_cuda),
+    ]
 
 
 # The step
-
-
-def compiled_is_eager(device: torch.device, log: Log) -> Finding | Iterator[Finding]:
-    """Twenty steps of the compiled step against the eager one's."""
-    if obstacle := why_no_compiler(device):
-        return not_checked("compiled = eager", obstacle)
-    return same_steps("compiled", device, log)
-
-
-def graph_is_eager(device: torch.device, log: Log) -> Finding | Iterator[Finding]:
-    """Twenty replays of a CUDA graph against as many eager steps."""
-    if device.type != "cuda":
-        return not_checked("graph = eager", "no CUDA device")
-    return same_steps("graph", device, log)
 
 
 def step_resumes(device: torch.device) -> Finding:
@@ -108,8 +99,8 @@ def step_resumes(device: torch.device) -> Finding:
     ends = _weights(second), _weights(whole)
     share = float((ends[0] - ends[1]).norm() / (ends[1] - began).norm())
     if share == 0:
-        return ok("step resumes", "equal to the bit", f"at most {WEIGHTS:.0e} of the way they went")
-    return _below("step resumes", share, WEIGHTS, "of the way they went", REPORT)
+        return ok("equal to the bit", f"at most {WEIGHTS:.0e} of the way they went")
+    return _below("", share, WEIGHTS, "of the way they went")
 
 
 def same_steps(mode: str, device: torch.device, log: Log) -> Iterator[Finding]:
@@ -120,7 +111,7 @@ def same_steps(mode: str, device: torch.device, log: Log) -> Iterator[Finding]:
     taken = fast.prepare(mode, _noting(logged, log))
     if taken != mode:
         reason = "; ".join(line for line in logged if "failed" in line) or "no reason given"
-        yield fail(name, f"{taken} was taken: {reason}", mode, f"train with --step {taken}")
+        yield fail(f"{taken} was taken: {reason}", f"train with --step {taken}", mode)
         return
     for seed in range(STEPS):
         pixels = _pixels(seed, fast.pixels.shape).to(device)
@@ -128,18 +119,19 @@ def same_steps(mode: str, device: torch.device, log: Log) -> Iterator[Finding]:
         eager(pixels)
     rows, wanted = (step.rows.take(STEPS)() for step in (fast, eager))
     apart = abs(rows - wanted) / abs(wanted).clip(1e-6)
-    yield _below(f"{name}, first step", float(apart[0].max()), FIRST_STEP, "relative", REPORT)
-    yield _below(f"{name}, {STEPS} steps", float(apart.max()), LATER_STEPS, "relative", REPORT)
+    yield _below(f"{name}, first step", float(apart[0].max()), FIRST_STEP, "relative")
+    yield _below(f"{name}, {STEPS} steps", float(apart.max()), LATER_STEPS, "relative")
     ends = _weights(fast), _weights(eager)
     way = float((ends[1] - began).norm())
     if not way > 0:  # also where it is no number
-        yield fail(f"{name}, weights", "eager steps move no weight", "a step that trains", REPORT)
+        still = "eager steps move no weight"
+        yield fail(still, REPORT, "a step that trains", f"{name}, weights")
         return
     share = float((ends[0] - ends[1]).norm()) / way
-    yield _below(f"{name}, weights", share, WEIGHTS, "of the way they went", REPORT)
+    yield _below(f"{name}, weights", share, WEIGHTS, "of the way they went")
     behind = _behind(fast), _behind(eager)
     share = float((behind[0] - behind[1]).norm() / behind[1].norm())
-    yield _below(f"{name}, average", share, AVERAGE, "of its distance from the net", REPORT)
+    yield _below(f"{name}, average", share, AVERAGE, "of its distance from the net")
 
 
 def small_step(device: torch.device) -> WholeStep:
@@ -195,10 +187,10 @@ def _pixels(seed: int, shape: torch.Size) -> torch.Tensor:
     return torch.randint(0, 256, tuple(shape), generator=draw, dtype=torch.uint8)
 
 
-def _below(name: str, figure: float, threshold: float, unit: str, remedy: str) -> Finding:
+def _below(name: str, figure: float, threshold: float, unit: str) -> Finding:
     """Hold a figure against its threshold; one that is not a number fails."""
     found, wanted = f"{figure:.1e} {unit}", f"at most {threshold:.0e}"
-    return ok(name, found, wanted) if figure <= threshold else fail(name, found, wanted, remedy)
+    return ok(found, wanted, name) if figure <= threshold else fail(found, REPORT, wanted, name)
 
 
 # The capture
@@ -209,20 +201,15 @@ def capture_beside_dali(device: torch.device, log: Log, busy: bool) -> Finding:
 
     The trainer captures before its first batch, which is easier than either.
     """
-    name = f"capture, DALI {'busy' if busy else 'idle'}"
-    if device.type != "cuda":
-        return not_checked(name, "no CUDA device")
-    with work_set() as shards, closing(open_loader(shards, device)) as loader:
+    with open_loaders(device) as (loader,):
         if not by_dali(loader):
-            return not_checked(name, loader.description)
-        return capture_beside(name, loader, device, log, busy)
+            return not_checked(loader.description)
+        return capture_beside(loader, device, log, busy)
 
 
-def capture_beside(
-    name: str, loader: Batches, device: torch.device, log: Log, busy: bool
-) -> Finding:
+def capture_beside(loader: Batches, device: torch.device, log: Log, busy: bool) -> Finding:
     """Capture while a loader waits with its queues full, or while somebody empties them."""
-    step, logged, wanted = small_step(device), list[str](), "captured at the first attempt"
+    step, logged = small_step(device), list[str]()
     next(loader)
     time.sleep(SETTLING)
     with _taking(loader, device) if busy else nullcontext([0]) as taken:
@@ -231,17 +218,17 @@ def capture_beside(
     failures = [line for line in logged if "capture of the CUDA graph failed" in line]
     if mode != "graph" and busy:
         remedy = "nothing: the trainer captures before its first batch; but do send this report"
-        return warning(name, failures[-1], wanted, remedy)
+        return warning(failures[-1], remedy)
     if mode != "graph":
-        return fail(name, failures[-1], wanted, "train with --step compiled, and send this report")
+        return fail(failures[-1], "train with --step compiled, and send this report")
     if busy and not meanwhile:
-        return not_checked(name, "the loader gave no batch during the capture", wanted)
+        return not_checked("the loader gave no batch during the capture")
     statistics = step(_pixels(0, step.pixels.shape).to(device))
     if not bool(statistics.isfinite().all()):
-        return fail(name, "a replay gives no numbers", wanted, REPORT)
+        return fail("a replay gives no numbers", REPORT)
     if failures:
-        return warning(name, f"at the second attempt; {failures[0]}", wanted, "nothing: it works")
-    return ok(name, f"captured, {meanwhile} batches meanwhile" if busy else "captured", wanted)
+        return warning(f"at the second attempt; {failures[0]}", "nothing: it works")
+    return ok(f"captured, {meanwhile} batches meanwhile" if busy else "captured")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,41 +22,53 @@ from dcgan.profiling.contenders import (
     webdataset_shards,
     write_images,
 )
-from dcgan.profiling.measuring import Contender, Round, Spread, cpu_times, rates, ratios
-from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
+from dcgan.profiling.measuring import Contender, Spread, figures, spreads
+from dcgan.profiling.report import Bars, Report, cells, make_table, publish, short
 from pipeline.loading.loader import why_not_dali
 from pipeline.machine import MIB, shared_memory_lack
 
-TUTORIAL = "ImageFolder, DataLoader"
-WEBDATASET = "webdataset, torchvision"
-DALI = "plain DALI chain"
+TUTORIAL, WEBDATASET, DALI = (
+    "ImageFolder, DataLoader",
+    "webdataset, torchvision",
+    "plain DALI chain",
+)
+YARDSTICKS = {TUTORIAL: "tutorial", DALI: "DALI"}
+"""With whom all are compared, where they take part, and their names in a heading."""
+
 DTYPES = {"float": torch.float32, "uint8": torch.uint8}
 
-Ratios = dict[str, dict[str, Spread]]
-"""By contender and yardstick."""
 
-
-def profile(options: MeasuringSet) -> Report:
+def profile(options: MeasuringSet) -> None:
     """Measure all loaders that the set and the machine allow."""
     bench = Bench(options)
     left_out: list[str] = []
     with TemporaryDirectory(prefix=TEMPORARY) as folder:
         taken = bench.measure(_contenders(bench, Path(folder), left_out))
-    rate = {name: rates(rounds) for name, rounds in taken.items()}
-    cpu = {name: cpu_times(rounds) for name, rounds in taken.items()}
-    yardsticks = [name for name in (TUTORIAL, DALI) if name in taken]
+    rate, cpu = figures(taken, "img_per_s"), figures(taken, "cpu_us_per_image")
+    others = [name for name in YARDSTICKS if name in taken]
     by_wall = {
-        name: {other: ratios(rate[name], rate[other]) for other in yardsticks} for name in taken
+        name: {other: Spread.of(rate[name] / rate[other]) for other in others} for name in taken
     }
     by_cpu = {
-        name: {other: ratios(cpu[other], cpu[name]) for other in yardsticks} for name in taken
+        name: {other: Spread.of(cpu[other] / cpu[name]) for other in others} for name in taken
     }
-    rate_bars = {name: Spread.of(values) for name, values in rate.items()}
-    cpu_bars = {name: Spread.of(values) for name, values in cpu.items()}
-    return Report(
+    rates, cpu_times = spreads(rate), spreads(cpu)
+    rows = [
+        {
+            "loader": name,
+            **cells("img/s", rates[name]),
+            "CPU µs/image": f"{cpu_times[name].median:,.1f}",
+            "batches": str(rounds[0].batches),
+            **{f"× {YARDSTICKS[each]}, wall": short(by_wall[name][each].median) for each in others},
+            **{f"× {YARDSTICKS[each]}, CPU": short(by_cpu[name][each].median) for each in others},
+        }
+        for name, rounds in taken.items()
+    ]
+    report = Report(
         "compare",
+        bench.device,
         bench.facts(),
-        [_table(taken, by_wall, by_cpu)],
+        [make_table(rows)],
         [
             (
                 "Ratios are medians over the rounds, of the rate (wall) and of the images made in a"
@@ -64,15 +76,11 @@ def profile(options: MeasuringSet) -> Report:
             ),
             *left_out,
         ],
-        [Bars("Rate", "images a second", rate_bars), Bars("CPU time", "µs an image", cpu_bars)],
+        [Bars("Rate", "images a second", rates), Bars("CPU time", "µs an image", cpu_times)],
         bench.data()
-        | {
-            "left_out": left_out,
-            "wall_ratios": _as_json(by_wall),
-            "cpu_ratios": _as_json(by_cpu),
-            "rounds": rounds_as_json(taken),
-        },
+        | {"left_out": left_out, "wall_ratios": by_wall, "cpu_ratios": by_cpu, "rounds": taken},
     )
+    publish(report, options)
 
 
 def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Contender]:
@@ -114,26 +122,3 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
     tell_progress("filling the caches")
     for name, form in forms.items():
         yield cached(f"cache, {name}", shards, form)
-
-
-def _as_json(found: Ratios) -> dict[str, dict[str, dict[str, float]]]:
-    return {
-        name: {other: vars(spread) for other, spread in row.items()} for name, row in found.items()
-    }
-
-
-def _table(taken: Mapping[str, Sequence[Round]], by_wall: Ratios, by_cpu: Ratios) -> Table:
-    yardsticks = list(next(iter(by_wall.values())))
-    headings = {TUTORIAL: "tutorial", DALI: "DALI"}
-    columns = ["loader", "img/s", "lowest – highest", "CPU µs/image", "batches"]
-    columns += [f"× {headings[other]}, wall" for other in yardsticks]
-    columns += [f"× {headings[other]}, CPU" for other in yardsticks]
-    table = Table("", columns)
-    for name, rounds in taken.items():
-        rate, cpu = Spread.of(rates(rounds)), Spread.of(cpu_times(rounds))
-        row = [name, f"{rate.median:,.0f}", span(rate), f"{cpu.median:,.1f}"]
-        row.append(str(rounds[0].batches))
-        row += [short(by_wall[name][other].median) for other in yardsticks]
-        row += [short(by_cpu[name][other].median) for other in yardsticks]
-        table.rows.append(row)
-    return table

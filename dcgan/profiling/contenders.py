@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from itertools import count
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
@@ -49,15 +50,7 @@ def ours(
     decoder: Decoder | None = None,
     prefetch: int = BATCHES_AHEAD,
 ) -> Contender:
-    """This project's loader, without a cache.
-
-    Args:
-        name: of the contender.
-        shards: what it reads.
-        conditions: its options.
-        decoder: another one than the loader would take.
-        prefetch: batches that the decoder prepares.
-    """
+    """This project's loader, without a cache; `decoder` prepares so many batches ahead."""
     loader = Loader(shards, conditions, decoder)
     ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
     return Contender(name, loader, conditions.batch_size, ahead, loader.close, loader.description)
@@ -67,14 +60,11 @@ def read_batches(
     shards: ShardSet, conditions: LoaderOptions
 ) -> Generator[list[Encoded], None, None]:
     """The samples of one batch after another, as the loader reads them."""
-    reader = Reader(shards)
     schedule = Schedule.of(shards, conditions.batch_size, conditions.seed)
-    try:
+    with closing(Reader(shards)) as reader:
         for epoch in count():
             for rows in schedule.batches(epoch):
                 yield reader.read(rows)
-    finally:
-        reader.close()
 
 
 def cached(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
@@ -103,22 +93,17 @@ def torchvision_folder(
     Args:
         name: of the contender.
         images: a folder with one sub-folder of image files.
-        recipe: of the set that they are from: what a loader is to see of them.
+        recipe: of the set that they are from: it says which part of them is seen.
         conditions: its options.
     """
     from torchvision.datasets import ImageFolder
 
     dataset = ImageFolder(str(images), _transform(recipe, conditions.image_size))
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        conditions.batch_size,
-        sampler=_EndlessOrder(len(dataset), conditions.seed),
-        num_workers=conditions.threads,
-        # A fork would copy the threads' locks of DALI and torch in mid-air
-        multiprocessing_context="spawn",
-        pin_memory=conditions.device.type == "cuda",
+    order = chain.from_iterable(
+        permutation(len(dataset), conditions.seed, epoch).tolist() for epoch in count()
     )
-    return _dataloader(name, loader, conditions, conditions.threads)
+    size, workers = conditions.batch_size, conditions.threads
+    return _dataloader(name, dataset, size, conditions, workers, order)
 
 
 def webdataset_shards(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
@@ -139,14 +124,7 @@ def webdataset_shards(name: str, shards: ShardSet, conditions: LoaderOptions) ->
     # Each process reads tars of its own, and needs as many samples as make a batch
     smallest = min(shard.samples for shard in shards.manifest.shards)
     workers = min(conditions.threads, len(tars)) if smallest >= conditions.batch_size else 1
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="spawn",
-        pin_memory=conditions.device.type == "cuda",
-    )
-    return _dataloader(name, loader, conditions, workers)
+    return _dataloader(name, dataset, None, conditions, workers)
 
 
 def shared_by_dataloader(conditions: LoaderOptions) -> int:
@@ -204,20 +182,25 @@ def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Conten
     return Contender(name, running, conditions.batch_size, DALI_AHEAD, running.close)
 
 
-class _EndlessOrder(Sampler[int]):
-    """One permutation of a data set after another."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self._count, self._seed = count, seed
-
-    def __iter__(self) -> Iterator[int]:
-        for epoch in count():
-            yield from permutation(self._count, self._seed, epoch).tolist()
-
-
 def _dataloader(
-    name: str, loader: DataLoader[Any], conditions: LoaderOptions, workers: int
+    name: str,
+    dataset: Dataset[Any],
+    batch_size: int | None,
+    conditions: LoaderOptions,
+    workers: int,
+    order: Iterable[int] | None = None,
 ) -> Contender:
+    """A DataLoader in so many processes; without a `batch_size`, the data set makes batches."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size,
+        sampler=order,
+        num_workers=workers,
+        # A fork would copy the threads' locks of DALI and torch in mid-air
+        multiprocessing_context="spawn",
+        pin_memory=conditions.device.type == "cuda",
+    )
+
     def batches() -> Generator[torch.Tensor, None, None]:
         for images, *_ in loader:
             yield images.to(conditions.device, non_blocking=True)
@@ -265,11 +248,11 @@ def write_images(shards: ShardSet, folder: Path) -> Path:
     """
     assert shards.manifest.recipe.store != "raw", "raw samples are no image files"
     (folder / FOLDER).mkdir(parents=True)
-    reader = Reader(shards)
     try:
-        for row in range(len(shards)):
-            (data,) = reader.read(np.array([row]))
-            (folder / FOLDER / f"{row:08d}.jpg").write_bytes(data.tobytes())
+        with closing(Reader(shards)) as reader:
+            for row in range(len(shards)):
+                (data,) = reader.read(np.array([row]))
+                (folder / FOLDER / f"{row:08d}.jpg").write_bytes(data.tobytes())
     except OSError as error:
         raise UserError(
             folder,
@@ -277,8 +260,6 @@ def write_images(shards: ShardSet, folder: Path) -> Path:
             f"room for {len(shards):,} image files",
             "use fewer --images, or let TMPDIR name a folder on a larger disk",
         ) from error
-    finally:
-        reader.close()
     return folder
 
 

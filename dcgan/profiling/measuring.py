@@ -14,21 +14,25 @@ comes and goes meets all of them alike.
 from __future__ import annotations
 
 import math
-import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from rich.console import Console
 
 from dcgan.cli import progress
 
-K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+Figures: TypeAlias = npt.NDArray[np.float64]
+"""One figure of each round: arithmetic on two compares them within a round."""
 
 AHEAD_FACTOR = 8
 """A round takes at least this many times the batches that a loader may have ready."""
@@ -75,14 +79,11 @@ class Round:
     """Microseconds, all threads and processes together."""
 
 
-def rates(rounds: Sequence[Round]) -> list[float]:
-    """Images a second, of each round."""
-    return [each.img_per_s for each in rounds]
-
-
-def cpu_times(rounds: Sequence[Round]) -> list[float]:
-    """CPU microseconds an image, of each round."""
-    return [each.cpu_us_per_image for each in rounds]
+def figures(taken: Mapping[str, Sequence[object]], field: str) -> dict[str, Figures]:
+    """One field of all rounds, by the name of the contender."""
+    return {
+        name: np.array([getattr(each, field) for each in rounds]) for name, rounds in taken.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,13 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        return cls(statistics.median(values), min(values), max(values))
+    def of(cls, values: Figures | Sequence[float]) -> Self:
+        return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)))
 
 
-def ratios(over: Sequence[float], under: Sequence[float]) -> Spread:
-    """How many times `under` is `over`: the quotient of each round, then their spread."""
-    return Spread.of([a / b for a, b in zip(over, under, strict=True)])
+def spreads(values: Mapping[str, Figures]) -> dict[str, Spread]:
+    """The spread of each."""
+    return {name: Spread.of(each) for name, each in values.items()}
 
 
 class CpuClock:
@@ -135,9 +136,9 @@ class CpuClock:
             quiet = quiet + 1 if used - used_before < QUIET_SHARE * (at - before) else 0
 
 
-def take_turns(turns: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
+def take_turns(turns: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
     """Let each take its turn in every round, with a bar on a terminal; what each showed, by key."""
-    taken: dict[K, list[T]] = {key: [] for key in turns}
+    taken: dict[str, list[T]] = {key: [] for key in turns}
     console = Console(stderr=True)
     with progress(console, "measuring", rounds * len(turns), moving=False) as advance:
         for _ in range(rounds):
@@ -148,12 +149,12 @@ def take_turns(turns: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[
 
 
 def measure(
-    contenders: Sequence[Contender], rounds: int, seconds: float, device: torch.device
+    contenders: Iterable[Contender], rounds: int, seconds: float, device: torch.device
 ) -> dict[str, list[Round]]:
-    """Let loaders take their rounds in turn.
+    """Let loaders take their rounds in turn; each is closed at the end.
 
     Args:
-        contenders: the loaders, of different names.
+        contenders: the loaders, of different names; may make one after another.
         rounds: for each.
         seconds: that a round lasts at least, about.
         device: where the batches go.
@@ -161,15 +162,20 @@ def measure(
     Returns:
         Each contender's rounds, by its name.
     """
-    lengths = {each.name: warm_up(each, seconds, device) for each in contenders}
-    assert len(lengths) == len(contenders), "contenders of the same name"
-    clock = CpuClock()
-    clock.wait_until_quiet()
-    turns = {
-        each.name: partial(take_round, each, lengths[each.name], clock, device)
-        for each in contenders
-    }
-    return take_turns(turns, rounds)
+    with ExitStack() as stack:
+        opened = []
+        for contender in contenders:
+            stack.callback(contender.close)
+            opened.append(contender)
+        lengths = [warm_up(each, seconds, device) for each in opened]
+        clock = CpuClock()
+        clock.wait_until_quiet()
+        turns = {
+            each.name: partial(take_round, each, length, clock, device)
+            for each, length in zip(opened, lengths, strict=True)
+        }
+        assert len(turns) == len(opened), "contenders of the same name"
+        return take_turns(turns, rounds)
 
 
 def warm_up(contender: Contender, seconds: float, device: torch.device) -> int:
@@ -178,18 +184,20 @@ def warm_up(contender: Contender, seconds: float, device: torch.device) -> int:
     That is `AHEAD_FACTOR` times what the contender may have ready, and at least as many as last
     `seconds`.
     """
-    _take(contender, contender.ahead + 1)
+    take = partial(next, contender.batches)
+    repeat(take, contender.ahead + 1, device)
     least = max(LEAST_BATCHES, AHEAD_FACTOR * contender.ahead)
     probe = max(LEAST_BATCHES, 2 * contender.ahead)
-    per_batch = _timed(contender, probe, device) / probe
+    per_batch = repeat(take, probe, device) / probe
     return max(least, math.ceil(seconds / per_batch))
 
 
 def take_round(contender: Contender, batches: int, clock: CpuClock, device: torch.device) -> Round:
     """Let a contender take its turn; all must be quiet before, and is again afterwards."""
+    take = partial(next, contender.batches)
     used = clock.read()
-    _take(contender, contender.ahead)
-    seconds = _timed(contender, batches, device)
+    repeat(take, contender.ahead, device)
+    seconds = repeat(take, batches, device)
     clock.wait_until_quiet()
     made = (contender.ahead + batches) * contender.batch_size
     return Round(
@@ -199,17 +207,14 @@ def take_round(contender: Contender, batches: int, clock: CpuClock, device: torc
     )
 
 
-def _timed(contender: Contender, batches: int, device: torch.device) -> float:
+def repeat(act: Callable[[], object], times: int, device: torch.device) -> float:
+    """Do something so many times; returns the wall seconds until the device has done it too."""
     synchronise(device)
-    started = time.perf_counter()
-    _take(contender, batches)
+    began = time.perf_counter()
+    for _ in range(times):
+        act()
     synchronise(device)
-    return time.perf_counter() - started
-
-
-def _take(contender: Contender, batches: int) -> None:
-    for _ in range(batches):
-        next(contender.batches)
+    return time.perf_counter() - began
 
 
 def synchronise(device: torch.device) -> None:

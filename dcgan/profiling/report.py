@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from rich.console import Console
-from rich.table import Table as RichTable
+from rich.table import Table
 
 from dcgan.options import Measuring
+from dcgan.rundir.environment import describe_environment
 from pipeline.files import replacing, write_whole, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from dcgan.profiling.measuring import Round, Spread
+    from dcgan.profiling.measuring import Spread
+
+SHOWN_PACKAGES = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda120",
+    "nvidia-dali-cuda130",
+    "webdataset",
+)
 
 LEAST_COLUMNS = 160
 """Columns that tables get at least: a screen of 80 would break their figures."""
+
+SPAN = "lowest – highest"
+"""Heading of the column of spreads."""
 
 WIDE = 50
 """Bars that differ by more than this factor are drawn on a logarithmic scale."""
 
 
-@dataclass
-class Table:
-    """A heading and rows of text; the first column is the name of what stands in the row."""
-
-    title: str
-    columns: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
-
-
-@dataclass
-class Bars:
+class Bars(NamedTuple):
     """One figure of several things, for the picture."""
 
     title: str
@@ -46,16 +49,17 @@ class Bars:
 
 @dataclass
 class Report:
-    """Everything that a command found."""
+    """What a command found."""
 
     command: str
+    device: torch.device
     facts: dict[str, str]
-    """What was measured on what: a line each, by name."""
+    """What was measured: a line each, by name. Lines on device and versions come before them."""
     tables: list[Table]
     conclusions: list[str]
     bars: list[Bars]
     data: dict[str, Any]
-    """For programs; all rounds are in it."""
+    """For programs: all rounds are in it, dataclasses too."""
 
 
 def publish(report: Report, options: Measuring) -> None:
@@ -64,63 +68,68 @@ def publish(report: Report, options: Measuring) -> None:
     Raises:
         UserError: a file cannot be written.
     """
-    json_file, plot_file = options.json_file, options.plot_file
     console = Console(highlight=False, markup=False, soft_wrap=True)
     wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
-    for name, value in report.facts.items():
+    environment = describe_environment(report.device)
+    facts = _describe_machine(environment) | report.facts
+    for name, value in facts.items():
         console.print(f"{name:<9}{value}")
     for table in report.tables:
         console.print()
-        wide.print(_drawn(table))
+        wide.print(table)
     console.print()
     for conclusion in report.conclusions:
         console.print(conclusion)
-    if json_file is not None:
-        text = json.dumps(as_json(report), indent=1, allow_nan=False)
-        with writing(json_file):
-            write_whole(json_file, text.encode() + b"\n")
-        console.print(f"json     {json_file}")
-    if plot_file is not None:
-        with writing(plot_file):
-            plot(report, plot_file)
-        console.print(f"plot     {plot_file}")
+    if options.json_file is not None:
+        found = {
+            "command": report.command,
+            "facts": facts,
+            "conclusions": report.conclusions,
+            "options": options.to_json(),
+            "environment": environment | {"torch_threads": torch.get_num_threads()},
+            **report.data,
+        }
+        text = json.dumps(found, indent=1, allow_nan=False, default=vars)
+        with writing(options.json_file):
+            write_whole(options.json_file, text.encode() + b"\n")
+        console.print(f"json     {options.json_file}")
+    if options.plot_file is not None:
+        title = f"dcgan-profile {report.command}: {facts['device']}"
+        with writing(options.plot_file):
+            plot(title, report.bars, options.plot_file)
+        console.print(f"plot     {options.plot_file}")
 
 
-def as_json(report: Report) -> dict[str, Any]:
-    """Plain values: command, facts, conclusions, and the figures."""
+def _describe_machine(environment: Mapping[str, Any]) -> dict[str, str]:
+    packages = environment["packages"]
+    versions = [f"{name} {packages[name]}" for name in SHOWN_PACKAGES if name in packages]
     return {
-        "command": report.command,
-        "facts": report.facts,
-        "conclusions": report.conclusions,
-        **report.data,
+        "device": f"{environment['device']}: {environment['device_name']},"
+        f" {environment['cpus']} CPUs",
+        "versions": ", ".join([f"Python {environment['python']}", *versions]),
     }
 
 
-def rounds_as_json(taken: Mapping[str, Sequence[Round]]) -> dict[str, Any]:
-    """Every round of every contender, by name."""
-    return {name: [asdict(each) for each in rounds] for name, rounds in taken.items()}
-
-
-def plot(report: Report, path: Path) -> None:
-    """Draw horizontal bars with their spread, one panel for each of the report's figures."""
+def plot(title: str, panels: Sequence[Bars], path: Path) -> None:
+    """Draw horizontal bars with their spread, one panel for each figure."""
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
-    heights = [0.9 + 0.32 * len(bars.values) for bars in report.bars]
+    heights = [0.9 + 0.32 * len(bars.values) for bars in panels]
     figure = Figure(figsize=(9, sum(heights) + 0.6), layout="constrained")
-    panels = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
-    figure.suptitle(f"dcgan-profile {report.command}: {report.facts['device']}", fontsize=9)
-    for axes, bars in zip(panels, report.bars, strict=True):
+    figure.suptitle(title, fontsize=9)
+    drawn = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, bars in zip(drawn, panels, strict=True):
         _draw_bars(axes, bars)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
 
 
 def _draw_bars(axes: Axes, bars: Bars) -> None:
-    names, spreads = list(bars.values), list(bars.values.values())
+    spreads = list(bars.values.values())
     middles = [spread.median for spread in spreads]
     below = [spread.median - spread.low for spread in spreads]
     above = [spread.high - spread.median for spread in spreads]
-    drawn = axes.barh(names, middles, xerr=(below, above), color="tab:blue", ecolor="0.3")
+    drawn = axes.barh(list(bars.values), middles, xerr=(below, above), ecolor="0.3")
     labels = [f"{middle:,.0f}" if middle >= 100 else f"{middle:.3g}" for middle in middles]
     axes.bar_label(drawn, labels, padding=4, fontsize=8)
     axes.invert_yaxis()
@@ -134,6 +143,21 @@ def _draw_bars(axes: Axes, bars: Bars) -> None:
     axes.set_xlabel(bars.unit + (", logarithmic" if wide else ""), fontsize=8)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def make_table(rows: Sequence[Mapping[str, str]], title: str = "") -> Table:
+    """Make a table of rows of text by column; the first row has all columns, in order."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for place, column in enumerate(rows[0]):
+        table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row.get(column, "") for column in rows[0]))
+    return table
+
+
+def cells(column: str, spread: Spread, form: str = ",.0f") -> dict[str, str]:
+    """Two cells of a row: the median, and the lowest and the highest round."""
+    return {column: f"{spread.median:{form}}", SPAN: span(spread, form)}
 
 
 def span(spread: Spread, form: str = ",.0f") -> str:
@@ -153,12 +177,3 @@ def times(spread: Spread) -> str:
 
 def _form(ratio: float) -> str:
     return ",.2f" if ratio < 10 else ",.1f" if ratio < 100 else ",.0f"
-
-
-def _drawn(table: Table) -> RichTable:
-    drawn = RichTable(title=table.title, title_justify="left", box=None, pad_edge=False)
-    for place, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
-    for row in table.rows:
-        drawn.add_row(*row)
-    return drawn

@@ -9,14 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 
 from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import TEMPORARY, Bench
 from dcgan.profiling.contenders import cached, ours, pack_as, read_batches, write_images
-from dcgan.profiling.measuring import Contender, Round, Spread, cpu_times, rates, ratios
-from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, span, times
+from dcgan.profiling.measuring import Contender, Round, Spread, figures
+from dcgan.profiling.report import Bars, Report, cells, make_table, publish, times
 from pipeline.loading.decoders import BATCHES_AHEAD
 from pipeline.loading.loader import (
     CLOSING_PATIENCE,
@@ -28,54 +29,66 @@ from pipeline.loading.loader import (
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
 
-AS_IT_IS = "as it is"
-
 
 @dataclass(frozen=True)
 class Cost:
     """What a stage adds to those before it, in microseconds an image."""
 
-    cpu: Spread
-    wall: Spread
+    cpu_us: Spread
+    wall_us: Spread
     share: float
 
 
-def profile(options: MeasuringSet) -> Report:
+def profile(options: MeasuringSet) -> None:
     """Measure the stages and the remedies in the same rounds."""
     bench = Bench(options)
     with TemporaryDirectory(prefix=TEMPORARY) as folder:
         stages = cumulative(bench.shards, bench.conditions)
         taken = bench.measure(chain(stages, _remedies(bench, Path(folder))))
-    names = [stage.name for stage in stages]
     on_cuda = bench.device.type == "cuda"
-    costs = _costs(names, taken, on_cuda)
-    whole = rates(taken[names[-1]])
-    gains = {
-        name: ratios(rates(rounds), whole) for name, rounds in taken.items() if name not in names
-    }
-    return Report(
+    costs = find_costs({stage.name: taken[stage.name] for stage in stages}, on_cuda)
+    rate, cpu = figures(taken, "img_per_s"), figures(taken, "cpu_us_per_image")
+    whole = stages[-1].name
+    gains = {name: Spread.of(rate[name] / rate[whole]) for name in taken if name not in costs}
+    stage_rows = [
+        {
+            "stage": name,
+            **cells("CPU µs/image", cost.cpu_us, ",.1f"),
+            "share": f"{cost.share:.0%}",
+            "wall µs": f"{cost.wall_us.median:,.1f}",
+            "img/s up to here": f"{np.median(rate[name]):,.0f}",
+        }
+        for name, cost in costs.items()
+    ]
+    remedy_rows = [
+        {
+            "loader": "as it is" if name == whole else name,
+            **cells("img/s", Spread.of(rate[name])),
+            "CPU µs/image": f"{np.median(cpu[name]):,.1f}",
+            "rate": "1×" if name == whole else times(gains[name]),
+        }
+        for name in (whole, *gains)
+    ]
+    report = Report(
         "stages",
+        bench.device,
         bench.facts(),
-        [_stage_table(taken, costs), _remedy_table(taken, names[-1], gains)],
+        [
+            make_table(stage_rows, "Each stage, added to those before it"),
+            make_table(remedy_rows, "What would change it"),
+        ],
         _conclusions(costs, gains, bench),
         [
             Bars(
                 f"{'Time' if on_cuda else 'CPU time'} of each stage",
                 "µs an image",
-                {name: cost.wall if on_cuda else cost.cpu for name, cost in costs.items()},
+                {name: cost.wall_us if on_cuda else cost.cpu_us for name, cost in costs.items()},
             ),
             Bars("Remedies", "times the rate of the set as it is", gains),
         ],
-        bench.data()
-        | {
-            "stages": {
-                name: {"cpu_us": vars(cost.cpu), "wall_us": vars(cost.wall), "share": cost.share}
-                for name, cost in costs.items()
-            },
-            "gains": {name: vars(gain) for name, gain in gains.items()},
-            "rounds": rounds_as_json(taken),
-        },
+        bench.data() | {"stages": costs, "gains": gains, "rounds": taken},
     )
+    publish(report, options)
 
 
 def cumulative(shards: ShardSet, conditions: LoaderOptions) -> list[Contender]:
@@ -96,7 +109,9 @@ def cumulative(shards: ShardSet, conditions: LoaderOptions) -> list[Contender]:
         stages.append(ours(fit, shards, pixels))
         return [*stages, ours("normalise", shards, conditions)]
     for name, form in ((fit, pixels), ("normalise", conditions)):
-        stages.append(_prefetched(name, _undelivered(shards, form), conditions))
+        # What the loader's decoder makes, left where it is made
+        undelivered = open_decoder(shards, form).decode(read_batches(shards, form))
+        stages.append(_prefetched(name, undelivered, conditions))
     return [*stages, ours("copy", shards, conditions)]
 
 
@@ -127,11 +142,6 @@ def _decoded(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None
         yield graph.run()
 
 
-def _undelivered(shards: ShardSet, conditions: LoaderOptions) -> Generator[Any, None, None]:
-    """What the loader's decoder makes, left where it is made."""
-    yield from open_decoder(shards, conditions).decode(read_batches(shards, conditions))
-
-
 def _remedies(bench: Bench, folder: Path) -> Iterator[Contender]:
     """What can be tried with this set: fewer threads, to see what they bring, and other stores."""
     shards, conditions = bench.shards, bench.conditions
@@ -152,57 +162,23 @@ def _remedies(bench: Bench, folder: Path) -> Iterator[Contender]:
     yield cached("--cache, uint8", shards, pixels)
 
 
-def _costs(
-    names: Sequence[str], taken: Mapping[str, Sequence[Round]], by_wall: bool
-) -> dict[str, Cost]:
-    """Differences between a stage and the one before, within each round."""
-    before_cpu = before_wall = [0.0] * len(taken[names[0]])
-    spreads = {}
-    for name in names:
-        cpu = cpu_times(taken[name])
-        wall = [1e6 / rate for rate in rates(taken[name])]
-        spreads[name] = (_difference(cpu, before_cpu), _difference(wall, before_wall))
-        before_cpu, before_wall = cpu, wall
-    counted = {name: max(0.0, pair[by_wall].median) for name, pair in spreads.items()}
-    total = sum(counted.values()) or 1.0
-    return {name: Cost(*spreads[name], counted[name] / total) for name in names}
+def find_costs(stages: Mapping[str, Sequence[Round]], by_wall: bool) -> dict[str, Cost]:
+    """Differences between each stage and the one before, within each round.
 
-
-def _difference(values: Sequence[float], before: Sequence[float]) -> Spread:
-    return Spread.of([a - b for a, b in zip(values, before, strict=True)])
-
-
-def _stage_table(taken: Mapping[str, Sequence[Round]], costs: Mapping[str, Cost]) -> Table:
-    columns = ("stage", "CPU µs/image", "lowest – highest", "share", "wall µs", "img/s up to here")
-    table = Table("Each stage, added to those before it", columns)
-    for name, cost in costs.items():
-        rate = Spread.of(rates(taken[name]))
-        table.rows.append(
-            (
-                name,
-                f"{cost.cpu.median:,.1f}",
-                span(cost.cpu, ",.1f"),
-                f"{cost.share:.0%}",
-                f"{cost.wall.median:,.1f}",
-                f"{rate.median:,.0f}",
-            )
-        )
-    return table
-
-
-def _remedy_table(
-    taken: Mapping[str, Sequence[Round]], whole: str, gains: Mapping[str, Spread]
-) -> Table:
-    table = Table(
-        "What would change it", ("loader", "img/s", "lowest – highest", "CPU µs/image", "rate")
-    )
-    for name in (whole, *gains):
-        rate = Spread.of(rates(taken[name]))
-        cpu = Spread.of(cpu_times(taken[name]))
-        gain = times(gains[name]) if name in gains else "1×"
-        shown = AS_IT_IS if name == whole else name
-        table.rows.append((shown, f"{rate.median:,.0f}", span(rate), f"{cpu.median:,.1f}", gain))
-    return table
+    Args:
+        stages: the rounds of `cumulative`, in order.
+        by_wall: shares are of wall time, not of CPU time.
+    """
+    rate, used = figures(stages, "img_per_s"), figures(stages, "cpu_us_per_image")
+    cpu = np.diff(list(used.values()), axis=0, prepend=0)
+    wall = np.diff([1e6 / each for each in rate.values()], axis=0, prepend=0)
+    # Noise may make a stage cheaper than nothing
+    counted = np.median(wall if by_wall else cpu, axis=1).clip(min=0)
+    shares = counted / (counted.sum() or 1)
+    return {
+        name: Cost(Spread.of(cpu[place]), Spread.of(wall[place]), float(shares[place]))
+        for place, name in enumerate(stages)
+    }
 
 
 def _conclusions(costs: Mapping[str, Cost], gains: Mapping[str, Spread], bench: Bench) -> list[str]:

@@ -5,35 +5,99 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import cycle
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from dcgan.options import MeasuringStep
-from dcgan.profiling.bench import machine
-from dcgan.profiling.entrants import (
-    ROWS,
-    SIDE,
-    SIDES,
-    TUTORIAL,
-    Entrant,
-    count_flops,
-    make_entrants,
-    matrix_rate,
+from dcgan.cli import tell_progress
+from dcgan.options import MeasuringStep, TrainConfig
+from dcgan.profiling.measuring import (
+    CpuClock,
+    Spread,
+    figures,
+    repeat,
+    spreads,
+    synchronise,
+    take_turns,
 )
-from dcgan.profiling.measuring import CpuClock, Spread, ratios, synchronise, take_turns
-from dcgan.profiling.report import Bars, Report, Table, span, times
-from dcgan.rundir.environment import describe_environment, pick_device
-from dcgan.step.precision import set_matrix_format
+from dcgan.profiling.report import Bars, Report, cells, make_table, publish, times
+from dcgan.profiling.tutorial_step import (
+    tutorial_discriminator,
+    tutorial_generator,
+    tutorial_step,
+)
+from dcgan.rundir.environment import pick_device
+from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import keep_compiled_code
+from dcgan.training.build import build_nets, build_step
+from pipeline.images.pixels import to_signed
+from pipeline.loading.options import LoaderOptions
+from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 from pipeline.machine import MIB, limit_torch_threads
 
 LEAST_STEPS = 3
 """In a turn."""
 
+ROWS = 2**16
+"""Rows of statistics, one a step: the most steps that a turn may have."""
+
 LAUNCHED = 20
 """Steps by which the host's own time for one is taken on CUDA, whose queue holds some hundred."""
+
+LR = 1e-12
+"""The nets all but stand still, so that every step computes on numbers like the first one's. With a
+real rate D soon tells noise from G's images, and how far it has come depends on how many steps an
+entrant could do. Not 0: the arithmetic is to be Adam's, and its products normal numbers.
+"""
+
+TUTORIAL = "tutorial"
+
+MODES = {"eager fp32": "eager", "eager auto": "eager", "compiled": "compiled", "graph": "graph"}
+"""What takes part beside the tutorial's step, and in which mode of `WholeStep`."""
+
+SIDES = {"cuda": 8192}
+"""Sides of the square matrices whose product is timed, by type of device: they fill it."""
+
+SIDE = 2048
+"""Their side on any other type."""
+
+TRIES = 3
+"""Products that are timed; the fastest gives the rate."""
+
+Act: TypeAlias = Callable[[], object]
+"""A step, or anything else that can be done again and again."""
+
+
+FACTS = ("precision", "ready_s", "peak_bytes", "calls")
+"""Fields of an `Entrant` that the report holds."""
+
+
+class UnavailableError(Exception):
+    """Why a mode cannot be had."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A step that takes part, ready to run."""
+
+    step: Act
+    begin: Act
+    """Done before each turn, untimed."""
+    precision: str
+    """fp32, tf32 or bf16: what its convolutions multiply."""
+    ready_s: float
+    """Wall seconds from nothing to the end of the first step: compiling, capturing."""
+    peak_bytes: int | None
+    """Most that the device held for it until the end of the second step; CUDA only."""
+    calls: int | None
+    """ATen calls of one step; None for compiled code, whose kernels are not ATen's."""
 
 
 @dataclass(frozen=True)
@@ -46,87 +110,294 @@ class Turn:
     """CPU milliseconds for each step, all threads together."""
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What an entrant's turns come to."""
-
-    ms: Spread
-    cpu_ms: Spread
-    faster: Spread
-    """The tutorial's time, times this one's."""
-    less_cpu: Spread
-    """The tutorial's CPU time, times this one's."""
-
-
-def profile(options: MeasuringStep) -> Report:
+def profile(options: MeasuringStep) -> None:
     """Measure every step that can be had here, in turn."""
     limit_torch_threads()
     device = pick_device(options.device)
     entrants, left_out = make_entrants(options, device)
-    by_name = {each.name: each for each in entrants}
     flops = {
-        whose: count_flops(by_name[name].step) / options.batch_size
+        whose: count_flops(entrants[name].step) / options.batch_size
         for whose, name in (("tutorial", TUTORIAL), ("ours", "eager auto"))
     }
     turns, rates = _measure(entrants, options, device)
     peaks = {precision: max(taken) for precision, taken in rates.items()}
-    figures = summarise(turns)
-    environment = describe_environment(device)
-    return Report(
+    ms, cpu = figures(turns, "step_ms"), figures(turns, "cpu_ms")
+    faster = {name: Spread.of(ms[TUTORIAL] / each) for name, each in ms.items()}
+    less_cpu = {name: Spread.of(cpu[TUTORIAL] / each) for name, each in cpu.items()}
+    time_rows, cost_rows = [], []
+    for name, each in entrants.items():
+        step_ms = Spread.of(ms[name])
+        form = ",.0f" if step_ms.median >= 1000 else ",.3g" if step_ms.median < 100 else ",.1f"
+        time_rows.append(
+            {
+                "step": name,
+                "precision": each.precision,
+                **cells("ms/step", step_ms, form),
+                "img/s": f"{1e3 * options.batch_size / step_ms.median:,.0f}",
+                "CPU ms/step": f"{np.median(cpu[name]):{form}}",
+                "× tutorial, wall": times(faster[name]),
+                "× tutorial, CPU": times(less_cpu[name]),
+            }
+        )
+        work = flops["tutorial" if name == TUTORIAL else "ours"] * options.batch_size
+        rate = 1e3 * work / step_ms.median
+        peak = each.peak_bytes
+        cost_rows.append(
+            {
+                "step": name,
+                "GFLOP/s": f"{rate / 1e9:,.3g}" if rate < 1e12 else f"{rate / 1e9:,.0f}",
+                "of the peak": f"{rate / peaks[each.precision]:.1%}",
+                "ATen calls/step": "–" if each.calls is None else f"{each.calls:,}",
+                "ready after": f"{each.ready_s:.1f} s",
+                "peak memory": "–" if peak is None else f"{peak / MIB:,.0f} MiB",
+            }
+        )
+    side = SIDES.get(device.type, SIDE)
+    best = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in peaks.items())
+    o = options
+    report = Report(
         "step",
-        machine(environment, ("torch",)) | _facts(options, flops, peaks, device),
-        [
-            _times(entrants, figures, options.batch_size),
-            _costs(entrants, figures, flops, peaks, options.batch_size),
-        ],
-        [conclude(figures), *left_out],
-        [
-            Bars("A step", "ms", {name: each.ms for name, each in figures.items()}),
-            Bars("Its CPU time", "ms", {name: each.cpu_ms for name, each in figures.items()}),
-        ],
+        device,
         {
-            "options": options.to_json(),
-            "environment": environment | {"torch_threads": torch.get_num_threads()},
+            "nets": f"nz {o.nz}, ngf {o.ngf}, ndf {o.ndf}",
+            "batches": f"of {o.batch_size}, {o.image_size}×{o.image_size} pixels, {o.channels}"
+            " channels, of noise that lies ready",
+            "rounds": f"{o.rounds} each, in turn, of at least {o.seconds:g} s and {LEAST_STEPS}"
+            " steps",
+            "work": f"{flops['tutorial'] / 1e9:.4g} GFLOP an image in the tutorial's step,"
+            f" {flops['ours'] / 1e9:.4g} in ours",
+            "peak": f"{best} GFLOP/s: the fastest product of two {side}×{side} matrices",
+        },
+        [make_table(time_rows), make_table(cost_rows)],
+        [conclude(faster, less_cpu), *left_out],
+        [Bars("A step", "ms", spreads(ms)), Bars("Its CPU time", "ms", spreads(cpu))],
+        {
             "flops_per_image": flops,
             "matrix_flop_per_s": rates,
             "left_out": left_out,
-            "entrants": {each.name: each.to_json() for each in entrants},
-            "turns": {name: [asdict(turn) for turn in taken] for name, taken in turns.items()},
-            "wall_ratios": {name: asdict(each.faster) for name, each in figures.items()},
-            "cpu_ratios": {name: asdict(each.less_cpu) for name, each in figures.items()},
+            "entrants": {
+                name: {field: getattr(each, field) for field in FACTS}
+                for name, each in entrants.items()
+            },
+            "turns": turns,
+            "wall_ratios": faster,
+            "cpu_ratios": less_cpu,
         },
     )
+    publish(report, options)
 
 
-# The measuring
+# The entrants
+
+
+def make_entrants(
+    options: MeasuringStep, device: torch.device
+) -> tuple[dict[str, Entrant], list[str]]:
+    """All that can be had here, ready, by name; and a line about each that cannot."""
+    same = {"batch_size", "image_size", "channels", "nz", "ngf", "ndf"}
+    config = TrainConfig(shards="synthetic", lr=LR, **options.model_dump(include=same))
+    cuda = device.type == "cuda"
+    if options.compiled or cuda:
+        keep_compiled_code()  # before the first optimiser, which is the tutorial's
+    torch.optim.Adam([torch.zeros(1)])  # loads Dynamo: seconds that are no entrant's
+    pixels = make_pixels(config, device)
+    # The default format of torch's convolutions, which the tutorial leaves as it is
+    ampere = cuda and torch.cuda.get_device_capability(device) >= AMPERE
+    default = "tf32" if ampere else "fp32"
+    build = partial(build_tutorial, config, pixels, device)
+    entrants = {TUTORIAL: _enter(TUTORIAL, default, build, device)}
+    left_out = []
+    for name, mode in MODES.items():
+        if mode == "graph" and not cuda:
+            left_out.append(f"{name}: not available here: it takes CUDA.")
+        elif mode == "compiled" and not (cuda or options.compiled):
+            left_out.append(f"{name}: left out; --compiled includes it, and takes minutes.")
+        else:
+            asked = "fp32" if name == "eager fp32" else "auto"
+            precision = choose_precision(asked, device).name
+            build = partial(build_ours, config, precision, mode, pixels, device)
+            try:
+                entrants[name] = _enter(name, precision, build, device)
+            except UnavailableError as reason:
+                left_out.append(f"{name}: not available here: {reason}.")
+    return entrants, left_out
+
+
+def _enter(
+    name: str, precision: str, build: Callable[[], tuple[Act, Act]], device: torch.device
+) -> Entrant:
+    """Make a step and do it twice: after the first all is compiled, after both all is allocated.
+
+    Args:
+        name: of the entrant.
+        precision: its own.
+        build: makes what is done before a turn, and the step itself.
+        device: where it runs.
+    """
+    tell_progress(f"preparing {name}")
+    set_matrix_format(precision, device)
+    cuda = device.type == "cuda"
+    held = torch.cuda.memory_allocated(device) if cuda else 0
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    begin, step = build()
+    begin()
+    step()
+    synchronise(device)
+    ready_s = time.perf_counter() - began
+    step()
+    peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
+    calls = None if name == "compiled" else count_calls(step)
+    return Entrant(step, begin, precision, ready_s, peak, calls)
+
+
+def build_tutorial(
+    config: TrainConfig, pixels: Sequence[torch.Tensor], device: torch.device
+) -> tuple[Act, Act]:
+    """The tutorial's step on batches of these, in turn, and what to do before."""
+    size, channels = config.image_size, config.channels
+    nets = (
+        tutorial_generator(size, config.nz, config.ngf, channels),
+        tutorial_discriminator(size, config.ndf, channels),
+    )
+    generator, discriminator = build_nets(config, torch.device("cpu"))
+    for net, ours in zip(nets, (generator.main, discriminator.main), strict=True):
+        net.load_state_dict(ours.state_dict())  # equal nets do equal work
+        net.to(device)
+    step = tutorial_step(*nets, config.nz, device, config.lr)
+    # As its loader delivers them, but on the device already: the copy is left out
+    images = cycle([to_signed(batch).contiguous() for batch in pixels])
+
+    def begin() -> None:
+        # Torch's default: the tutorial does not turn cuDNN's trials on
+        torch.backends.cudnn.benchmark = False
+
+    return begin, lambda: step(next(images))
+
+
+def build_ours(
+    config: TrainConfig,
+    precision: str,
+    mode: str,
+    pixels: Sequence[torch.Tensor],
+    device: torch.device,
+) -> tuple[Act, Act]:
+    """Our step in a mode, likewise.
+
+    Raises:
+        UnavailableError: the mode cannot be had.
+    """
+    rows = StepRows(ROWS, device)
+    config = config.replace(precision=precision)
+    step = build_step(config, *build_nets(config, device), rows)
+    log: list[str] = []
+    if step.prepare(mode, log.append) != mode:
+        raise UnavailableError("; ".join(log))
+    batches = cycle(pixels)
+
+    def begin() -> None:
+        rows.place.zero_()
+        choose_kernels()
+
+    return begin, lambda: step(next(batches))
+
+
+def make_pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:
+    """Some batches, (B, S, S, C) uint8 on the device."""
+    sizes = config.batch_size, config.image_size, config.channels
+    options = LoaderOptions(*sizes, device=device, seed=config.seed, dtype=torch.uint8)
+    noise = SyntheticLoader(options)
+    return [next(noise) for _ in range(BATCHES)]
+
+
+# What a step is made of, counted; and how fast the device multiplies
+
+
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what reaches the device's kernels by way of ATen: views too, they cost the host."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_calls(step: Act) -> int:
+    """Count the ATen calls of one step, which is done."""
+    calls = _Calls()  # type: ignore[no-untyped-call]
+    with calls:
+        step()
+    return calls.count
+
+
+def count_flops(step: Act) -> int:
+    """Count the floating-point operations of one step, which is done.
+
+    torch's counter takes convolutions and matrix products, a multiply-add as two, products with
+    padding included. It sees neither compiled code nor a graph's replay.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        step()
+    return counter.get_total_flops()
+
+
+def matrix_rate(precision: str, device: torch.device) -> float:
+    """Time a large matrix product.
+
+    Args:
+        precision: fp32, tf32 or bf16.
+        device: to multiply on.
+
+    Returns:
+        Floating-point operations a second, at best.
+    """
+    set_matrix_format(precision, device)
+    side = SIDES.get(device.type, SIDE)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.randn(2, side, side, device=device).to(dtype)
+    product = left @ right  # the first makes room, and picks a kernel
+    multiply = partial(torch.mm, left, right, out=product)
+    return 2 * side**3 / min(repeat(multiply, 1, device) for _ in range(TRIES))
+
+
+# The turns
 
 
 def _measure(
-    entrants: Sequence[Entrant], options: MeasuringStep, device: torch.device
+    entrants: Mapping[str, Entrant], options: MeasuringStep, device: torch.device
 ) -> tuple[dict[str, list[Turn]], dict[str, list[float]]]:
     """Everybody's turns, and the matrix rate of each precision in each round, FLOP/s."""
-    steps = {each.name: _steps_of(each, options.seconds, device) for each in entrants}
+    steps = {name: _steps_of(each, options.seconds, device) for name, each in entrants.items()}
     clock = CpuClock()
-    turns: dict[tuple[str, str], Callable[[], Any]] = {
-        ("step", each.name): partial(take_turn, each, steps[each.name], clock, device)
-        for each in entrants
+    turns: dict[str, Callable[[], Any]] = {
+        name: partial(take_turn, each, steps[name], clock, device)
+        for name, each in entrants.items()
     }
-    precisions = list(dict.fromkeys(each.precision for each in entrants))
-    turns |= {("rate", each): partial(matrix_rate, each, device) for each in precisions}
+    precisions = dict.fromkeys(each.precision for each in entrants.values())
+    turns |= {each: partial(matrix_rate, each, device) for each in precisions}
     taken = take_turns(turns, options.rounds)
-    rates = {each: taken["rate", each] for each in precisions}
-    return {each.name: taken["step", each.name] for each in entrants}, rates
+    rates = {each: taken.pop(each) for each in precisions}
+    return taken, rates
+
+
+def _steps_of(entrant: Entrant, seconds: float, device: torch.device) -> int:
+    """As many steps as fill a turn."""
+    _get_ready(entrant, device)
+    wanted = math.ceil(2 * seconds / repeat(entrant.step, 2, device))
+    return min(max(LEAST_STEPS, wanted), ROWS)
 
 
 def take_turn(entrant: Entrant, steps: int, clock: CpuClock, device: torch.device) -> Turn:
     """Time some steps; all must be quiet before, and is again afterwards."""
     _get_ready(entrant, device)
     clock.wait_until_quiet()
-    used, began = clock.read(), time.perf_counter()
-    for _ in range(steps):
-        entrant.step()
-    synchronise(device)
-    seconds = time.perf_counter() - began
+    used = clock.read()
+    seconds = repeat(entrant.step, steps, device)
     clock.wait_until_quiet()
     cpu = (clock.read() - used) / steps
     if device.type == "cuda":
@@ -149,111 +420,26 @@ def launch_seconds(entrant: Entrant, clock: CpuClock, device: torch.device) -> f
     return used / LAUNCHED
 
 
-def _steps_of(entrant: Entrant, seconds: float, device: torch.device) -> int:
-    """As many steps as fill a turn."""
-    _get_ready(entrant, device)
-    began = time.perf_counter()
-    for _ in range(2):
-        entrant.step()
-    synchronise(device)
-    wanted = math.ceil(2 * seconds / (time.perf_counter() - began))
-    return min(max(LEAST_STEPS, wanted), ROWS)
-
-
 def _get_ready(entrant: Entrant, device: torch.device) -> None:
     set_matrix_format(entrant.precision, device)
     entrant.begin()
     synchronise(device)
 
 
-# The report
+# The conclusion
 
 
-def summarise(turns: Mapping[str, Sequence[Turn]]) -> dict[str, Figures]:
-    """The figures of each entrant, by name; ratios are taken within a round."""
-    ms = {name: [turn.step_ms for turn in taken] for name, taken in turns.items()}
-    cpu = {name: [turn.cpu_ms for turn in taken] for name, taken in turns.items()}
-    return {
-        name: Figures(
-            Spread.of(ms[name]),
-            Spread.of(cpu[name]),
-            ratios(ms[TUTORIAL], ms[name]),
-            ratios(cpu[TUTORIAL], cpu[name]),
-        )
-        for name in turns
-    }
+def conclude(faster: Mapping[str, Spread], less_cpu: Mapping[str, Spread]) -> str:
+    """Which step is the fastest.
 
-
-def conclude(figures: Mapping[str, Figures]) -> str:
-    """Which step is the fastest."""
-    best = min(figures, key=lambda name: figures[name].ms.median)
+    Args:
+        faster: the tutorial's time, times each step's, by name.
+        less_cpu: the same of the CPU time.
+    """
+    best = max(faster, key=lambda name: faster[name].median)
     if best == TUTORIAL:
         return "None is faster than the tutorial's step here."
     return (
-        f"{best} is the fastest: {times(figures[best].faster)} the tutorial's rate, with"
-        f" {times(figures[best].less_cpu)} as many images for a second of CPU time."
+        f"{best} is the fastest: {times(faster[best])} the tutorial's rate, with"
+        f" {times(less_cpu[best])} as many images for a second of CPU time."
     )
-
-
-def _facts(
-    o: MeasuringStep, flops: Mapping[str, float], peaks: Mapping[str, float], device: torch.device
-) -> dict[str, str]:
-    side = SIDES.get(device.type, SIDE)
-    peak = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in peaks.items())
-    return {
-        "nets": f"nz {o.nz}, ngf {o.ngf}, ndf {o.ndf}",
-        "batches": f"of {o.batch_size}, {o.image_size}×{o.image_size} pixels, {o.channels}"
-        " channels, of noise that lies ready",
-        "rounds": f"{o.rounds} each, in turn, of at least {o.seconds:g} s and {LEAST_STEPS} steps",
-        "work": f"{flops['tutorial'] / 1e9:.4g} GFLOP an image in the tutorial's step,"
-        f" {flops['ours'] / 1e9:.4g} in ours",
-        "peak": f"{peak} GFLOP/s: the fastest product of two {side}×{side} matrices",
-    }
-
-
-def _times(entrants: Sequence[Entrant], figures: Mapping[str, Figures], batch_size: int) -> Table:
-    columns = ("step", "precision", "ms/step", "lowest – highest", "img/s", "CPU ms/step")
-    table = Table("", (*columns, "× tutorial, wall", "× tutorial, CPU"))
-    for each in entrants:
-        found = figures[each.name]
-        ms = found.ms
-        form = ",.0f" if ms.median >= 1000 else ",.3g" if ms.median < 100 else ",.1f"
-        table.rows.append(
-            (
-                each.name,
-                each.precision,
-                f"{ms.median:{form}}",
-                span(ms, form),
-                f"{1e3 * batch_size / ms.median:,.0f}",
-                f"{found.cpu_ms.median:{form}}",
-                times(found.faster),
-                times(found.less_cpu),
-            )
-        )
-    return table
-
-
-def _costs(
-    entrants: Sequence[Entrant],
-    figures: Mapping[str, Figures],
-    flops: Mapping[str, float],
-    peaks: Mapping[str, float],
-    batch_size: int,
-) -> Table:
-    columns = ("step", "GFLOP/s", "of the peak", "ATen calls/step", "ready after", "peak memory")
-    table = Table("", columns)
-    for each in entrants:
-        work = flops["tutorial" if each.name == TUTORIAL else "ours"] * batch_size
-        rate = 1e3 * work / figures[each.name].ms.median
-        peak = each.peak_bytes
-        table.rows.append(
-            (
-                each.name,
-                f"{rate / 1e9:,.3g}" if rate < 1e12 else f"{rate / 1e9:,.0f}",
-                f"{rate / peaks[each.precision]:.1%}",
-                "–" if each.calls is None else f"{each.calls:,}",
-                f"{each.ready_s:.1f} s",
-                "–" if peak is None else f"{peak / MIB:,.0f} MiB",
-            )
-        )
-    return table

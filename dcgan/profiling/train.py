@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from dcgan.options import MeasuringTraining, TrainConfig
@@ -21,14 +21,15 @@ from dcgan.profiling.measuring import (
     CpuClock,
     Round,
     Spread,
-    rates,
-    ratios,
+    figures,
+    repeat,
+    spreads,
     synchronise,
     take_round,
     take_turns,
     warm_up,
 )
-from dcgan.profiling.report import Bars, Report, Table, rounds_as_json, short, span
+from dcgan.profiling.report import Bars, Report, cells, make_table, publish, short, span
 from dcgan.step.precision import choose_precision
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
@@ -45,13 +46,7 @@ ROWS = 1
 
 FREE, AS_IT_IS, CACHED = "free data", "the set as it is", "the cache"
 
-Alone = Mapping[str, Sequence[Round]]
-"""Rounds of loaders."""
-
-Together = Mapping[str, Sequence["Pace"]]
-"""Rounds of the step, by what feeds it."""
-
-Update = Callable[[torch.Tensor], object]
+Update: TypeAlias = Callable[[torch.Tensor], object]
 """One step of training on a batch of the loader's."""
 
 
@@ -65,29 +60,59 @@ class Pace:
     """Share of the time that the step spent waiting for a batch."""
 
 
-def train_round(fed: Contender, update: Update, steps: int, device: torch.device) -> Pace:
-    """Time some steps that a loader feeds, as the trainer does.
-
-    Batches that the loader had ready are thrown away first, and a step is done untimed: what is
-    timed is then the balance of loader and step, and not the emptying of a queue.
-    """
-    clock = Clock(device)
-
-    def train(steps: int) -> None:
-        for _ in range(steps):
-            with clock.waiting():
-                pixels = next(fed.batches)
-            update(pixels)
-        synchronise(device)
-
-    for _ in range(fed.ahead):
-        next(fed.batches)
-    train(1)
-    clock.restart()
-    train(steps)
-    spent = clock.lap()()
-    step_ms = spent.step_ms(steps)
-    return Pace(step_ms, 1e3 * fed.batch_size / step_ms, spent.data_wait_pct)
+def profile(options: MeasuringTraining) -> None:
+    """Measure the step on free data, each loader alone, and the step fed by each, in turn."""
+    bench = Bench(options)
+    same = {"batch_size", "image_size", "ngf", "ndf", "seed"}
+    config = TrainConfig(shards=str(options.shards), **options.model_dump(include=same))
+    update, how = training_step(config, bench.device)
+    with ExitStack() as stack:
+        pixels = replace(bench.conditions, dtype=torch.uint8)
+        free = _free(pixels)
+        loaders = [ours(AS_IT_IS, bench.shards, pixels), cached(CACHED, bench.shards, pixels)]
+        for contender in (free, *loaders):
+            stack.callback(contender.close)
+        alone, together, steps = _measure(bench, free, loaders, update)
+    ms, pace = figures(together, "step_ms"), figures(together, "img_per_s")
+    waits = spreads(figures(together, "data_wait_pct"))
+    rate = figures(alone, "img_per_s")
+    slower = {name: Spread.of(each / ms[FREE]) for name, each in ms.items()}
+    faster = {name: float(np.median(each / pace[FREE])) for name, each in rate.items()}
+    rows = [
+        {
+            "": f"step on {name}",
+            **cells("ms/step", Spread.of(ms[name]), ",.1f"),
+            "img/s": f"{np.median(pace[name]):,.0f}",
+            "data wait": f"{waits[name].median:.2f}%",
+            "highest": f"{waits[name].high:.2f}%",
+            "× time on free data": f"{slower[name].median:.3f} ({span(slower[name], '.3f')})",
+        }
+        for name in together
+    ]
+    rows += [
+        {"": f"{name}, alone", "img/s": f"{np.median(each):,.0f}"} for name, each in rate.items()
+    ]
+    report = Report(
+        "train",
+        bench.device,
+        bench.facts()
+        | {"step": f"{how}, ngf {config.ngf}, ndf {config.ndf}, {steps} steps in a round"},
+        [make_table(rows)],
+        [conclude(name, faster[name], slower[name], waits[name]) for name in alone],
+        [
+            Bars("A step", "ms", spreads(ms)),
+            Bars("Loaders alone", "images a second", spreads(rate)),
+        ],
+        bench.data()
+        | {
+            "ngf": options.ngf,
+            "ndf": options.ndf,
+            "steps_per_round": steps,
+            "loaders_alone": alone,
+            "together": together,
+        },
+    )
+    publish(report, options)
 
 
 def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, str]:
@@ -103,52 +128,6 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         return step(pixels)
 
     return update, f"{step.prepare(mode.name, lambda line: None)}, {precision.name}"
-
-
-def profile(options: MeasuringTraining) -> Report:
-    """Measure the step on free data, each loader alone, and the step fed by each, in turn."""
-    bench = Bench(options)
-    config = TrainConfig(
-        shards=str(options.shards),
-        batch_size=options.batch_size,
-        image_size=options.image_size,
-        ngf=options.ngf,
-        ndf=options.ndf,
-        seed=options.seed,
-    )
-    update, how = training_step(config, bench.device)
-    with ExitStack() as stack:
-        pixels = replace(bench.conditions, dtype=torch.uint8)
-        free = _free(pixels)
-        loaders = [ours(AS_IT_IS, bench.shards, pixels), cached(CACHED, bench.shards, pixels)]
-        for contender in (free, *loaders):
-            stack.callback(contender.close)
-        alone, together, steps = _measure(bench, free, loaders, update)
-    return Report(
-        "train",
-        bench.facts()
-        | {"step": f"{how}, ngf {config.ngf}, ndf {config.ndf}, {steps} steps in a round"},
-        [_table(alone, together)],
-        _conclusions(alone, together),
-        [
-            Bars("A step", "ms", {name: _step_ms(paces) for name, paces in together.items()}),
-            Bars(
-                "Loaders alone",
-                "images a second",
-                {name: Spread.of(rates(rounds)) for name, rounds in alone.items()},
-            ),
-        ],
-        bench.data()
-        | {
-            "ngf": options.ngf,
-            "ndf": options.ndf,
-            "steps_per_round": steps,
-            "loaders_alone": rounds_as_json(alone),
-            "together": {
-                name: [asdict(pace) for pace in paces] for name, paces in together.items()
-            },
-        },
-    )
 
 
 def _free(options: LoaderOptions) -> Contender:
@@ -175,76 +154,54 @@ def _measure(
         clock.wait_until_quiet()
         return pace
 
-    turns: dict[tuple[str, str], Callable[[], Any]] = {
-        ("alone", each.name): partial(take_round, each, lengths[each.name], clock, device)
+    turns: dict[str, Callable[[], Any]] = {
+        f"{each.name}, alone": partial(take_round, each, lengths[each.name], clock, device)
         for each in loaders
     }
-    turns |= {("together", fed.name): partial(train, fed) for fed in (free, *loaders)}
+    turns |= {fed.name: partial(train, fed) for fed in (free, *loaders)}
     taken = take_turns(turns, options.rounds)
-    alone = {each.name: taken["alone", each.name] for each in loaders}
-    together = {fed.name: taken["together", fed.name] for fed in (free, *loaders)}
-    return alone, together, steps
+    alone = {each.name: taken.pop(f"{each.name}, alone") for each in loaders}
+    return alone, taken, steps
 
 
-def _step_ms(paces: Sequence[Pace]) -> Spread:
-    return Spread.of([pace.step_ms for pace in paces])
+def train_round(fed: Contender, update: Update, steps: int, device: torch.device) -> Pace:
+    """Time some steps that a loader feeds, as the trainer does.
+
+    Batches that the loader had ready are thrown away first, and a step is done untimed: what is
+    timed is then the balance of loader and step, and not the emptying of a queue.
+    """
+    clock = Clock(device)
+
+    def train() -> None:
+        with clock.waiting():
+            pixels = next(fed.batches)
+        update(pixels)
+
+    repeat(partial(next, fed.batches), fed.ahead, device)
+    repeat(train, 1, device)
+    clock.restart()
+    for _ in range(steps):
+        train()
+    synchronise(device)
+    spent = clock.lap()()
+    step_ms = spent.step_ms(steps)
+    return Pace(step_ms, 1e3 * fed.batch_size / step_ms, spent.data_wait_pct)
 
 
-def _waits(paces: Sequence[Pace]) -> Spread:
-    return Spread.of([pace.data_wait_pct for pace in paces])
+def conclude(name: str, faster: float, slower: Spread, waits: Spread) -> str:
+    """Which of a loader and the step is the bottleneck.
 
-
-def _slower(together: Together, name: str) -> Spread:
-    """A step's time, times that with free data."""
-    ms = {each: [pace.step_ms for pace in together[each]] for each in (name, FREE)}
-    return ratios(ms[name], ms[FREE])
-
-
-def _faster(alone: Alone, together: Together, name: str) -> Spread:
-    """The rate of a loader alone, times that of the step with free data."""
-    return ratios(rates(alone[name]), [pace.img_per_s for pace in together[FREE]])
-
-
-def _table(alone: Alone, together: Together) -> Table:
-    columns = (
-        "",
-        "ms/step",
-        "lowest – highest",
-        "img/s",
-        "data wait",
-        "highest",
-        "× time on free data",
+    Args:
+        name: of the loader.
+        faster: its rate alone, times that of the step with free data.
+        slower: the time of a step that it feeds, times that of a step with free data.
+        waits: percent of its time that such a step waits for data.
+    """
+    if faster >= 1:
+        bound = f"the step is the bottleneck, the loader alone is {short(faster)} as fast"
+    else:
+        bound = f"the loader is the bottleneck, the step alone is {short(1 / faster)} as fast"
+    return (
+        f"{name}: {bound}; fed by it, a step takes {slower.median:.3f} times as long as with free"
+        f" data, and waits for data {waits.median:.2f}% of the time."
     )
-    table = Table("", columns)
-    for name, paces in together.items():
-        step, waits = _step_ms(paces), _waits(paces)
-        table.rows.append(
-            (
-                f"step on {name}",
-                f"{step.median:,.1f}",
-                span(step, ",.1f"),
-                f"{statistics.median(pace.img_per_s for pace in paces):,.0f}",
-                f"{waits.median:.2f}%",
-                f"{waits.high:.2f}%",
-                f"{_slower(together, name).median:.3f} ({span(_slower(together, name), '.3f')})",
-            )
-        )
-    for name, rounds in alone.items():
-        rate = Spread.of(rates(rounds))
-        table.rows.append((f"{name}, alone", "", "", f"{rate.median:,.0f}", "", "", ""))
-    return table
-
-
-def _conclusions(alone: Alone, together: Together) -> list[str]:
-    lines = []
-    for name in alone:
-        faster, slower = _faster(alone, together, name).median, _slower(together, name).median
-        if faster >= 1:
-            bound = f"the step is the bottleneck, the loader alone is {short(faster)} as fast"
-        else:
-            bound = f"the loader is the bottleneck, the step alone is {short(1 / faster)} as fast"
-        lines.append(
-            f"{name}: {bound}; fed by it, a step takes {slower:.3f} times as long as with free"
-            f" data, and waits for data {_waits(together[name]).median:.2f}% of the time."
-        )
-    return lines
