@@ -28,7 +28,7 @@ HEALTHY: dict[str, Any] = {
     "torch_cuda": "13.0",
     "seen": [H100],
 }
-"""Of which `seen` are the cards that torch sees."""
+"""What is faked in `machine_checks`, torch's CUDA, and the cards that torch sees."""
 
 BARE: dict[str, Any] = {"nvidia_cards": 0, "driver_version": None, "driver_cuda": None, "seen": []}
 """No card, and no driver."""

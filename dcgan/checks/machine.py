@@ -117,10 +117,10 @@ def driver_version() -> str | None:
         pass  # as under WSL2, whose driver is Windows'
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    lines = told.stdout.split() if told.returncode == 0 else []
+    lines = asked.stdout.split() if asked.returncode == 0 else []
     return lines[0] if lines else None
 
 
