@@ -238,3 +238,10 @@ def test_a_broken_set_is_a_fault_with_its_remedy(spare_set):
     assert (finding.verdict, finding.name) == (FAIL, "shard set")
     assert "unfinished" in finding.found
     assert "tools/make_shards.py" in finding.remedy
+
+
+def test_a_loader_that_cannot_be_imported_is_a_line_like_others(monkeypatch, numbered_set):
+    monkeypatch.setitem(sys.modules, "pipeline.loading.loader", None)
+    folder = numbered_set(12, 5).folder
+    (finding,) = examine([Check("one batch", lambda: one_batch(folder, CPU))])
+    assert (finding.verdict, "pipeline.loading.loader" in finding.found) == (FAIL, True)

@@ -20,7 +20,6 @@ from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked,
 from dcgan.checks.system import CORES, DALI, DISK, GIB, PACKAGES, dali_wheels, enough, numbers
 from dcgan.step.precision import choose_precision
 from pipeline.errors import UserError
-from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import MIB, free_memory, free_shared_memory, shared_memory_lack
 from pipeline.shards.manifest import ShardSet
@@ -282,6 +281,8 @@ def shard_set(folder: Path) -> Finding:
 
 def one_batch(folder: Path, device: torch.device) -> Iterator[Finding]:
     """Whether a batch of the set comes out, and of which loader."""
+    from pipeline.loading.loader import Loader  # it needs decoders, whose lack is a finding
+
     try:
         shards = ShardSet.open(folder)
     except UserError:
