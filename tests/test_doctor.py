@@ -28,7 +28,7 @@ HEALTHY: dict[str, Any] = {
     "torch_cuda": "13.0",
     "seen": [H100],
 }
-"""Of which `seen` are the cards that torch sees."""
+"""What is faked in `machine_checks`, torch's CUDA, and the cards that torch sees."""
 
 BARE: dict[str, Any] = {"nvidia_cards": 0, "driver_version": None, "driver_cuda": None, "seen": []}
 """No card, and no driver."""
@@ -238,3 +238,10 @@ def test_a_broken_set_is_a_fault_with_its_remedy(spare_set):
     assert (finding.verdict, finding.name) == (FAIL, "shard set")
     assert "unfinished" in finding.found
     assert "tools/make_shards.py" in finding.remedy
+
+
+def test_a_loader_that_cannot_be_imported_is_a_line_like_others(monkeypatch, numbered_set):
+    monkeypatch.setitem(sys.modules, "pipeline.loading.loader", None)
+    folder = numbered_set(12, 5).folder
+    (finding,) = examine([Check("one batch", lambda: one_batch(folder, CPU))])
+    assert (finding.verdict, "pipeline.loading.loader" in finding.found) == (FAIL, True)

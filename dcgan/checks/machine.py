@@ -20,7 +20,6 @@ from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked,
 from dcgan.checks.system import CORES, DALI, DISK, GIB, PACKAGES, dali_wheels, enough, numbers
 from dcgan.step.precision import choose_precision
 from pipeline.errors import UserError
-from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import MIB, free_memory, free_shared_memory, shared_memory_lack
 from pipeline.shards.manifest import ShardSet
@@ -117,10 +116,10 @@ def driver_version() -> str | None:
         pass  # as under WSL2, whose driver is Windows'
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    lines = told.stdout.split() if told.returncode == 0 else []
+    lines = asked.stdout.split() if asked.returncode == 0 else []
     return lines[0] if lines else None
 
 
@@ -282,6 +281,8 @@ def shard_set(folder: Path) -> Finding:
 
 def one_batch(folder: Path, device: torch.device) -> Iterator[Finding]:
     """Whether a batch of the set comes out, and of which loader."""
+    from pipeline.loading.loader import Loader  # it needs decoders, whose lack is a finding
+
     try:
         shards = ShardSet.open(folder)
     except UserError:

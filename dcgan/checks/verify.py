@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
@@ -96,8 +97,7 @@ def step_resumes(device: torch.device) -> Finding:
             second.load_state_dict(first.state_dict(), same_random=True)
         whole(pixels)
         (first if seed < STEPS // 2 else second)(pixels)
-    ends = _weights(second), _weights(whole)
-    share = float((ends[0] - ends[1]).norm() / (ends[1] - began).norm())
+    share = _apart(_weights(second), _weights(whole), began)
     if share == 0:
         return ok("equal to the bit", f"at most {WEIGHTS:.0e} of the way they went")
     return _below("", share, WEIGHTS, "of the way they went")
@@ -121,16 +121,9 @@ def same_steps(mode: str, device: torch.device, log: Log) -> Iterator[Finding]:
     apart = abs(rows - wanted) / abs(wanted).clip(1e-6)
     yield _below(f"{name}, first step", float(apart[0].max()), FIRST_STEP, "relative")
     yield _below(f"{name}, {STEPS} steps", float(apart.max()), LATER_STEPS, "relative")
-    ends = _weights(fast), _weights(eager)
-    way = float((ends[1] - began).norm())
-    if not way > 0:  # also where it is no number
-        still = "eager steps move no weight"
-        yield fail(still, REPORT, "a step that trains", f"{name}, weights")
-        return
-    share = float((ends[0] - ends[1]).norm()) / way
+    share = _apart(_weights(fast), _weights(eager), began)
     yield _below(f"{name}, weights", share, WEIGHTS, "of the way they went")
-    behind = _behind(fast), _behind(eager)
-    share = float((behind[0] - behind[1]).norm() / behind[1].norm())
+    share = _apart(_behind(fast), _behind(eager))
     yield _below(f"{name}, average", share, AVERAGE, "of its distance from the net")
 
 
@@ -180,6 +173,11 @@ def _behind(step: WholeStep) -> torch.Tensor:
     assert step.ema is not None
     net, average = (_flat(each) for each in (step.update.generator, step.ema.net))
     return net - average
+
+
+def _apart(found: torch.Tensor, wanted: torch.Tensor, began: float | torch.Tensor = 0.0) -> float:
+    """The distance of two vectors as a share of the way to the wanted one; 0/0 is no number."""
+    return float((found - wanted).norm() / (wanted - began).norm())
 
 
 def _pixels(seed: int, shape: torch.Size) -> torch.Tensor:
@@ -234,27 +232,22 @@ def capture_beside(loader: Batches, device: torch.device, log: Log, busy: bool) 
 @contextmanager
 def _taking(loader: Batches, device: torch.device) -> Iterator[list[int]]:
     """Have a thread take batches for as long as this lasts, and count them."""
-    taken, faults, stop = list[int](), list[Exception](), threading.Event()
+    taken, stop = list[int](), threading.Event()
     buffer = torch.empty(BATCH, SIZE, SIZE, 3, dtype=torch.uint8, device=device)
 
     def take() -> None:
-        try:
-            with _stream_of_its_own(device):
-                while not stop.is_set():
-                    loader.fill(buffer)
-                    taken.append(len(taken))
-        except Exception as error:
-            faults.append(error)
+        with _stream_of_its_own(device):
+            while not stop.is_set():
+                loader.fill(buffer)
+                taken.append(len(taken))
 
-    thread = threading.Thread(target=take, daemon=True)
-    thread.start()
-    try:
-        yield taken
-    finally:
-        stop.set()
-        thread.join()
-    if faults:
-        raise faults[0]
+    with ThreadPoolExecutor(1) as pool:
+        taker = pool.submit(take)
+        try:
+            yield taken
+        finally:
+            stop.set()
+        taker.result()  # raises what the thread raised
 
 
 def _stream_of_its_own(device: torch.device) -> AbstractContextManager[object]:

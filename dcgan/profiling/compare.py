@@ -33,7 +33,7 @@ TUTORIAL, WEBDATASET, DALI = (
     "plain DALI chain",
 )
 YARDSTICKS = {TUTORIAL: "tutorial", DALI: "DALI"}
-"""With whom all are compared, where they take part, and their names in a heading."""
+"""The loaders that all are compared with, if they take part, and their names in a heading."""
 
 DTYPES = {"float": torch.float32, "uint8": torch.uint8}
 

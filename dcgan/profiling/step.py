@@ -371,7 +371,7 @@ def matrix_rate(precision: str, device: torch.device) -> float:
 def _measure(
     entrants: Mapping[str, Entrant], options: MeasuringStep, device: torch.device
 ) -> tuple[dict[str, list[Turn]], dict[str, list[float]]]:
-    """Everybody's turns, and the matrix rate of each precision in each round, FLOP/s."""
+    """Each entrant's turns, and each precision's matrix rate in each round, in FLOP/s."""
     steps = {name: _steps_of(each, options.seconds, device) for name, each in entrants.items()}
     clock = CpuClock()
     turns: dict[str, Callable[[], Any]] = {

@@ -108,11 +108,11 @@ def _plan(bench: Bench) -> tuple[Setting, dict[str, Sequence[float]], list[str]]
         "decoder_share": 0.0,
     }
     if bench.shards.manifest.recipe.store == "raw":
-        told = "A raw set has no decoder: only the batch size can be varied."
-        return default, {"batch_size": fitting}, [told]
+        why = "A raw set has no decoder: only the batch size can be varied."
+        return default, {"batch_size": fitting}, [why]
     if obstacle := why_not_dali(c.device):
-        told = f"prefetch depth and decoder share: DALI's, not in use here ({obstacle})."
-        return default, {"workers": threads, "batch_size": fitting}, [told]
+        why = f"prefetch depth and decoder share: DALI's, not in use here ({obstacle})."
+        return default, {"workers": threads, "batch_size": fitting}, [why]
     from pipeline.loading.dali import DECODER_SHARE, PREFETCH
 
     default |= {"prefetch": PREFETCH, "decoder_share": DECODER_SHARE}
