@@ -139,7 +139,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Images16 = Annotated[int, Field(ge=16, le=10**7)]
 """Images on each side of a metric: fewer make it meaningless, many more do not fit into memory."""
 
-StepSize = Annotated[float, Field(gt=0, lt=1)]
+StepSize = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(ge=0, le=10**6)]
 
 RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
@@ -164,6 +164,7 @@ class TrainConfig(Options):
 
     shards: Annotated[
         str,
+        Field(min_length=1),
         Option(
             "Folder made by tools/make_shards.py, or 'synthetic' for noise.", DATA, resume="content"
         ),

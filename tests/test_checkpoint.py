@@ -1,5 +1,6 @@
 """Checkpoints: complete or ignored, and which of them stay."""
 
+import contextlib
 import json
 import shutil
 
@@ -53,7 +54,7 @@ def test_cut_off_at_any_byte_it_is_passed_over(checkpoints, tmp_path, said):
         path.write_bytes(whole[:length])
         assert newest(checkpoints)["number"] == 1, length
     assert len(said) == -(-len(whole) // 3)
-    assert set(said) == {f"{path} is truncated or changed: ignored"}
+    assert set(said) == {f"{path} does not agree with its .json: ignored"}
     path.write_bytes(whole)
     assert newest(checkpoints)["number"] == 2
 
@@ -163,3 +164,30 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_there(
     assert_four_parts(told.value, "000000002.pt", "No space left on device")
     assert newest(checkpoints)["number"] == 1
     assert before.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize("change", ["os.replace", "dcgan.training.checkpoint.write_whole"])
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_one_that_is_saved_again_under_its_name_is_there_at_every_moment(
+    checkpoints, tmp_path, monkeypatch, change, last
+):
+    """A finished run whose options change has no other."""
+    checkpoints.save(5, state(1))
+    checkpoints.judged(5, 7.5)
+    module, _, name = change.rpartition(".")
+    owner = __import__(module, fromlist=[name])
+    real, calls = getattr(owner, name), []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) >= last:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(owner, name, killed)
+        checkpoints.save(5, state(2))
+    assert newest(checkpoints)["number"] in (1, 2)
+    assert checkpoints.best() == 7.5
+    checkpoints.save(5, state(3))
+    assert newest(checkpoints)["number"] == 3

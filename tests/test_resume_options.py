@@ -105,8 +105,9 @@ def test_what_no_run_can_go_on_with_is_refused(tmp_path, monkeypatch):
         patch.setattr("dcgan.training.state.VERSION", 3)
         refused(config, run, "version 2", "version 3")
     options = json.loads(run.config.read_text())
-    write_object(run.config, options | {"precision": "fp9"})
-    refused(config.replace(precision="auto"), run, str(run.config), "fp9")
+    for name, value in (("precision", "fp9"), ("lr", "fast"), ("nz", [8]), ("ranks", "one")):
+        write_object(run.config, options | {name: value})
+        refused(config.replace(precision="auto"), run, str(run.config))
     run.config.write_text("[" * 100_000)
     refused(config, run, str(run.config))
     write_object(run.config, options)

@@ -47,10 +47,14 @@ class Checkpoints:
         """
         path = self.folder / f"{nimg:09d}.pt"
         try:
+            older = _read_seal(path)
             with replacing(path) as temporary:
                 torch.save(state, temporary)
                 seal = {"bytes": temporary.stat().st_size, "sha256": file_digest(temporary)}
-            write_whole(path.with_suffix(".json"), json.dumps({**seal, "nimg": nimg}).encode())
+                if older is not None:  # a kill before or after the change of files loses neither
+                    _write_seal(path, {**older, "next": seal})
+            kept = {"swd": older["swd"]} if older is not None and "swd" in older else {}
+            _write_seal(path, {**seal, "nimg": nimg, **kept})
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
             if isinstance(error, torch.OutOfMemoryError):
                 raise
@@ -71,8 +75,10 @@ class Checkpoints:
         """
         found = sorted(self.folder.glob("*.pt"), reverse=True)
         for path in found:
-            if self._seal(path) is None:
-                self._log(f"{path} is truncated or changed: ignored")
+            if not _is_complete(path):
+                has_json = path.with_suffix(".json").exists()
+                why = "does not agree with its .json" if has_json else "has no .json beside it"
+                self._log(f"{path} {why}: ignored")
                 continue
             try:
                 state = load_tensors(path)
@@ -103,7 +109,7 @@ class Checkpoints:
         path = self.folder / f"{nimg:09d}.pt"
         seal = _read_seal(path)
         if seal is not None:
-            write_whole(path.with_suffix(".json"), json.dumps({**seal, "swd": swd}).encode())
+            _write_seal(path, {**seal, "swd": swd})
             self._prune()
 
     def best(self) -> float | None:
@@ -131,17 +137,28 @@ class Checkpoints:
         swd = (_read_seal(path) or {}).get("swd")
         return swd if isinstance(swd, float) and math.isfinite(swd) else None
 
-    def _seal(self, path: Path) -> dict[str, Any] | None:
-        """Return the content of the json, if the checkpoint agrees with it."""
-        seal = _read_seal(path)
-        # It may be no file, but a folder, a dangling link, or a pipe, which would block
-        if seal is None or not path.is_file() or seal.get("bytes") != path.stat().st_size:
-            return None
-        return seal if seal.get("sha256") == file_digest(path) else None
+
+def _is_complete(path: Path) -> bool:
+    """Whether a checkpoint agrees with its json: by its size, and then by its sha256."""
+    if not _has_its_size(path):
+        return False
+    digest = file_digest(path)
+    return any(seal.get("sha256") == digest for seal in _seals(path))
 
 
 def _has_its_size(path: Path) -> bool:
-    return path.is_file() and (_read_seal(path) or {}).get("bytes") == path.stat().st_size
+    # It may be no file, but a folder, a dangling link, or a pipe, which would block
+    return path.is_file() and any(seal.get("bytes") == path.stat().st_size for seal in _seals(path))
+
+
+def _seals(path: Path) -> list[dict[str, Any]]:
+    """What the json vouches for: the file, and the one that was about to take its place."""
+    seal = _read_seal(path) or {}
+    return [each for each in (seal, seal.get("next")) if isinstance(each, dict)]
+
+
+def _write_seal(path: Path, seal: dict[str, Any]) -> None:
+    write_whole(path.with_suffix(".json"), json.dumps(seal).encode())
 
 
 def _read_seal(path: Path) -> dict[str, Any] | None:

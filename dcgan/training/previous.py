@@ -27,9 +27,8 @@ Log = Callable[[str], object]
 class Previous:
     """A run as its last process left it."""
 
-    config: Path
-    """The file with its options."""
     options: dict[str, Any]
+    """Its options by name, as `config.json` has them."""
     path: Path
     """The newest checkpoint, or the folder of checkpoints if there is none."""
     state: State | None
@@ -45,9 +44,6 @@ class Previous:
         """Fill in what each `auto` was resolved to, and the files of the initial weights.
 
         If the run's device no longer exists, `auto` chooses again.
-
-        Raises:
-            UserError: a value in the run's options is invalid.
         """
         kept = {name: self.options[name] for name in AUTO if name in self.options}
         settled = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
@@ -60,15 +56,7 @@ class Previous:
             before, now = self.options.get(name), getattr(config, name)
             if isinstance(before, str) and (now is None or _same_place(now, before)):
                 settled[name] = before
-        try:
-            return config.replace(**settled)
-        except UserError as error:
-            raise UserError(
-                f"{self.config}: {error.where}",
-                error.found,
-                error.wanted,
-                "restore the file, or begin a new run with another --run",
-            ) from None
+        return config.replace(**settled)
 
     def require_same(self, config: TrainConfig, log: Log) -> bool:
         """Compare the options, after `settle`, with those that the run began with.
@@ -146,4 +134,24 @@ def find(run: RunFolder, checkpoints: Checkpoints) -> Previous | None:
     path, saved = found or (checkpoints.folder, None)
     state = None if saved is None else State.read(saved, path)
     rollbacks = sum(alarm.get("action") == "rollback" for alarm in read_lines(run.alarms))
-    return Previous(run.config, run.options(), path, state, rollbacks)
+    return Previous(_read_options(run), path, state, rollbacks)
+
+
+def _read_options(run: RunFolder) -> dict[str, Any]:
+    """Read the options of a run, as far as its file names any of today's.
+
+    Raises:
+        UserError: a value that the option cannot have.
+    """
+    found = run.options()
+    known = {name: found[name] for name in TrainConfig.model_fields if name in found}
+    try:
+        checked = TrainConfig(**{"shards": "synthetic"} | known).to_json()
+    except UserError as error:
+        raise UserError(
+            f"{run.config}: {error.where}",
+            error.found,
+            error.wanted,
+            "restore the file, or begin a new run with another --run",
+        ) from None
+    return {name: checked[name] for name in known}

@@ -387,7 +387,7 @@ class Trainer:
                     " give --allow-change to begin a new epoch with these",
                 ) from None
             changed = True
-            self.log(f"changed  {error.wanted} (was {error.found}); a new epoch begins")
+            self.log(f"batches  {error.wanted} (was {error.found}): a new epoch begins")
             batches.load_state_dict(
                 {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
             )

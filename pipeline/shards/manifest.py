@@ -321,7 +321,11 @@ def _no_manifest(folder: Path) -> tuple[str, str, str]:
     """What a folder without a manifest is, what was wanted, and the remedy."""
     wanted, missing = "a complete shard set", f"no {MANIFEST}: not a shard set"
     names = {entry.name for entry in folder.iterdir()}
-    if ".packing" in names or any(re.match(r"shard-.*\.tar", name) for name in names):
+    if ".packing" in names:
+        again = f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}"
+        found = f"shards but no {MANIFEST}: an unfinished set"
+        return found, wanted, f"give the command that packed it again, to finish it: {again}"
+    if any(re.match(r"shard-.*\.tar", name) for name in names):
         found = f"shards but no {MANIFEST}: an unfinished set"
         return found, wanted, f"pack your images: {repack_command(folder)}"
     inside = sorted(name for name in names if (folder / name / MANIFEST).is_file())
