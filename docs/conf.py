@@ -71,6 +71,11 @@ def _plain_types(app, what, name, value, options, signature, returns):
 
 def _write_reference(app):
     """Write a page of the reference for each package, from the modules that there are."""
+    folder = Path(app.srcdir) / "api"
+    for older in set(folder.glob("*.md")) - {
+        folder / "index.md"
+    }:  # perhaps of a package that is gone
+        older.unlink()
     for init in sorted(
         path for top in ("pipeline", "dcgan") for path in (ROOT / top).rglob("__init__.py")
     ):
@@ -79,7 +84,7 @@ def _write_reference(app):
         parts = [f"# {package}", _module(package)]
         for module in (f"{package}.{name}" for name in inside):
             parts += [f"## {module}", _module(module)]
-        (Path(app.srcdir) / "api" / f"{package}.md").write_text("\n\n".join(parts))
+        (folder / f"{package}.md").write_text("\n\n".join(parts))
 
 
 def _module(name):
