@@ -191,3 +191,16 @@ def test_one_that_is_saved_again_under_its_name_is_there_at_every_moment(
     assert checkpoints.best() == 7.5
     checkpoints.save(5, state(3))
     assert newest(checkpoints)["number"] == 3
+
+
+def test_of_one_that_is_kept_a_cut_one_does_not_take_the_place(tmp_path, said):
+    checkpoints = Checkpoints(tmp_path, keep=1, log=said.append)
+    checkpoints.save(1, state(1))
+    older = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
+    newer = checkpoints.save(2, state(2))
+    newer.write_bytes(newer.read_bytes()[:-40])
+    for name, data in older.items():  # as where the cut came before the older one was removed
+        (tmp_path / name).write_bytes(data)
+    assert newest(checkpoints)["number"] == 1
+    checkpoints.save(0, state(0))  # which prunes
+    assert newest(checkpoints)["number"] == 1

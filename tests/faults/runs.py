@@ -31,7 +31,7 @@ PACE = ("step_ms", "img_per_s", "data_wait_pct")
 NETS = ("netG.pt", "netD.pt", "netG_ema.pt")
 STATUS = "Loss_D"
 LOG_EVERY, STEPS = 4, 48
-EXACT = "went on to the same bytes"
+EXACT = "resumed to the same bytes"
 CLEAR = "clear error, then the same bytes"
 UNHARMED = "finished with the same bytes"
 
