@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dcgan.nets import im2col
+from dcgan.nets.batch_norm import BatchNorm2d
+from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
 
 SIZES = (32, 64, 128, 256)
@@ -55,18 +56,18 @@ class Generator(nn.Module):
         _check(self.options)
         depth = ngf * image_size // 8
         layers: list[nn.Module] = [
-            im2col.ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
-            nn.BatchNorm2d(depth),
+            ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
+            BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
         while depth > ngf:
             layers += [
-                im2col.ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(depth // 2),
+                ConvTranspose2d(depth, depth // 2, 4, 2, 1, bias=False),
+                BatchNorm2d(depth // 2),
                 nn.ReLU(inplace=True),
             ]
             depth //= 2
-        layers += [im2col.ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
@@ -107,31 +108,35 @@ class Discriminator(nn.Module):
         _check(self.options)
         # No BatchNorm on the first layer: section 3 of the paper found it to cause oscillation.
         layers: list[nn.Module] = [
-            im2col.Conv2d(channels, ndf, 4, 2, 1, bias=False),
+            Conv2d(channels, ndf, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         depth = ndf
         while depth < ndf * image_size // 8:
             layers += [
-                im2col.Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
-                nn.BatchNorm2d(depth * 2),
+                Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
+                BatchNorm2d(depth * 2),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             depth *= 2
-        layers += [im2col.Conv2d(depth, 1, 4, 1, 0, bias=False)]
+        layers += [Conv2d(depth, 1, 4, 1, 0, bias=False)]
         self.main = nn.Sequential(*layers)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, batches: int = 1) -> torch.Tensor:
         """Discriminate between real and generated images.
 
         Args:
             images: (B, C, S, S) in [-1, 1].
+            batches: the number of equal mini-batches in `images`, one after another. In training
+                the result is that of a call with each.
 
         Returns:
             Logits, (B,); their sigmoid is the probability that an image is real.
         """
-        logits: torch.Tensor = self.main(images)  # (B, 1, 1, 1)
-        return logits.flatten()
+        maps = images
+        for layer in self.main:
+            maps = layer(maps, batches) if isinstance(layer, BatchNorm2d) else layer(maps)
+        return maps.flatten()  # from (B, 1, 1, 1)
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:

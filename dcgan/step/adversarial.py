@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Net: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Net: TypeAlias = Callable[..., torch.Tensor]
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Reduce: TypeAlias = Callable[[nn.Module], object]
 
@@ -77,6 +77,8 @@ class AdversarialStep:
         label_smoothing: the amount subtracted from the label of real images.
 
     Attributes:
+        joint: whether the discriminator, which is then a `Discriminator`, takes real and generated
+            images in one call: fewer and larger products. It still treats them as two batches.
         optimizer_d: the discriminator's Adam.
         optimizer_g: the generator's Adam.
         generate, discriminate, loss_d, loss_g: the four parts that are functions of tensors alone;
@@ -98,6 +100,7 @@ class AdversarialStep:
         label_smoothing: float = 0.0,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
+        self.joint = False
         self.optimizer_d = _adam(discriminator, lr_d, beta1)
         self.optimizer_g = _adam(generator, lr_g, beta1)
         self.bf16 = bf16
@@ -121,8 +124,7 @@ class AdversarialStep:
         # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
         fake = self._run(self.generate, noise)
-        logits_x = self._logits(real)
-        logits_gz1 = self._logits(fake.detach())
+        logits_x, logits_gz1 = self._logits_of_both(real, fake.detach())
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
@@ -148,7 +150,16 @@ class AdversarialStep:
         state = self.optimizer_g.state[next(self.generator.parameters())]
         return cast(torch.Tensor, state["step"])
 
-    def _run(self, net: Net, batch: torch.Tensor) -> torch.Tensor:
+    def _logits_of_both(
+        self, real: torch.Tensor, fake: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.joint:
+            return self._logits(real), self._logits(fake)
+        both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
+        logits_x, logits_gz = self._logits(both, batches=2).chunk(2)
+        return logits_x, logits_gz
+
+    def _run(self, net: Net, batch: torch.Tensor, **options: int) -> torch.Tensor:
         """Run a net forward, in bfloat16 if `bf16` is set.
 
         Autocast caches the weights that it has cast until the outermost region ends, and would
@@ -157,13 +168,13 @@ class AdversarialStep:
         (docs.pytorch.org/docs/stable/amp.html, `cache_enabled`).
         """
         if not self.bf16:
-            return net(batch)
+            return net(batch, **options)
         with torch.autocast(batch.device.type, torch.bfloat16, cache_enabled=False):
-            return net(batch)
+            return net(batch, **options)
 
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+    def _logits(self, images: torch.Tensor, **options: int) -> torch.Tensor:
         """Return D's logits in float32: in bfloat16 a loss would have only two digits."""
-        logits = self._run(self.discriminate, images)
+        logits = self._run(self.discriminate, images, **options)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

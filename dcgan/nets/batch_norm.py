@@ -1,0 +1,98 @@
+"""BatchNorm over several mini-batches at once, each with its own statistics.
+
+Real and generated images are separate mini-batches (docs/step.md). With this layer both can go
+through a net as one batch, which makes larger and fewer products of them, and still their
+statistics never mix. The formulas are those of Ioffe and Szegedy, "Batch Normalization", 2015
+(arXiv:1502.03167), algorithm 1 and section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` whose batch may consist of several equal mini-batches, one after another."""
+
+    def forward(self, maps: torch.Tensor, batches: int = 1) -> torch.Tensor:
+        """Normalise the maps.
+
+        Args:
+            maps: (B, C, H, W).
+            batches: the number of mini-batches in it. In training each is normalised by its own
+                statistics, and updates the running ones in turn.
+
+        Returns:
+            (B, C, H, W) in the type of `maps`.
+        """
+        if batches == 1 or not self.training:
+            return super().forward(maps)
+        normalised: torch.Tensor
+        normalised, means, variances = _Batches.apply(
+            maps, self.weight, self.bias, self.eps, batches
+        )
+        count = maps.numel() // maps.shape[1] // batches
+        unbiased = variances * (count / (count - 1))
+        running_mean, running_var = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.get_buffer("num_batches_tracked").add_(batches)
+            for mean, variance in zip(means, unbiased, strict=True):
+                running_mean.lerp_(mean, self.momentum)
+                running_var.lerp_(variance, self.momentum)
+        return normalised
+
+
+class _Batches(torch.autograd.Function):
+    """Training's normalisation, written out with its gradients.
+
+    Autograd would keep several intermediate maps in float32, which cost more memory traffic than
+    the layer itself.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any,
+        maps: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        eps: float,
+        batches: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the normalised maps; means and variances, (batches, C) in the weights' type."""
+        values = _split(maps, batches, weight.dtype)
+        variances, means = torch.var_mean(values, (1, 3, 4), correction=0, keepdim=True)
+        scales = torch.rsqrt(variances + eps)
+        normalised = (values - means) * (scales * _per_channel(weight)) + _per_channel(bias)
+        context.save_for_backward(maps, weight, means, scales)
+        # The activation that follows works in place, which autograd refuses on a function's views
+        joined = torch.ops.aten._unsafe_view(normalised.to(maps.dtype), maps.shape)
+        found = joined, means.flatten(1), variances.flatten(1)
+        context.mark_non_differentiable(*found[1:])
+        return found
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
+        maps, weight, means, scales = context.saved_tensors
+        batches = len(means)
+        centred = _split(maps, batches, weight.dtype) - means
+        gradients = _split(gradient, batches, weight.dtype)
+        count = centred[0].numel() // maps.shape[1]
+        sums = gradients.sum((1, 3, 4), keepdim=True)
+        products = (gradients * centred).sum((1, 3, 4), keepdim=True)
+        slopes = centred * (products * scales * scales / count) + sums / count
+        of_maps = (gradients - slopes) * (scales * _per_channel(weight))
+        of_weight, of_bias = (products * scales).sum(0).flatten(), sums.sum(0).flatten()
+        return of_maps.to(maps.dtype).flatten(0, 1), of_weight, of_bias, None, None
+
+
+def _split(maps: torch.Tensor, batches: int, dtype: torch.dtype) -> torch.Tensor:
+    """(B, C, H, W) → (batches, B / batches, C, H, W) in another type."""
+    return maps.view(batches, -1, *maps.shape[1:]).to(dtype)
+
+
+def _per_channel(values: torch.Tensor) -> torch.Tensor:
+    return values.view(1, 1, -1, 1, 1)
