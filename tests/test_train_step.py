@@ -46,6 +46,7 @@ def test_mirror_flips_about_half_of_the_images_anew_each_time():
     step.pixels.copy_(pixel_batch(0))
     flips = []
     for _ in range(20):
+        step.draw()
         shown = step._flipped()
         as_they_are = [torch.equal(a, b) for a, b in zip(shown, step.pixels, strict=True)]
         turned = [torch.equal(a, b) for a, b in zip(shown, step.pixels.flip(2), strict=True)]

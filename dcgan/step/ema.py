@@ -54,12 +54,16 @@ class EMA:
         half_life = (seen * RAMP_UP).clamp_(max=self._half_life)
         # 1 - 0.5 ** (images / half_life), without losing the digits of a small share
         share = torch.expm1(-math.log(2) * self._images / half_life).neg_()
-        followed = self._followed
-        # One by one, because `torch._foreach_lerp_` takes a scalar share only from the host
-        for mean, weight in zip(self.net.parameters(), followed.parameters(), strict=True):
-            mean.lerp_(weight, share)
-        # BatchNorm's statistics are those of the net until `settle` computes them
-        torch._foreach_copy_([*self.net.buffers()], [*followed.buffers()])
+        means, weights = [*self.net.parameters()], [*self._followed.parameters()]
+        torch._foreach_lerp_(means, weights, [share] * len(means))
+        # BatchNorm's statistics are those of the net until `settle` computes them. A list of mixed
+        # types would be copied one by one.
+        for dtype in {buffer.dtype for buffer in self.net.buffers()}:
+            copies, buffers = (
+                [buffer for buffer in net.buffers() if buffer.dtype == dtype]
+                for net in (self.net, self._followed)
+            )
+            torch._foreach_copy_(copies, buffers)
 
     def settle(self, nz: int) -> None:
         """Fit BatchNorm's statistics to the averaged weights, before pictures are drawn.

@@ -26,6 +26,7 @@ from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep, no_sync
 from dcgan.step.ema import EMA
 from dcgan.step.graph import capture
+from dcgan.step.one_graph import compile_whole, seen_as_compiled
 from dcgan.step.precision import Choice
 from dcgan.step.statistics import StepRows
 from pipeline.files import cache_folder
@@ -84,7 +85,10 @@ class WholeStep:
         device = random.device
         self.pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.noise = torch.zeros(shape[0], nz, 1, 1, device=device)
+        self.draws = torch.zeros(shape[0], 1, 1, 1, device=device)
         self.statistics = torch.zeros(len(STATISTICS), device=device)
+        self.is_one_graph = False
+        self._compute: Callable[[], object] = self.compute
         self._run: Callable[[], object] = self.body
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -107,8 +111,18 @@ class WholeStep:
         return self.statistics
 
     def body(self) -> None:
-        """Do what a graph captures: a step on the content of `pixels`."""
+        """Do what a CUDA graph captures: a step on the content of `pixels`."""
+        self.draw()
+        self._compute()
+
+    def draw(self) -> None:
+        """Draw the noise, and what decides on the flips."""
         self.noise.normal_(generator=self.random)
+        if self.mirror:
+            self.draws.uniform_(generator=self.random)
+
+    def compute(self) -> None:
+        """Do all the rest of a step, which is compiled as a whole if that is asked for."""
         pixels = self._flipped() if self.mirror else self.pixels
         real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
         self.statistics.copy_(self.update(real, self.noise))
@@ -117,12 +131,14 @@ class WholeStep:
         self.rows.write(self.statistics)
 
     def _flipped(self) -> torch.Tensor:
-        shape = (len(self.pixels), 1, 1, 1)
-        draws = torch.rand(shape, generator=self.random, device=self.pixels.device)
-        return torch.where(draws < 0.5, self.pixels.flip(2), self.pixels)
+        return torch.where(self.draws < 0.5, self.pixels.flip(2), self.pixels)
 
     def prepare(
-        self, mode: str, log: Callable[[str], object], all_agree: Callable[[bool], bool] = bool
+        self,
+        mode: str,
+        log: Callable[[str], object],
+        all_agree: Callable[[bool], bool] = bool,
+        one_graph: bool = False,
     ) -> str:
         """Prepare to run in a mode or, if it fails, in the next simpler one; before the first step.
 
@@ -130,26 +146,78 @@ class WholeStep:
             mode: eager, compiled or graph.
             log: called with a line about what takes long or fails.
             all_agree: returns whether all ranks succeeded, because all must run in the same mode.
+            one_graph: whether to compile the update as a whole rather than in parts; if that fails,
+                in parts. `is_one_graph` tells which it is.
 
         Returns:
             The mode that the step will run in.
         """
         if mode == "eager":
             return mode
-        compiled = self._compile(log, all_agree)
+        self.is_one_graph = one_graph and self._compile_whole(log, all_agree)
+        compiled = self.is_one_graph or self._compile_parts(log, all_agree)
         if mode == "graph" and self._capture(log, all_agree):
             return mode
         return "compiled" if compiled else "eager"
 
-    def _compile(self, log: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
+    def _compile_whole(
+        self, log: Callable[[str], object], all_agree: Callable[[bool], bool]
+    ) -> bool:
+        if self.update.reduce_gradients is not no_sync:
+            log("the update cannot be one compiled graph: several ranks reduce gradients within it")
+            return False
+
+        def install() -> None:
+            with self.preserved_state():
+                self.body()  # makes Adam's state
+            with self.preserved_state(), seen_as_compiled(self.update):
+                self._compute = compile_whole(self.compute, self._tensors())
+
+        def remove() -> None:
+            self._compute = self.compute
+
+        words = "the step as one graph", "with its parts"
+        return self._compile(words, install, remove, log, all_agree)
+
+    def _compile_parts(
+        self, log: Callable[[str], object], all_agree: Callable[[bool], bool]
+    ) -> bool:
         update = self.update
-        parts = update.generate, update.discriminate, update.loss_d, update.loss_g
+        names = "generate", "discriminate", "loss_d", "loss_g"
+        parts = {name: getattr(update, name) for name in names}
+
+        def install() -> None:
+            for name, part in parts.items():
+                setattr(update, name, torch.compile(part, fullgraph=True, dynamic=False))
+
+        def remove() -> None:
+            for name, part in parts.items():
+                setattr(update, name, part)
+
+        return self._compile(("the step", "without it"), install, remove, log, all_agree)
+
+    def _compile(
+        self,
+        words: tuple[str, str],
+        install: Callable[[], object],
+        remove: Callable[[], object],
+        log: Callable[[str], object],
+        all_agree: Callable[[bool], bool],
+    ) -> bool:
+        """Install compiled code and call it once; if that fails on any rank, remove it and say so.
+
+        Args:
+            words: what is compiled, and how to continue if that fails.
+            install: puts the compiled code in place.
+            remove: undoes that.
+            log: as for `prepare`.
+            all_agree: as for `prepare`.
+        """
+        what, instead = words
         began = time.perf_counter()
-        log("compiling the step: up to a minute, unless it was compiled here before")
+        log(f"compiling {what}: up to a minute, unless it was compiled here before")
         try:
-            update.generate, update.discriminate, update.loss_d, update.loss_g = (
-                torch.compile(part, fullgraph=True, dynamic=False) for part in parts
-            )
+            install()
             with self.preserved_state():
                 self.body()
             failure = None
@@ -158,8 +226,8 @@ class WholeStep:
         if all_agree(failure is None):
             log(f"compiled in {time.perf_counter() - began:.1f} s")
             return True
-        update.generate, update.discriminate, update.loss_d, update.loss_g = parts
-        log(f"torch.compile failed, continuing without it: {failure or ELSEWHERE}")
+        remove()
+        log(f"torch.compile failed, continuing {instead}: {failure or ELSEWHERE}")
         return False
 
     def _capture(self, log: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
@@ -250,6 +318,17 @@ class WholeStep:
     def is_finite(self) -> bool:
         """Return whether all numbers of the state are finite; waits for the device."""
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.state())
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """Return all tensors that `compute` reads or writes, each one once."""
+        optimizers = self.update.optimizer_d, self.update.optimizer_g
+        rates = (group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
+        tensors = chain(
+            (self.pixels, self.noise, self.draws, self.statistics),
+            self.state(),
+            (rate for rate in rates if isinstance(rate, torch.Tensor)),
+        )
+        return list({id(tensor): tensor for tensor in tensors}.values())
 
     def state(self) -> Iterator[torch.Tensor]:
         """Yield all tensors that a step changes, except the random numbers."""

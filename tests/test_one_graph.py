@@ -1,0 +1,186 @@
+"""The update as one graph: what is traced is the eager step, and without it the parts are taken."""
+
+import copy
+
+import pytest
+import torch
+
+from dcgan.nets import im2col
+from dcgan.step import train_step
+from dcgan.step.adversarial import discriminator_loss
+from dcgan.step.one_graph import adam_
+from dcgan.step.train_step import WholeStep
+from tests.steps import pixel_batch, states, whole_step
+from tests.test_extending import batches, in_examples_step
+from tests.test_modes import compare_over_20_steps, fail
+
+
+def traced(step: WholeStep, monkeypatch) -> WholeStep:
+    """Trace a step, and have it run the calls that were noted, without a compiler."""
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "compile", lambda part, **options: part)
+        assert step.prepare("compiled", said.append, one_graph=True) == "compiled"
+    assert step.is_one_graph, said
+    return step
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Have eager steps, too, compute in the form that the traced nets see."""
+    monkeypatch.setattr(im2col, "LARGEST", 0)
+
+
+def no_average(step: WholeStep) -> None:
+    step.ema = None
+
+
+def smoothed(step: WholeStep) -> None:
+    step.update.loss_d = lambda *logits: discriminator_loss(*logits, label_smoothing=0.1)
+
+
+def half_precision(step: WholeStep) -> None:
+    step.update.bf16 = True
+
+
+@pytest.mark.parametrize("change", [lambda step: None, no_average, smoothed, half_precision])
+def test_what_is_traced_are_the_calls_of_an_eager_step(library, monkeypatch, change):
+    """To the bit, but for Adam: hence the eager step, too, has the one that is written out."""
+    eager, step = whole_step(), whole_step()
+    for each in (eager, step):
+        change(each)
+        each(pixel_batch(9))  # so that nothing is at its beginning
+    before = states(step)
+    traced(step, monkeypatch)
+    assert all(map(torch.equal, states(step), before)), "tracing leaves no trace"
+    places = [tensor.data_ptr() for tensor in step.state()]
+    monkeypatch.setattr(torch, "_fused_adam_", adam_)
+    for k in range(3):
+        assert torch.equal(step(pixel_batch(k)), eager(pixel_batch(k)))
+    assert [tensor.data_ptr() for tensor in step.state()] == places
+    unmoved = [old for old, new in zip(before, states(step), strict=True) if old.equal(new)]
+    assert not unmoved, "what does not move was not compared"
+    average = {id(p) for p in (step.ema.net.parameters() if step.ema else ())}
+    for mine, theirs in zip(step.state(), eager.state(), strict=True):
+        close = 1e-6 if id(mine) in average else 0  # the average's `lerp_` is written out, too
+        torch.testing.assert_close(mine, theirs, rtol=close, atol=close)
+    assert (step.rows.take(4)() == eager.rows.take(4)()).all()
+
+
+def test_own_nets_and_loss_are_traced_as_they_are(monkeypatch):
+    """Spectral normalisation changes buffers while it computes; the loss is a hinge."""
+    step, eager, pixels = in_examples_step(), in_examples_step(), batches()
+    traced(step, monkeypatch)
+    monkeypatch.setattr(torch, "_fused_adam_", adam_)
+    for _ in range(3):
+        given = pixels()
+        assert torch.equal(step(given), eager(given))
+    assert all(map(torch.equal, step.state(), eager.state()))
+
+
+def test_with_the_fused_adam_it_is_the_eager_step_within_the_bounds_of_the_modes(monkeypatch):
+    step, eager = traced(whole_step(), monkeypatch), whole_step()
+    compare_over_20_steps(step, eager, rows=1)
+
+
+def test_a_resumed_step_is_traced_with_its_own_state(library, monkeypatch):
+    """Loading gives the optimisers other tensors: those are the graph's."""
+    first, resumed = whole_step(), whole_step()
+    first(pixel_batch(0))
+    resumed.load_state_dict(copy.deepcopy(first.state_dict()), same_random=True)
+    traced(resumed, monkeypatch)
+    monkeypatch.setattr(torch, "_fused_adam_", adam_)
+    assert torch.equal(resumed(pixel_batch(1)), first(pixel_batch(1)))
+    again = whole_step()
+    again.load_state_dict(copy.deepcopy(resumed.state_dict()), same_random=True)
+    assert torch.equal(again(pixel_batch(2)), first(pixel_batch(2)))
+
+
+@pytest.mark.parametrize("rate", [3e-3, torch.tensor(3e-3)], ids=["a number", "a tensor"])
+def test_adam_written_out_is_the_fused_one(rate):
+    draw = torch.Generator().manual_seed(1)
+    shapes = (5, 3), (7,), (2, 3, 4, 4)
+    options = {"lr": rate, "beta1": 0.4, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
+    flags = {"amsgrad": False, "maximize": False}
+    drawn = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    fused, ours = (
+        [
+            [tensor.clone() for tensor in drawn],
+            *([torch.zeros_like(t) for t in drawn] for _ in "mv"),
+        ]
+        for _ in "fo"
+    )
+    for step in range(1, 5):
+        gradients = [
+            10.0**-k * torch.randn(t.shape, generator=draw, dtype=t.dtype)
+            for k, t in enumerate(drawn)
+        ]
+        steps = [torch.tensor(float(step)) for _ in drawn]
+        for kernel, (weights, means, squares) in ((torch._fused_adam_, fused), (adam_, ours)):
+            kernel(weights, gradients, means, squares, [], steps, **options, **flags)
+    for mine, theirs in zip(ours, fused, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-14)
+    assert not torch.equal(fused[0][0], drawn[0])
+
+
+# Where it cannot be had
+
+
+def refusal(step: WholeStep, monkeypatch) -> list[str]:
+    """Ask a step for one graph, which it has not, and return what it says; the parts compile."""
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "compile", lambda part, **options: lambda *batch: part(*batch))
+        assert step.prepare("compiled", said.append, one_graph=True) == "compiled"
+    assert not step.is_one_graph
+    assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
+    return said
+
+
+def test_what_cannot_be_traced_is_told_and_its_parts_are_taken(monkeypatch):
+    monkeypatch.setattr(train_step, "compile_whole", fail)
+    whole, failed, parts, compiled = refusal(whole_step(), monkeypatch)
+    assert whole.startswith("compiling the step as one graph: up to a minute")
+    reason = "RuntimeError: no such thing here in detail"
+    assert failed == f"torch.compile failed, continuing with its parts: {reason}"
+    assert parts.startswith("compiling the step: ")
+    assert compiled.startswith("compiled in ")
+
+
+def test_what_fails_on_another_rank_is_not_one_graph_here_either(monkeypatch):
+    step, answers = whole_step(), iter([False, True])
+    said: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    mode = step.prepare("compiled", said.append, lambda flag: next(answers), one_graph=True)
+    assert (mode, step.is_one_graph) == ("compiled", False)
+    assert "continuing with its parts: on another rank" in said[1]
+    assert step._compute == step.compute
+
+
+def test_ranks_that_reduce_gradients_have_no_one_graph(monkeypatch):
+    step = whole_step()
+    step.update.reduce_gradients = lambda net: None
+    said = refusal(step, monkeypatch)
+    assert said[0] == (
+        "the update cannot be one compiled graph: several ranks reduce gradients within it"
+    )
+
+
+def test_an_adam_that_is_not_written_out_is_refused(monkeypatch):
+    step, other = whole_step(), whole_step()
+    for each in (step, other):
+        for group in each.update.optimizer_d.param_groups:
+            group["weight_decay"] = 0.01
+    monkeypatch.setattr("tests.test_one_graph.whole_step", lambda: other)
+    said = refusal(step, monkeypatch)
+    assert "NotImplementedError: Adam is written out without weight_decay" in said[1]
+
+
+def test_without_being_asked_for_it_is_not_tried(monkeypatch):
+    monkeypatch.setattr(train_step, "compile_whole", fail)
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    step = whole_step()
+    said: list[str] = []
+    assert step.prepare("compiled", said.append) == "compiled"
+    assert not step.is_one_graph
+    assert not [line for line in said if "one graph" in line]
