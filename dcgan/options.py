@@ -240,6 +240,14 @@ class TrainConfig(Options):
             UPDATES,
         ),
     ] = "auto"
+    tune: Annotated[
+        Literal["auto", "off"],
+        Option(
+            "Forms of the layers: auto (on CUDA the fastest, timed at the first start; on a CPU"
+            " those of a table) or off (the library's).",
+            UPDATES,
+        ),
+    ] = "auto"
     mirror: Annotated[
         bool,
         Option("Flip each image with probability one half.", DATA, flag="--mirror/--no-mirror"),
@@ -313,6 +321,8 @@ class TrainConfig(Options):
     ] = "warn"
     ranks: int = 1
     """Number of processes that torchrun started. No command line sets it."""
+    tuning: dict[str, Any] | None = None
+    """The resolved `tune`, a `dcgan.step.tuning.Tuning`. No command line sets it."""
 
     def differences(self, saved: dict[str, Any]) -> dict[str, str]:
         """Compare with the options of a run that is resumed, as far as they must be the same.

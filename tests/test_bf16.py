@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from dcgan.nets import im2col
+from dcgan.nets import forms
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep
@@ -171,9 +171,9 @@ def ratios(found: dict[str, float], by_hand: dict[str, float]) -> dict[str, floa
     return {name: round(error / by_hand[name], 2) for name, error in found.items()}
 
 
-@pytest.mark.parametrize("largest", [im2col.LARGEST, 0], ids=["products", "convolutions"])
+@pytest.mark.parametrize("largest", [forms.IM2COL_SIDE, 0], ids=["products", "convolutions"])
 def test_errors_are_those_of_rounding_by_hand(states, by_hand, monkeypatch, largest):
-    monkeypatch.setattr(im2col, "LARGEST", largest)
+    monkeypatch.setattr(forms, "IM2COL_SIDE", largest)
     found = ratios(errors(states, torch.bfloat16), by_hand)
     assert {name: ratio for name, ratio in found.items() if not LESS < ratio < MORE} == {}
 

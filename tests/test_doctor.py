@@ -161,7 +161,7 @@ def test_what_cannot_be_written(monkeypatch):
 
 @pytest.mark.parametrize(("flags", "verdict"), [({"amx_bf16"}, OK), ({"avx2"}, WARNING)])
 def test_bfloat16_on_a_cpu(monkeypatch, flags, verdict):
-    monkeypatch.setattr("dcgan.step.precision._cpu_flags", lambda: flags)
+    monkeypatch.setattr("dcgan.step.precision.cpu_flags", lambda: flags)
     assert machine_checks.bfloat16(CPU).verdict is verdict
 
 

@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 
-from dcgan.nets import im2col
+from dcgan.nets import forms
 from dcgan.step import train_step
 from dcgan.step.adversarial import discriminator_loss
 from dcgan.step.one_graph import adam_
 from dcgan.step.train_step import WholeStep
+from dcgan.step.tuning import Tuning
 from tests.steps import pixel_batch, states, whole_step
 from tests.test_extending import batches, in_examples_step
 from tests.test_modes import compare_over_20_steps, fail
@@ -20,7 +21,7 @@ def traced(step: WholeStep, monkeypatch) -> WholeStep:
     said: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(torch, "compile", lambda part, **options: part)
-        assert step.prepare("compiled", said.append, one_graph=True) == "compiled"
+        assert step.prepare("compiled", said.append, tuning=Tuning(one_graph=True)) == "compiled"
     assert step.is_one_graph, said
     return step
 
@@ -28,7 +29,7 @@ def traced(step: WholeStep, monkeypatch) -> WholeStep:
 @pytest.fixture
 def library(monkeypatch):
     """Have eager steps, too, compute in the form that the traced nets see."""
-    monkeypatch.setattr(im2col, "LARGEST", 0)
+    monkeypatch.setattr(forms, "_forms", lambda *_: None)
 
 
 def no_average(step: WholeStep) -> None:
@@ -131,7 +132,7 @@ def refusal(step: WholeStep, monkeypatch) -> list[str]:
     said: list[str] = []
     with monkeypatch.context() as patched:
         patched.setattr(torch, "compile", lambda part, **options: lambda *batch: part(*batch))
-        assert step.prepare("compiled", said.append, one_graph=True) == "compiled"
+        assert step.prepare("compiled", said.append, tuning=Tuning(one_graph=True)) == "compiled"
     assert not step.is_one_graph
     assert torch.equal(step(pixel_batch(0)), whole_step()(pixel_batch(0)))
     return said
@@ -151,7 +152,9 @@ def test_what_fails_on_another_rank_is_not_one_graph_here_either(monkeypatch):
     step, answers = whole_step(), iter([False, True])
     said: list[str] = []
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
-    mode = step.prepare("compiled", said.append, lambda flag: next(answers), one_graph=True)
+    mode = step.prepare(
+        "compiled", said.append, lambda flag: next(answers), tuning=Tuning(one_graph=True)
+    )
     assert (mode, step.is_one_graph) == ("compiled", False)
     assert "continuing with its parts: on another rank" in said[1]
     assert step._compute == step.compute

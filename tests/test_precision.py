@@ -19,7 +19,7 @@ def machine(monkeypatch):
     """Called with CPU flags and a compute capability, makes the machine look like that."""
 
     def pretend(flags=(), capability=(0, 0)):
-        monkeypatch.setattr(precision, "_cpu_flags", lambda: {"sse2", *flags})
+        monkeypatch.setattr(precision, "cpu_flags", lambda: {"sse2", *flags})
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
 
     return pretend
@@ -101,10 +101,10 @@ def test_images_are_drawn_alike_whatever_training_has_chosen(cudnn, failing):
 def test_flags_are_those_of_the_kernels_list(monkeypatch):
     text = "processor : 0\nflags\t\t: fpu amx_bf16 sse2\n\nprocessor : 1\nflags : fpu\n"
     monkeypatch.setattr(Path, "read_text", lambda path: text)
-    assert precision._cpu_flags() == {"fpu", "amx_bf16", "sse2"}
+    assert precision.cpu_flags() == {"fpu", "amx_bf16", "sse2"}
 
     def missing(path):
         raise FileNotFoundError
 
     monkeypatch.setattr(Path, "read_text", missing)
-    assert precision._cpu_flags() == set()
+    assert precision.cpu_flags() == set()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from dcgan.nets import im2col
+from dcgan.nets import forms
 from dcgan.options import MeasuringStep, TrainConfig
 from dcgan.profile import app
 from dcgan.profiling import step as profile_step
@@ -113,8 +113,8 @@ def test_its_nets_take_our_weights_and_compute_the_same(size, channels):
 
 def test_products_count_as_the_convolutions_they_replace(monkeypatch):
     counts = []
-    for largest in (0, im2col.LARGEST):
-        monkeypatch.setattr(im2col, "LARGEST", largest)
+    for largest in (0, forms.IM2COL_SIDE):
+        monkeypatch.setattr(forms, "IM2COL_SIDE", largest)
         step = steps.whole_step()
         counts.append(count_flops(step.run))
     assert counts[0] == counts[1] > 1e6

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcgan.nets.forms import not_a_view
+
 
 class BatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose batch may consist of several equal mini-batches, one after another."""
@@ -68,8 +70,7 @@ class _Batches(torch.autograd.Function):
         scales = torch.rsqrt(variances + eps)
         normalised = (values - means) * (scales * _per_channel(weight)) + _per_channel(bias)
         context.save_for_backward(maps, weight, means, scales)
-        # The activation that follows works in place, which autograd refuses on a function's views
-        joined = torch.ops.aten._unsafe_view(normalised.to(maps.dtype), maps.shape)
+        joined = not_a_view(normalised.to(maps.dtype).flatten(0, 1))
         found = joined, means.flatten(1), variances.flatten(1)
         context.mark_non_differentiable(*found[1:])
         return found

@@ -77,7 +77,7 @@ class Conv2d(nn.Conv2d):
     forms: Forms | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        products = _products(self, images.shape[2:])
+        products = products_of(self, images.shape[2:])
         forms = _forms(self, products, images.device, images.shape[-1])
         if products is None or forms is None:
             return super().forward(images)
@@ -99,7 +99,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         stride, padding = self.stride[0], int(self.padding[0])
         sides = [stride * (side - 1) + self.kernel_size[0] - 2 * padding for side in maps.shape[2:]]
-        products = _products(self, sides)
+        products = products_of(self, sides)
         forms = _forms(self, products, maps.device, sides[-1])
         if products is None or forms is None:
             return super().forward(maps, output_size)
@@ -107,7 +107,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return images
 
 
-def _products(layer: Conv2d | ConvTranspose2d, sides: Sequence[int]) -> Products | None:
+def products_of(layer: Conv2d | ConvTranspose2d, sides: Sequence[int]) -> Products | None:
     """Return the products of a layer whose big map has these sides; None for another geometry."""
     geometry = *layer.kernel_size, *layer.stride, *layer.padding
     if geometry == (4, 4, 2, 2, 1, 1) and not any(side % 2 for side in sides):
@@ -136,7 +136,8 @@ def _forms(
 def _autocast(maps: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cast both as autocast casts the operands of a convolution."""
     device = maps.device.type
-    if not torch.is_autocast_enabled(device) or maps.dtype == torch.float64:
+    available = torch.amp.is_autocast_available(device)
+    if not available or not torch.is_autocast_enabled(device) or maps.dtype == torch.float64:
         return maps, weights
     dtype = torch.get_autocast_dtype(device)
     return maps.to(dtype), weights.to(dtype)
@@ -151,7 +152,7 @@ class _Down(torch.autograd.Function):
     ) -> torch.Tensor:
         context.save_for_backward(big, weights)
         context.products, context.forms = products, forms
-        return products.down[forms.down](big, weights)
+        return not_a_view(products.down[forms.down](big, weights))
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -174,7 +175,7 @@ class _Up(torch.autograd.Function):
     ) -> torch.Tensor:
         context.save_for_backward(small, weights)
         context.products, context.forms = products, forms
-        return products.up[forms.up](small, weights)
+        return not_a_view(products.up[forms.up](small, weights))
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -186,6 +187,14 @@ class _Up(torch.autograd.Function):
             None,
             None,
         )
+
+
+def not_a_view(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same memory as a tensor that autograd does not take for a view.
+
+    Activations work in place, which autograd refuses on views that a Function returns.
+    """
+    return torch.ops.aten._unsafe_view(tensor, tensor.shape)  # type: ignore[no-any-return]  # noqa: SLF001
 
 
 # The library's

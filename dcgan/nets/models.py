@@ -135,7 +135,8 @@ class Discriminator(nn.Module):
         """
         maps = images
         for layer in self.main:
-            maps = layer(maps, batches) if isinstance(layer, BatchNorm2d) else layer(maps)
+            separate = batches > 1 and isinstance(layer, BatchNorm2d)
+            maps = layer(maps, batches) if separate else layer(maps)
         return maps.flatten()  # from (B, 1, 1, 1)
 
 

@@ -89,10 +89,10 @@ class _AsCompiled:
     def __init__(self, net: Net) -> None:
         self.net = net
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+    def __call__(self, batch: torch.Tensor, **options: int) -> torch.Tensor:
         asked, torch.compiler.is_compiling = torch.compiler.is_compiling, lambda: True
         try:
-            return self.net(batch)
+            return self.net(batch, **options)
         finally:
             torch.compiler.is_compiling = asked
 

@@ -95,7 +95,7 @@ def _matrix_backends() -> tuple[Any, Any]:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
-        return bool(BF16_FLAGS & _cpu_flags())
+        return bool(BF16_FLAGS & cpu_flags())
     return _on_ampere(device)
 
 
@@ -108,12 +108,12 @@ def _describe(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         return f"{device} (compute capability {major}.{minor})"
     if device.type == "cpu":
-        found = ", ".join(sorted(BF16_FLAGS & _cpu_flags())) or "neither AVX512-BF16 nor AMX"
+        found = ", ".join(sorted(BF16_FLAGS & cpu_flags())) or "neither AVX512-BF16 nor AMX"
         return f"cpu ({found})"
     return str(device)
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
     """Return the CPU's features as Linux lists them; an empty set if there is no such list."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

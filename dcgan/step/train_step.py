@@ -29,6 +29,7 @@ from dcgan.step.graph import capture
 from dcgan.step.one_graph import compile_whole, seen_as_compiled
 from dcgan.step.precision import Choice
 from dcgan.step.statistics import StepRows
+from dcgan.step.tuning import UNTUNED, Tuning
 from pipeline.files import cache_folder
 from pipeline.images.pixels import to_signed
 
@@ -138,7 +139,7 @@ class WholeStep:
         mode: str,
         log: Callable[[str], object],
         all_agree: Callable[[bool], bool] = bool,
-        one_graph: bool = False,
+        tuning: Tuning = UNTUNED,
     ) -> str:
         """Prepare to run in a mode or, if it fails, in the next simpler one; before the first step.
 
@@ -146,18 +147,20 @@ class WholeStep:
             mode: eager, compiled or graph.
             log: called with a line about what takes long or fails.
             all_agree: returns whether all ranks succeeded, because all must run in the same mode.
-            one_graph: whether to compile the update as a whole rather than in parts; if that fails,
-                in parts. `is_one_graph` tells which it is.
+            tuning: the forms of the layers, and how to compile. If compiling the update as a whole
+                fails, it is compiled in parts; `is_one_graph` tells which it is.
 
         Returns:
             The mode that the step will run in.
         """
+        tuning.set_forms(self.update)
         if mode == "eager":
             return mode
-        self.is_one_graph = one_graph and self._compile_whole(log, all_agree)
-        compiled = self.is_one_graph or self._compile_parts(log, all_agree)
-        if mode == "graph" and self._capture(log, all_agree):
-            return mode
+        with tuning.compiling():
+            self.is_one_graph = tuning.one_graph and self._compile_whole(log, all_agree)
+            compiled = self.is_one_graph or self._compile_parts(log, all_agree)
+            if mode == "graph" and self._capture(log, all_agree):
+                return mode
         return "compiled" if compiled else "eager"
 
     def _compile_whole(

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -22,10 +25,12 @@ from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
+from dcgan.step.tuning import Tuning
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous, find
 from dcgan.training.run import Plan, Run
+from dcgan.training.tuned import choose_tuning
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
@@ -88,7 +93,50 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
         checkpoints,
         previous,
         changed,
+        partial(
+            choose_tuning,
+            config.replace(tuning=_kept_tuning(config, previous)),
+            step.update,
+            mode.name,
+            state is not None,
+            partial(ready_step, config.replace(netG=None, netD=None), device),
+        ),
     )
+
+
+def _kept_tuning(config: TrainConfig, previous: Previous | None) -> dict[str, Any] | None:
+    """Return the tuning of the run that resumes, unless what it was chosen for has changed."""
+    if previous is None:
+        return None
+    for name in ("tune", "precision", "step"):
+        if previous.options.get(name, getattr(config, name)) != getattr(config, name):
+            return None
+    if previous.device_type != config.device.partition(":")[0]:
+        return None
+    kept: dict[str, Any] | None = previous.options.get("tuning")
+    return kept
+
+
+def ready_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Callable[[], Any]:
+    """Build a captured step for the tuner; each call does a step and returns its statistics.
+
+    Raises:
+        RuntimeError: it cannot be captured, or not with this tuning.
+    """
+    config = config.replace(batch_size=config.batch_size // config.ranks)
+    step = build_step(config, *build_nets(config, device), StepRows(1, device))
+    step.pixels.random_(0, 256, generator=stream(0, "pixels", device))
+    logged: list[str] = []
+    mode = "graph" if device.type == "cuda" else "eager"
+    taken = step.prepare(mode, logged.append, tuning=tuning)
+    if taken != mode or step.is_one_graph != tuning.one_graph:
+        raise RuntimeError("; ".join(line for line in logged if "compiling" not in line))
+
+    def run() -> torch.Tensor:
+        step.rows.place.zero_()  # nobody reads them
+        return step.run()
+
+    return run
 
 
 def _resolve(

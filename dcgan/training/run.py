@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ from dcgan.distributed import GradientReduction, Ranks
 from dcgan.nets.models import Discriminator, Generator, count_parameters
 from dcgan.nets.weights import save_weights
 from dcgan.options import TrainConfig
-from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.folder import RunFolder, write_object
 from dcgan.step.precision import Choice
 from dcgan.step.train_step import WholeStep
+from dcgan.step.tuning import Tuning
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous
 from pipeline.loading.batches import Batches
@@ -60,6 +61,8 @@ class Run:
     """The run that the folder already held."""
     changed: bool
     """Whether its options differ from that run's."""
+    choose_tuning: Callable[[Log], Tuning]
+    """Chooses the forms of the layers, and how to compile; may measure for minutes."""
 
     @property
     def rollbacks(self) -> int:
@@ -74,8 +77,12 @@ class Run:
         """
         if self.ranks.count > 1:
             self._connect()
+        tuning = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log)))
+        assert tuning is not None  # the first rank's
+        self.config = self.config.replace(tuning=tuning.model_dump(mode="json"))
+        self.ranks.first(lambda: write_object(self.folder.config, self.options()))
         # Before the first batch, because DALI's work on the device would disturb a capture
-        taken = self.step.prepare(self.mode.name, log, self.ranks.all)
+        taken = self.step.prepare(self.mode.name, log, self.ranks.all, tuning)
         if taken != self.mode.name:
             log(f"step     {taken}, because {self.mode.name} failed")
 
@@ -131,7 +138,8 @@ class Run:
         if self.previous is not None:
             yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
         yield f"seed     {self.config.seed}"
-        yield "options  " + ", ".join(f"{name} {value}" for name, value in self.options().items())
+        options = {name: value for name, value in self.options().items() if name != "tuning"}
+        yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
         if self.ranks.count > 1:
             images = self.batches.batch_size
             yield f"ranks    {self.ranks.count} processes, {images} images of each batch"

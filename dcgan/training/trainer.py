@@ -99,6 +99,7 @@ class Trainer:
         with ExitStack() as held:
             self.ranks.first(lambda: self._take_folder(held))
             self.run.prepare(self.log)
+            self.config = self.run.config  # now with its tuning
             trouble = self._run_until(stop)
         self.ranks.first(lambda: self._conclude(stop, trouble))
         if trouble is not None:

@@ -1,0 +1,232 @@
+"""A choice among equal ways to compute a step: the forms of its layers, and how it is compiled.
+
+On CUDA the choice is measured (`dcgan.step.tuner`). On a CPU it is a fixed table, so that the same
+command gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, field_validator
+from torch import nn
+
+from dcgan.nets.forms import (
+    HALVING,
+    ONE_PATCH,
+    PADDED_TO,
+    Conv2d,
+    ConvTranspose2d,
+    Forms,
+    Product,
+    products_of,
+)
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.step.precision import cpu_flags
+
+COMPILER_OPTIONS = ("combo_kernels", "triton.enable_pdl", "coordinate_descent_tuning")
+"""Options of torch._inductor.config that may make the same maths faster: small kernels in one
+launch, a kernel that starts while the last one ends, and a search for block sizes."""
+
+CUDNN_TRIALS = 10
+"""Kernels that cuDNN tries for each shape, by default; 0 for all that it has
+(docs.pytorch.org/docs/stable/backends.html, `torch.backends.cudnn.benchmark_limit`)."""
+
+
+class Tuning(BaseModel):
+    """A choice; the default is that of a step which nobody has tuned.
+
+    Raises:
+        ValueError: there is no such form or option.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: dict[str, Forms] = {}
+    """By the layer's name. Layers that are not named take the forms of `dcgan.nets.forms`."""
+    joint: bool = False
+    """Whether real and generated images go through D as one batch."""
+    one_graph: bool = False
+    """Whether the update is compiled as a whole."""
+    compiler: tuple[str, ...] = ()
+    """The compiler's options that are on."""
+    cudnn_trials: int = CUDNN_TRIALS
+
+    @field_validator("layers")
+    @classmethod
+    def _exist(cls, layers: dict[str, Forms]) -> dict[str, Forms]:
+        for name, forms in layers.items():
+            for known, form in zip(HALVING, forms, strict=True):
+                if form not in known:
+                    raise ValueError(f"no form {form} of {name}")
+        return layers
+
+    @field_validator("compiler")
+    @classmethod
+    def _known(cls, options: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := set(options) - set(COMPILER_OPTIONS):
+            raise ValueError(f"no option {', '.join(unknown)} of the compiler")
+        return options
+
+    def set_forms(self, update: AdversarialStep) -> None:
+        """Have the nets of a step take the chosen forms."""
+        for name, layer in named_layers(update):
+            layer.forms = self.layers.get(name)
+        update.joint = self.joint
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Compile what is compiled inside with the chosen options."""
+        from torch._inductor import config  # seconds, which eager steps need not wait for
+
+        before = torch.backends.cudnn.benchmark_limit
+        with ExitStack() as patches:
+            for option in self.compiler:
+                patches.enter_context(config.patch({option: True}))
+            torch.backends.cudnn.benchmark_limit = self.cudnn_trials
+            try:
+                yield
+            finally:
+                torch.backends.cudnn.benchmark_limit = before
+
+    def describe(self) -> str:
+        """Describe the choice in a line."""
+        by_forms: dict[Forms, list[str]] = {}
+        for name, forms in self.layers.items():
+            by_forms.setdefault(forms, []).append(name)
+        others = [len(names) for forms, names in by_forms.items() if forms != Forms()]
+        words = (
+            [f"{sum(others)} of {len(self.layers)} layers in forms of our own"] if others else []
+        )
+        words += ["real and generated images in one batch"] if self.joint else []
+        words += ["the update as one graph"] if self.one_graph else []
+        words += self.compiler
+        words += [f"cuDNN trials {self.cudnn_trials or 'all'}"] * (
+            self.cudnn_trials != CUDNN_TRIALS
+        )
+        return ", ".join(words) or "the library's forms"
+
+
+UNTUNED = Tuning()
+
+
+class Layer(NamedTuple):
+    """What the forms of a layer depend on; layers of both nets may be equal."""
+
+    big: tuple[int, ...]
+    """(C, H, W)"""
+    small: tuple[int, ...]
+    """(N, h, w)"""
+
+    @property
+    def is_one_patch(self) -> bool:
+        """Whether it lies between one pixel and one patch."""
+        return self.big[1:] == (4, 4) and self.small[1:] == (1, 1)
+
+    def forms(self) -> dict[str, dict[str, Product]]:
+        """Return the forms that make a difference, by name, of each product by name."""
+        products = ONE_PATCH if self.is_one_patch else HALVING
+        same = {"padded"} if self.big[0] % PADDED_TO == 0 else set()
+        return {
+            product: {name: form for name, form in forms.items() if name not in same}
+            for product, forms in products._asdict().items()
+        }
+
+
+def named_layers(update: AdversarialStep) -> Iterator[tuple[str, Conv2d | ConvTranspose2d]]:
+    """Yield the layers of both nets that have forms, by name."""
+    for which, net in (("G", update.generator), ("D", update.discriminator)):
+        for name, module in net.named_modules():
+            if isinstance(module, Conv2d | ConvTranspose2d):
+                yield f"{which}.{name}", module
+
+
+@torch.no_grad()
+def measure_layers(
+    update: AdversarialStep, nz: int, image: tuple[int, int, int]
+) -> dict[str, Layer]:
+    """Find the sizes of the layers of both nets, by name.
+
+    Args:
+        update: the step; its nets are on their device.
+        nz: length of the latents.
+        image: (C, S, S).
+    """
+    layers = dict(named_layers(update))
+    found: dict[str, Layer] = {}
+
+    def note(
+        name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
+    ) -> None:
+        (channels, *sides), (features, *places) = inputs[0].shape[1:], output.shape[1:]
+        if isinstance(module, ConvTranspose2d):
+            (channels, *sides), (features, *places) = (features, *places), (channels, *sides)
+        if products_of(layers[name], sides) is not None:
+            found[name] = Layer((channels, *sides), (features, *places))
+
+    hooks = [each.register_forward_hook(partial(note, name)) for name, each in layers.items()]
+    device = next(update.generator.parameters()).device
+    for net, shape in ((update.generator, (nz, 1, 1)), (update.discriminator, image)):
+        training = net.training
+        net.eval()(torch.zeros(1, *shape, device=device))
+        net.train(training)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+# What needs no measuring
+
+
+def library(layers: dict[str, Layer]) -> Tuning:
+    """Return the library's forms, except between one pixel and one patch.
+
+    There, compiled code for CUDA needs products (see `dcgan.nets.forms`).
+    """
+    return Tuning(layers={name: Forms() for name, each in layers.items() if not each.is_one_patch})
+
+
+class CpuForms(NamedTuple):
+    """The forms of the layers that the library is slow at."""
+
+    pictures: Forms
+    """Where the big map is pictures, of at most three channels."""
+    small: Forms
+    """Where its side is at most `SMALL`."""
+
+
+SMALL = 8
+
+FOR_CPU = {
+    ("AVX2", "fp32"): CpuForms(Forms(up="blocks"), Forms(weights="im2col")),
+    ("AVX512", "fp32"): CpuForms(Forms("blocks", "blocks"), Forms(weights="im2col")),
+    ("AVX512", "bf16"): CpuForms(Forms(up="blocks"), Forms(weights="im2col")),
+}
+"""By instruction set and precision; all other layers take the library's. Measured by
+`dcgan-profile step --tune` on an EPYC (Zen 4, AVX-512), held to AVX2 for the first row. With AMX,
+layers keep the choice of `dcgan.nets.forms`, which was measured on a Xeon."""
+
+
+def for_cpu(layers: dict[str, Layer], precision: str) -> Tuning:
+    """Return the fixed choice for this machine's CPU."""
+    table = FOR_CPU.get((instruction_set(), precision))
+    if table is None:
+        return Tuning()
+    chosen = {}
+    for name, layer in layers.items():
+        if not layer.is_one_patch:
+            channels, side, _ = layer.big
+            pictures, small = channels <= 3, side <= SMALL
+            chosen[name] = table.pictures if pictures else table.small if small else Forms()
+    return Tuning(layers=chosen)
+
+
+def instruction_set() -> str:
+    """Return the instruction set of torch's products on this CPU: AMX, AVX512, AVX2 or another."""
+    if "amx_tile" in cpu_flags():
+        return "AMX"
+    return torch.backends.cpu.get_cpu_capability()

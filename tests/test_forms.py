@@ -1,0 +1,180 @@
+"""Every form of a layer's products against the library's, alone and in the nets."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dcgan.nets import forms
+from dcgan.nets.batch_norm import BatchNorm2d
+from dcgan.nets.forms import HALVING, IM2COL, ONE_PATCH, Conv2d, ConvTranspose2d, Forms
+from dcgan.step.tuning import Tuning, measure_layers, named_layers
+from tests.steps import NZ, batch, nets, whole_step
+
+EXACT = 1e-14
+"""Of the largest magnitude, in float64."""
+
+SHAPES = [
+    (side, channels, features, images)
+    for side in (8, 6, 64)
+    for channels, features, images in ((3, 8, 3), (1, 5, 1), (16, 7, 2))
+]
+"""Side of the big map, C, N and B."""
+
+
+def maps(*shape, seed=0, dtype=torch.float64):
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def farthest(found, wanted):
+    return float(((found - wanted).abs().max() / wanted.abs().max()).detach())
+
+
+@pytest.mark.parametrize(("side", "channels", "features", "images"), SHAPES)
+def test_every_form_of_a_product_is_the_librarys(side, channels, features, images):
+    for products, big, small in ((HALVING, side, side // 2), (ONE_PATCH, 4, 1)):
+        of = {
+            "big": maps(images, channels, big, big, seed=1),
+            "small": maps(images, features, small, small, seed=2),
+            "weights": maps(features, channels, 4, 4, seed=3),
+        }
+        operands = {"down": ("big", "weights"), "up": ("small", "weights")}
+        for product, known in products._asdict().items():
+            given = [of[name] for name in operands.get(product, ("big", "small"))]
+            wanted = known["library"](*given)
+            assert len(known) > 1
+            for name, form in known.items():
+                found = form(*given)
+                assert found.shape == wanted.shape, name
+                assert farthest(found, wanted) <= EXACT, name
+
+
+def test_patches_are_those_of_unfold_and_overlaps_those_of_fold():
+    images = torch.randn(2, 8, 8, 3)
+    gathered = forms._patches(images)
+    assert gathered.shape == (2, 4, 4, 16 * 3)
+    columns = gathered.unflatten(3, (16, 3)).permute(0, 4, 3, 1, 2).flatten(3).flatten(1, 2)
+    unfolded = functional.unfold(images.permute(0, 3, 1, 2), 4, padding=1, stride=2)
+    assert torch.equal(columns, unfolded)
+    folded = functional.fold(columns, 8, 4, padding=1, stride=2)
+    torch.testing.assert_close(forms._overlap_add(gathered).permute(0, 3, 1, 2), folded)
+
+
+@pytest.mark.parametrize("name", ["im2col", "blocks", "padded"])
+def test_a_step_in_any_form_is_the_librarys(name):
+    """The layers choose the right product for forward and for each gradient."""
+    steps = [whole_step(), whole_step()]
+    real, noise = batch(0, torch.float64, size=32)
+    layers = {}
+    for each, _ in named_layers(steps[0].update):
+        one_patch = each in ("G.main.0", "D.main.8")
+        layers[each] = IM2COL if one_patch else Forms(name, name, name)
+    for step, tuning in zip(steps, (Tuning(layers=layers), Tuning()), strict=True):
+        tuning.set_forms(step.update)
+        for net in (step.update.generator, step.update.discriminator):
+            net.double()
+        step.update(real, noise)
+    for net in ("generator", "discriminator"):
+        found, wanted = (getattr(step.update, net) for step in steps)
+        for mine, theirs in zip(found.parameters(), wanted.parameters(), strict=True):
+            assert farthest(mine.grad, theirs.grad) < 1e-11
+
+
+@pytest.mark.parametrize("layer", [Conv2d(8, 6, 4, 2, 1, bias=False), Conv2d(8, 6, 4, bias=False)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_in_bf16_it_is_as_near_to_the_truth_as_the_librarys(layer, transposed):
+    if transposed:
+        kind = ConvTranspose2d(6, 8, 4, layer.stride, layer.padding, bias=False)
+        kind.weight = layer.weight
+        layer = kind
+        inputs = maps(3, 6, *([4, 4] if layer.stride == (2, 2) else [1, 1]), dtype=torch.float32)
+    else:
+        inputs = maps(3, 8, *([8, 8] if layer.stride == (2, 2) else [4, 4]), dtype=torch.float32)
+    truth = layer.double()(inputs.double())
+    layer.float()
+    errors = []
+    for each in (Forms(), IM2COL):
+        layer.forms = each
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            found = layer(inputs)
+        assert found.dtype == torch.bfloat16
+        errors.append(float(((found - truth).norm() / truth.norm()).detach()))
+    assert errors[1] < 0.01
+    assert errors[1] < 2 * errors[0]
+
+
+def test_a_net_draws_the_same_pictures_whatever_its_run_has_chosen(monkeypatch):
+    step = whole_step()
+    net = step.update.generator.eval()
+    noise = torch.randn(2, NZ, 1, 1)
+    before = net(noise)
+    chosen = {"G.main.6": Forms("blocks", "blocks"), "G.main.9": Forms("blocks", "blocks")}
+    Tuning(layers=chosen).set_forms(step.update)
+    assert torch.equal(net(noise), before)
+    called = []
+    monkeypatch.setitem(
+        HALVING.up, "blocks", lambda *of: called.append(of) or HALVING.up["library"](*of)
+    )
+    net.train()(noise)
+    assert len(called) == 2, "in training it is what was chosen"
+
+
+def test_between_one_pixel_and_one_patch_gradients_are_laid_out_as_the_weights():
+    """As Inductor expects, whatever cuDNN would do."""
+    for layer, inputs in (
+        (Conv2d(6, 5, 4, bias=False), maps(3, 6, 4, 4, dtype=torch.float32)),
+        (ConvTranspose2d(6, 5, 4, bias=False), maps(3, 6, 1, 1, dtype=torch.float32)),
+    ):
+        layer.to(memory_format=torch.channels_last)
+        layer(inputs).sum().backward()
+        assert layer.weight.grad.stride() == layer.weight.stride()
+        compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(inputs), layer(inputs))
+
+
+def test_sizes_of_layers_are_found():
+    step = whole_step()
+    layers = measure_layers(step.update, NZ, (3, 32, 32))
+    assert layers["G.main.0"] == ((32, 4, 4), (NZ, 1, 1))
+    assert layers["G.main.9"] == ((3, 32, 32), (8, 16, 16)) == layers["D.main.0"]
+    assert set(layers) == {name for name, _ in named_layers(step.update)}
+
+
+# Real and generated images as one batch
+
+
+def test_two_batches_in_one_call_are_two_calls():
+    one = BatchNorm2d(5).double()
+    torch.nn.init.normal_(one.weight)
+    other = copy.deepcopy(one)
+    images = maps(6, 5, 4, 4).requires_grad_()
+    found = one(images, 2)
+    wanted = torch.cat([other(half) for half in images.chunk(2)])
+    assert farthest(found, wanted) <= EXACT
+    slope = maps(6, 5, 4, 4, seed=1)
+    leaves = [images, one.weight, one.bias]
+    mine = torch.autograd.grad(found, leaves, slope)
+    theirs = torch.autograd.grad(wanted, [images, other.weight, other.bias], slope)
+    assert max(map(farthest, mine, theirs)) <= 10 * EXACT
+    for name, buffer in one.named_buffers():  # in the order of the calls
+        torch.testing.assert_close(buffer, other.get_buffer(name), rtol=EXACT, atol=EXACT)
+
+
+def test_the_joint_pass_is_two_passes():
+    pair = nets(torch.float64, size=32)
+    steps = []
+    for joint in (False, True):
+        step = whole_step()
+        for name, net in zip(("generator", "discriminator"), pair, strict=True):
+            getattr(step.update, name).double().load_state_dict(net.state_dict())
+        step.update.joint = joint
+        steps.append(step.update)
+    statistics = [step(*batch(0, torch.float64, size=32)) for step in steps]
+    assert farthest(statistics[1], statistics[0]) <= 10 * EXACT
+    two, joint = (step.discriminator for step in steps)
+    for name, buffer in two.named_buffers():
+        torch.testing.assert_close(joint.get_buffer(name), buffer, rtol=1e-12, atol=1e-13)
+    for mine, theirs in zip(joint.parameters(), two.parameters(), strict=True):
+        assert farthest(mine.grad, theirs.grad) < 1e-11
