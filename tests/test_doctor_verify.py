@@ -142,7 +142,8 @@ class _Kept(Batches):
 def steps_beside(monkeypatch, change=lambda step: None) -> list[Finding]:
     """Compare two eager steps, of which the first is changed when it is prepared."""
 
-    def prepare(self, mode, say):
+    def prepare(self, mode, say, one_graph):
+        self.is_one_graph = one_graph
         change(self)
         return mode
 
@@ -206,6 +207,18 @@ def test_a_mode_that_cannot_be_had_is_a_fault_with_its_reason(monkeypatch):
     assert "no header file" in finding.found
 
 
+def test_parts_in_the_place_of_one_graph_are_a_fault_with_its_reason(monkeypatch):
+    def refuse(body, tensors):
+        raise RuntimeError("no way to trace it")
+
+    monkeypatch.setattr(train_step, "compile_whole", refuse)
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    (finding,) = same_steps("compiled", CPU, quiet, one_graph=True)
+    assert (finding.verdict, finding.wanted) == (FAIL, "one graph")
+    assert "compiled in parts was taken: " in finding.found
+    assert "no way to trace it" in finding.found
+
+
 def test_without_a_compiler_nothing_is_claimed(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "no C++ compiler" in str(why_no_compiler(CPU))
@@ -225,9 +238,10 @@ def test_what_needs_cuda_is_not_checked_without_it():
 # Dynamo asks every tensor for its gradient, and hides the warning by means that "error" precedes
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
-def test_compiled_is_eager_on_this_machine():
+@pytest.mark.parametrize("one_graph", [False, True])
+def test_compiled_is_eager_on_this_machine(one_graph):
     said: list[str] = []
-    findings = list(same_steps("compiled", CPU, said.append))
+    findings = list(same_steps("compiled", CPU, said.append, one_graph))
     assert [finding.verdict for finding in findings] == [OK, OK, OK, OK], findings
     assert "up to a minute" in said[0]
 

@@ -248,10 +248,12 @@ def test_it_says_what_was_measured_and_what_was_not(ran):
         "2 each, in turn",
         "GFLOP an image",
         "compiled: left out; --compiled includes it",
+        "one graph: left out; --compiled includes it",
         "graph: not available here: it takes CUDA.",
+        "one graph captured: not available here: it takes CUDA.",
     ):
         assert words in ran.said
-    assert ran.found["left_out"] == ran.found["conclusions"][-2:]
+    assert ran.found["left_out"] == ran.found["conclusions"][-4:]
 
 
 def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
@@ -278,15 +280,18 @@ def test_compiled_takes_part_where_it_is_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(profile_step, "SIDE", 64)
     found = measured(tmp_path, compiled=True).found
-    assert list(found["turns"]) == [*EAGER, "compiled"]
-    assert found["entrants"]["compiled"]["calls"] is None
-    assert len(found["left_out"]) == 1
+    assert list(found["turns"]) == [*EAGER, "compiled", "one graph"]
+    for name in ("compiled", "one graph"):
+        assert found["entrants"][name]["calls"] is None
+    assert len(found["left_out"]) == 2
 
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # Inductor's own
 def test_on_cuda_all_take_part(tmp_path):
     found = measured(tmp_path, device="cuda").found
-    assert list(found["turns"]) == [*EAGER, "compiled", "graph"]
+    captured = ["graph", "one graph captured"]
+    assert list(found["turns"]) == [*EAGER, "compiled", "one graph", *captured]
     assert all(each["peak_bytes"] > 0 for each in found["entrants"].values())
-    assert found["entrants"]["graph"]["calls"] < 10 < found["entrants"]["eager auto"]["calls"]
+    for name in captured:
+        assert found["entrants"][name]["calls"] < 10 < found["entrants"]["eager auto"]["calls"]

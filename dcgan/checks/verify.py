@@ -70,6 +70,8 @@ def checks(device: torch.device, log: Log) -> list[Check]:
     same, near = "all, bit for bit", f"mean of at most {LEVELS:g} level"
     captured = "captured at the first attempt"
     compiled, graph = (partial(same_steps, mode, device, log) for mode in ("compiled", "graph"))
+    best = "compiled" if no_cuda else "graph"
+    one_graph = partial(same_steps, best, device, log, one_graph=True)
     idle, busy = (partial(capture_beside_dali, device, log, busy) for busy in (False, True))
     return [
         Check("fill = next", partial(fill_is_next, device), same),
@@ -78,6 +80,7 @@ def checks(device: torch.device, log: Log) -> list[Check]:
         Check("GPU pixels = CPU pixels", partial(gpu_pixels, device), near, no_cuda),
         Check("step resumes", partial(step_resumes, device)),
         Check("compiled = eager", compiled, obstacle=why_no_compiler(device)),
+        Check("one graph = eager", one_graph, obstacle=why_no_compiler(device)),
         Check("graph = eager", graph, obstacle=no_cuda),
         Check("capture, DALI idle", idle, captured, no_cuda),
         Check("capture, DALI busy", busy, captured, no_cuda),
@@ -103,15 +106,19 @@ def step_resumes(device: torch.device) -> Finding:
     return _below("", share, WEIGHTS, "of the way they went")
 
 
-def same_steps(mode: str, device: torch.device, log: Log) -> Iterator[Finding]:
+def same_steps(
+    mode: str, device: torch.device, log: Log, one_graph: bool = False
+) -> Iterator[Finding]:
     """Compare a mode with eager steps: both begin alike, and see the same pixels and noise."""
-    name, logged = f"{mode} = eager", list[str]()
+    name, logged = f"{'one graph' if one_graph else mode} = eager", list[str]()
     fast, eager = small_step(device), small_step(device)
     began = _weights(eager)
-    taken = fast.prepare(mode, _noting(logged, log))
-    if taken != mode:
+    taken = fast.prepare(mode, _noting(logged, log), one_graph=one_graph)
+    if (taken, fast.is_one_graph) != (mode, one_graph):
         reason = "; ".join(line for line in logged if "failed" in line) or "no reason given"
-        yield fail(f"{taken} was taken: {reason}", f"train with --step {taken}", mode)
+        found = f"{taken} in parts" if one_graph else taken
+        wanted = "one graph" if one_graph else mode
+        yield fail(f"{found} was taken: {reason}", f"train with --step {taken}", wanted)
         return
     for seed in range(STEPS):
         pixels = _pixels(seed, fast.pixels.shape).to(device)

@@ -59,8 +59,16 @@ entrant could do. Not 0: the arithmetic is to be Adam's, and its products normal
 
 TUTORIAL = "tutorial"
 
-MODES = {"eager fp32": "eager", "eager auto": "eager", "compiled": "compiled", "graph": "graph"}
-"""What takes part beside the tutorial's step, and in which mode of `WholeStep`."""
+MODES = {
+    "eager fp32": ("eager", False),
+    "eager auto": ("eager", False),
+    "compiled": ("compiled", False),
+    "one graph": ("compiled", True),
+    "graph": ("graph", False),
+    "one graph captured": ("graph", True),
+}
+"""What takes part beside the tutorial's step: the mode of `WholeStep`, and whether the update is
+compiled as one graph."""
 
 SIDES = {"cuda": 8192}
 """Sides of the square matrices whose product is timed, by type of device: they fill it."""
@@ -207,7 +215,7 @@ def make_entrants(
     build = partial(build_tutorial, config, pixels, device)
     entrants = {TUTORIAL: _enter(TUTORIAL, default, build, device)}
     left_out = []
-    for name, mode in MODES.items():
+    for name, (mode, one_graph) in MODES.items():
         if mode == "graph" and not cuda:
             left_out.append(f"{name}: not available here: it takes CUDA.")
         elif mode == "compiled" and not (cuda or options.compiled):
@@ -215,7 +223,7 @@ def make_entrants(
         else:
             asked = "fp32" if name == "eager fp32" else "auto"
             precision = choose_precision(asked, device).name
-            build = partial(build_ours, config, precision, mode, pixels, device)
+            build = partial(build_ours, config, precision, mode, pixels, device, one_graph)
             try:
                 entrants[name] = _enter(name, precision, build, device)
             except UnavailableError as reason:
@@ -248,7 +256,9 @@ def _enter(
     ready_s = time.perf_counter() - began
     step()
     peak = torch.cuda.max_memory_allocated(device) - held if cuda else None
-    calls = None if name == "compiled" else count_calls(step)
+    # Dynamo refuses to be watched; of a replay there is little to see
+    compiled = name in MODES and MODES[name][0] == "compiled"
+    calls = None if compiled else count_calls(step)
     return Entrant(step, begin, precision, ready_s, peak, calls)
 
 
@@ -282,6 +292,7 @@ def build_ours(
     mode: str,
     pixels: Sequence[torch.Tensor],
     device: torch.device,
+    one_graph: bool = False,
 ) -> tuple[Act, Act]:
     """Our step in a mode, likewise.
 
@@ -292,7 +303,8 @@ def build_ours(
     config = config.replace(precision=precision)
     step = build_step(config, *build_nets(config, device), rows)
     log: list[str] = []
-    if step.prepare(mode, log.append) != mode:
+    taken = step.prepare(mode, log.append, one_graph=one_graph)
+    if (taken, step.is_one_graph) != (mode, one_graph):
         raise UnavailableError("; ".join(log))
     batches = cycle(pixels)
 

@@ -1,0 +1,119 @@
+"""Kernels and bytes of a step on a pretended H100: `python -m tests.count_kernels`.
+
+Counted are the launches of one step at the default sizes, in bf16, as its parts are compiled and as
+one graph; computed, not measured. See `tests/pretended_gpu.py`.
+"""
+
+import argparse
+import re
+from collections import Counter
+from collections.abc import Sequence
+from unittest import mock
+
+import torch
+
+from dcgan.nets.models import Discriminator, Generator
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.step.ema import EMA
+from dcgan.step.statistics import StepRows
+from dcgan.step.train_step import WholeStep
+from tests.pretended_gpu import Kernel, Ledger, pretend
+
+VARIANTS: dict[str, tuple[bool, dict[str, object]]] = {
+    "parts": (False, {}),
+    "one graph": (True, {}),
+    "one graph, combo_kernels": (True, {"combo_kernels": True}),
+    "one graph, cooperative": (True, {"triton.cooperative_reductions": True}),
+    "one graph, cooperative, combo": (
+        True,
+        {"triton.cooperative_reductions": True, "combo_kernels": True},
+    ),
+}
+"""How each compiles: whether as one graph, and Inductor's options."""
+
+KINDS = {
+    "products": r"^(convolution|convolution_backward|mm|addmm|bmm|mv|dot)$",
+    "lists: Adam, average": r"foreach|triton_for|fused_adam|lerp",
+    "BatchNorm backward": r"batch_norm_backward",
+    "BatchNorm forward": r"batch_norm",
+    "activations alone": r"relu|tanh|threshold",
+    "casts alone": r"fused__to_copy(_(permute|t|view|_to_copy|detach))*(_\d+)?$|^eager _to_copy$",
+    "counters": r"fused_add(_copy_?)?(_\d+)?$",
+    "everything else": r"",
+}
+"""What a kernel's name tells of it: the first pattern that is found in it."""
+
+ACTIVATIONS = "BatchNorm backward", "BatchNorm forward", "activations alone"
+
+
+def kind_of(kernel: Kernel) -> str:
+    return next(kind for kind, pattern in KINDS.items() if re.search(pattern, kernel.name))
+
+
+def count(variant: str, batch: int = 128, **nets: int) -> list[Kernel]:
+    """Compile a step for the pretended GPU, do one, and return its kernels."""
+    from torch._inductor import config
+
+    as_one, options = VARIANTS[variant]
+    step, ledger = make_step(batch, **nets), Ledger()
+    said: list[str] = []
+    torch._dynamo.reset()
+    with config.patch(**options), mock.patch.object(torch, "compile", ledger.compile):
+        mode = step.prepare("compiled", said.append, one_graph=as_one)
+    assert (mode, step.is_one_graph) == ("compiled", as_one), said
+    ledger.kernels.clear()
+    with ledger:
+        step.body()
+    return ledger.kernels
+
+
+def make_step(
+    batch: int = 128, image_size: int = 64, nz: int = 100, ngf: int = 64, ndf: int = 64
+) -> WholeStep:
+    """Build a step on the CPU that computes as on a GPU: in bf16, with a rate in a tensor."""
+    generator, discriminator = Generator(image_size, nz, ngf), Discriminator(image_size, ndf)
+    for net in (generator, discriminator):
+        net.to(memory_format=torch.channels_last)
+    update = AdversarialStep(generator, discriminator, bf16=True)
+    for optimizer in (update.optimizer_d, update.optimizer_g):
+        for group in optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"])
+    shape, rows = (batch, image_size, image_size, 3), StepRows(50, torch.device("cpu"))
+    return WholeStep(
+        update, shape, nz, torch.Generator(), rows, False, EMA(generator, batch, 10_000)
+    )
+
+
+def table(kernels: Sequence[Kernel]) -> str:
+    """Return a line for each kind, and their sums."""
+    launches, moved = Counter[str](), Counter[str]()
+    for kernel in kernels:
+        launches[kind_of(kernel)] += kernel.launches
+        moved[kind_of(kernel)] += kernel.bytes
+    lines = [f"  {kind:22} {launches[kind]:4} {moved[kind] / 1e6:8,.0f} MB" for kind in KINDS]
+    activations = sum(moved[kind] for kind in ACTIVATIONS) / 1e9
+    lines.append(
+        f"  {'all':22} {launches.total():4}; BatchNorm and activations {activations:.2f} GB"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)}; default: all")
+    parser.add_argument("--names", action="store_true", help="also list every kernel")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    pretend()
+    for variant in asked.variants or VARIANTS:
+        kernels = count(variant)
+        print(f"{variant}: kernels, and bytes that compiled code moves")
+        print(table(kernels))
+        if asked.names:
+            for kernel in kernels:
+                of = f"{kind_of(kernel):22} {kernel.launches} {kernel.bytes / 1e6:7.1f} MB"
+                print(f"    {of} {kernel.name}")
+
+
+if __name__ == "__main__":
+    main()
