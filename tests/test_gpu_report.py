@@ -11,7 +11,7 @@ import torch
 from dcgan.profiling.step import build_ours, make_pixels
 from tests.gpu_report import parts
 from tests.gpu_report.__main__ import DATA, PAGE, make_parts, report, unpack
-from tests.gpu_report.kernels import by_kind, kind_of, record
+from tests.gpu_report.kernels import by_kind, kind_of, record, table
 from tests.gpu_report.parts import INTERRUPTED, NOT_REACHED, Part, carry_out
 from tests.running import ROOT, tiny
 
@@ -139,6 +139,10 @@ def test_a_steps_kernels_are_listed(device, tmp_path):
     assert len(kernels) > 50
     assert all(spent >= 0 for _, spent in kernels)
     assert sum(count for count, _ in by_kind(kernels).values()) == len(kernels)
+    lines = list(table(kernels))
+    assert lines[0].startswith(f"{len(kernels)} kernels, ")
+    longest, _ = max(kernels, key=lambda kernel: kernel[1])
+    assert longest[:110] in lines[lines.index("The longest:") + 1]
 
 
 @pytest.mark.parametrize(

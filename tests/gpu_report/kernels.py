@@ -2,6 +2,7 @@
 
 import json as json_format
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,16 @@ def record(step: Act, device: torch.device) -> Kernels:
     return [(event.name, event.time_range.elapsed_us()) for event in events]
 
 
+def table(kernels: Kernels) -> Iterator[str]:
+    """Lines for people."""
+    yield f"{len(kernels)} kernels, {sum(spent for _, spent in kernels):,.0f} µs:"
+    for kind, (count, spent) in by_kind(kernels).items():
+        yield f"{spent:9,.1f} µs {count:5}  {kind}"
+    yield "The longest:"
+    for name, spent in sorted(kernels, key=lambda kernel: -kernel[1])[:LONGEST]:
+        yield f"{spent:9,.1f} µs        {name:.110}"
+
+
 def main(json: Annotated[Path, typer.Option()]) -> None:
     """Print and write the kernels of a step with default options, on CUDA."""
     keep_compiled_code()
@@ -85,14 +96,9 @@ def main(json: Annotated[Path, typer.Option()]) -> None:
     begin, step = build_ours(config, precision, "graph", make_pixels(config, device), device)
     begin()
     kernels = record(step, device)
-    kinds = by_kind(kernels)
-    print(f"{len(kernels)} kernels, {sum(spent for _, spent in kernels):,.0f} µs, {precision}")
-    for kind, (count, spent) in kinds.items():
-        print(f"{spent:9,.1f} µs {count:5}  {kind}")
-    print("\nThe longest:")
-    for name, spent in sorted(kernels, key=lambda kernel: -kernel[1])[:LONGEST]:
-        print(f"{spent:9,.1f} µs  {name:.110}")
-    facts = {"environment": describe_environment(device), "kinds": kinds, "kernels": kernels}
+    print("\n".join(table(kernels)))
+    facts = {"environment": describe_environment(device), "precision": precision}
+    facts |= {"kinds": by_kind(kernels), "kernels": kernels}
     json.write_text(json_format.dumps(facts))
 
 
