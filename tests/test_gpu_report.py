@@ -110,6 +110,23 @@ def test_the_whole_has_a_limit(told, monkeypatch):
     assert [each["outcome"] for each in found.values()] == ["cut off after 1 s", NOT_REACHED]
 
 
+def test_the_steps_of_two_versions_stand_side_by_side(told):
+    def measured(name, **steps):
+        turns = {step: [{"step_ms": ms} for ms in taken] for step, taken in steps.items()}
+        found = json.dumps({"turns": turns})
+        return part(name, f"import sys; open(sys.argv[2], 'w').write({found!r})", json=True)
+
+    old = measured("the step of v1", graph=[3, 9, 2], eager=[5])
+    new = measured("the step", graph=[2, 1, 7], other=[1])
+    _, page = told(old, new)
+    assert [line for line in page.splitlines() if line.startswith("| graph")] == [
+        "| graph | 3.000 | 2.000 | 1.50 |"
+    ]
+    assert "| eager |" not in page
+    for one in (old, new):
+        assert "last release" not in told(one)[1]
+
+
 def test_no_folder_and_no_machine_is_named(told, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/quentin")
     monkeypatch.setattr("platform.node", lambda: "barbarella")

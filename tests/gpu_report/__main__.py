@@ -13,10 +13,11 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +33,8 @@ LEAST_SECONDS = 5
 
 RELEASE = "7d4ef05"
 """The last commit before layers had forms: what stands for the last release while no tag does."""
+
+STEP = "the step"
 
 PAGE, DATA = "gpu-report.md", "gpu-report.json"
 
@@ -69,16 +72,19 @@ def last_release() -> str:
         return RELEASE
 
 
-def make_parts(work: Path, no_gpu: str) -> list[Part]:
+def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
     """All parts, the most valuable first, after the two that draw what to measure with.
 
     Args:
         work: a folder for what they share.
         no_gpu: "", or why there is none: then sizes are small.
+        code: of the last release; None for git's.
     """
-    faces, shards, code = work / "faces", work / "shards", work / "release"
-    release = last_release()
-    missing = unpack(release, code)
+    faces, shards = work / "faces", work / "shards"
+    release, missing = "the last release", ""
+    if code is None:
+        release, code = last_release(), work / "release"
+        missing = unpack(release, code)
     count, turns, batches, nets = 2048, flags(rounds=3, seconds=0.3), [], []
     if no_gpu:
         count, turns = 128, flags(rounds=1, seconds=0)
@@ -93,9 +99,9 @@ def make_parts(work: Path, no_gpu: str) -> list[Part]:
         Part("packing", pack, 20, json=False),
         Part("tests that need a GPU", ("-m", *tests), 110, no_gpu, json=False),
         Part("dcgan-doctor --verify", ("-m", "dcgan.doctor", "--verify"), 70),
-        Part(f"the step of {release}", step, 50, missing, code=code),
+        Part(f"{STEP} of {release}", step, 50, missing, code=code),
         Part("the tuner's table", (*step, "--tune"), 60),
-        Part("the step", step, 50),
+        Part(STEP, step, 50),
         Part("loaders", ("-m", "dcgan.profile", "compare", *on_set), 75),
         Part("training", ("-m", "dcgan.profile", "train", *on_set, *nets), 45),
         Part("kernels of a replay", ("-m", "tests.gpu_report.kernels"), 30, no_gpu),
@@ -130,11 +136,14 @@ def write(results: Sequence[Result], out: Path, seconds: float) -> None:
 
 def page(results: Sequence[Result], seconds: float) -> str:
     """Markdown: the machine, a table of the parts, and what each printed."""
-    environment = next(filter(None, map(_environment, results)), {"device_name": "a GPU"})
-    lines = [f"# A report on {environment['device_name']}", "", INTRODUCTION]
-    lines += [f"- {name}: {found}" for name, found in environment.items() if name != "command"]
+    machines = (_field(each, "environment") for each in results)
+    machine: dict[str, Any] = next(filter(None, machines), {})
+    lines = [f"# A report on {machine.get('device_name', 'a GPU')}", "", INTRODUCTION]
+    facts = machine | machine.get("packages", {})
+    lines += [f"- {name}: {facts[name]}" for name in facts if name not in ("command", "packages")]
     lines += ["", f"{seconds:.0f} seconds in all:", "", "| part | outcome | s |", "|---|---|---|"]
     lines += [f"| {each.name} | {each.outcome} | {each.seconds:.0f} |" for each in results]
+    lines += ["", *compare_steps(results)]
     for each in results:
         if each.printed:
             lines += ["", f"## {each.name}: {each.outcome}", "", f"`{each.command}`", ""]
@@ -142,20 +151,38 @@ def page(results: Sequence[Result], seconds: float) -> str:
     return "\n".join([*lines, ""])
 
 
-def _environment(result: Result) -> dict[str, Any]:
-    return result.found.get("environment", {}) if isinstance(result.found, dict) else {}
+def compare_steps(results: Sequence[Result]) -> Iterator[str]:
+    """A table of milliseconds: the step of the last release, this one, and their ratio."""
+    turns = {each.name: _field(each, "turns") for each in results}
+    before = next((turns[name] for name in turns if name.startswith(f"{STEP} of ")), {})
+    here = turns.get(STEP, {})
+    if both := [name for name in before if name in here]:
+        yield from ("| step | ms, last release | ms, here | × |", "|---|---|---|---|")
+    for name in both:
+        old, new = (median(turn["step_ms"] for turn in each[name]) for each in (before, here))
+        yield f"| {name} | {old:.3f} | {new:.3f} | {old / new:.2f} |"
+
+
+def _field(result: Result, name: str) -> dict[str, Any]:
+    return result.found.get(name, {}) if isinstance(result.found, dict) else {}
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="The folder for the report's two files.")] = ROOT,
+    out: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder for the report's two files.")
+    ] = ROOT,
     minutes: Annotated[float, typer.Option(min=1, help="That all of it may take.")] = 6.0,
+    release: Annotated[
+        Path | None, typer.Option(help="The last release's code, where git has none of it.")
+    ] = None,
 ) -> None:
     """Make the report; exits with 1 if a part failed or was cut off, with 130 on Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     no_gpu = "no GPU" if OBSTACLES["gpu"]() else ""
     with tempfile.TemporaryDirectory(prefix="gpu-report-", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
-        results = report(make_parts(work, no_gpu), work, out, minutes)
+        parts = make_parts(work, no_gpu, release and release.resolve())
+        results = report(parts, work, out, minutes)
     print(f"\n{PAGE} says what it and {DATA} hold, and where to send them.")
     if results[-1].outcome == INTERRUPTED:
         raise typer.Exit(130)

@@ -97,9 +97,9 @@ def main(json: Annotated[Path, typer.Option()]) -> None:
     begin()
     kernels = record(step, device)
     print("\n".join(table(kernels)))
-    facts = {"environment": describe_environment(device), "precision": precision}
-    facts |= {"kinds": by_kind(kernels), "kernels": kernels}
-    json.write_text(json_format.dumps(facts))
+    found = {"precision": precision, "kinds": by_kind(kernels), "kernels": kernels}
+    found |= {"environment": describe_environment(device)}
+    json.write_text(json_format.dumps(found))
 
 
 if __name__ == "__main__":
