@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo pictures test test-all test-gpu bench fuzz reliability soak lint docs clean-demo
+.PHONY: demo pictures test test-all test-gpu gpu-report bench fuzz reliability soak lint docs clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -49,6 +49,10 @@ test-all: $(INSTALLED)
 test-gpu: export REQUIRE = gpu
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
+
+# Six minutes: what a GPU shows, in two files to send. Without one it is a rehearsal.
+gpu-report: $(INSTALLED)
+	$(BIN)/python -m tests.gpu_report
 
 # Before and after a change of the hot path: the loader, the step, and whether one waits for the other.
 # Small nets: it ends soon, and what a step costs beside its products is seen.

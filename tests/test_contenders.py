@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import psutil
@@ -10,12 +11,15 @@ import torch
 from PIL import Image
 
 from dcgan.profiling.contenders import (
+    HostDecoder,
     _transform,
     cached,
+    decoded_on_host,
     first_shards,
     ours,
     pack_as,
     plain_dali,
+    read_batches,
     torchvision_folder,
     webdataset_shards,
     write_images,
@@ -69,7 +73,7 @@ def images(contender, batches=COUNT // BATCH):
     """The next images, (N, S, S, 3) in levels; floats are brought back."""
     taken = within(60, lambda: [next(contender.batches) for _ in range(batches)])
     pixels = torch.cat([to_uint8(x) if x.is_floating_point() else x for x in taken])
-    return pixels.numpy().astype(int)
+    return pixels.cpu().numpy().astype(int)
 
 
 def assert_same_images(found, wanted, mean):
@@ -136,6 +140,23 @@ def test_each_form_of_the_set_shows_the_same_images(kind, dtype, packed, referen
     images(contender, COUNT // BATCH - begun)
     assert_same_images(images(contender), reference, mean=2 if kind == "jpeg" else 0)
     contender.close()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_decoding_on_the_host_gives_the_pixels_of_a_cpu(device, shards, reference):
+    require("dali")
+    conditions = replace(CONDITIONS, device=torch.device(device))
+    contenders = list(decoded_on_host(shards, conditions))
+    assert [each.name.split()[4] for each in contenders] == ["dali-cpu", "threads"]
+    for contender in contenders:
+        assert np.array_equal(images(contender), reference)
+        batch = next(contender.batches)
+        assert (batch.shape, batch.dtype, batch.device.type) == (PIXELS, torch.uint8, device)
+        contender.close()
+    decoder = HostDecoder(shards, conditions)
+    (pixels,) = decoder.decode(islice(read_batches(shards, conditions), 1))
+    assert pixels.is_pinned() == (device == "cuda")
+    decoder.close()
 
 
 def test_a_crop_of_the_sets_own_is_what_all_see(tmp_path):

@@ -14,6 +14,7 @@ from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import TEMPORARY, Bench
 from dcgan.profiling.contenders import (
     cached,
+    decoded_on_host,
     ours,
     pack_as,
     plain_dali,
@@ -114,6 +115,8 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
             yield plain_dali(DALI, shards, conditions)
     for name, form in forms.items():
         yield ours(f"{stored}, {name}", shards, form)
+    if store != "raw" and conditions.device.type == "cuda":
+        yield from decoded_on_host(shards, conditions)
     if store != "raw":
         size = conditions.image_size
         raw = pack_as("raw", shards, images, size, folder / "raw", conditions.threads)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
 from pipeline.images.pixels import MEAN, STD
 from pipeline.loading.cache import ResidentCache
-from pipeline.loading.decoders import BATCHES_AHEAD, Decoder
-from pipeline.loading.loader import READY, Loader
+from pipeline.loading.decoders import BATCHES_AHEAD, Decoder, ThreadDecoder
+from pipeline.loading.loader import READY, Loader, open_decoder
 from pipeline.loading.open import place_cache
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
@@ -54,6 +55,44 @@ def ours(
     loader = Loader(shards, conditions, decoder)
     ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
     return Contender(name, loader, conditions.batch_size, ahead, loader.close, loader.description)
+
+
+class HostDecoder(Decoder):
+    """What decodes for a CPU, into memory that a GPU copies from while the host goes on.
+
+    Pinning copies the pixels once more, a megabyte and a half in a batch of 128 small images
+    (docs.pytorch.org/docs/stable/notes/cuda.html, "Use pinned memory buffers").
+
+    Args:
+        shards: a set of JPEGs.
+        options: of the loader.
+    """
+
+    def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
+        self._pinned = options.device.type == "cuda"
+        self._decoder = open_decoder(shards, replace(options, device=torch.device("cpu")))
+        self.name, self.description = self._decoder.name, self._decoder.description
+
+    def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
+        with closing(self._decoder.decode(encoded)) as batches:
+            for batch in batches:
+                yield batch.pin_memory() if self._pinned else batch
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
+def decoded_on_host(shards: ShardSet, conditions: LoaderOptions) -> Iterator[Contender]:
+    """Our loader with a CPU's decoders, whose pixels are copied to the device.
+
+    DALI decodes in several threads and one resizes what they give; each of our own does both.
+    """
+    threads = replace(conditions, device=torch.device("cpu")).threads
+    options = replace(conditions, dtype=torch.uint8, workers=threads)
+    decoders = HostDecoder(shards, options), ThreadDecoder(shards, options)
+    for decoder in {each.name: each for each in decoders}.values():  # one and the same without DALI
+        name = f"decoded on the host, {decoder.name} × {threads}, uint8"
+        yield ours(name, shards, options, decoder)
 
 
 def read_batches(
