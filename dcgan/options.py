@@ -496,6 +496,14 @@ class MeasuringStep(Measuring):
             flag="--compiled",
         ),
     ] = False
+    tune: Annotated[
+        bool,
+        Option(
+            "Time every form of every layer, and print the table; on CUDA, replace what is stored.",
+            MEASURING,
+            flag="--tune",
+        ),
+    ] = False
 
 
 # Commands on runs and machines

@@ -34,6 +34,8 @@ from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.options import TrainConfig
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code
+from dcgan.step.tuner import operands
+from dcgan.step.tuning import Layer, Tuning
 from dcgan.training.build import build_nets, build_step
 from pipeline.loading.batches import Batches
 
@@ -55,6 +57,12 @@ AVERAGE = 0.5
 """Distance between the two ways from the average to its net, as a share of the eager step's. A rate
 that a graph repeats as it was captured gives 1 or more; weights that just pass as alike, 0.2."""
 
+EXACT = 1e-14
+"""Difference of sums of the same float64 products in another order, of the largest number."""
+
+JOINT = 1e-11
+"""Relative difference of gradients that went through several layers, in float64."""
+
 SETTLING = 1.0
 """Seconds in which a loader fills its queues, and then waits."""
 
@@ -70,6 +78,7 @@ def checks(device: torch.device, log: Log) -> list[Check]:
     same, near = "all, bit for bit", f"mean of at most {LEVELS:g} level"
     captured = "captured at the first attempt"
     compiled, graph = (partial(same_steps, mode, device, log) for mode in ("compiled", "graph"))
+    no_float64 = "the device has no float64" if device.type == "mps" else None
     best = "compiled" if no_cuda else "graph"
     one_graph = partial(same_steps, best, device, log, one_graph=True)
     idle, busy = (partial(capture_beside_dali, device, log, busy) for busy in (False, True))
@@ -79,6 +88,8 @@ def checks(device: torch.device, log: Log) -> list[Check]:
         Check("loader resumes", partial(loader_resumes, device), same),
         Check("GPU pixels = CPU pixels", partial(gpu_pixels, device), near, no_cuda),
         Check("step resumes", partial(step_resumes, device)),
+        Check("forms = library", partial(forms_are_equal, device), obstacle=no_float64),
+        Check("joint pass = two passes", partial(joint_is_two, device), obstacle=no_float64),
         Check("compiled = eager", compiled, obstacle=why_no_compiler(device)),
         Check("one graph = eager", one_graph, obstacle=why_no_compiler(device)),
         Check("graph = eager", graph, obstacle=no_cuda),
@@ -106,6 +117,44 @@ def step_resumes(device: torch.device) -> Finding:
     return _below("", share, WEIGHTS, "of the way they went")
 
 
+def forms_are_equal(device: torch.device) -> Finding:
+    """Compare every form of every product with the library's, on small odd shapes."""
+    farthest: dict[str, float] = {}
+    for channels, features, side in ((3, 8, 8), (16, 5, 12), (7, 3, 4)):
+        for layer in (
+            Layer((channels, side, side), (features, side // 2, side // 2)),
+            Layer((channels, 4, 4), (features, 1, 1)),
+        ):
+            for product, forms in layer.forms().items():
+                given = operands(layer, product, 3, torch.float64, device)
+                truth = forms["library"](*given)
+                for name, form in forms.items():
+                    apart = float((form(*given) - truth).abs().max() / truth.abs().max())
+                    known = f"{product}: {name}"
+                    farthest[known] = max(apart, farthest.get(known, 0.0))
+    name = max(farthest, key=farthest.__getitem__)
+    return _below("", farthest[name], EXACT, f"by {name}, of {len(farthest)} forms")
+
+
+def joint_is_two(device: torch.device) -> Finding:
+    """Compare D's gradients of real and generated images in one batch with those in two."""
+    gradients = []
+    for joint in (False, True):
+        update = small_step(device).update
+        update.joint = joint
+        for net in (update.generator, update.discriminator):
+            net.double()
+        draw = torch.Generator(device).manual_seed(0)
+        shape = (BATCH, 3, 32, 32)
+        real = torch.rand(shape, generator=draw, device=device, dtype=torch.float64) * 2 - 1
+        noise = torch.randn(BATCH, 16, 1, 1, generator=draw, device=device, dtype=torch.float64)
+        update(real, noise)
+        found = [each.grad for each in update.discriminator.parameters()]
+        gradients.append(torch.cat([each.flatten() for each in found if each is not None]))
+    two, one = gradients
+    return _below("", float((one - two).norm() / two.norm()), JOINT, "of the gradients")
+
+
 def same_steps(
     mode: str, device: torch.device, log: Log, one_graph: bool = False
 ) -> Iterator[Finding]:
@@ -113,12 +162,12 @@ def same_steps(
     name, logged = f"{'one graph' if one_graph else mode} = eager", list[str]()
     fast, eager = small_step(device), small_step(device)
     began = _weights(eager)
-    taken = fast.prepare(mode, _noting(logged, log), one_graph=one_graph)
+    taken = fast.prepare(mode, _noting(logged, log), tuning=Tuning(one_graph=one_graph))
     if (taken, fast.is_one_graph) != (mode, one_graph):
         reason = "; ".join(line for line in logged if "failed" in line) or "no reason given"
         found = f"{taken} in parts" if one_graph else taken
-        wanted = "one graph" if one_graph else mode
-        yield fail(f"{found} was taken: {reason}", f"train with --step {taken}", wanted)
+        instead = "--tune off" if one_graph else f"--step {taken}"
+        yield fail(f"{found} was taken: {reason}", f"train with {instead}", name)
         return
     for seed in range(STEPS):
         pixels = _pixels(seed, fast.pixels.shape).to(device)

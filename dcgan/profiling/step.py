@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan.cli import tell_progress
 from dcgan.options import MeasuringStep, TrainConfig
+from dcgan.profiling import forms
 from dcgan.profiling.measuring import (
     CpuClock,
     Spread,
@@ -36,7 +37,10 @@ from dcgan.rundir.environment import pick_device
 from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import keep_compiled_code
-from dcgan.training.build import build_nets, build_step
+from dcgan.step.tuner import CpuTimer
+from dcgan.step.tuning import UNTUNED, Tuning
+from dcgan.training.build import build_nets, build_step, ready_step
+from dcgan.training.tuned import Found, choose_tuning, measure, stored_or_measured
 from pipeline.images.pixels import to_signed
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
@@ -59,16 +63,16 @@ entrant could do. Not 0: the arithmetic is to be Adam's, and its products normal
 
 TUTORIAL = "tutorial"
 
-MODES = {
-    "eager fp32": ("eager", False),
-    "eager auto": ("eager", False),
-    "compiled": ("compiled", False),
-    "one graph": ("compiled", True),
-    "graph": ("graph", False),
-    "one graph captured": ("graph", True),
+MODES: dict[str, tuple[str, Tuning | None]] = {
+    "eager fp32": ("eager", None),
+    "eager auto": ("eager", None),
+    "compiled": ("compiled", UNTUNED),
+    "one graph": ("compiled", Tuning(one_graph=True)),
+    "graph": ("graph", None),
+    "graph untuned": ("graph", UNTUNED),
 }
-"""What takes part beside the tutorial's step: the mode of `WholeStep`, and whether the update is
-compiled as one graph."""
+"""What takes part beside the tutorial's step: the mode of `WholeStep`, and its tuning; None for the
+one that `dcgan-train` takes here."""
 
 SIDES = {"cuda": 8192}
 """Sides of the square matrices whose product is timed, by type of device: they fill it."""
@@ -122,6 +126,7 @@ def profile(options: MeasuringStep) -> None:
     """Measure every step that can be had here, in turn."""
     limit_torch_threads()
     device = pick_device(options.device)
+    found = tune(options, device)
     entrants, left_out = make_entrants(options, device)
     flops = {
         whose: count_flops(entrants[name].step) / options.batch_size
@@ -176,8 +181,12 @@ def profile(options: MeasuringStep) -> None:
             f" {flops['ours'] / 1e9:.4g} in ours",
             "peak": f"{best} GFLOP/s: the fastest product of two {side}×{side} matrices",
         },
-        [make_table(time_rows), make_table(cost_rows)],
-        [conclude(faster, less_cpu), *left_out],
+        [make_table(time_rows), make_table(cost_rows), *(forms.tabulate(found) if found else [])],
+        [
+            conclude(faster, less_cpu),
+            *([forms.conclude(found, device)] if found else []),
+            *left_out,
+        ],
         [Bars("A step", "ms", spreads(ms)), Bars("Its CPU time", "ms", spreads(cpu))],
         {
             "flops_per_image": flops,
@@ -190,9 +199,32 @@ def profile(options: MeasuringStep) -> None:
             "turns": turns,
             "wall_ratios": faster,
             "cpu_ratios": less_cpu,
+            "tuning": found and asdict(found) | {"tuning": found.tuning.model_dump()},
         },
     )
     publish(report, options)
+
+
+def tune(options: MeasuringStep, device: torch.device) -> Found | None:
+    """Time the forms of the layers, if that is asked for; on CUDA, at least read what is stored."""
+    cuda = device.type == "cuda"
+    if not (cuda or options.tune):
+        return None
+    if cuda:
+        keep_compiled_code()
+    config = _config(options).replace(precision=choose_precision("auto", device).name)
+    set_matrix_format(config.precision, device)
+    update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
+    make = partial(ready_step, config, device)
+    if cuda:
+        return stored_or_measured(config, update, make, tell_progress, again=options.tune)
+    tell_progress("timing the forms of the layers")
+    return measure(config, update, make, (CpuTimer(), CpuTimer()), options.rounds)
+
+
+def _config(options: MeasuringStep) -> TrainConfig:
+    same = {"batch_size", "image_size", "channels", "nz", "ngf", "ndf"}
+    return TrainConfig(shards="synthetic", lr=LR, **options.model_dump(include=same))
 
 
 # The entrants
@@ -202,8 +234,7 @@ def make_entrants(
     options: MeasuringStep, device: torch.device
 ) -> tuple[dict[str, Entrant], list[str]]:
     """All that can be had here, ready, by name; and a line about each that cannot."""
-    same = {"batch_size", "image_size", "channels", "nz", "ngf", "ndf"}
-    config = TrainConfig(shards="synthetic", lr=LR, **options.model_dump(include=same))
+    config = _config(options)
     cuda = device.type == "cuda"
     if options.compiled or cuda:
         keep_compiled_code()  # before the first optimiser, which is the tutorial's
@@ -215,7 +246,7 @@ def make_entrants(
     build = partial(build_tutorial, config, pixels, device)
     entrants = {TUTORIAL: _enter(TUTORIAL, default, build, device)}
     left_out = []
-    for name, (mode, one_graph) in MODES.items():
+    for name, (mode, tuning) in MODES.items():
         if mode == "graph" and not cuda:
             left_out.append(f"{name}: not available here: it takes CUDA.")
         elif mode == "compiled" and not (cuda or options.compiled):
@@ -223,7 +254,7 @@ def make_entrants(
         else:
             asked = "fp32" if name == "eager fp32" else "auto"
             precision = choose_precision(asked, device).name
-            build = partial(build_ours, config, precision, mode, pixels, device, one_graph)
+            build = partial(build_ours, config, precision, mode, pixels, device, tuning)
             try:
                 entrants[name] = _enter(name, precision, build, device)
             except UnavailableError as reason:
@@ -292,9 +323,9 @@ def build_ours(
     mode: str,
     pixels: Sequence[torch.Tensor],
     device: torch.device,
-    one_graph: bool = False,
+    tuning: Tuning | None,
 ) -> tuple[Act, Act]:
-    """Our step in a mode, likewise.
+    """Our step in a mode, likewise; with `tuning`, or if it is None, as `dcgan-train` tunes it.
 
     Raises:
         UnavailableError: the mode cannot be had.
@@ -302,9 +333,12 @@ def build_ours(
     rows = StepRows(ROWS, device)
     config = config.replace(precision=precision)
     step = build_step(config, *build_nets(config, device), rows)
+    if tuning is None:
+        make = partial(ready_step, config, device)
+        tuning = choose_tuning(config, step.update, mode, False, make, tell_progress)
     log: list[str] = []
-    taken = step.prepare(mode, log.append, one_graph=one_graph)
-    if (taken, step.is_one_graph) != (mode, one_graph):
+    taken = step.prepare(mode, log.append, tuning=tuning)
+    if (taken, step.is_one_graph) != (mode, tuning.one_graph):
         raise UnavailableError("; ".join(log))
     batches = cycle(pixels)
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
+from dcgan.cli import tell_progress
 from dcgan.options import MeasuringTraining, TrainConfig
 from dcgan.profiling.bench import Bench
 from dcgan.profiling.contenders import cached, ours
@@ -33,8 +34,9 @@ from dcgan.profiling.report import Bars, Report, cells, make_table, publish, sho
 from dcgan.step.precision import choose_precision
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
-from dcgan.training.build import build_nets, build_step
+from dcgan.training.build import build_nets, build_step, ready_step
 from dcgan.training.clock import Clock
+from dcgan.training.tuned import choose_tuning
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
@@ -127,7 +129,10 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         step.rows.place.zero_()  # nobody reads them
         return step(pixels)
 
-    return update, f"{step.prepare(mode.name, lambda line: None)}, {precision.name}"
+    make = partial(ready_step, config, device)
+    tuning = choose_tuning(config, step.update, mode.name, False, make, tell_progress)
+    taken = step.prepare(mode.name, lambda line: None, tuning=tuning)
+    return update, f"{taken}, {precision.name}"
 
 
 def _free(options: LoaderOptions) -> Contender:

@@ -7,6 +7,7 @@ every round, and only if its results are as near to the truth as the library's.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -87,11 +88,11 @@ def tune_layers(
     rows = []
     for layer, same in names.items():
         for product, forms in layer.forms().items():
-            operands = _operands(layer, product, batch, dtype, device)
-            few = _operands(layer, product, CHECKED_IMAGES, dtype, device)
+            given = operands(layer, product, batch, dtype, device)
+            few = operands(layer, product, CHECKED_IMAGES, dtype, device)
             obstacles = {form: obstacle(forms, form, few) for form in forms}
             acts = {
-                form: _act(forms[form], operands, device)
+                form: _act(forms[form], given, device)
                 for form, found in obstacles.items()
                 if found is None
             }
@@ -136,7 +137,7 @@ def obstacle(
     return None
 
 
-def _operands(
+def operands(
     layer: Layer, product: str, batch: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the operands of a product, in channels_last."""
@@ -288,15 +289,22 @@ def pick(times: Mapping[str, list[float]], reference: str) -> str:
 class CpuTimer:
     """Times calls by the CPU seconds of the process, which other processes disturb less."""
 
+    LEAST = 0.05
+    """Seconds of a turn, because threads that wait for each other spin for up to some ms."""
+
     def __init__(self) -> None:
-        self._warm = set[str]()
+        self._repeats: dict[str, int] = {}
 
     def __call__(self, name: str, act: Act) -> float:
-        if name not in self._warm:
+        if name not in self._repeats:
             act()
-            self._warm.add(name)
+            self._repeats[name] = math.ceil(self.LEAST / max(self._seconds(act, 1), 1e-6))
+        return self._seconds(act, self._repeats[name]) / self._repeats[name]
+
+    def _seconds(self, act: Act, times: int) -> float:
         began = time.process_time()
-        act()
+        for _ in range(times):
+            act()
         return time.process_time() - began
 
 

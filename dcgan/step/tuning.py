@@ -108,7 +108,7 @@ class Tuning(BaseModel):
         words += [f"cuDNN trials {self.cudnn_trials or 'all'}"] * (
             self.cudnn_trials != CUDNN_TRIALS
         )
-        return ", ".join(words) or "the library's forms"
+        return ", ".join(words) or "no change"
 
 
 UNTUNED = Tuning()

@@ -93,13 +93,25 @@ def choose_tuning(
 
 
 def stored_or_measured(
-    config: TrainConfig, update: AdversarialStep, make: Callable[[Tuning], Act], log: Log
+    config: TrainConfig,
+    update: AdversarialStep,
+    make: Callable[[Tuning], Act],
+    log: Log,
+    again: bool = False,
 ) -> Found:
-    """Read what was measured for these nets on this CUDA device, or measure it now."""
+    """Read what was measured for these nets on this CUDA device, or measure it now.
+
+    Args:
+        config: the options, resolved.
+        update: the step; its nets are on their device.
+        make: builds a step that is ready to run, for `tune_step`.
+        log: called with a line about whatever takes long or is ignored.
+        again: whether to measure in any case.
+    """
     device = next(update.generator.parameters()).device
     key = _key(config, device)
     path = cache_folder() / "tuning" / f"{digest(key.encode())[:32]}.json"
-    found = _read(path, key, log)
+    found = None if again else _read(path, key, log)
     if found is None:
         name = torch.cuda.get_device_name(device)
         log(f"tuning   the first start with these nets on {name}: minutes; --tune off does without")
