@@ -37,10 +37,9 @@ from dcgan.rundir.environment import pick_device
 from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import keep_compiled_code
-from dcgan.step.tuner import CpuTimer
 from dcgan.step.tuning import UNTUNED, Tuning
 from dcgan.training.build import build_nets, build_step, ready_step
-from dcgan.training.tuned import Found, choose_tuning, measure, stored_or_measured
+from dcgan.training.tuned import Found, choose_tuning, measure, stored_or_measured, timers
 from pipeline.images.pixels import to_signed
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
@@ -219,7 +218,7 @@ def tune(options: MeasuringStep, device: torch.device) -> Found | None:
     if cuda:
         return stored_or_measured(config, update, make, tell_progress, again=options.tune)
     tell_progress("timing the forms of the layers")
-    return measure(config, update, make, (CpuTimer(), CpuTimer()), options.rounds)
+    return measure(config, update, make, timers(device), options.rounds)
 
 
 def _config(options: MeasuringStep) -> TrainConfig:

@@ -21,6 +21,7 @@ from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.tuner import (
     ROUNDS,
     Act,
+    CpuTimer,
     CudaTimer,
     Lever,
     Row,
@@ -99,7 +100,7 @@ def stored_or_measured(
     log: Log,
     again: bool = False,
 ) -> Found:
-    """Read what was measured for these nets on this CUDA device, or measure it now.
+    """Read what was measured for these nets on this device, or measure it now.
 
     Args:
         config: the options, resolved.
@@ -113,15 +114,20 @@ def stored_or_measured(
     path = cache_folder() / "tuning" / f"{digest(key.encode())[:32]}.json"
     found = None if again else _read(path, key, log)
     if found is None:
-        name = torch.cuda.get_device_name(device)
-        log(f"tuning   the first start with these nets on {name}: minutes; --tune off does without")
-        timers = CudaTimer(capture=True), CudaTimer(capture=False)
-        found = measure(config, update, make, timers)
+        log("tuning   the first start with these nets here: minutes; --tune off does without")
+        found = measure(config, update, make, timers(device))
         with contextlib.suppress(OSError):  # a full disk or a locked home costs time, nothing else
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps({"key": key}).encode() + b"\n" + _FOUND.dump_json(found))
     log(f"tuning   {describe(found)}")
     return found
+
+
+def timers(device: torch.device) -> tuple[Timer, Timer]:
+    """Return the timers of products and of steps."""
+    if device.type == "cuda":
+        return CudaTimer(capture=True), CudaTimer(capture=False)
+    return CpuTimer(), CpuTimer()
 
 
 def measure(
@@ -171,7 +177,7 @@ def _key(config: TrainConfig, device: torch.device) -> str:
         "version": VERSION,
         "torch": torch.__version__,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "device": torch.cuda.get_device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "average": bool(config.ema_nimg),
     }
     return json.dumps(versions | sizes, sort_keys=True)

@@ -1,0 +1,224 @@
+"""The tuner under clocks that pretend, and what becomes of its choice."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dcgan.nets.forms import HALVING, Forms
+from dcgan.options import TrainConfig
+from dcgan.step import tuner
+from dcgan.step.tuner import choose_forms, tune_layers, tune_step
+from dcgan.step.tuning import Layer, Tuning, for_cpu, library, measure_layers
+from dcgan.training import tuned
+from dcgan.training.build import build_nets, build_step, ready_step
+from dcgan.training.tuned import choose_tuning, stored_or_measured
+from tests.running import TINY, train
+from tests.steps import NZ, whole_step
+
+CPU = torch.device("cpu")
+LAYERS = {"a": Layer((3, 8, 8), (4, 4, 4)), "b": Layer((8, 4, 4), (4, 1, 1))}
+
+
+class Clock:
+    """Says that whatever has one of the words in its name is the fastest, and a little noise."""
+
+    def __init__(self, *fast: str) -> None:
+        self.fast, self.turn = fast, 0
+
+    def __call__(self, name: str, act: Callable[[], object]) -> float:
+        act()
+        self.turn += 1
+        return (1.0 if any(word in name for word in self.fast) else 2.0) + self.turn % 3 / 10
+
+
+def rows(clock: Callable[..., float], dtype: torch.dtype = torch.float32) -> list[tuner.Row]:
+    return tune_layers(LAYERS, 2, dtype, CPU, clock, rounds=3)
+
+
+# Forms
+
+
+def test_the_fastest_forms_are_taken_each_product_for_itself():
+    found = choose_forms(rows(Clock("up blocks", "weights im2col")))
+    assert found == {"a": Forms("library", "blocks", "im2col"), "b": Forms(weights="im2col")}
+
+
+def test_without_a_gain_in_every_round_the_librarys_stays():
+    turns = iter(range(1000))
+    noisy = lambda name, act: 1.0 if next(turns) % 4 else 9.0  # noqa: E731
+    assert choose_forms(rows(noisy)) == {"a": Forms(), "b": Forms()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_form_that_is_wrong_or_fails_is_left_out_with_the_reason(monkeypatch, dtype):
+    def fails(*operands):
+        raise RuntimeError("no room on this device")
+
+    right = HALVING.down["blocks"]
+    monkeypatch.setitem(HALVING.down, "blocks", lambda *of: 1.02 * right(*of))
+    monkeypatch.setitem(HALVING.down, "im2col", fails)
+    found = {row.form: row for row in rows(Clock("down"), dtype) if row.product == "down"}
+    assert not any(found[form].taken or found[form].seconds for form in ("blocks", "im2col"))
+    assert "wrong" in found["blocks"].obstacle
+    assert found["im2col"].obstacle == "no room on this device"
+
+
+# Levers
+
+
+def steps_of(statistics):
+    """Make steps that return statistics by lever; an exception is raised."""
+
+    def make(tuning):
+        name = "one graph" if tuning.one_graph else "joint" if tuning.joint else "plain"
+        found = statistics[name]
+        if isinstance(found, Exception):
+            raise found
+        return lambda: torch.full((5,), found)
+
+    return make
+
+
+CHANGES = {"joint": {"joint": True}, "one graph": {"one_graph": True}}
+
+
+def test_a_lever_that_gains_is_kept_for_the_next():
+    steps = steps_of({"plain": 1.0, "joint": 1.0001, "one graph": 1.0})
+    tuning, levers = tune_step(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
+    assert tuning == Tuning(joint=True, one_graph=True)
+    assert [lever.taken for lever in levers] == [True, True]
+
+
+def test_a_lever_that_fails_or_computes_something_else_is_left_out():
+    steps = steps_of({"plain": 1.0, "joint": 1.01, "one graph": RuntimeError("out of memory")})
+    tuning, levers = tune_step(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
+    assert tuning == Tuning()
+    assert "wrong" in levers[0].obstacle
+    assert levers[1].obstacle == "out of memory"
+
+
+def test_levers_end_when_compiling_has_taken_long_enough():
+    steps = steps_of({"plain": 1.0, "joint": 1.0, "one graph": 1.0})
+    _, levers = tune_step(steps, CHANGES, "fp32", Clock("joint"), 3, compiling_seconds=-1.0)
+    assert all("not tried" in lever.obstacle for lever in levers)
+
+
+# What is stored
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+    """Calls `stored_or_measured` under a clock that prefers blocks; gives the tuning and the log."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = TrainConfig(
+        shards="synthetic", image_size=32, batch_size=2, nz=4, ngf=2, ndf=2, precision="fp32"
+    )
+    update = build_step(config, *build_nets(config, CPU), tuner_rows()).update
+
+    def call(clock):
+        monkeypatch.setattr(tuned, "timers", lambda device: (clock, clock))
+        log: list[str] = []
+        make = lambda tuning: ready_step(config, CPU, tuning)  # noqa: E731
+        return stored_or_measured(config, update, make, log.append).tuning, log
+
+    call.folder = tmp_path / "dcgan-shards" / "tuning"
+    return call
+
+
+def tuner_rows():
+    from dcgan.step.statistics import StepRows
+
+    return StepRows(1, CPU)
+
+
+def unusable(name, act):
+    raise AssertionError("measured again")
+
+
+def test_the_first_start_measures_and_the_next_reads(stored):
+    tuning, log = stored(Clock("up blocks", "forms"))
+    assert tuning.layers["D.main.2"] == Forms(up="blocks")
+    assert "first start" in log[0]
+    again, log = stored(unusable)
+    assert again == tuning
+    assert len(log) == 1
+
+
+@pytest.mark.parametrize("harm", ["cut", "other form", "other key"])
+def test_a_choice_that_cannot_be_used_is_measured_anew_and_said(stored, harm):
+    stored(Clock("up blocks", "forms"))
+    (path,) = stored.folder.iterdir()
+    text = path.read_text()
+    harmed = {
+        "cut": text[: len(text) // 2],
+        "other form": text.replace('"blocks"', '"triangles"'),
+        "other key": text.replace("torch", "tvrch", 1),
+    }
+    path.write_text(harmed[harm])
+    tuning, log = stored(Clock("up im2col", "forms"))
+    assert tuning.layers["D.main.2"].up == "im2col"
+    assert "cannot be used" in log[0]
+    assert stored(unusable)[0] == tuning
+
+
+def test_an_interrupted_tuner_leaves_nothing_behind(stored):
+    def interrupt(name, act):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stored(interrupt)
+    assert not stored.folder.exists()
+
+
+# A run's choice
+
+
+def test_a_run_keeps_its_choice_to_the_bit(tmp_path, monkeypatch):
+    """Under a clock that preferred odd forms: the run that resumes asks no clock."""
+
+    def odd(layers, precision):
+        clock = Clock("down blocks", "up subpixel", "weights im2col")
+        return Tuning(layers=choose_forms(tune_layers(layers, 2, torch.float32, CPU, clock, 1)))
+
+    options = TINY | {"shards": "synthetic", "precision": "fp32"}
+    with monkeypatch.context() as patched:
+        patched.setattr(tuned, "for_cpu", odd)
+        train(run=tmp_path / "whole", **options | {"max_steps": 6})
+        train(run=tmp_path / "parts", **options | {"max_steps": 3})
+    train(run=tmp_path / "plain", **options | {"max_steps": 6})
+    train(run=tmp_path / "parts", **options | {"max_steps": 6})
+    nets = {
+        name: (tmp_path / name / "netG.pt").read_bytes() for name in ("whole", "parts", "plain")
+    }
+    assert nets["parts"] == nets["whole"] != nets["plain"]
+    chosen = json.loads((tmp_path / "parts" / "config.json").read_text())["tuning"]["layers"]
+    assert chosen["D.main.2"] == ["blocks", "subpixel", "im2col"]
+
+
+def choice(**options):
+    config = TrainConfig(shards="synthetic", precision="fp32", image_size=32, nz=NZ, **options)
+    log: list[str] = []
+    resumed = config.tuning is not None
+    return choose_tuning(config, whole_step().update, "eager", resumed, unusable, log.append), log
+
+
+def test_off_takes_the_librarys_forms_where_they_can_be_compiled():
+    tuning, _ = choice(tune="off")
+    layers = measure_layers(whole_step().update, NZ, (3, 32, 32))
+    assert tuning == library(layers)
+    assert set(tuning.layers.values()) == {Forms()}
+    assert "G.main.0" not in tuning.layers
+
+
+def test_a_runs_choice_of_another_version_is_replaced_and_said():
+    tuning, log = choice(tuning={"layers": {"D.main.0": ["spiral", "library", "library"]}})
+    assert tuning == choice()[0]
+    assert "another version" in log[0]
+
+
+def test_a_cpus_choice_is_a_table_without_a_clock():
+    layers = measure_layers(whole_step().update, NZ, (3, 32, 32))
+    assert for_cpu(layers, "fp32") == for_cpu(layers, "fp32")
+    assert for_cpu(layers, "no such precision") == Tuning()
