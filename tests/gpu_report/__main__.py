@@ -92,13 +92,14 @@ def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
         nets = flags(**{name: TINY[name] for name in ("ngf", "ndf")})
     pack = ("tools/make_shards.py", faces, "--out", shards, "--per-shard", count // 4)
     tests = ("pytest", "-m", "gpu", "--quiet", "--durations=10", "--continue-on-collection-errors")
+    doctor = ("-m", "dcgan.doctor", "--verify", "--shards", shards)
     step = ("-m", "dcgan.profile", "step", *turns, *batches, *nets)
     on_set = ("--shards", shards, *turns, *batches)
     return [
         Part("drawing", ("tools/make_demo_faces.py", faces, "--count", count), 40, json=False),
         Part("packing", pack, 20, json=False),
         Part("tests that need a GPU", ("-m", *tests), 110, no_gpu, json=False),
-        Part("dcgan-doctor --verify", ("-m", "dcgan.doctor", "--verify"), 70),
+        Part("dcgan-doctor --verify", doctor, 70),
         Part(f"{STEP} of {release}", step, 50, missing, code=code),
         Part("the tuner's table", (*step, "--tune"), 60),
         Part(STEP, step, 50),
