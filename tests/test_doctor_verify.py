@@ -20,7 +20,16 @@ from dcgan.checks.data import (
     work_set,
 )
 from dcgan.checks.findings import Finding, Verdict, examine
-from dcgan.checks.verify import capture_beside, same_steps, small_step, why_no_compiler
+from dcgan.checks.verify import (
+    capture_beside,
+    forms_are_equal,
+    joint_is_two,
+    same_steps,
+    small_step,
+    why_no_compiler,
+)
+from dcgan.nets.batch_norm import BatchNorm2d
+from dcgan.nets.forms import HALVING
 from dcgan.step import train_step
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import ResidentCache
@@ -139,11 +148,30 @@ class _Kept(Batches):
 # The step
 
 
+def test_forms_and_the_joint_pass_are_equal_here():
+    for finding in (forms_are_equal(CPU), joint_is_two(CPU)):
+        assert finding.verdict is OK, finding
+
+
+def test_a_wrong_form_is_caught(monkeypatch):
+    right = HALVING.up["subpixel"]
+    monkeypatch.setitem(HALVING.up, "subpixel", lambda *of: right(*of) * (1 + 1e-12))
+    finding = forms_are_equal(CPU)
+    assert finding.verdict is FAIL
+    assert "up: subpixel" in finding.found
+
+
+def test_a_joint_pass_that_mixes_statistics_is_caught(monkeypatch):
+    forward = BatchNorm2d.forward
+    monkeypatch.setattr(BatchNorm2d, "forward", lambda self, maps, batches=1: forward(self, maps))
+    assert joint_is_two(CPU).verdict is FAIL
+
+
 def steps_beside(monkeypatch, change=lambda step: None) -> list[Finding]:
     """Compare two eager steps, of which the first is changed when it is prepared."""
 
-    def prepare(self, mode, say, one_graph):
-        self.is_one_graph = one_graph
+    def prepare(self, mode, say, tuning):
+        self.is_one_graph = tuning.one_graph
         change(self)
         return mode
 
@@ -214,7 +242,7 @@ def test_parts_in_the_place_of_one_graph_are_a_fault_with_its_reason(monkeypatch
     monkeypatch.setattr(train_step, "compile_whole", refuse)
     monkeypatch.setattr(torch, "compile", lambda part, **options: part)
     (finding,) = same_steps("compiled", CPU, quiet, one_graph=True)
-    assert (finding.verdict, finding.wanted) == (FAIL, "one graph")
+    assert (finding.verdict, finding.wanted) == (FAIL, "one graph = eager")
     assert "compiled in parts was taken: " in finding.found
     assert "no way to trace it" in finding.found
 

@@ -250,7 +250,7 @@ def test_it_says_what_was_measured_and_what_was_not(ran):
         "compiled: left out; --compiled includes it",
         "one graph: left out; --compiled includes it",
         "graph: not available here: it takes CUDA.",
-        "one graph captured: not available here: it takes CUDA.",
+        "graph untuned: not available here: it takes CUDA.",
     ):
         assert words in ran.said
     assert ran.found["left_out"] == ran.found["conclusions"][-4:]

@@ -322,7 +322,7 @@ def build_ours(
     mode: str,
     pixels: Sequence[torch.Tensor],
     device: torch.device,
-    tuning: Tuning | None,
+    tuning: Tuning | None = None,
 ) -> tuple[Act, Act]:
     """Our step in a mode, likewise; with `tuning`, or if it is None, as `dcgan-train` tunes it.
 
