@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -221,3 +222,18 @@ def test_a_cpus_choice_is_a_table_without_a_clock():
     layers = measure_layers(whole_step().update, NZ, (3, 32, 32))
     assert for_cpu(layers, "fp32") == for_cpu(layers, "fp32")
     assert for_cpu(layers, "no such precision") == Tuning()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_chooses_a_step_that_runs():
+    device = torch.device("cuda")
+    config = TrainConfig(
+        shards="synthetic", image_size=32, batch_size=8, nz=4, ngf=8, ndf=8, precision="bf16"
+    )
+    update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
+    make = partial(ready_step, config, device)
+    found = tuned.measure(config, update, make, tuned.timers(device), rounds=3)
+    library = [row for row in found.rows if row.form == "library" and row.obstacle is None]
+    assert all(min(row.seconds) > 0 for row in library)
+    assert {row.product for row in library} == {"down", "up", "weights"}
+    assert make(found.tuning)().isfinite().all()

@@ -28,7 +28,7 @@ Timer: TypeAlias = Callable[[str, Act], float]
 ROUNDS = 7
 """In which candidates alternate. One that is no faster wins all of them once in 128 times."""
 
-COMPILING_SECONDS = 240.0
+COMPILING_SECONDS = 120.0
 """After so long no further lever is tried, because each is compiled anew."""
 
 CHECKED_IMAGES = 2
@@ -193,16 +193,15 @@ def levers(
         alone: whether one process trains; several reduce gradients within the update.
         device: where the steps run. Only CUDA's are compiled.
     """
-    changes: dict[str, dict[str, Any]] = {
+    in_all_modes: dict[str, dict[str, Any]] = {
         "forms of the layers": {"layers": dict(forms)},
         "real and generated images in one batch": {"joint": True},
     }
-    if device.type == "cuda":
-        if alone:
-            changes["the update as one graph"] = {"one_graph": True}
-        changes |= {option: {"compiler": (option,)} for option in COMPILER_OPTIONS}
-        changes["all of cuDNN's kernels"] = {"cudnn_trials": 0}
-    return changes
+    if device.type != "cuda":
+        return in_all_modes
+    whole = {"the update as one graph": {"one_graph": True}} if alone else {}
+    compiler = {option: {"compiler": (option,)} for option in COMPILER_OPTIONS}
+    return whole | in_all_modes | compiler | {"all of cuDNN's kernels": {"cudnn_trials": 0}}
 
 
 def tune_step(
