@@ -23,11 +23,6 @@ VARIANTS: dict[str, tuple[bool, dict[str, object]]] = {
     "parts": (False, {}),
     "one graph": (True, {}),
     "one graph, combo_kernels": (True, {"combo_kernels": True}),
-    "one graph, cooperative": (True, {"triton.cooperative_reductions": True}),
-    "one graph, cooperative, combo": (
-        True,
-        {"triton.cooperative_reductions": True, "combo_kernels": True},
-    ),
 }
 """How each compiles: whether as one graph, and Inductor's options."""
 
@@ -37,7 +32,7 @@ KINDS = {
     "BatchNorm backward": r"batch_norm_backward",
     "BatchNorm forward": r"batch_norm",
     "activations alone": r"relu|tanh|threshold",
-    "casts alone": r"fused__to_copy(_(permute|t|view|_to_copy|detach))*(_\d+)?$|^eager _to_copy$",
+    "casts alone": r"fused__to_copy(_(permute|t|view|_to_copy))*(_\d+)?$|^eager aten._to_copy",
     "counters": r"fused_add(_copy_?)?(_\d+)?$",
     "everything else": r"",
 }

@@ -4,7 +4,7 @@ Graphs are traced on the CPU and then given fake CUDA tensors; Inductor lowers, 
 them by an H100's properties and writes its code. Triton compiles none of it, and nothing runs. So
 kernels, and the bytes that they move, can be counted on any machine.
 
-This stands on torch's private parts, of 2.14: a tool for whoever changes the step, and no
+This stands on torch's private parts: a tool for whoever changes the step, and no
 dependency of anything else. `pretend` patches torch for good, so it belongs in a process of its
 own: `python -m tests.count_kernels`.
 """
@@ -35,6 +35,9 @@ H100 = SimpleNamespace(
     gcnArchName="",
     is_integrated=False,
 )
+
+TORCH = "2.14."
+"""The version whose parts these are."""
 
 CUDA = torch.device("cuda", 0)
 
@@ -236,7 +239,7 @@ STANDARD = {"is_backward": False, "is_inference": False}
 class Ledger(TorchDispatchMode):
     """Notes what a GPU would launch while it is entered: eager calls, and those of compiled code.
 
-    An eager call counts as one kernel, also one with lists, but none if it only makes a view.
+    An eager call counts as one kernel, one with lists too, if it does not only make a view.
     """
 
     def __init__(self) -> None:
@@ -248,8 +251,8 @@ class Ledger(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not (self._within or _launches_nothing(func)):
-            self.kernels.append(Kernel(f"eager {func._schema.name.removeprefix('aten::')}", 1, 0))
+        if not self._within and (launches := _launches(func, args)):
+            self.kernels.append(Kernel(f"eager {func}", launches, 0))
         return result
 
     @contextmanager
@@ -264,7 +267,12 @@ class Ledger(TorchDispatchMode):
 
     def compile(self, part: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         """Stand in for `torch.compile`; Dynamo refuses to work under a mode like this one."""
-        compiled = _compile(part, backend=self.backend, **options)
+        inductors = options.pop("options", {})
+
+        def backend(graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
+            return self.backend(graph, examples, inductors)
+
+        compiled = _compile(part, backend=backend, **options)
 
         def call(*arguments: Any) -> Any:
             with _disable_current_modes():
@@ -272,10 +280,13 @@ class Ledger(TorchDispatchMode):
 
         return call
 
-    def backend(self, graph: torch.fx.GraphModule, examples: list[Any]) -> Callable[..., Any]:
-        """Compile as Inductor does, for the pretended GPU: a backend of `torch.compile`."""
+    def backend(
+        self, graph: torch.fx.GraphModule, examples: list[Any], inductors: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """Compile as Inductor does, for the pretended GPU, with such options of its own."""
         from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
         from torch._functorch.partitioners import min_cut_rematerialization_partition
+        from torch._inductor import config
         from torch._inductor.compile_fx import _recursive_joint_graph_passes
         from torch._inductor.decomposition import select_decomp_table
 
@@ -287,7 +298,8 @@ class Ledger(TorchDispatchMode):
 
                 def run(*given: Any) -> Any:
                     if not kernels:  # not before, because now no other fake tensors are about
-                        kernels.extend(lower(module, [*given], **STANDARD | options))
+                        with config.patch(**inductors):
+                            kernels.extend(lower(module, [*given], **STANDARD | options))
                     with self.within(kernels):
                         return module(*given)
 
@@ -314,27 +326,16 @@ class Ledger(TorchDispatchMode):
 
 
 VIEWS = {
-    "detach",
-    "view",
-    "permute",
-    "t",
-    "expand",
-    "unsqueeze",
-    "squeeze",
-    "slice",
-    "select",
-    "alias",
-    "_unsafe_view",
-    "transpose",
-    "as_strided",
-    "unbind",
-    "split",
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "resize_",
+    *("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze"),
+    *("t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view"),
+    *("empty", "empty_like", "empty_strided", "promote_types", "resize_"),
 }
+"""ATen calls that launch nothing."""
 
 
-def _launches_nothing(func: Any) -> bool:
-    return func._schema.name.removeprefix("aten::") in VIEWS or "profiler" in str(func)
+def _launches(func: Any, args: Any) -> int:
+    name = func._schema.name.removeprefix("aten::")
+    if name in VIEWS or "profiler" in str(func):
+        return 0
+    # With a share in a tensor, this one takes the elements of its list one by one
+    return len(args[0]) if str(func) == "aten._foreach_lerp_.List" else 1

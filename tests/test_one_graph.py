@@ -1,6 +1,7 @@
 """The update as one graph: what is traced is the eager step, and without it the parts are taken."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from dcgan.nets import forms
 from dcgan.step import train_step
 from dcgan.step.adversarial import discriminator_loss
-from dcgan.step.one_graph import adam_
+from dcgan.step.masks import recompute_masks
+from dcgan.step.one_graph import adam_, trace
 from dcgan.step.train_step import WholeStep
 from dcgan.step.tuning import Tuning
 from tests.steps import pixel_batch, states, whole_step
@@ -66,6 +68,44 @@ def test_what_is_traced_are_the_calls_of_an_eager_step(library, monkeypatch, cha
         close = 1e-6 if id(mine) in average else 0  # the average's `lerp_` is written out, too
         torch.testing.assert_close(mine, theirs, rtol=close, atol=close)
     assert (step.rows.take(4)() == eager.rows.take(4)()).all()
+
+
+def test_cudnns_batchnorm_is_traced_with_what_it_changes(library, monkeypatch):
+    """On a GPU float32 takes it, and its schema does not name the running statistics."""
+    step, eager = whole_step(), whole_step()
+    step(pixel_batch(0))
+    eager(pixel_batch(0))
+
+    def cudnns(images, mean, variance, weight, bias, training, momentum, eps):
+        norm = torch.ops.aten.cudnn_batch_norm
+        return norm(images, weight, bias, mean, variance, training, momentum, eps)[0]
+
+    with step.preserved_state(), monkeypatch.context() as patched:
+        patched.setattr(torch.nn.functional, "batch_norm", cudnns)
+        module = trace(step.compute, step._tensors())
+    assert "cudnn" not in module.code
+    monkeypatch.setattr(torch, "_fused_adam_", adam_)
+    with torch.no_grad():
+        step.draw()
+        module(*step._tensors())
+    assert torch.equal(step.statistics, eager(pixel_batch(0)))
+    buffers = step.update.discriminator.buffers()
+    assert all(map(torch.equal, buffers, eager.update.discriminator.buffers()))
+
+
+@pytest.mark.parametrize(
+    ("make", "norms", "without"),
+    [(whole_step, 3 + 3 * 2, 3 * 1), (in_examples_step, 4, 1 + 3 * 4 + 2)],
+)
+def test_masks_are_recomputed_after_each_batchnorm_and_nowhere_else(make, norms, without):
+    """Of G, and of D in each of its three passes. The hinge, too, is made of ReLUs."""
+    step = make()
+    step(torch.zeros_like(step.pixels))
+    with step.preserved_state():
+        module = trace(step.compute, step._tensors())
+    assert recompute_masks(module) == norms
+    calls = re.findall(r"(?:leaky_relu|threshold)_backward\.default\(", module.code)
+    assert len(calls) == norms + without
 
 
 def test_own_nets_and_loss_are_traced_as_they_are(monkeypatch):

@@ -23,10 +23,15 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from dcgan.step.adversarial import AdversarialStep, Net
+from dcgan.step.masks import recompute_masks
 
 aten = torch.ops.aten
 
 Tensors = Sequence[torch.Tensor]
+
+OPTIONS: dict[str, Any] = {"realize_reads_threshold": 8, "realize_opcount_threshold": 100}
+"""Inductor's: how much it may compute again rather than store. By default, 4 and 30, it stores what
+a recomputed mask makes of a gradient (`torch._inductor.list_options()`)."""
 
 
 def compile_whole(body: Callable[[], object], tensors: Tensors) -> Callable[[], None]:
@@ -39,7 +44,9 @@ def compile_whole(body: Callable[[], object], tensors: Tensors) -> Callable[[], 
     Returns:
         A function that does the same; its first call compiles. It leaves no gradients behind.
     """
-    compiled = torch.compile(trace(body, tensors), fullgraph=True, dynamic=False)
+    module = trace(body, tensors)
+    recompute_masks(module)
+    compiled = torch.compile(module, fullgraph=True, dynamic=False, options=OPTIONS)
 
     @torch.no_grad()
     def run() -> None:
