@@ -95,20 +95,15 @@ class Tuning(BaseModel):
 
     def describe(self) -> str:
         """Describe the choice in a line."""
-        by_forms: dict[Forms, list[str]] = {}
-        for name, forms in self.layers.items():
-            by_forms.setdefault(forms, []).append(name)
-        others = [len(names) for forms, names in by_forms.items() if forms != Forms()]
-        words = (
-            [f"{sum(others)} of {len(self.layers)} layers in forms of our own"] if others else []
-        )
+        changed = sum(forms != Forms() for forms in self.layers.values())
+        words = [f"other forms than the library's in {changed} layers"] if changed else []
         words += ["real and generated images in one batch"] if self.joint else []
         words += ["the update as one graph"] if self.one_graph else []
         words += self.compiler
         words += [f"cuDNN trials {self.cudnn_trials or 'all'}"] * (
             self.cudnn_trials != CUDNN_TRIALS
         )
-        return ", ".join(words) or "no change"
+        return ", ".join(words) or ("the library's forms" if self.layers else "none")
 
 
 UNTUNED = Tuning()

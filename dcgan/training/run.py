@@ -79,6 +79,7 @@ class Run:
             self._connect()
         tuning = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log)))
         assert tuning is not None  # the first rank's
+        log(f"tuning   {tuning.describe()}")
         self.config = self.config.replace(tuning=tuning.model_dump(mode="json"))
         self.ranks.first(lambda: write_object(self.folder.config, self.options()))
         # Before the first batch, because DALI's work on the device would disturb a capture

@@ -116,10 +116,10 @@ def stored_or_measured(
     if found is None:
         log("tuning   the first start with these nets here: minutes; --tune off does without")
         found = measure(config, update, make, timers(device))
+        log(f"tuning   {describe(found)}")
         with contextlib.suppress(OSError):  # a full disk or a locked home costs time, nothing else
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps({"key": key}).encode() + b"\n" + _FOUND.dump_json(found))
-    log(f"tuning   {describe(found)}")
     return found
 
 
