@@ -17,14 +17,17 @@ from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.ema import EMA
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep
+from dcgan.step.tuning import Tuning
 from tests.pretended_gpu import Kernel, Ledger, pretend
 
-VARIANTS: dict[str, tuple[bool, dict[str, object]]] = {
-    "parts": (False, {}),
-    "one graph": (True, {}),
-    "one graph, combo_kernels": (True, {"combo_kernels": True}),
+VARIANTS = {
+    "parts": Tuning(),
+    "one graph": Tuning(one_graph=True),
+    "one graph, combo_kernels": Tuning(one_graph=True, compiler=("combo_kernels",)),
+    "one graph, combo_kernels, joint": Tuning(
+        one_graph=True, joint=True, compiler=("combo_kernels",)
+    ),
 }
-"""How each compiles: whether as one graph, and Inductor's options."""
 
 KINDS = {
     "products": r"^(convolution|convolution_backward|mm|addmm|bmm|mv|dot)$",
@@ -47,15 +50,13 @@ def kind_of(kernel: Kernel) -> str:
 
 def count(variant: str, batch: int = 128, **nets: int) -> list[Kernel]:
     """Compile a step for the pretended GPU, do one, and return its kernels."""
-    from torch._inductor import config
-
-    as_one, options = VARIANTS[variant]
+    tuning = VARIANTS[variant]
     step, ledger = make_step(batch, **nets), Ledger()
     said: list[str] = []
     torch._dynamo.reset()
-    with config.patch(**options), mock.patch.object(torch, "compile", ledger.compile):
-        mode = step.prepare("compiled", said.append, one_graph=as_one)
-    assert (mode, step.is_one_graph) == ("compiled", as_one), said
+    with mock.patch.object(torch, "compile", ledger.compile):
+        mode = step.prepare("compiled", said.append, tuning=tuning)
+    assert (mode, step.is_one_graph) == ("compiled", tuning.one_graph), said
     ledger.kernels.clear()
     with ledger:
         step.body()

@@ -164,6 +164,17 @@ def test_adam_written_out_is_the_fused_one(rate):
     assert not torch.equal(fused[0][0], drawn[0])
 
 
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # Inductor's own
+@pytest.mark.parametrize("mode", ["compiled", "graph"])
+def test_one_graph_is_eager_on_a_gpu(mode):
+    step, eager = whole_step(device="cuda"), whole_step(device="cuda")
+    said: list[str] = []
+    assert step.prepare(mode, said.append, tuning=Tuning(one_graph=True)) == mode, said
+    assert step.is_one_graph, said
+    compare_over_20_steps(step, eager, rows=1)
+
+
 # Where it cannot be had
 
 
