@@ -1,6 +1,7 @@
 """Every form of a layer's products against the library's, alone and in the nets."""
 
 import copy
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -76,8 +77,8 @@ def test_a_step_in_any_form_is_the_librarys(name):
         for net in (step.update.generator, step.update.discriminator):
             net.double()
         step.update(real, noise)
-    for net in ("generator", "discriminator"):
-        found, wanted = (getattr(step.update, net) for step in steps)
+    for which in ("generator", "discriminator"):
+        found, wanted = (getattr(step.update, which) for step in steps)
         for mine, theirs in zip(found.parameters(), wanted.parameters(), strict=True):
             assert farthest(mine.grad, theirs.grad) < 1e-11
 
@@ -113,12 +114,10 @@ def test_a_net_draws_the_same_pictures_whatever_its_run_has_chosen(monkeypatch):
     chosen = {"G.main.6": Forms("blocks", "blocks"), "G.main.9": Forms("blocks", "blocks")}
     Tuning(layers=chosen).set_forms(step.update)
     assert torch.equal(net(noise), before)
-    called = []
-    monkeypatch.setitem(
-        HALVING.up, "blocks", lambda *of: called.append(of) or HALVING.up["library"](*of)
-    )
+    called = MagicMock(wraps=HALVING.up["blocks"])
+    monkeypatch.setitem(HALVING.up, "blocks", called)
     net.train()(noise)
-    assert len(called) == 2, "in training it is what was chosen"
+    assert called.call_count == 2, "in training it is what was chosen"
 
 
 def test_between_one_pixel_and_one_patch_gradients_are_laid_out_as_the_weights():
@@ -129,6 +128,7 @@ def test_between_one_pixel_and_one_patch_gradients_are_laid_out_as_the_weights()
     ):
         layer.to(memory_format=torch.channels_last)
         layer(inputs).sum().backward()
+        assert layer.weight.grad is not None
         assert layer.weight.grad.stride() == layer.weight.stride()
         compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
         assert torch.equal(compiled(inputs), layer(inputs))
@@ -173,8 +173,8 @@ def test_the_joint_pass_is_two_passes():
         steps.append(step.update)
     statistics = [step(*batch(0, torch.float64, size=32)) for step in steps]
     assert farthest(statistics[1], statistics[0]) <= 10 * EXACT
-    two, joint = (step.discriminator for step in steps)
+    two, one = (step.discriminator for step in steps)
     for name, buffer in two.named_buffers():
-        torch.testing.assert_close(joint.get_buffer(name), buffer, rtol=1e-12, atol=1e-13)
-    for mine, theirs in zip(joint.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(one.get_buffer(name), buffer, rtol=1e-12, atol=1e-13)
+    for mine, theirs in zip(one.parameters(), two.parameters(), strict=True):
         assert farthest(mine.grad, theirs.grad) < 1e-11
