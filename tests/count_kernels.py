@@ -8,6 +8,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 from unittest import mock
 
 import torch
@@ -19,10 +20,19 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep
 from tests.pretended_gpu import Kernel, Ledger, pretend
 
-VARIANTS: dict[str, tuple[bool, dict[str, object]]] = {
+COOPERATIVE: dict[str, Any] = {
+    "triton.cooperative_reductions": True,
+    "triton.force_cooperative_reductions": True,
+}
+"""Sums over many values in one launch, whose blocks wait for each other, rather than in three; what
+is read a second time counts once, as if it came from a cache. Inductor has it for debugging."""
+
+VARIANTS: dict[str, tuple[bool, dict[str, Any]]] = {
     "parts": (False, {}),
     "one graph": (True, {}),
     "one graph, combo_kernels": (True, {"combo_kernels": True}),
+    "one graph, cooperative": (True, COOPERATIVE),
+    "one graph, cooperative, combo_kernels": (True, COOPERATIVE | {"combo_kernels": True}),
 }
 """How each compiles: whether as one graph, and Inductor's options."""
 

@@ -116,9 +116,9 @@ def same_steps(
     taken = fast.prepare(mode, _noting(logged, log), one_graph=one_graph)
     if (taken, fast.is_one_graph) != (mode, one_graph):
         reason = "; ".join(line for line in logged if "failed" in line) or "no reason given"
-        found = f"{taken} in parts" if one_graph else taken
-        wanted = "one graph" if one_graph else mode
-        yield fail(f"{found} was taken: {reason}", f"train with --step {taken}", wanted)
+        form = " in parts" if one_graph else ""
+        asked = "one graph" if one_graph else mode
+        yield fail(f"{taken}{form} was taken: {reason}", f"train with --step {taken}", asked)
         return
     for seed in range(STEPS):
         pixels = _pixels(seed, fast.pixels.shape).to(device)
