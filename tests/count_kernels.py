@@ -8,6 +8,7 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 from unittest import mock
 
 import torch
@@ -20,14 +21,25 @@ from dcgan.step.train_step import WholeStep
 from dcgan.step.tuning import Tuning
 from tests.pretended_gpu import Kernel, Ledger, pretend
 
-VARIANTS = {
-    "parts": Tuning(),
-    "one graph": Tuning(one_graph=True),
-    "one graph, combo_kernels": Tuning(one_graph=True, compiler=("combo_kernels",)),
-    "one graph, combo_kernels, joint": Tuning(
-        one_graph=True, joint=True, compiler=("combo_kernels",)
-    ),
+COOPERATIVE: dict[str, Any] = {
+    "triton.cooperative_reductions": True,
+    "triton.force_cooperative_reductions": True,
 }
+"""Sums over many values in one launch, whose blocks wait for each other, rather than in three; what
+is read a second time counts once, as if it came from a cache. Inductor has it for debugging."""
+
+ONE_GRAPH = Tuning(one_graph=True)
+COMBINED = Tuning(one_graph=True, compiler=("combo_kernels",))
+
+VARIANTS: dict[str, tuple[Tuning, dict[str, Any]]] = {
+    "parts": (Tuning(), {}),
+    "one graph": (ONE_GRAPH, {}),
+    "one graph, combo_kernels": (COMBINED, {}),
+    "one graph, combo_kernels, joint": (COMBINED.model_copy(update={"joint": True}), {}),
+    "one graph, cooperative": (ONE_GRAPH, COOPERATIVE),
+    "one graph, cooperative, combo_kernels": (COMBINED, COOPERATIVE),
+}
+"""How each is computed, and further options of Inductor."""
 
 KINDS = {
     "products": r"^(convolution|convolution_backward|mm|addmm|bmm|mv|dot)$",
@@ -50,11 +62,13 @@ def kind_of(kernel: Kernel) -> str:
 
 def count(variant: str, batch: int = 128, **nets: int) -> list[Kernel]:
     """Compile a step for the pretended GPU, do one, and return its kernels."""
-    tuning = VARIANTS[variant]
+    from torch._inductor import config
+
+    tuning, options = VARIANTS[variant]
     step, ledger = make_step(batch, **nets), Ledger()
     said: list[str] = []
     torch._dynamo.reset()
-    with mock.patch.object(torch, "compile", ledger.compile):
+    with config.patch(**options), mock.patch.object(torch, "compile", ledger.compile):
         mode = step.prepare("compiled", said.append, tuning=tuning)
     assert (mode, step.is_one_graph) == ("compiled", tuning.one_graph), said
     ledger.kernels.clear()

@@ -109,7 +109,7 @@ def pretend() -> None:
             }
         ),
     )
-    driver.set_active(target)  # type: ignore[attr-defined]
+    driver.set_active(target)
     # cuDNN's answer for inputs in channels_last
     torch._C._conv_determine_backend_memory_format = _layout_of_cudnn
     # These look at example tensors on the device, for patterns that no net here has
@@ -127,11 +127,11 @@ def _answer(where: Any, answers: dict[str, Any], kind: Any = lambda function: fu
 
 
 def _layout_of_cudnn(
-    batch: torch.Tensor, weight: torch.Tensor, backend: Any
+    input: torch.Tensor, weight: torch.Tensor, backend: Any
 ) -> torch.memory_format:
     layout = torch.channels_last
-    both = batch, weight
-    last = batch.dim() == 4 and any(each.is_contiguous(memory_format=layout) for each in both)
+    both = input, weight
+    last = input.dim() == 4 and any(each.is_contiguous(memory_format=layout) for each in both)
     return layout if last else torch.contiguous_format
 
 
@@ -154,7 +154,7 @@ def lower(graph: torch.fx.GraphModule, examples: list[Any], **options: Any) -> l
     _notes.clear()
     graph, inputs = _on_cuda(graph, examples)
     try:
-        with DebugContext():  # type: ignore[no-untyped-call]
+        with DebugContext():
             compile_fx._InProcessFxCompile().codegen_and_compile(graph, inputs, (), kwargs)  # type: ignore[arg-type]
     except LoweredError:
         return [*_notes]
@@ -284,7 +284,8 @@ class Ledger(TorchDispatchMode):
         self, graph: torch.fx.GraphModule, examples: list[Any], inductors: dict[str, Any]
     ) -> Callable[..., Any]:
         """Compile as Inductor does, for the pretended GPU, with such options of its own."""
-        from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
+        from torch._functorch._aot_autograd.utils import make_boxed_func
+        from torch._functorch.aot_autograd import aot_module_simplified
         from torch._functorch.partitioners import min_cut_rematerialization_partition
         from torch._inductor import config
         from torch._inductor.compile_fx import _recursive_joint_graph_passes
@@ -322,7 +323,7 @@ class Ledger(TorchDispatchMode):
             partition_fn=partition,
             decompositions=select_decomp_table(),
             keep_inference_input_mutations=True,
-        )  # type: ignore[no-any-return]
+        )
 
 
 VIEWS = {

@@ -2,6 +2,8 @@
 
 import copy
 import re
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +41,7 @@ def no_average(step: WholeStep) -> None:
 
 
 def smoothed(step: WholeStep) -> None:
-    step.update.loss_d = lambda *logits: discriminator_loss(*logits, label_smoothing=0.1)
+    step.update.loss_d = partial(discriminator_loss, label_smoothing=0.1)
 
 
 def half_precision(step: WholeStep) -> None:
@@ -141,8 +143,8 @@ def test_a_resumed_step_is_traced_with_its_own_state(library, monkeypatch):
 def test_adam_written_out_is_the_fused_one(rate):
     draw = torch.Generator().manual_seed(1)
     shapes = (5, 3), (7,), (2, 3, 4, 4)
-    options = {"lr": rate, "beta1": 0.4, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
-    flags = {"amsgrad": False, "maximize": False}
+    options: dict[str, Any] = {"beta1": 0.4, "beta2": 0.999, "weight_decay": 0.0, "eps": 1e-8}
+    options |= {"lr": rate, "amsgrad": False, "maximize": False}
     drawn = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
     fused, ours = (
         [
@@ -158,7 +160,7 @@ def test_adam_written_out_is_the_fused_one(rate):
         ]
         steps = [torch.tensor(float(step)) for _ in drawn]
         for kernel, (weights, means, squares) in ((torch._fused_adam_, fused), (adam_, ours)):
-            kernel(weights, gradients, means, squares, [], steps, **options, **flags)
+            kernel(weights, gradients, means, squares, [], steps, **options)
     for mine, theirs in zip(ours, fused, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-14)
     assert not torch.equal(fused[0][0], drawn[0])

@@ -165,9 +165,9 @@ def same_steps(
     taken = fast.prepare(mode, _noting(logged, log), tuning=Tuning(one_graph=one_graph))
     if (taken, fast.is_one_graph) != (mode, one_graph):
         reason = "; ".join(line for line in logged if "failed" in line) or "no reason given"
-        found = f"{taken} in parts" if one_graph else taken
+        form = " in parts" if one_graph else ""
         instead = "--tune off" if one_graph else f"--step {taken}"
-        yield fail(f"{found} was taken: {reason}", f"train with {instead}", name)
+        yield fail(f"{taken}{form} was taken: {reason}", f"train with {instead}", name)
         return
     for seed in range(STEPS):
         pixels = _pixels(seed, fast.pixels.shape).to(device)

@@ -54,11 +54,13 @@ class EMA:
         half_life = (seen * RAMP_UP).clamp_(max=self._half_life)
         # 1 - 0.5 ** (images / half_life), without losing the digits of a small share
         share = torch.expm1(-math.log(2) * self._images / half_life).neg_()
-        means, weights = [*self.net.parameters()], [*self._followed.parameters()]
+        means: list[torch.Tensor] = [*self.net.parameters()]
+        weights: list[torch.Tensor] = [*self._followed.parameters()]
+        # As one list, which compiled code takes in one kernel
         torch._foreach_lerp_(means, weights, [share] * len(means))
         # BatchNorm's statistics are those of the net until `settle` computes them. A list of mixed
         # types would be copied one by one.
-        for dtype in {buffer.dtype for buffer in self.net.buffers()}:
+        for dtype in dict.fromkeys(buffer.dtype for buffer in self.net.buffers()):
             copies, buffers = (
                 [buffer for buffer in net.buffers() if buffer.dtype == dtype]
                 for net in (self.net, self._followed)

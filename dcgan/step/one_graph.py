@@ -13,9 +13,9 @@ with what is before and after, so here it is written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch._decomp import get_decompositions
@@ -27,7 +27,7 @@ from dcgan.step.masks import recompute_masks
 
 aten = torch.ops.aten
 
-Tensors = Sequence[torch.Tensor]
+Tensors: TypeAlias = list[torch.Tensor]
 
 OPTIONS: dict[str, Any] = {"realize_reads_threshold": 8, "realize_opcount_threshold": 100}
 """Inductor's: how much it may compute again rather than store. By default, 4 and 30, it stores what
