@@ -286,6 +286,7 @@ def test_config_and_environment_are_written_before_the_first_batch(tmp_path, cou
     def look(number: int) -> None:
         config = json.loads(run.config.read_text())
         assert config.pop("shard_set") == "counted"
+        assert config.pop("tuning")["joint"] is False
         assert TrainConfig(**config) == tiny(run.path, max_steps=2)
         assert json.loads(run.environment.read_text())["device"] == "cpu"
         assert run.reals.exists() == run.fakes_init.exists() == (number > 0)

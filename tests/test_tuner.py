@@ -196,6 +196,30 @@ def test_a_run_keeps_its_choice_to_the_bit(tmp_path, monkeypatch):
     assert chosen["D.main.2"] == ["blocks", "subpixel", "im2col"]
 
 
+def stored_tuning(run):
+    return Tuning(**json.loads((run / "config.json").read_text())["tuning"])
+
+
+def test_with_another_tune_a_run_that_resumes_chooses_anew(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(tuned, "for_cpu", lambda layers, precision: Tuning(joint=True))
+    train_here(tiny(run, max_steps=1))
+    assert stored_tuning(run) == Tuning(joint=True)
+    train_here(tiny(run, max_steps=2, tune="off", allow_change=True))
+    assert set(stored_tuning(run).layers.values()) == {Forms()}
+
+
+def test_a_run_of_a_version_without_a_choice_goes_on_untuned(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr(tuned, "for_cpu", lambda layers, precision: Tuning(joint=True))
+    train_here(tiny(run, max_steps=1))
+    options = json.loads((run / "config.json").read_text())
+    del options["tuning"], options["tune"]
+    (run / "config.json").write_text(json.dumps(options))
+    train_here(tiny(run, max_steps=2))
+    assert stored_tuning(run) == Tuning()
+
+
 def no_step(tuning):
     raise AssertionError("a step was built")
 
@@ -203,9 +227,7 @@ def no_step(tuning):
 def choice(**options):
     config = TrainConfig(shards="synthetic", precision="fp32", image_size=32, nz=NZ, **options)
     log: list[str] = []
-    resumed = config.tuning is not None
-    update = whole_step().update
-    return choose_tuning(config, update, "eager", resumed, no_step, log.append), log
+    return choose_tuning(config, whole_step().update, "eager", no_step, log.append), log
 
 
 def test_off_takes_the_librarys_forms_where_they_can_be_compiled():

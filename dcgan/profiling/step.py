@@ -334,7 +334,7 @@ def build_ours(
     step = build_step(config, *build_nets(config, device), rows)
     if tuning is None:
         make = partial(ready_step, config, device)
-        tuning = choose_tuning(config, step.update, mode, False, make, tell_progress)
+        tuning = choose_tuning(config, step.update, mode, make, tell_progress)
     log: list[str] = []
     taken = step.prepare(mode, log.append, tuning=tuning)
     if (taken, step.is_one_graph) != (mode, tuning.one_graph):

@@ -124,7 +124,11 @@ class AdversarialStep:
         # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
         fake = self._run(self.generate, noise)
-        logits_x, logits_gz1 = self._logits_of_both(real, fake.detach())
+        if self.joint:
+            logits_x, logits_gz1 = self._logits_of_both(real, fake.detach())
+        else:
+            logits_x = self._logits(real)
+            logits_gz1 = self._logits(fake.detach())
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
@@ -153,8 +157,7 @@ class AdversarialStep:
     def _logits_of_both(
         self, real: torch.Tensor, fake: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.joint:
-            return self._logits(real), self._logits(fake)
+        """Return the logits of two batches from one call of the discriminator."""
         both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
         logits_x, logits_gz = self._logits(both, batches=2).chunk(2)
         return logits_x, logits_gz

@@ -25,7 +25,7 @@ from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
-from dcgan.step.tuning import Tuning
+from dcgan.step.tuning import UNTUNED, Tuning
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous, find
@@ -98,22 +98,27 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
             config.replace(tuning=_kept_tuning(config, previous)),
             step.update,
             mode.name,
-            state is not None,
             partial(ready_step, config.replace(netG=None, netD=None), device),
         ),
     )
 
 
 def _kept_tuning(config: TrainConfig, previous: Previous | None) -> dict[str, Any] | None:
-    """Return the tuning of the run that resumes, unless what it was chosen for has changed."""
+    """Return the tuning of the run that resumes; None for a new run, or if a new one is wanted."""
     if previous is None:
         return None
-    for name in ("tune", "precision", "step"):
-        if previous.options.get(name, getattr(config, name)) != getattr(config, name):
-            return None
-    if previous.device_type != config.device.partition(":")[0]:
+    chosen_for = {
+        "tune": config.tune,
+        "precision": config.precision,
+        "step": config.step,
+        "device_type": config.device.partition(":")[0],
+    }
+    before = previous.options | {"device_type": previous.device_type}
+    if any(before.get(name, value) != value for name, value in chosen_for.items()):
         return None
-    kept: dict[str, Any] | None = previous.options.get("tuning")
+    # A version that knew of no choice computed as an untuned step does
+    untuned = None if previous.state is None else UNTUNED.model_dump(mode="json")
+    kept: dict[str, Any] | None = previous.options.get("tuning", untuned)
     return kept
 
 

@@ -61,17 +61,15 @@ def choose_tuning(
     config: TrainConfig,
     update: AdversarialStep,
     mode: str,
-    resumed: bool,
     make: Callable[[Tuning], Act],
     log: Log,
 ) -> Tuning:
     """Choose how a run computes its steps.
 
     Args:
-        config: the options, resolved; `tuning` is that of the run that resumes.
+        config: the options, resolved; `tuning` is that of a run that resumes, which is kept.
         update: the step; its nets are on their device.
         mode: eager, compiled or graph.
-        resumed: whether the run has done steps already, whose choice is kept.
         make: builds a step that is ready to run, for `tune_step`.
         log: called with a line about whatever takes long or is ignored.
     """
@@ -79,8 +77,6 @@ def choose_tuning(
         with contextlib.suppress(ValidationError):
             return Tuning(**config.tuning)
         log("tuning   that of the run is of another version; choosing anew")
-    elif resumed:
-        return UNTUNED  # by a version without a choice
     device = next(update.generator.parameters()).device
     image = config.channels, config.image_size, config.image_size
     layers = measure_layers(update, config.nz, image)
