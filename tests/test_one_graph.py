@@ -1,7 +1,6 @@
 """The update as one graph: what is traced is the eager step, and without it the parts are taken."""
 
 import copy
-import re
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from dcgan.nets import forms
-from dcgan.step import train_step
+from dcgan.step import one_graph, train_step
 from dcgan.step.adversarial import discriminator_loss
 from dcgan.step.masks import recompute_masks
 from dcgan.step.one_graph import adam_, trace
@@ -20,13 +19,23 @@ from tests.test_extending import batches, in_examples_step
 from tests.test_modes import compare_over_20_steps, fail
 
 
-def traced(step: WholeStep, monkeypatch) -> WholeStep:
-    """Trace a step, and have it run the calls that were noted, without a compiler."""
-    said: list[str] = []
+def traced(step: WholeStep, monkeypatch, norms: int = 3 + 3 * 2) -> WholeStep:
+    """Trace a step, and have it run the calls that were noted, without a compiler.
+
+    Args:
+        step: the step.
+        monkeypatch: pytest's.
+        norms: BatchNorms in G and in D's three passes: each has a mask recomputed, and no other.
+    """
+    said, masks = list[str](), list[int]()
     with monkeypatch.context() as patched:
         patched.setattr(torch, "compile", lambda part, **options: part)
+        patched.setattr(
+            one_graph, "recompute_masks", lambda module: masks.append(recompute_masks(module))
+        )
         assert step.prepare("compiled", said.append, tuning=Tuning(one_graph=True)) == "compiled"
     assert step.is_one_graph, said
+    assert masks == [norms]
     return step
 
 
@@ -36,11 +45,8 @@ def library(monkeypatch):
     monkeypatch.setattr(forms, "_forms", lambda *_: None)
 
 
-def no_average(step: WholeStep) -> None:
+def smoothed_without_average(step: WholeStep) -> None:
     step.ema = None
-
-
-def smoothed(step: WholeStep) -> None:
     step.update.loss_d = partial(discriminator_loss, label_smoothing=0.1)
 
 
@@ -48,7 +54,7 @@ def half_precision(step: WholeStep) -> None:
     step.update.bf16 = True
 
 
-@pytest.mark.parametrize("change", [lambda step: None, no_average, smoothed, half_precision])
+@pytest.mark.parametrize("change", [lambda step: None, smoothed_without_average, half_precision])
 def test_what_is_traced_are_the_calls_of_an_eager_step(library, monkeypatch, change):
     """To the bit, but for Adam: hence the eager step, too, has the one that is written out."""
     eager, step = whole_step(), whole_step()
@@ -95,25 +101,10 @@ def test_cudnns_batchnorm_is_traced_with_what_it_changes(library, monkeypatch):
     assert all(map(torch.equal, buffers, eager.update.discriminator.buffers()))
 
 
-@pytest.mark.parametrize(
-    ("make", "norms", "without"),
-    [(whole_step, 3 + 3 * 2, 3 * 1), (in_examples_step, 4, 1 + 3 * 4 + 2)],
-)
-def test_masks_are_recomputed_after_each_batchnorm_and_nowhere_else(make, norms, without):
-    """Of G, and of D in each of its three passes. The hinge, too, is made of ReLUs."""
-    step = make()
-    step(torch.zeros_like(step.pixels))
-    with step.preserved_state():
-        module = trace(step.compute, step._tensors())
-    assert recompute_masks(module) == norms
-    calls = re.findall(r"(?:leaky_relu|threshold)_backward\.default\(", module.code)
-    assert len(calls) == norms + without
-
-
 def test_own_nets_and_loss_are_traced_as_they_are(monkeypatch):
     """Spectral normalisation changes buffers while it computes; the loss is a hinge."""
     step, eager, pixels = in_examples_step(), in_examples_step(), batches()
-    traced(step, monkeypatch)
+    traced(step, monkeypatch, norms=4)
     monkeypatch.setattr(torch, "_fused_adam_", adam_)
     for _ in range(3):
         given = pixels()
@@ -124,6 +115,18 @@ def test_own_nets_and_loss_are_traced_as_they_are(monkeypatch):
 def test_with_the_fused_adam_it_is_the_eager_step_within_the_bounds_of_the_modes(monkeypatch):
     step, eager = traced(whole_step(), monkeypatch), whole_step()
     compare_over_20_steps(step, eager, rows=1)
+
+
+def test_nets_are_traced_in_the_form_that_suits_a_compiler(monkeypatch):
+    step, seen = whole_step(), list[bool]()
+    nets = step.update.generate, step.update.discriminate
+    step.update.discriminator.register_forward_hook(
+        lambda *_: seen.append(torch.compiler.is_compiling())
+    )
+    traced(step, monkeypatch)
+    assert seen == [False] * 3 + [True] * 3, "a step that makes Adam's state, and the traced one"
+    assert not torch.compiler.is_compiling()
+    assert (step.update.generate, step.update.discriminate) == nets
 
 
 def test_a_resumed_step_is_traced_with_its_own_state(library, monkeypatch):

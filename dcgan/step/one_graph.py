@@ -107,8 +107,8 @@ class _AsCompiled:
 def _table() -> dict[Any, Callable[..., Any]]:
     """Return what is noted in place of some calls.
 
-    BatchNorm's own kernels change the running statistics without saying so in their schemas, so
-    that a compiler would lose the change; `_native_batch_norm_legit` says it.
+    BatchNorm's own kernels change the running statistics, of which their schemas say nothing to a
+    compiler; that of `_native_batch_norm_legit` does.
     """
     table: dict[Any, Callable[..., Any]] = {
         **get_decompositions([aten.cudnn_batch_norm, aten.cudnn_batch_norm_backward]),
