@@ -129,6 +129,26 @@ def test_nets_are_traced_in_the_form_that_suits_a_compiler(monkeypatch):
     assert (step.update.generate, step.update.discriminate) == nets
 
 
+def test_a_rate_in_a_tensor_is_read_at_each_step(library, monkeypatch):
+    """As on CUDA, where it is one; a number is repeated as it was."""
+    step, eager = whole_step(), whole_step()
+    rates = [torch.tensor(2e-4) for _ in range(4)]
+    optimizers = [
+        o for each in (step, eager) for o in (each.update.optimizer_d, each.update.optimizer_g)
+    ]
+    for optimizer, rate in zip(optimizers, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+    traced(step, monkeypatch)
+    monkeypatch.setattr(torch, "_fused_adam_", adam_)
+    for k, factor in enumerate((1, 0.5, 3)):
+        for rate in rates:
+            rate.mul_(factor)
+        assert torch.equal(step(pixel_batch(k)), eager(pixel_batch(k)))
+    assert all(
+        map(torch.equal, step.update.generator.parameters(), eager.update.generator.parameters())
+    )
+
+
 def test_a_resumed_step_is_traced_with_its_own_state(library, monkeypatch):
     """Loading gives the optimisers other tensors: those are the graph's."""
     first, resumed = whole_step(), whole_step()

@@ -69,6 +69,9 @@ class WholeStep:
         rows: the table for the statistics.
         mirror: whether to flip every image with probability one half.
         ema: the moving average of the generator, if any.
+
+    Attributes:
+        is_one_graph: whether `prepare` has compiled the update as one graph.
     """
 
     def __init__(
