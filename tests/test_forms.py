@@ -162,6 +162,19 @@ def test_two_batches_in_one_call_are_two_calls():
         torch.testing.assert_close(buffer, other.get_buffer(name), rtol=EXACT, atol=EXACT)
 
 
+def test_nets_count_their_mini_batches_as_batchnorms_of_torch_do():
+    update = whole_step().update
+    update(*batch(0, size=32))  # D sees real images, generated ones, and these again
+    update.joint = True
+    update(*batch(1, size=32))
+    update.generator.eval()(batch(2, size=32)[1])
+    counts = [
+        {int(count) for name, count in net.named_buffers() if name.endswith("tracked")}
+        for net in (update.generator, update.discriminator)
+    ]
+    assert counts == [{2}, {6}]
+
+
 def test_the_joint_pass_is_two_passes():
     pair = nets(torch.float64, size=32)
     steps = []

@@ -11,13 +11,27 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dcgan.nets.forms import not_a_view
 
 
+def count_batches(net: nn.Module, batches: int = 1) -> None:
+    """Count mini-batches in all of a net's `BatchNorm2d`, in training, in one call for all of them.
+
+    Each layer's own count is a kernel that does next to nothing. Call this before the layers.
+    """
+    if net.training:
+        layers = [layer for layer in net.modules() if isinstance(layer, BatchNorm2d)]
+        torch._foreach_add_([each.get_buffer("num_batches_tracked") for each in layers], batches)
+
+
 class BatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose batch may consist of several equal mini-batches, one after another."""
+    """`nn.BatchNorm2d` whose batch may consist of several equal mini-batches, one after another.
+
+    It does not count them; its net does, by `count_batches`.
+    """
 
     def forward(self, maps: torch.Tensor, batches: int = 1) -> torch.Tensor:
         """Normalise the maps.
@@ -30,18 +44,23 @@ class BatchNorm2d(nn.BatchNorm2d):
         Returns:
             (B, C, H, W) in the type of `maps`.
         """
+        running_mean, running_var = self.get_buffer("running_mean"), self.get_buffer("running_var")
         if batches == 1 or not self.training:
-            return super().forward(maps)
+            momentum = self.momentum
+            if momentum is None:  # `update_bn` asks for plain means
+                momentum = 1 / float(self.get_buffer("num_batches_tracked"))
+            return F.batch_norm(
+                maps, running_mean, running_var, self.weight, self.bias, self.training, momentum,
+                self.eps,
+            )  # fmt: skip
         normalised: torch.Tensor
         normalised, means, variances = _Batches.apply(
             maps, self.weight, self.bias, self.eps, batches
         )
         count = maps.numel() // maps.shape[1] // batches
         unbiased = variances * (count / (count - 1))
-        running_mean, running_var = self.get_buffer("running_mean"), self.get_buffer("running_var")
         assert self.momentum is not None
         with torch.no_grad():
-            self.get_buffer("num_batches_tracked").add_(batches)
             for mean, variance in zip(means, unbiased, strict=True):
                 running_mean.lerp_(mean, self.momentum)
                 running_var.lerp_(variance, self.momentum)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dcgan.nets.batch_norm import BatchNorm2d
+from dcgan.nets.batch_norm import BatchNorm2d, count_batches
 from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
 
@@ -79,6 +79,7 @@ class Generator(nn.Module):
         Returns:
             (B, C, S, S) in [-1, 1].
         """
+        count_batches(self)
         images: torch.Tensor = self.main(noise)
         return images
 
@@ -133,6 +134,7 @@ class Discriminator(nn.Module):
         Returns:
             Logits, (B,); their sigmoid is the probability that an image is real.
         """
+        count_batches(self, batches)
         maps = images
         for layer in self.main:
             separate = batches > 1 and isinstance(layer, BatchNorm2d)

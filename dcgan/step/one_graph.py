@@ -69,7 +69,9 @@ def trace(body: Callable[[], object], tensors: Tensors) -> GraphModule:
     def of_tensors(*given: torch.Tensor) -> None:
         body()
 
-    module = make_fx(of_tensors, decomposition_table=_table())(*tensors)
+    # For CUDA, autograd works in threads of its own, in which nobody would take notes
+    with torch.autograd.set_multithreading_enabled(False):
+        module = make_fx(of_tensors, decomposition_table=_table())(*tensors)
     for node in reversed(module.graph.nodes):
         if str(node.target).startswith("profiler."):  # an optimiser's name for its step
             module.graph.erase_node(node)

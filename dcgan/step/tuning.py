@@ -185,38 +185,34 @@ def library(layers: dict[str, Layer]) -> Tuning:
     return Tuning(layers={name: Forms() for name, each in layers.items() if not each.is_one_patch})
 
 
-class CpuForms(NamedTuple):
-    """The forms of the layers that the library is slow at."""
+PICTURES, SMALL = 3, 8
+"""Channels of a big map that is pictures, and side of one that is small, at most: the library is
+slow at such layers on some CPUs."""
 
-    pictures: Forms
-    """Where the big map is pictures, of at most three channels."""
-    small: Forms
-    """Where its side is at most `SMALL`."""
+OF_PICTURES = Forms(up="blocks")
 
-
-SMALL = 8
-
-FOR_CPU = {
-    ("AVX2", "fp32"): CpuForms(Forms(up="blocks"), Forms(weights="im2col")),
-    ("AVX512", "fp32"): CpuForms(Forms("blocks", "blocks"), Forms(weights="im2col")),
-    ("AVX512", "bf16"): CpuForms(Forms(up="blocks"), Forms(weights="im2col")),
+OF_SMALL = {
+    ("AVX2", "fp32"): Forms(weights="im2col"),
+    ("AVX512", "fp32"): Forms(),
+    ("AVX512", "bf16"): Forms(weights="im2col"),
 }
-"""By instruction set and precision; all other layers take the library's. Measured by
-`dcgan-profile step --tune` on an EPYC (Zen 4, AVX-512), held to AVX2 for the first row. With AMX,
-layers keep the choice of `dcgan.nets.forms`, which was measured on a Xeon."""
+"""By instruction set and precision. Measured on an EPYC (Zen 4, AVX-512; held to AVX2 for the first
+row), as `dcgan-profile step --tune` does. With AMX, layers stay as `dcgan.nets.forms` has them,
+which was measured on a Xeon."""
 
 
 def for_cpu(layers: dict[str, Layer], precision: str) -> Tuning:
     """Return the fixed choice for this machine's CPU."""
-    table = FOR_CPU.get((instruction_set(), precision))
-    if table is None:
-        return Tuning()
-    chosen = {}
-    for name, layer in layers.items():
-        if not layer.is_one_patch:
-            channels, side, _ = layer.big
-            pictures, small = channels <= 3, side <= SMALL
-            chosen[name] = table.pictures if pictures else table.small if small else Forms()
+    of_small = OF_SMALL.get((instruction_set(), precision))
+    if of_small is None:
+        return UNTUNED
+    chosen = library(layers).layers
+    for name in chosen:
+        channels, side, _ = layers[name].big
+        if channels <= PICTURES:
+            chosen[name] = OF_PICTURES
+        elif side <= SMALL:
+            chosen[name] = of_small
     return Tuning(layers=chosen)
 
 
