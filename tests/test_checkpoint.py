@@ -101,7 +101,7 @@ def test_the_last_ones_stay_and_what_killed_processes_left_goes(checkpoints, tmp
     kept = [f"00000000{n}.{end}" for n in (4, 5) for end in ("json", "pt")]
     assert names(tmp_path) == kept
     assert newest(checkpoints)["number"] == 5
-    checkpoints.judged(5, 12.5)
+    checkpoints.record_distance(5, 12.5)
     seal = json.loads(path.with_suffix(".json").read_text())
     assert seal["bytes"] == path.stat().st_size
     assert (seal["nimg"], seal["swd"], len(seal["sha256"])) == (5, 12.5, 64)
@@ -125,7 +125,7 @@ def test_the_best_one_stays_too(checkpoints, tmp_path):
     for nimg, swd in ((1, 40.0), (2, 20.0), (3, None), (4, 30.0), (5, None), (6, None)):
         checkpoints.save(nimg, state(nimg))
         if swd is not None:
-            checkpoints.judged(nimg, swd)
+            checkpoints.record_distance(nimg, swd)
     assert [path.stem for path in sorted(tmp_path.glob("*.pt"))] == [
         "000000002",
         "000000005",
@@ -133,7 +133,7 @@ def test_the_best_one_stays_too(checkpoints, tmp_path):
     ]
     assert checkpoints.best() == 20.0
     checkpoints.save(7, state(7))
-    checkpoints.judged(7, 10.0)
+    checkpoints.record_distance(7, 10.0)
     assert [int(path.stem) for path in sorted(tmp_path.glob("*.pt"))] == [6, 7]
     assert checkpoints.best() == 10.0
 
@@ -173,7 +173,7 @@ def test_one_that_is_saved_again_under_its_name_is_there_at_every_moment(
 ):
     """A finished run whose options change has no other."""
     checkpoints.save(5, state(1))
-    checkpoints.judged(5, 7.5)
+    checkpoints.record_distance(5, 7.5)
     module, _, name = change.rpartition(".")
     owner = __import__(module, fromlist=[name])
     real, calls = getattr(owner, name), []

@@ -89,12 +89,12 @@ def test_images_are_drawn_alike_whatever_training_has_chosen(cudnn, failing):
     precision.choose_kernels()
     before = cudnn()
     assert before == (True, False, "tf32", "tf32")
-    with suppress(ValueError), precision.alike_in_every_process(CUDA):
+    with suppress(ValueError), precision.same_in_every_process(CUDA):
         assert cudnn() == (False, True, "ieee", "ieee")
         if failing:
             raise ValueError
     assert cudnn() == before
-    with precision.alike_in_every_process(CPU):
+    with precision.same_in_every_process(CPU):
         assert cudnn() == before
 
 

@@ -7,7 +7,7 @@ import torch
 
 from dcgan.checks.findings import Verdict
 from dcgan.checks.verify import step_resumes
-from dcgan.step.ema import EMA, SETTLING, SETTLING_IMAGES
+from dcgan.step.ema import EMA, FITTED_BATCHES, FITTED_IMAGES
 from dcgan.step.train_step import WholeStep
 from pipeline.images.pixels import to_signed
 from tests.steps import BATCH, NZ, nets, pixel_batch, states, whole_step
@@ -130,12 +130,12 @@ def test_settling_takes_the_statistics_of_the_averaged_weights_and_nothing_else(
     average, random = step.ema, torch.get_rng_state()
     assert average is not None
     before = [weight.clone() for weight in average.net.parameters()]
-    average.settle(NZ)
+    average.fit_batch_norm(NZ)
     assert all(map(torch.equal, before, average.net.parameters()))
     assert torch.get_rng_state().equal(random)
     first, norm = average.net.get_submodule("main.0"), average.net.get_submodule("main.1")
     noise = torch.randn(
-        SETTLING, SETTLING_IMAGES, NZ, 1, 1, generator=torch.Generator().manual_seed(0)
+        FITTED_BATCHES, FITTED_IMAGES, NZ, 1, 1, generator=torch.Generator().manual_seed(0)
     )
     maps = [first(batch) for batch in noise]
     means = torch.stack([each.mean(dim=(0, 2, 3)) for each in maps]).mean(dim=0)
@@ -143,7 +143,7 @@ def test_settling_takes_the_statistics_of_the_averaged_weights_and_nothing_else(
     torch.testing.assert_close(norm.running_mean, means)
     torch.testing.assert_close(norm.running_var, variances)
     settled = [buffer.clone() for buffer in average.net.buffers()]
-    average.settle(NZ)
+    average.fit_batch_norm(NZ)
     assert all(map(torch.equal, settled, average.net.buffers()))
     step(pixel_batch(4))  # training goes on as if nothing had been
     assert all(map(torch.equal, average.net.buffers(), step.update.generator.buffers()))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dcgan.sampling.pictures import COLUMNS, ROWS
-from dcgan.step.precision import alike_in_every_process
+from dcgan.step.precision import same_in_every_process
 from pipeline.images.pixels import to_uint8
 
 FIXED_SEEDS = range(ROWS * COLUMNS)
@@ -115,6 +115,6 @@ def generate_each(generator: nn.Module, noise: Iterable[torch.Tensor]) -> Iterat
     while batch := [*islice(left, BATCH)]:
         padded = torch.zeros(BATCH, *batch[0].shape)
         padded[: len(batch)] = torch.stack(batch)
-        with torch.no_grad(), alike_in_every_process(device):
+        with torch.no_grad(), same_in_every_process(device):
             images = to_uint8(net(padded.to(device)))[: len(batch)].cpu()
         yield from images

@@ -19,7 +19,7 @@ RAMP_UP = 0.05
 """The half-life is at most this share of the images seen; otherwise the average of a short run
 would consist of initial weights. The value is that of `ema_rampup` in stylegan2-ada-pytorch."""
 
-SETTLING, SETTLING_IMAGES = 8, 128
+FITTED_BATCHES, FITTED_IMAGES = 8, 128
 """Batches, and images in each, from which BatchNorm's statistics are computed. The first layer then
 sees each channel at 16,000 places. This takes half a second on two cores at the default sizes."""
 
@@ -58,8 +58,8 @@ class EMA:
         weights: list[torch.Tensor] = [*self._followed.parameters()]
         # As one list, which compiled code takes in one kernel
         torch._foreach_lerp_(means, weights, [share] * len(means))
-        # BatchNorm's statistics are those of the net until `settle` computes them. A list of mixed
-        # types would be copied one by one.
+        # BatchNorm's statistics are those of the net until `fit_batch_norm` computes them. A list
+        # of mixed types would be copied one by one.
         for dtype in dict.fromkeys(buffer.dtype for buffer in self.net.buffers()):
             copies, buffers = (
                 [buffer for buffer in net.buffers() if buffer.dtype == dtype]
@@ -67,7 +67,7 @@ class EMA:
             )
             torch._foreach_copy_(copies, buffers)
 
-    def settle(self, nz: int) -> None:
+    def fit_batch_norm(self, nz: int) -> None:
         """Fit BatchNorm's statistics to the averaged weights, before pictures are drawn.
 
         The original net's statistics belong to its latest weights. On 8,000 of CelebA's faces,
@@ -79,5 +79,5 @@ class EMA:
         """
         random = torch.Generator().manual_seed(0)
         device = next(self.net.parameters()).device
-        noise = torch.randn(SETTLING, SETTLING_IMAGES, nz, 1, 1, generator=random).to(device)
+        noise = torch.randn(FITTED_BATCHES, FITTED_IMAGES, nz, 1, 1, generator=random).to(device)
         update_bn(noise, self.net)

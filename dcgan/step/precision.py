@@ -66,7 +66,7 @@ def choose_kernels() -> None:
 
 
 @contextmanager
-def alike_in_every_process(device: torch.device) -> Iterator[None]:
+def same_in_every_process(device: torch.device) -> Iterator[None]:
     """Compute in full float32, with kernels that do not depend on trials or on training's settings.
 
     Thus training, `dcgan-sample` and `dcgan-evaluate` draw the same images.

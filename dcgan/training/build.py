@@ -35,6 +35,9 @@ from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
 
+AS_BEFORE = "as the run began"
+"""Why a run that resumes takes what it takes, where the options leave it open."""
+
 REFILL_SECONDS = 2.0
 """Seconds between two log lines about the filling of the cache."""
 
@@ -148,10 +151,14 @@ def _resolve(
     config: TrainConfig, previous: Previous | None, folder: RunFolder, ranks: Ranks
 ) -> tuple[TrainConfig, torch.device, Choice, Choice]:
     """Replace every `auto`: by the value of the run that resumes, or by what suits this machine."""
-    config = config if previous is None else previous.settle(config)
+    given, config = config, config if previous is None else previous.resolve(config)
     picked = pick_device(config.device)
     device = own_device(picked, ranks)
     precision, mode = choose_precision(config.precision, device), choose_step(config.step, device)
+    if given.precision != config.precision:
+        precision = precision._replace(reason=AS_BEFORE)
+    if given.step != config.step:
+        mode = mode._replace(reason=AS_BEFORE)
     config = config.replace(
         run=str(folder.path),
         device=str(picked),

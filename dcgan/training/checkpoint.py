@@ -104,7 +104,7 @@ class Checkpoints:
             if path.stem.isdecimal() and int(path.stem) > nimg:
                 self._remove(path)
 
-    def judged(self, nimg: int, swd: float) -> None:
+    def record_distance(self, nimg: int, swd: float) -> None:
         """Record the distance of a checkpoint's net; the checkpoint with the lowest one is kept."""
         path = self.folder / f"{nimg:09d}.pt"
         seal = _read_seal(path)
@@ -114,8 +114,10 @@ class Checkpoints:
 
     def best(self) -> float | None:
         """Return the lowest distance recorded for a checkpoint; None if there is none."""
-        judged = [swd for path in self.folder.glob("*.pt") if (swd := self._swd(path)) is not None]
-        return min(judged, default=None)
+        distances = [
+            swd for path in self.folder.glob("*.pt") if (swd := self._swd(path)) is not None
+        ]
+        return min(distances, default=None)
 
     def _prune(self) -> None:
         paths = sorted(self.folder.glob("*.pt"))

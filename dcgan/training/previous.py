@@ -40,26 +40,26 @@ class Previous:
         """The type of the device that it ran on."""
         return str(self.options.get("device")).partition(":")[0]
 
-    def settle(self, config: TrainConfig) -> TrainConfig:
+    def resolve(self, config: TrainConfig) -> TrainConfig:
         """Fill in what each `auto` was resolved to, and the files of the initial weights.
 
         If the run's device no longer exists, `auto` chooses again.
         """
         kept = {name: self.options[name] for name in AUTO if name in self.options}
-        settled = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
-        if "device" in settled:
+        resolved = {name: value for name, value in kept.items() if getattr(config, name) == "auto"}
+        if "device" in resolved:
             try:
-                pick_device(str(settled["device"]))
+                pick_device(str(resolved["device"]))
             except UserError:
-                del settled["device"]
+                del resolved["device"]
         for name in NETS:
             before, now = self.options.get(name), getattr(config, name)
             if isinstance(before, str) and (now is None or _same_place(now, before)):
-                settled[name] = before
-        return config.replace(**settled)
+                resolved[name] = before
+        return config.replace(**resolved)
 
     def require_same(self, config: TrainConfig, log: Log) -> bool:
-        """Compare the options, after `settle`, with those that the run began with.
+        """Compare the options, after `resolve`, with those that the run began with.
 
         Returns:
             Whether any differ.

@@ -183,7 +183,7 @@ class Records:
         """
         log, folder, nimg = self._log, self._folder, self._plan.nimg(steps)
         total = timedelta(seconds=round(seconds))
-        log(f"{end}: {steps:,} steps, {nimg:,} images, total time {total}")
+        log(f"{end}: {steps:,} step{'s'[: steps != 1]}, {nimg:,} images, total time {total}")
         if steps:
             log(f"samples  {folder.fakes(nimg)}")
             log(f"curves   {folder.losses_png}")

@@ -106,7 +106,7 @@ class Run:
         ema = self.step.ema
         if ema is None:
             return self.generator
-        ema.settle(self.config.nz)
+        ema.fit_batch_norm(self.config.nz)
         assert isinstance(ema.net, Generator)
         return ema.net
 
@@ -126,7 +126,7 @@ class Run:
 
     def save_best(self, nimg: int, swd: float) -> None:
         """Write the net that draws pictures, and keep its checkpoint."""
-        self.checkpoints.judged(nimg, swd)
+        self.checkpoints.record_distance(nimg, swd)
         save_weights(self.net_to_sample(), self.folder.generator_best)
 
     def options(self) -> dict[str, Any]:
@@ -137,7 +137,8 @@ class Run:
         """Describe the run for the log, after `steps` steps."""
         yield f"run      {self.folder.path}"
         if self.previous is not None:
-            yield f"resumed  after {steps:,} steps, {self.plan.nimg(steps):,} images"
+            images = self.plan.nimg(steps)
+            yield f"resumed  after {steps:,} step{'s'[: steps != 1]}, {images:,} images"
         yield f"seed     {self.config.seed}"
         options = {name: value for name, value in self.options().items() if name != "tuning"}
         yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
