@@ -137,7 +137,7 @@ def test_images_are_drawn_alike_in_every_process(monkeypatch):
         yield
         entered.append("left")
 
-    monkeypatch.setattr("dcgan.sampling.generate.alike_in_every_process", noted)
+    monkeypatch.setattr("dcgan.sampling.generate.same_in_every_process", noted)
     images = generate_each(trained(ngf=4), latents(range(BATCH + 1), NZ))
     next(images)
     assert entered == ["cpu", "left"]  # not for as long as somebody takes the images
