@@ -243,8 +243,8 @@ class TrainConfig(Options):
     tune: Annotated[
         Literal["auto", "off"],
         Option(
-            "Forms of the layers: auto (on CUDA the fastest, timed at the first start; on a CPU"
-            " those of a table) or off (the library's).",
+            "How the step is computed: auto (on CUDA as is fastest, timed at the first start; on a"
+            " CPU by a fixed table) or off (PyTorch's convolutions).",
             UPDATES,
         ),
     ] = "auto"
@@ -499,7 +499,8 @@ class MeasuringStep(Measuring):
     tune: Annotated[
         bool,
         Option(
-            "Time every form of every layer, and print the table; on CUDA, replace what is stored.",
+            "Time every form of every layer and every change of the step, and print both tables;"
+            " on CUDA, replace the choice that is stored.",
             MEASURING,
             flag="--tune",
         ),

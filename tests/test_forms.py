@@ -73,7 +73,7 @@ def test_a_step_in_any_form_is_the_librarys(name):
         one_patch = each in ("G.main.0", "D.main.8")
         layers[each] = IM2COL if one_patch else Forms(name, name, name)
     for step, tuning in zip(steps, (Tuning(layers=layers), Tuning()), strict=True):
-        tuning.set_forms(step.update)
+        tuning.apply(step.update)
         for net in (step.update.generator, step.update.discriminator):
             net.double()
         step.update(real, noise)
@@ -112,7 +112,7 @@ def test_a_net_draws_the_same_pictures_whatever_its_run_has_chosen(monkeypatch):
     noise = torch.randn(2, NZ, 1, 1)
     before = net(noise)
     chosen = {"G.main.6": Forms("blocks", "blocks"), "G.main.9": Forms("blocks", "blocks")}
-    Tuning(layers=chosen).set_forms(step.update)
+    Tuning(layers=chosen).apply(step.update)
     assert torch.equal(net(noise), before)
     called = MagicMock(wraps=HALVING.up["blocks"])
     monkeypatch.setitem(HALVING.up, "blocks", called)

@@ -1,7 +1,6 @@
 """The tuner under clocks that pretend, and what becomes of its choice."""
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +12,7 @@ from dcgan.options import TrainConfig
 from dcgan.step import tuner
 from dcgan.step.statistics import StepRows
 from dcgan.step.tuner import choose_forms, tune_layers, tune_step
-from dcgan.step.tuning import Layer, Tuning, for_cpu, library, measure_layers
+from dcgan.step.tuning import LayerSize, Tuning, for_cpu, library, measure_layers
 from dcgan.training import tuned
 from dcgan.training.build import build_nets, build_step, ready_step
 from dcgan.training.tuned import choose_tuning, stored_or_measured
@@ -21,41 +20,47 @@ from tests.running import tiny, train_here
 from tests.steps import NZ, whole_step
 
 CPU = torch.device("cpu")
-LAYERS = {"a": Layer((3, 8, 8), (4, 4, 4)), "b": Layer((8, 4, 4), (4, 1, 1))}
+LAYERS = {"a": LayerSize((3, 8, 8), (4, 4, 4)), "b": LayerSize((8, 4, 4), (4, 1, 1))}
 
 
 class Clock:
     """Says that whatever has one of the words in its name is the fastest, and a little noise."""
 
     def __init__(self, *fast: str) -> None:
-        self.fast, self.turn = fast, 0
+        self.fast, self.turns = fast, 0
 
-    def __call__(self, name: str, act: Callable[[], object]) -> float:
-        act()
-        self.turn += 1
-        return (1.0 if any(word in name for word in self.fast) else 2.0) + self.turn % 3 / 10
+    def __call__(self, name: str, call: Callable[[], object]) -> Callable[[], float]:
+        call()
+
+        def turn() -> float:
+            self.turns += 1
+            return (1.0 if any(word in name for word in self.fast) else 2.0) + self.turns % 3 / 10
+
+        return turn
 
 
-def rows(clock: Callable[..., float], dtype: torch.dtype = torch.float32) -> list[tuner.Row]:
+def rows(clock: tuner.Timer, dtype: torch.dtype = torch.float32) -> list[tuner.FormTimes]:
     return tune_layers(LAYERS, 2, dtype, CPU, clock, rounds=3)
+
+
+def forms(clock: tuner.Timer) -> dict[str, Forms]:
+    return choose_forms(rows(clock), LAYERS)
 
 
 # Forms
 
 
 def test_the_fastest_forms_are_taken_each_product_for_itself():
-    found = choose_forms(rows(Clock("up blocks", "weights im2col")))
-    assert found == {"a": Forms("library", "blocks", "im2col"), "b": Forms(weights="im2col")}
+    found = forms(Clock("up blocks", "weights im2col"))
+    assert found == {"a": Forms("library", "blocks", "im2col")}, "b stays a product"
 
 
 def test_without_a_gain_in_every_round_the_librarys_stays():
-    turns = Counter[str]()
+    def noisy(name, call):
+        seconds = iter([2.0, 2.0, 2.0] if name.endswith("library") else [1.0, 1.0, 3.0])
+        return lambda: next(seconds)
 
-    def noisy(name, act):
-        turns[name] += 1
-        return 2.0 if name.endswith("library") else [1.0, 1.0, 3.0][turns[name] - 1]
-
-    assert choose_forms(rows(noisy)) == {"a": Forms(), "b": Forms()}
+    assert forms(noisy) == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -70,6 +75,17 @@ def test_a_form_that_is_wrong_or_fails_is_left_out_with_the_reason(monkeypatch, 
     assert not any(found[form].taken or found[form].seconds for form in ("blocks", "im2col"))
     assert "wrong" in str(found["blocks"].obstacle)
     assert found["im2col"].obstacle == "no room on this device"
+
+
+def test_a_form_that_fails_only_when_it_is_timed_is_left_out():
+    def clock(name, call):
+        if "blocks" in name:
+            raise torch.OutOfMemoryError("at the full batch")
+        return Clock("up im2col")(name, call)
+
+    found = [row for row in rows(clock) if row.form == "blocks"]
+    assert {row.obstacle for row in found} == {"at the full batch"}
+    assert forms(clock)["a"].up == "im2col"
 
 
 # Levers
@@ -106,10 +122,58 @@ def test_a_lever_that_fails_or_computes_something_else_is_left_out():
     assert levers[1].obstacle == "out of memory"
 
 
-def test_levers_end_when_compiling_has_taken_long_enough():
+def test_a_lever_is_measured_against_the_step_with_the_ones_before():
+    """The second is faster than the untuned step, but not than the one with the first."""
+    costs = {"plain": 10.0, "joint": 8.0, "one graph": 9.0}
+    of = dict[object, float]()
+
+    def make(tuning):
+        name = "one graph" if tuning.one_graph else "joint" if tuning.joint else "plain"
+        step = lambda: torch.ones(5)  # noqa: E731
+        of[step] = costs[name]
+        return step
+
+    tuning, levers = tune_step(make, CHANGES, "fp32", lambda name, call: lambda: of[call], 3)
+    assert [lever.taken for lever in levers] == [True, False]
+    assert tuning == Tuning(joint=True)
+
+
+def test_levers_end_when_compiling_has_taken_long_enough(monkeypatch):
+    monkeypatch.setattr(tuner, "COMPILING_SECONDS", -1.0)
     steps = steps_of({"plain": 1.0, "joint": 1.0, "one graph": 1.0})
-    _, levers = tune_step(steps, CHANGES, "fp32", Clock("joint"), 3, compiling_seconds=-1.0)
+    _, levers = tune_step(steps, CHANGES, "fp32", Clock("joint"), 3)
     assert all("not tried" in str(lever.obstacle) for lever in levers)
+
+
+def test_a_cpus_turn_lasts_long_enough():
+    calls = []
+    turn = tuner.on_cpu("a product", lambda: calls.append(sum(range(1000))))
+    before = len(calls)
+    assert 0 < turn() < 1e-3
+    assert len(calls) - before > 100
+
+
+def test_on_cuda_each_turn_calls_what_it_was_prepared_for(monkeypatch):
+    """With pretended events, whose time is the number of calls."""
+    calls = list[str]()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at: int = len(calls)
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, end: "Event") -> int:
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    one, other = (tuner.on_cuda("the same name", partial(calls.append, name)) for name in "ab")
+    calls.clear()
+    assert (one(), other()) == (1e-3, 1e-3), "milliseconds a call"
+    assert calls == ["a"] * tuner.REPEATS + ["b"] * tuner.REPEATS
 
 
 # What is stored
@@ -133,14 +197,14 @@ def stored(monkeypatch, tmp_path):
     return call
 
 
-def unusable(name, act):
+def unusable(name, call):
     raise AssertionError("measured again")
 
 
 def test_the_first_start_measures_and_the_next_reads(stored):
     tuning, log = stored(Clock("up blocks", "forms"))
     assert tuning.layers["D.main.2"] == Forms(up="blocks")
-    assert "first start" in log[0]
+    assert "timing the step" in log[0]
     again, log = stored(unusable)
     assert again == tuning
     assert log == []
@@ -164,7 +228,7 @@ def test_a_choice_that_cannot_be_used_is_measured_anew_and_said(stored, tmp_path
 
 
 def test_an_interrupted_tuner_leaves_nothing_behind(stored, tmp_path):
-    def interrupt(name, act):
+    def interrupt(name, call):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -180,7 +244,8 @@ def test_a_run_keeps_its_choice_to_the_bit(tmp_path, monkeypatch):
 
     def odd(layers, precision):
         clock = Clock("down blocks", "up subpixel", "weights im2col")
-        return Tuning(layers=choose_forms(tune_layers(layers, 2, torch.float32, CPU, clock, 1)))
+        found = tune_layers(layers, 2, torch.float32, CPU, clock, 1)
+        return Tuning(layers=choose_forms(found, layers))
 
     with monkeypatch.context() as patched:
         patched.setattr(tuned, "for_cpu", odd)
@@ -227,7 +292,7 @@ def no_step(tuning):
 def choice(**options):
     config = TrainConfig(shards="synthetic", precision="fp32", image_size=32, nz=NZ, **options)
     log: list[str] = []
-    return choose_tuning(config, whole_step().update, "eager", no_step, log.append), log
+    return choose_tuning(config, whole_step().update, "eager", no_step, log.append)[0], log
 
 
 def test_off_takes_the_librarys_forms_where_they_can_be_compiled():
@@ -239,9 +304,15 @@ def test_off_takes_the_librarys_forms_where_they_can_be_compiled():
 
 
 def test_a_runs_choice_of_another_version_is_replaced_and_said():
-    tuning, log = choice(tuning={"layers": {"D.main.0": ["spiral", "library", "library"]}})
-    assert tuning == choice()[0]
-    assert "another version" in log[0]
+    for layers in (
+        {"D.main.0": ["spiral", "library", "library"]},
+        {"D.main.8": ["blocks", "library", "library"]},  # which has one patch
+        {"D.main.99": ["library", "library", "library"]},
+        {"D.main.0": "library"},
+    ):
+        tuning, log = choice(tuning={"layers": layers})
+        assert tuning == choice()[0]
+        assert "cannot read" in log[0]
 
 
 def test_a_cpus_choice_is_a_table_without_a_clock():
@@ -258,8 +329,8 @@ def test_on_a_gpu_it_chooses_a_step_that_runs():
     )
     update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
     make = partial(ready_step, config, device)
-    found = tuned.measure(config, update, make, tuned.timers(device), rounds=3)
-    library = [row for row in found.rows if row.form == "library" and row.obstacle is None]
+    found = tuned.measure_step(config, update, make, rounds=3)
+    library = [row for row in found.forms if row.form == "library" and row.obstacle is None]
     assert all(min(row.seconds) > 0 for row in library)
     assert {row.product for row in library} == {"down", "up", "weights"}
     assert make(found.tuning)().isfinite().all()

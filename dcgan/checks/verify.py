@@ -35,7 +35,7 @@ from dcgan.options import TrainConfig
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code
 from dcgan.step.tuner import operands
-from dcgan.step.tuning import Layer, Tuning
+from dcgan.step.tuning import LayerSize, Tuning
 from dcgan.training.build import build_nets, build_step
 from pipeline.loading.batches import Batches
 
@@ -122,8 +122,8 @@ def forms_are_equal(device: torch.device) -> Finding:
     farthest: dict[str, float] = {}
     for channels, features, side in ((3, 8, 8), (16, 5, 12), (7, 3, 4)):
         for layer in (
-            Layer((channels, side, side), (features, side // 2, side // 2)),
-            Layer((channels, 4, 4), (features, 1, 1)),
+            LayerSize((channels, side, side), (features, side // 2, side // 2)),
+            LayerSize((channels, 4, 4), (features, 1, 1)),
         ):
             for product, forms in layer.forms().items():
                 given = operands(layer, product, 3, torch.float64, device)

@@ -1,8 +1,7 @@
 """BatchNorm over several mini-batches at once, each with its own statistics.
 
-Real and generated images are separate mini-batches (docs/step.md). With this layer both can go
-through a net as one batch, which makes larger and fewer products of them, and still their
-statistics never mix. The formulas are those of Ioffe and Szegedy, "Batch Normalization", 2015
+Real and generated images are separate mini-batches (docs/step.md). With this layer both can pass
+through a net as one batch: fewer and larger products, but separate statistics. The formulas are those of Ioffe and Szegedy, "Batch Normalization", 2015
 (arXiv:1502.03167), algorithm 1 and section 3.
 """
 
@@ -18,9 +17,9 @@ from dcgan.nets.forms import not_a_view
 
 
 def count_batches(net: nn.Module, batches: int = 1) -> None:
-    """Count mini-batches in all of a net's `BatchNorm2d`, in training, in one call for all of them.
+    """In training, add to `num_batches_tracked` of all `BatchNorm2d` of a net, in one kernel.
 
-    Each layer's own count is a kernel that does next to nothing. Call this before the layers.
+    Call this before the layers.
     """
     if net.training:
         layers = [layer for layer in net.modules() if isinstance(layer, BatchNorm2d)]
@@ -30,7 +29,7 @@ def count_batches(net: nn.Module, batches: int = 1) -> None:
 class BatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose batch may consist of several equal mini-batches, one after another.
 
-    It does not count them; its net does, by `count_batches`.
+    The net counts them, by `count_batches`.
     """
 
     def forward(self, maps: torch.Tensor, batches: int = 1) -> torch.Tensor:

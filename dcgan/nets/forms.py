@@ -9,9 +9,9 @@ weights (N, C, 4, 4), and consists of three products::
 
 Convolutions halve the side (stride 2, padding 1), except between 4×4 and 1×1, where the kernel
 covers the map once. Which form of a product is fastest depends on the machine, on the number
-format and on the shape, so each product of a layer chooses its own:
+format and on the shape, so each product has its own form:
 
-- *library*: the library's convolution.
+- *library*: PyTorch's convolution (cuDNN, oneDNN).
 - *im2col*: one matrix product over patches (Chellapilla, Puri and Simard, "High Performance
   Convolutional Neural Networks for Document Processing", 2006).
 - *blocks*: 2×2 blocks of the big map become channels (space-to-depth), so that the kernel is 2×2
@@ -35,7 +35,7 @@ from torch import nn
 KERNEL = 4
 
 PADDED_TO = 8
-"""Number to a multiple of which *padded* pads the channels."""
+"""*padded* pads the channels to a multiple of this."""
 
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -70,8 +70,8 @@ class Conv2d(nn.Conv2d):
     """`nn.Conv2d` without bias, dilation or groups: (B, C, H, W) → (B, N, h, w).
 
     Attributes:
-        forms: of its products in training. Without them, and in evaluation, the layer takes those
-            of `untuned`, so that a net draws the same pictures whatever a run has chosen.
+        forms: those used in training; None for the fixed rule of `_forms`. Evaluation always
+            follows that rule, so pictures do not depend on training's forms.
     """
 
     forms: Forms | None = None
@@ -120,7 +120,7 @@ def products_of(layer: Conv2d | ConvTranspose2d, sides: Sequence[int]) -> Produc
 def _forms(
     layer: Conv2d | ConvTranspose2d, products: Products | None, device: torch.device, side: int
 ) -> Forms | None:
-    """Return the forms that a layer takes now; None for the library's, with its own gradients."""
+    """Return the forms that a layer takes now; None for the base class and autograd."""
     on_cpu = device.type == "cpu"
     if products is ONE_PATCH:
         # cuDNN lays out the gradient of these weights differently from what Inductor expects, and
@@ -213,7 +213,7 @@ class _Library:
         return F.conv_transpose2d(small, weights, None, self._stride, self._padding)
 
     def weights(self, big: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
-        # Of the weights themselves only shape, type and layout count
+        # Only the shape, type and layout of the weights are read
         like = big.new_empty(small.shape[1], big.shape[1], self._kernel, self._kernel)
         like = like.contiguous(memory_format=torch.channels_last)
         stride, padding = [self._stride] * 2, [self._padding] * 2

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dcgan.cli import tell_progress
 from dcgan.options import MeasuringStep, TrainConfig
-from dcgan.profiling import forms
+from dcgan.profiling import tuning as tuning_tables
 from dcgan.profiling.measuring import (
     CpuClock,
     Spread,
@@ -37,9 +37,10 @@ from dcgan.rundir.environment import pick_device
 from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import keep_compiled_code
+from dcgan.step.tuner import Found
 from dcgan.step.tuning import UNTUNED, Tuning
 from dcgan.training.build import build_nets, build_step, ready_step
-from dcgan.training.tuned import Found, choose_tuning, measure, stored_or_measured, timers
+from dcgan.training.tuned import choose_tuning, measure_step, stored_or_measured
 from pipeline.images.pixels import to_signed
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
@@ -180,10 +181,14 @@ def profile(options: MeasuringStep) -> None:
             f" {flops['ours'] / 1e9:.4g} in ours",
             "peak": f"{best} GFLOP/s: the fastest product of two {side}×{side} matrices",
         },
-        [make_table(time_rows), make_table(cost_rows), *(forms.tabulate(found) if found else [])],
+        [
+            make_table(time_rows),
+            make_table(cost_rows),
+            *(tuning_tables.tabulate(found) if found else []),
+        ],
         [
             conclude(faster, less_cpu),
-            *([forms.conclude(found, device)] if found else []),
+            *([tuning_tables.conclude(found, device)] if found else []),
             *left_out,
         ],
         [Bars("A step", "ms", spreads(ms)), Bars("Its CPU time", "ms", spreads(cpu))],
@@ -218,7 +223,7 @@ def tune(options: MeasuringStep, device: torch.device) -> Found | None:
     if cuda:
         return stored_or_measured(config, update, make, tell_progress, again=options.tune)
     tell_progress("timing the forms of the layers")
-    return measure(config, update, make, timers(device), options.rounds)
+    return measure_step(config, update, make, rounds=options.rounds)
 
 
 def _config(options: MeasuringStep) -> TrainConfig:
@@ -334,7 +339,7 @@ def build_ours(
     step = build_step(config, *build_nets(config, device), rows)
     if tuning is None:
         make = partial(ready_step, config, device)
-        tuning = choose_tuning(config, step.update, mode, make, tell_progress)
+        tuning, _ = choose_tuning(config, step.update, mode, make, tell_progress)
     log: list[str] = []
     taken = step.prepare(mode, log.append, tuning=tuning)
     if (taken, step.is_one_graph) != (mode, tuning.one_graph):

@@ -130,7 +130,7 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         return step(pixels)
 
     make = partial(ready_step, config, device)
-    tuning = choose_tuning(config, step.update, mode.name, make, tell_progress)
+    tuning, _ = choose_tuning(config, step.update, mode.name, make, tell_progress)
     taken = step.prepare(mode.name, lambda line: None, tuning=tuning)
     return update, f"{taken}, {precision.name}"
 

@@ -1,10 +1,10 @@
 """Masks of activations after BatchNorm, recomputed where a backward pass needs them.
 
 The gradient of a ReLU, leaky or not, is scaled by the sign of its input. Autograd keeps the whole
-result for that. BatchNorm's gradient reads its own input anyway, from which the sign can be told
-again; compiled into the same kernel that costs little, and the result need not be read once more.
-At the default sizes on an H100, BatchNorm and activations of a step then move 0.88 GB instead of
-1.07 (`python -m tests.count_kernels`; computed, not measured).
+result for that. BatchNorm's gradient reads its own input anyway, from which the sign can be
+recomputed. Compiled into the same kernel that costs little, and the result is not read once more.
+At the default sizes on an H100, BatchNorm and activations of a step then move 0.88 GB
+(`python -m tests.count_kernels`; computed, not measured), and 1.07 GB without this module.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ NORM = aten._native_batch_norm_legit.default  # noqa: SLF001
 
 
 def recompute_masks(module: GraphModule) -> int:
-    """Have activations' backward passes look at what BatchNorm computes rather than at its result.
+    """Take activations' gradients from BatchNorm's input, which autograd has saved unchanged.
 
-    Where rounding decides on the sign of a number, it may do so otherwise: it is another order of
-    the same operations. What is read is as it was in the forward pass: autograd would not have kept
-    it otherwise.
+    The sign of a value near zero may differ, because the operations are in another order.
 
     Args:
         module: ATen calls, forward and backward; changed in place.

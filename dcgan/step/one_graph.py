@@ -30,8 +30,8 @@ aten = torch.ops.aten
 Tensors: TypeAlias = list[torch.Tensor]
 
 OPTIONS: dict[str, Any] = {"realize_reads_threshold": 8, "realize_opcount_threshold": 100}
-"""Inductor's: how much it may compute again rather than store. By default, 4 and 30, it stores what
-a recomputed mask makes of a gradient (`torch._inductor.list_options()`)."""
+"""Inductor's limits for recomputing instead of storing (`torch._inductor.list_options()`). With its
+defaults, 4 and 30, it stores the masked gradients."""
 
 
 def compile_whole(body: Callable[[], object], tensors: Tensors) -> Callable[[], None]:
@@ -69,7 +69,7 @@ def trace(body: Callable[[], object], tensors: Tensors) -> GraphModule:
     def of_tensors(*given: torch.Tensor) -> None:
         body()
 
-    # For CUDA, autograd works in threads of its own, in which nobody would take notes
+    # For CUDA, autograd works in threads of its own, in which make_fx records nothing
     with torch.autograd.set_multithreading_enabled(False):
         module = make_fx(of_tensors, decomposition_table=_table())(*tensors)
     for node in reversed(module.graph.nodes):
@@ -83,8 +83,8 @@ def trace(body: Callable[[], object], tensors: Tensors) -> GraphModule:
 def seen_as_compiled(update: AdversarialStep) -> Iterator[None]:
     """Have the nets see `torch.compiler.is_compiling()`, as they do when they are compiled apart.
 
-    A layer may then compute in a form that suits a compiler. The optimisers see it not: they would
-    do otherwise.
+    A layer may then compute in a form that suits a compiler. The optimisers must not see it: they
+    would take another path.
     """
     nets = update.generate, update.discriminate
     update.generate, update.discriminate = (_AsCompiled(net) for net in nets)

@@ -41,7 +41,7 @@ AUTO = {
 
 On two cores with AMX, bf16 at the default sizes takes 392 ms eager and 520 ms compiled (medians of
 three rounds of `dcgan-profile step --compiled`), because compiled code does not use the matrix
-products of dcgan/nets/im2col.py. On an H100 a step takes 2.20 ms as a graph, but 10.4 ms eager and
+products of dcgan/nets/forms.py. On an H100 a step takes 2.20 ms as a graph, but 10.4 ms eager and
 12.8 ms compiled without a graph, because there the host is slower than the device.
 """
 
@@ -156,7 +156,7 @@ class WholeStep:
         Returns:
             The mode that the step will run in.
         """
-        tuning.set_forms(self.update)
+        tuning.apply(self.update)
         if mode == "eager":
             return mode
         with tuning.compiling():

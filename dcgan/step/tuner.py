@@ -2,7 +2,8 @@
 
 First each product of each layer is timed in all its forms. Then whole steps race: the step so far
 against one that differs by a single lever. A form or a lever is taken only if it was faster in
-every round, and only if its results are as near to the truth as the library's.
+every round. A form must also be as near to float64 as four times the library's error, and a lever's
+first statistics must agree.
 """
 
 from __future__ import annotations
@@ -17,16 +18,21 @@ from typing import Any, TypeAlias
 import torch
 
 from dcgan.nets.forms import Forms, Product
-from dcgan.step.tuning import COMPILER_OPTIONS, Layer, Tuning
+from dcgan.step.tuning import COMPILER_OPTIONS, LayerSize, Tuning
 from pipeline.errors import first_line
 
-Act: TypeAlias = Callable[[], Any]
+Call: TypeAlias = Callable[[], Any]
 """A product, or a whole step."""
-Timer: TypeAlias = Callable[[str, Act], float]
-"""Returns the seconds of a call. It is told what is called, for clocks that pretend."""
+Turn: TypeAlias = Callable[[], float]
+"""Makes a call several times, and returns the seconds of one."""
+Timer: TypeAlias = Callable[[str, Call], Turn]
+"""Prepares a call to be timed. It is told what is called, for clocks that pretend."""
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+"""The types of maps and weights, by precision."""
 
 ROUNDS = 7
-"""In which candidates alternate. One that is no faster wins all of them once in 128 times."""
+"""Alternating rounds. A candidate that is no faster wins all seven with a probability of 1/128."""
 
 COMPILING_SECONDS = 120.0
 """After so long no further lever is tried, because each is compiled anew."""
@@ -39,14 +45,14 @@ ERRORS = 4.0
 rounded as they grow, stay below twice; a wrong form is a hundred times off even in bfloat16."""
 
 EXACT = 1e-13
-"""Relative error that anybody may have, for the library may be exact."""
+"""Relative error that is always allowed, because the library's may be 0."""
 
 AGREEMENT = {"fp32": 1e-3, "tf32": 2e-2, "bf16": 5e-2}
 """Relative difference, by precision, of the first step's statistics between two equal steps."""
 
 
 @dataclass(frozen=True)
-class Row:
+class FormTimes:
     """One form of one product of a layer, as it was found."""
 
     layers: tuple[str, ...]
@@ -61,89 +67,150 @@ class Row:
     """Why it was left out."""
 
 
+@dataclass(frozen=True)
+class Lever:
+    """A step with one change, as it was found."""
+
+    name: str
+    seconds: tuple[float, ...]
+    """Of a step, in each round; empty if it was left out."""
+    without: tuple[float, ...]
+    """Of a step without the change, in the same rounds."""
+    taken: bool
+    obstacle: str | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the tuner chose, and what it saw."""
+
+    tuning: Tuning
+    forms: list[FormTimes]
+    levers: list[Lever]
+    seconds: float
+    """That it took, compiling included."""
+
+    def describe(self) -> str:
+        """Describe in a line what was chosen, and what it gained."""
+        taken = [lever for lever in self.levers if lever.taken]
+        if not taken:
+            return "no change made the step faster"
+        gains = (sum(lever.without) / sum(lever.seconds) for lever in taken)
+        return f"{math.prod(gains):.2f} times as fast as untuned: {self.tuning.describe()}"
+
+
+def measure(
+    make: Callable[[Tuning], Call],
+    layers: Mapping[str, LayerSize],
+    images: int,
+    precision: str,
+    alone: bool,
+    device: torch.device,
+    timers: tuple[Timer, Timer],
+    rounds: int = ROUNDS,
+) -> Found:
+    """Measure all forms and levers.
+
+    Args:
+        make: builds a step, always from the same state, whose calls return (5,) statistics. It
+            raises what makes the step impossible.
+        layers: the sizes of the layers, by name.
+        images: in a batch.
+        precision: fp32, tf32 or bf16.
+        alone: whether one process trains; several reduce gradients within the update.
+        device: where to compute.
+        timers: of a layer's product, and of a step.
+        rounds: the number of turns of each form and lever.
+    """
+    began = time.perf_counter()
+    of_layers, of_steps = timers
+    forms = tune_layers(layers, images, DTYPES[precision], device, of_layers, rounds)
+    changes = levers(choose_forms(forms, layers), alone, device)
+    tuning, tried = tune_step(make, changes, precision, of_steps, rounds)
+    return Found(tuning, forms, tried, time.perf_counter() - began)
+
+
 # Layers
 
 
 def tune_layers(
-    layers: Mapping[str, Layer],
-    batch: int,
+    layers: Mapping[str, LayerSize],
+    images: int,
     dtype: torch.dtype,
     device: torch.device,
     timer: Timer,
     rounds: int = ROUNDS,
-) -> list[Row]:
-    """Time every form of every product.
-
-    Args:
-        layers: the sizes, by name.
-        batch: images in a call.
-        dtype: the type of maps and weights.
-        device: where to compute.
-        timer: times a call.
-        rounds: the number of turns of each form.
-    """
-    names: dict[Layer, list[str]] = {}
+) -> list[FormTimes]:
+    """Time every form of every product; the arguments are those of `measure`."""
+    names: dict[LayerSize, list[str]] = {}
     for name, layer in layers.items():
         names.setdefault(layer, []).append(name)
-    rows = []
+    found = []
     for layer, same in names.items():
         for product, forms in layer.forms().items():
-            given = operands(layer, product, batch, dtype, device)
+            label, turns, obstacles = f"{same[0]} {product}", dict[str, Turn](), dict[str, str]()
             few = operands(layer, product, CHECKED_IMAGES, dtype, device)
-            obstacles = {form: obstacle(forms, form, few) for form in forms}
-            acts = {
-                form: _act(forms[form], given, device)
-                for form, found in obstacles.items()
-                if found is None
-            }
-            times = race(acts, timer, rounds, f"{same[0]} {product}")
+            given = operands(layer, product, images, dtype, device)
+            for form, compute in forms.items():
+                try:
+                    require_right(compute, forms["library"], few)
+                    turns[form] = timer(f"{label} {form}", _call(compute, given))
+                except (
+                    Exception
+                ) as error:  # libraries raise anything; without it we are only slower
+                    obstacles[form] = first_line(error)
+            times = race(turns, rounds)
             taken = pick(times, "library")
             _, height, width = layer.small
-            flops = 2 * batch * height * width * layer.small[0] * layer.big[0] * 16
-            rows += [
-                Row(
+            flops = 2 * images * height * width * layer.small[0] * layer.big[0] * 16
+            found += [
+                FormTimes(
                     tuple(same), product, form, tuple(times.get(form, ())), flops,
-                    form == taken, obstacles[form],
+                    form == taken, obstacles.get(form),
                 )
                 for form in forms
             ]  # fmt: skip
-    return rows
+    return found
 
 
-def choose_forms(rows: list[Row]) -> dict[str, Forms]:
-    """Return the forms that were taken, by the layer's name."""
+def choose_forms(found: list[FormTimes], layers: Mapping[str, LayerSize]) -> dict[str, Forms]:
+    """Return the forms that were taken, by the name of each layer that is not all the library's.
+
+    Layers between one pixel and one patch stay products, which compiled code needs.
+    """
     chosen: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row.taken:
-            for name in row.layers:
+    for row in found:
+        for name in row.layers:
+            if row.taken and not layers[name].is_one_patch:
                 chosen.setdefault(name, {})[row.product] = row.form
-    return {name: Forms(**products) for name, products in chosen.items()}
+    forms = {name: Forms(**products) for name, products in chosen.items()}
+    return {name: each for name, each in forms.items() if each != Forms()}
 
 
-def obstacle(
-    forms: Mapping[str, Product], form: str, operands: tuple[torch.Tensor, torch.Tensor]
-) -> str | None:
-    """Return why a form cannot be taken here: it fails, or computes something else."""
-    try:
-        truth = forms["library"](*(each.double() for each in operands))
-        errors = [
-            float((forms[each](*operands).double() - truth).norm() / truth.norm())
-            for each in (form, "library")
-        ]
-    except Exception as error:  # a library can raise anything; without the form we are only slower
-        return first_line(error)
-    if not errors[0] <= ERRORS * errors[1] + EXACT:
-        return f"wrong here: an error of {errors[0]:.1e}, {errors[1]:.1e} the library's"
-    return None
+def require_right(
+    compute: Product, library: Product, given: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    """Compare a form with float64 on this device.
+
+    Raises:
+        ValueError: it computes something else.
+        Exception: anything that a library raises.
+    """
+    truth = library(*(each.double() for each in given))
+    error, librarys = (
+        float((form(*given).double() - truth).norm() / truth.norm()) for form in (compute, library)
+    )
+    if not error <= ERRORS * librarys + EXACT:
+        raise ValueError(f"wrong: an error of {error:.1e}, and the library's is {librarys:.1e}")
 
 
 def operands(
-    layer: Layer, product: str, batch: int, dtype: torch.dtype, device: torch.device
+    layer: LayerSize, product: str, images: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the operands of a product, in channels_last."""
     shapes = {
-        "big": (batch, *layer.big),
-        "small": (batch, *layer.small),
+        "big": (images, *layer.big),
+        "small": (images, *layer.small),
         "weights": (layer.small[0], layer.big[0], 4, 4),
     }
     taken = {"down": ("big", "weights"), "up": ("small", "weights"), "weights": ("big", "small")}
@@ -157,30 +224,11 @@ def operands(
     return first, second
 
 
-def _act(
-    compute: Product, operands: tuple[torch.Tensor, torch.Tensor], device: torch.device
-) -> Act:
-    """Make a call as a step makes it: on CUDA, compiled."""
-    if device.type == "cuda":
-        torch.compiler.reset()  # else the shapes of all layers would be too many for one function
-        compute = torch.compile(compute, dynamic=False)
-    return lambda: compute(*operands)
+def _call(compute: Product, given: tuple[torch.Tensor, torch.Tensor]) -> Call:
+    return lambda: compute(*given)
 
 
 # Whole steps
-
-
-@dataclass(frozen=True)
-class Lever:
-    """A whole step with one change, as it was found."""
-
-    name: str
-    seconds: tuple[float, ...]
-    """Of a step, in each round; empty if it was left out."""
-    before: tuple[float, ...]
-    """Of a step without the change, in the same rounds."""
-    taken: bool
-    obstacle: str | None
 
 
 def levers(
@@ -200,156 +248,153 @@ def levers(
     if device.type != "cuda":
         return in_all_modes
     whole = {"the update as one graph": {"one_graph": True}} if alone else {}
-    compiler = {option: {"compiler": (option,)} for option in COMPILER_OPTIONS}
-    return whole | in_all_modes | compiler | {"all of cuDNN's kernels": {"cudnn_trials": 0}}
+    return whole | in_all_modes | {option: {"compiler": (option,)} for option in COMPILER_OPTIONS}
 
 
 def tune_step(
-    make: Callable[[Tuning], Act],
+    make: Callable[[Tuning], Call],
     changes: Mapping[str, Mapping[str, Any]],
     precision: str,
     timer: Timer,
     rounds: int = ROUNDS,
-    compiling_seconds: float = COMPILING_SECONDS,
 ) -> tuple[Tuning, list[Lever]]:
     """Try one change after another, and keep those that make the step faster.
 
     Args:
-        make: builds a step, always from the same state, whose calls return (5,) statistics.
-            It raises what makes the step impossible.
+        make: as for `measure`.
         changes: the result of `levers`.
         precision: fp32, tf32 or bf16.
         timer: times a step.
         rounds: the number of turns of each step.
-        compiling_seconds: after so long no further change is tried.
     """
     began = time.monotonic()
-    tuning = Tuning()
+    tuning, found = Tuning(), list[Lever]()
     step = make(tuning)
-    wanted, found = step().clone(), list[Lever]()
+    wanted = step().clone()
     for name, change in changes.items():
-        merged = dict(change)
-        if "compiler" in change:
-            merged["compiler"] = (*tuning.compiler, *change["compiler"])
-        changed = tuning.model_copy(update=merged)
+        compiler = (*tuning.compiler, *change.get("compiler", ()))
+        changed = tuning.model_copy(update={**change, "compiler": compiler})
         if changed == tuning:
             continue
-        why: str | None = None
-        times: dict[str, list[float]] = {"before": [], name: []}
-        if time.monotonic() - began > compiling_seconds:
-            why = f"not tried: the others took {compiling_seconds:.0f} s"
-        else:
-            try:
-                candidate = make(changed)
-                why = _disagreement(candidate(), wanted, AGREEMENT[precision])
-                if why is None:
-                    times = race({"before": step, name: candidate}, timer, rounds, "step")
-            except Exception as error:  # compilers and drivers can raise anything
-                why = first_line(error)
-        taken = why is None and pick(times, "before") == name
-        found.append(Lever(name, tuple(times[name]), tuple(times["before"]), taken, why))
+        times: dict[str, list[float]] = {}
+        obstacle = None
+        try:
+            if time.monotonic() - began > COMPILING_SECONDS:
+                raise TimeoutError(f"not tried: the others took {COMPILING_SECONDS:.0f} s")
+            candidate = make(changed)
+            require_agreement(candidate(), wanted, AGREEMENT[precision])
+            turns = {"without": timer("step without", step), name: timer(f"step {name}", candidate)}
+            times = race(turns, rounds)
+        except Exception as error:  # compilers and drivers raise anything
+            obstacle = first_line(error)
+        taken = pick(times, "without") == name
+        seconds, without = (tuple(times.get(each, ())) for each in (name, "without"))
+        found.append(Lever(name, seconds, without, taken, obstacle))
         if taken:
             tuning, step = changed, candidate
     return tuning, found
 
 
-def _disagreement(found: torch.Tensor, wanted: torch.Tensor, most: float) -> str | None:
+def require_agreement(found: torch.Tensor, wanted: torch.Tensor, most: float) -> None:
+    """Compare the statistics of two steps, (5,).
+
+    Raises:
+        ValueError: they differ.
+    """
     apart = float(((found - wanted).abs() / wanted.abs().clamp_min(1e-3)).max())
-    return None if apart <= most else f"wrong here: statistics differ by {apart:.1e}"
+    if not apart <= most:
+        raise ValueError(f"wrong: statistics differ by {apart:.1e}")
 
 
 # Timing
 
 
-def race(
-    acts: Mapping[str, Act], timer: Timer, rounds: int, label: str = ""
-) -> dict[str, list[float]]:
-    """Return the seconds of each act's calls, in alternating rounds."""
-    times: dict[str, list[float]] = {name: [] for name in acts}
+def race(turns: Mapping[str, Turn], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each candidate, in alternating rounds."""
+    times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, act in acts.items():
-            times[name].append(timer(f"{label} {name}", act))
+        for name, turn in turns.items():
+            times[name].append(turn())
     return times
 
 
 def pick(times: Mapping[str, list[float]], reference: str) -> str:
-    """Return the fastest of those that beat the reference in every round, or the reference."""
+    """Return the fastest of those that beat the reference in every round, or the reference.
+
+    Where the reference itself fails, it is the fastest of all.
+    """
     against = times.get(reference)
-    if against is None:  # the library itself fails here
-        return min(times, key=lambda name: statistics.median(times[name]), default=reference)
     better = [
         name
         for name, each in times.items()
-        if all(mine < theirs for mine, theirs in zip(each, against, strict=True))
+        if against is None or all(mine < other for mine, other in zip(each, against, strict=True))
     ]
     return min(better, key=lambda name: statistics.median(times[name]), default=reference)
 
 
-class CpuTimer:
-    """Times calls by the CPU seconds of the process, which other processes disturb less."""
+def timers(device: torch.device) -> tuple[Timer, Timer]:
+    """Return the timers of products and of steps."""
+    if device.type == "cuda":
+        return captured_on_cuda, on_cuda
+    return on_cpu, on_cpu
 
-    LEAST = 0.05
-    """Seconds of a turn, because threads that wait for each other spin for up to some ms."""
 
-    def __init__(self) -> None:
-        self._repeats: dict[str, int] = {}
+LEAST_SECONDS = 0.05
+"""How long a turn on a CPU lasts, so that spinning threads do not matter."""
 
-    def __call__(self, name: str, act: Act) -> float:
-        if name not in self._repeats:
-            act()
-            self._repeats[name] = math.ceil(self.LEAST / max(self._seconds(act, 1), 1e-6))
-        return self._seconds(act, self._repeats[name]) / self._repeats[name]
 
-    def _seconds(self, act: Act, times: int) -> float:
+def on_cpu(name: str, call: Call) -> Turn:
+    """Time by the CPU seconds of the process, which other processes disturb less."""
+
+    def seconds(times: int) -> float:
         began = time.process_time()
         for _ in range(times):
-            act()
+            call()
         return time.process_time() - began
 
+    call()
+    times = 1
+    while seconds(times) < LEAST_SECONDS:
+        times *= 2
+    return lambda: seconds(times) / times
 
-class CudaTimer:
-    """Times calls by events around several, on the current stream.
+
+REPEATS = 24
+"""Calls between two events on CUDA, so that the host's launch time does not show."""
+
+
+def on_cuda(name: str, call: Call) -> Turn:
+    """Time by events on the current stream.
 
     See docs.pytorch.org/docs/stable/notes/cuda.html, "Asynchronous execution".
-
-    Args:
-        capture: whether to capture the calls in a CUDA graph, as a step does; a step is one.
     """
+    return _between_events(lambda: [call() for _ in range(REPEATS)])
 
-    REPEATS = 24
-    """Calls between two events, so that launches from the host are lost among them."""
 
-    def __init__(self, capture: bool) -> None:
-        self._capture = capture
-        self._repeated: dict[str, Act] = {}
+def captured_on_cuda(name: str, call: Call) -> Turn:
+    """Time likewise a CUDA graph of the calls, which is how a step makes them."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # cuDNN tries its kernels
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(REPEATS):
+            call()
+    return _between_events(graph.replay)
 
-    def __call__(self, name: str, act: Act) -> float:
-        if name not in self._repeated:
-            self._repeated[name] = self._captured(act) if self._capture else _repeat(act)
+
+def _between_events(repeated: Call) -> Turn:
+    def seconds() -> float:
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         began.record()
-        self._repeated[name]()
+        repeated()
         ended.record()
         ended.synchronize()
-        seconds: float = began.elapsed_time(ended) / 1e3
-        return seconds / self.REPEATS
+        milliseconds: float = began.elapsed_time(ended)
+        return milliseconds / 1e3 / REPEATS
 
-    def _captured(self, act: Act) -> Act:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # compiles, and lets cuDNN try its kernels
-                act()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            _repeat(act)()
-        return graph.replay
-
-
-def _repeat(act: Act) -> Act:
-    def repeated() -> None:
-        for _ in range(CudaTimer.REPEATS):
-            act()
-
-    return repeated
+    repeated()
+    return seconds

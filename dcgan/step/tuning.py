@@ -6,7 +6,7 @@ command gives the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -32,38 +32,24 @@ COMPILER_OPTIONS = ("combo_kernels", "triton.enable_pdl", "coordinate_descent_tu
 """Options of torch._inductor.config that may make the same maths faster: small kernels in one
 launch, a kernel that starts while the last one ends, and a search for block sizes."""
 
-CUDNN_TRIALS = 10
-"""Kernels that cuDNN tries for each shape, by default; 0 for all that it has
-(docs.pytorch.org/docs/stable/backends.html, `torch.backends.cudnn.benchmark_limit`)."""
-
 
 class Tuning(BaseModel):
-    """A choice; the default is that of a step which nobody has tuned.
+    """How a step is computed; by default, untuned.
 
     Raises:
-        ValueError: there is no such form or option.
+        ValueError: there is no such option of the compiler.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: dict[str, Forms] = {}
-    """By the layer's name. Layers that are not named take the forms of `dcgan.nets.forms`."""
+    """By name. A layer without an entry follows the fixed rule in `dcgan.nets.forms`."""
     joint: bool = False
     """Whether real and generated images go through D as one batch."""
     one_graph: bool = False
     """Whether the update is compiled as a whole."""
     compiler: tuple[str, ...] = ()
     """The compiler's options that are on."""
-    cudnn_trials: int = CUDNN_TRIALS
-
-    @field_validator("layers")
-    @classmethod
-    def _exist(cls, layers: dict[str, Forms]) -> dict[str, Forms]:
-        for name, forms in layers.items():
-            for known, form in zip(HALVING, forms, strict=True):
-                if form not in known:
-                    raise ValueError(f"no form {form} of {name}")
-        return layers
 
     @field_validator("compiler")
     @classmethod
@@ -72,26 +58,32 @@ class Tuning(BaseModel):
             raise ValueError(f"no option {', '.join(unknown)} of the compiler")
         return options
 
-    def set_forms(self, update: AdversarialStep) -> None:
-        """Have the nets of a step take the chosen forms."""
+    def fits(self, layers: Mapping[str, LayerSize]) -> bool:
+        """Return whether a step of such layers, by name, can compute so."""
+        return all(
+            name in layers
+            and all(
+                form in known
+                for form, known in zip(forms, layers[name].forms().values(), strict=True)
+            )
+            for name, forms in self.layers.items()
+        )
+
+    def apply(self, update: AdversarialStep) -> None:
+        """Have a step compute in the chosen way, as far as that is not the compiler's business."""
         for name, layer in named_layers(update):
             layer.forms = self.layers.get(name)
         update.joint = self.joint
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
-        """Compile what is compiled inside with the chosen options."""
-        from torch._inductor import config  # seconds, which eager steps need not wait for
+        """Apply the compiler's options to all that is compiled inside."""
+        from torch._inductor import config  # importing this takes seconds
 
-        before = torch.backends.cudnn.benchmark_limit
         with ExitStack() as patches:
             for option in self.compiler:
                 patches.enter_context(config.patch({option: True}))
-            torch.backends.cudnn.benchmark_limit = self.cudnn_trials
-            try:
-                yield
-            finally:
-                torch.backends.cudnn.benchmark_limit = before
+            yield
 
     def describe(self) -> str:
         """Describe the choice in a line."""
@@ -100,17 +92,14 @@ class Tuning(BaseModel):
         words += ["real and generated images in one batch"] if self.joint else []
         words += ["the update as one graph"] if self.one_graph else []
         words += self.compiler
-        words += [f"cuDNN trials {self.cudnn_trials or 'all'}"] * (
-            self.cudnn_trials != CUDNN_TRIALS
-        )
         return ", ".join(words) or ("the library's forms" if self.layers else "none")
 
 
 UNTUNED = Tuning()
 
 
-class Layer(NamedTuple):
-    """What the forms of a layer depend on; layers of both nets may be equal."""
+class LayerSize(NamedTuple):
+    """The size of a layer; equal sizes are timed once."""
 
     big: tuple[int, ...]
     """(C, H, W)"""
@@ -123,7 +112,7 @@ class Layer(NamedTuple):
         return self.big[1:] == (4, 4) and self.small[1:] == (1, 1)
 
     def forms(self) -> dict[str, dict[str, Product]]:
-        """Return the forms that make a difference, by name, of each product by name."""
+        """Return the forms by name, of each product by name, without those that are the same."""
         products = ONE_PATCH if self.is_one_patch else HALVING
         same = {"padded"} if self.big[0] % PADDED_TO == 0 else set()
         return {
@@ -143,7 +132,7 @@ def named_layers(update: AdversarialStep) -> Iterator[tuple[str, Conv2d | ConvTr
 @torch.no_grad()
 def measure_layers(
     update: AdversarialStep, nz: int, image: tuple[int, int, int]
-) -> dict[str, Layer]:
+) -> dict[str, LayerSize]:
     """Find the sizes of the layers of both nets, by name.
 
     Args:
@@ -152,7 +141,7 @@ def measure_layers(
         image: (C, S, S).
     """
     layers = dict(named_layers(update))
-    found: dict[str, Layer] = {}
+    found: dict[str, LayerSize] = {}
 
     def note(
         name: str, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor
@@ -161,7 +150,7 @@ def measure_layers(
         if isinstance(module, ConvTranspose2d):
             (channels, *sides), (features, *places) = (features, *places), (channels, *sides)
         if products_of(layers[name], sides) is not None:
-            found[name] = Layer((channels, *sides), (features, *places))
+            found[name] = LayerSize((channels, *sides), (features, *places))
 
     hooks = [each.register_forward_hook(partial(note, name)) for name, each in layers.items()]
     device = next(update.generator.parameters()).device
@@ -177,7 +166,7 @@ def measure_layers(
 # What needs no measuring
 
 
-def library(layers: dict[str, Layer]) -> Tuning:
+def library(layers: Mapping[str, LayerSize]) -> Tuning:
     """Return the library's forms, except between one pixel and one patch.
 
     There, compiled code for CUDA needs products (see `dcgan.nets.forms`).
@@ -185,11 +174,11 @@ def library(layers: dict[str, Layer]) -> Tuning:
     return Tuning(layers={name: Forms() for name, each in layers.items() if not each.is_one_patch})
 
 
-PICTURES, SMALL = 3, 8
-"""Channels of a big map that is pictures, and side of one that is small, at most: the library is
-slow at such layers on some CPUs."""
+PICTURES, OF_PICTURES = 3, Forms(up="blocks")
+"""Channels of a big map that is pictures, at most, and the forms of its layer."""
 
-OF_PICTURES = Forms(up="blocks")
+SMALL = 8
+"""Side of a big map that is small, at most."""
 
 OF_SMALL = {
     ("AVX2", "fp32"): Forms(weights="im2col"),
@@ -201,7 +190,7 @@ row), as `dcgan-profile step --tune` does. With AMX, layers stay as `dcgan.nets.
 which was measured on a Xeon."""
 
 
-def for_cpu(layers: dict[str, Layer], precision: str) -> Tuning:
+def for_cpu(layers: Mapping[str, LayerSize], precision: str) -> Tuning:
     """Return the fixed choice for this machine's CPU."""
     of_small = OF_SMALL.get((instruction_set(), precision))
     if of_small is None:

@@ -25,12 +25,12 @@ from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
-from dcgan.step.tuning import UNTUNED, Tuning
+from dcgan.step.tuning import Tuning
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous, find
 from dcgan.training.run import Plan, Run
-from dcgan.training.tuned import choose_tuning
+from dcgan.training.tuned import choose_tuning, kept_tuning
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
@@ -98,31 +98,12 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
         changed,
         partial(
             choose_tuning,
-            config.replace(tuning=_kept_tuning(config, previous)),
+            config.replace(tuning=kept_tuning(config, previous)),
             step.update,
             mode.name,
             partial(ready_step, config.replace(netG=None, netD=None), device),
         ),
     )
-
-
-def _kept_tuning(config: TrainConfig, previous: Previous | None) -> dict[str, Any] | None:
-    """Return the tuning of the run that resumes; None for a new run, or if a new one is wanted."""
-    if previous is None:
-        return None
-    chosen_for = {
-        "tune": config.tune,
-        "precision": config.precision,
-        "step": config.step,
-        "device_type": config.device.partition(":")[0],
-    }
-    before = previous.options | {"device_type": previous.device_type}
-    if any(before.get(name, value) != value for name, value in chosen_for.items()):
-        return None
-    # A version that knew of no choice computed as an untuned step does
-    untuned = None if previous.state is None else UNTUNED.model_dump(mode="json")
-    kept: dict[str, Any] | None = previous.options.get("tuning", untuned)
-    return kept
 
 
 def ready_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Callable[[], Any]:

@@ -61,7 +61,7 @@ class Run:
     """The run that the folder already held."""
     changed: bool
     """Whether its options differ from that run's."""
-    choose_tuning: Callable[[Log], Tuning]
+    choose_tuning: Callable[[Log], tuple[Tuning, str]]
     """Chooses the forms of the layers, and how to compile; may measure for minutes."""
 
     @property
@@ -77,9 +77,10 @@ class Run:
         """
         if self.ranks.count > 1:
             self._connect()
-        tuning = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log)))
-        assert tuning is not None  # the first rank's
-        log(f"tuning   {tuning.describe()}")
+        chosen = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log)))
+        assert chosen is not None  # the first rank's
+        tuning, reason = chosen
+        log(f"tuning   {tuning.describe()}; {reason}")
         self.config = self.config.replace(tuning=tuning.model_dump(mode="json"))
         self.ranks.first(lambda: write_object(self.folder.config, self.options()))
         # Before the first batch, because DALI's work on the device would disturb a capture

@@ -8,91 +8,96 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from dcgan.options import TrainConfig
 from dcgan.step.adversarial import AdversarialStep
-from dcgan.step.tuner import (
-    ROUNDS,
-    Act,
-    CpuTimer,
-    CudaTimer,
-    Lever,
-    Row,
-    Timer,
-    choose_forms,
-    levers,
-    tune_layers,
-    tune_step,
-)
-from dcgan.step.tuning import UNTUNED, Tuning, for_cpu, library, measure_layers
+from dcgan.step.tuner import Call, Found, measure, timers
+from dcgan.step.tuning import UNTUNED, LayerSize, Tuning, for_cpu, library, measure_layers
+from dcgan.training.previous import Log, Previous
 from pipeline.errors import first_line
 from pipeline.files import cache_folder, digest, write_whole
 
 VERSION = 1
-"""Of what is stored, and of what the forms do."""
+"""Raise it when what is stored, or what a form does, changes."""
 
-SIZES = ("batch_size", "image_size", "channels", "nz", "ngf", "ndf", "precision", "mirror", "ranks")
+DEPENDS_ON = (
+    "batch_size", "image_size", "channels", "nz", "ngf", "ndf", "precision", "mirror", "ranks",
+)  # fmt: skip
 """Options on which the fastest way depends."""
 
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+CHOSEN_FOR = ("tune", "precision", "step", "deterministic")
+"""Options after whose change a run that resumes chooses anew."""
 
-Log = Callable[[str], object]
 
+def kept_tuning(config: TrainConfig, previous: Previous | None) -> dict[str, Any] | None:
+    """Return the tuning of the run that resumes; None for a new run, or if a new one is wanted.
 
-@dataclass(frozen=True)
-class Found:
-    """What the tuner chose, and what it saw."""
-
-    tuning: Tuning
-    rows: list[Row]
-    levers: list[Lever]
-    seconds: float
-    """That it took, compiling included."""
+    Args:
+        config: the options, resolved.
+        previous: the run that resumes, if any.
+    """
+    if previous is None or previous.device_type != config.device.partition(":")[0]:
+        return None
+    before = previous.options
+    if any(before.get(name, getattr(config, name)) != getattr(config, name) for name in CHOSEN_FOR):
+        return None
+    # A version that knew of no choice computed as an untuned step does
+    untuned = None if previous.state is None else UNTUNED.model_dump(mode="json")
+    kept: dict[str, Any] | None = before.get("tuning", untuned)
+    return kept
 
 
 def choose_tuning(
     config: TrainConfig,
     update: AdversarialStep,
     mode: str,
-    make: Callable[[Tuning], Act],
+    make: Callable[[Tuning], Call],
     log: Log,
-) -> Tuning:
+) -> tuple[Tuning, str]:
     """Choose how a run computes its steps.
 
     Args:
         config: the options, resolved; `tuning` is that of a run that resumes, which is kept.
         update: the step; its nets are on their device.
         mode: eager, compiled or graph.
-        make: builds a step that is ready to run, for `tune_step`.
+        make: builds a step that is ready to run, for `measure`.
         log: called with a line about whatever takes long or is ignored.
+
+    Returns:
+        The choice and its reason.
     """
+    layers = _layers(config, update)
     if config.tuning is not None:
         with contextlib.suppress(ValidationError):
-            return Tuning(**config.tuning)
-        log("tuning   that of the run is of another version; choosing anew")
+            kept = Tuning(**config.tuning)
+            if kept.fits(layers):
+                return kept, "as the run began"
+        log("tuning   this version cannot read the run's choice; choosing again")
     device = next(update.generator.parameters()).device
-    image = config.channels, config.image_size, config.image_size
-    layers = measure_layers(update, config.nz, image)
-    if config.tune == "off":
-        return library(layers)
     if device.type == "cpu":
-        return for_cpu(layers, config.precision)
-    if device.type != "cuda" or mode != "graph" or config.deterministic or config.dry_run:
-        return UNTUNED
-    return stored_or_measured(config, update, make, log).tuning
+        if config.tune == "off":
+            return library(layers), "as asked for"
+        if mode == "eager":
+            return for_cpu(layers, config.precision), "from the table of this kind of CPU"
+    if device.type != "cuda" or mode != "graph":
+        return UNTUNED, f"only graphs are tuned on {device.type}"
+    for name, value in (("tune", "off"), ("deterministic", True), ("dry_run", True)):
+        if getattr(config, name) == value:
+            return UNTUNED, f"because of --{name.replace('_', '-')}"
+    found = stored_or_measured(config, update, make, log)
+    return found.tuning, "the fastest here"
 
 
 def stored_or_measured(
     config: TrainConfig,
     update: AdversarialStep,
-    make: Callable[[Tuning], Act],
+    make: Callable[[Tuning], Call],
     log: Log,
     again: bool = False,
 ) -> Found:
@@ -101,66 +106,42 @@ def stored_or_measured(
     Args:
         config: the options, resolved.
         update: the step; its nets are on their device.
-        make: builds a step that is ready to run, for `tune_step`.
+        make: builds a step that is ready to run, for `measure`.
         log: called with a line about whatever takes long or is ignored.
         again: whether to measure in any case.
     """
     device = next(update.generator.parameters()).device
     key = _key(config, device)
     path = cache_folder() / "tuning" / f"{digest(key.encode())[:32]}.json"
-    found = None if again else _read(path, key, log)
+    found = None if again else _read(path, key, _layers(config, update), log)
     if found is None:
-        log("tuning   the first start with these nets here: minutes; --tune off does without")
-        found = measure(config, update, make, timers(device))
-        log(f"tuning   {describe(found)}")
-        with contextlib.suppress(OSError):  # a full disk or a locked home costs time, nothing else
+        log("tuning   timing the step on this device: minutes, once; --tune off skips it")
+        found = measure_step(config, update, make)
+        log(f"tuning   {found.describe()}")
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps({"key": key}).encode() + b"\n" + _FOUND.dump_json(found))
+        except OSError as error:
+            log(f"tuning   could not be stored, the next start measures again: {error}")
     return found
 
 
-def timers(device: torch.device) -> tuple[Timer, Timer]:
-    """Return the timers of products and of steps."""
-    if device.type == "cuda":
-        return CudaTimer(capture=True), CudaTimer(capture=False)
-    return CpuTimer(), CpuTimer()
-
-
-def measure(
+def measure_step(
     config: TrainConfig,
     update: AdversarialStep,
-    make: Callable[[Tuning], Act],
-    timers: tuple[Timer, Timer],
-    rounds: int = ROUNDS,
+    make: Callable[[Tuning], Call],
+    **rounds: int,
 ) -> Found:
-    """Measure all forms and levers.
-
-    Args:
-        config: the options, resolved.
-        update: the step; its nets are on their device.
-        make: builds a step that is ready to run, for `tune_step`.
-        timers: of a layer's product, and of a step.
-        rounds: the number of turns of each form and lever.
-    """
-    began = time.perf_counter()
-    of_layers, of_steps = timers
+    """Measure a step; the arguments are those of `stored_or_measured`, and `measure`'s `rounds`."""
     device = next(update.generator.parameters()).device
-    layers = measure_layers(
-        update, config.nz, (config.channels, config.image_size, config.image_size)
-    )
-    images, dtype = config.batch_size // config.ranks, DTYPES[config.precision]
-    rows = tune_layers(layers, images, dtype, device, of_layers, rounds)
-    changes = levers(choose_forms(rows), config.ranks == 1, device)
-    tuning, tried = tune_step(make, changes, config.precision, of_steps, rounds)
-    return Found(tuning, rows, tried, time.perf_counter() - began)
+    layers, both = _layers(config, update), timers(device)
+    images, alone = config.batch_size // config.ranks, config.ranks == 1
+    return measure(make, layers, images, config.precision, alone, device, both, **rounds)
 
 
-def describe(found: Found) -> str:
-    """Describe in a line what was chosen, and what it gained."""
-    taken = [lever for lever in found.levers if lever.taken]
-    gains = [sum(lever.before) / sum(lever.seconds) for lever in taken]
-    factor = torch.tensor(gains).prod().item() if gains else 1.0
-    return f"{factor:.2f} times as fast as untuned: {found.tuning.describe()}"
+def _layers(config: TrainConfig, update: AdversarialStep) -> dict[str, LayerSize]:
+    image = config.channels, config.image_size, config.image_size
+    return measure_layers(update, config.nz, image)
 
 
 _FOUND = TypeAdapter(Found)
@@ -168,26 +149,29 @@ _FOUND = TypeAdapter(Found)
 
 def _key(config: TrainConfig, device: torch.device) -> str:
     """Return all that a measurement depends on, as JSON."""
-    sizes = {name: getattr(config, name) for name in SIZES}
-    versions = {
+    options = {name: getattr(config, name) for name in DEPENDS_ON}
+    machine = {
         "version": VERSION,
         "torch": torch.__version__,
         "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "average": bool(config.ema_nimg),
     }
-    return json.dumps(versions | sizes, sort_keys=True)
+    return json.dumps(machine | options, sort_keys=True)
 
 
-def _read(path: Path, key: str, log: Log) -> Found | None:
+def _read(path: Path, key: str, layers: dict[str, LayerSize], log: Log) -> Found | None:
     """Read what is stored; None if there is nothing, or nothing that can be used."""
     try:
         head, _, body = path.read_bytes().partition(b"\n")
         if json.loads(head) != {"key": key}:
             raise ValueError("it is of another device or version")
-        return _FOUND.validate_json(body)
+        found = _FOUND.validate_json(body)
+        if not found.tuning.fits(layers):
+            raise ValueError("it has forms that this version has not")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        log(f"tuning   {path.name} in the cache cannot be used ({first_line(error)})")
+        log(f"tuning   {path.name} cannot be used, measuring again: {first_line(error)}")
         return None
+    return found

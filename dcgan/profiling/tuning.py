@@ -10,20 +10,19 @@ from rich.table import Table
 
 from dcgan.profiling.measuring import Spread
 from dcgan.profiling.report import SPAN, cells, make_table, times
-from dcgan.step.tuner import Lever, Row
-from dcgan.training.tuned import Found, describe
+from dcgan.step.tuner import FormTimes, Found, Lever
 
 TAKEN = "←"
 """Marks a form or a lever that was taken."""
 
 
 FORM_COLUMNS = ("layer", "product", "form", "ms", SPAN, "GFLOP/s", "")
-LEVER_COLUMNS = ("lever", "ms/step", "before", "× as fast", "")
+LEVER_COLUMNS = ("lever", "ms/step", "without", "× as fast", "")
 
 
 def tabulate(found: Found) -> list[Table]:
     """Make the tables of what the tuner found."""
-    forms, levers = map(_form, found.rows), map(_lever, found.levers)
+    forms, levers = map(_form, found.forms), map(_lever, found.levers)
     return [
         make_table([dict.fromkeys(FORM_COLUMNS, "") | row for row in forms], "Forms of the layers"),
         make_table(
@@ -34,13 +33,13 @@ def tabulate(found: Found) -> list[Table]:
 
 def conclude(found: Found, device: torch.device) -> str:
     """Return the line about what was chosen, and whether a run takes it."""
-    line = f"Tuned in {found.seconds:.0f} s: {describe(found)}."
+    line = f"Tuned in {found.seconds:.0f} s: {found.describe()}."
     if device.type == "cpu":
-        line += " On a CPU, runs take the forms of a fixed table, whatever is measured."
+        line += " On a CPU, runs take the forms of a fixed table, whatever was measured."
     return line
 
 
-def _form(row: Row) -> dict[str, str]:
+def _form(row: FormTimes) -> dict[str, str]:
     known = {"layer": ", ".join(row.layers), "product": row.product, "form": row.form}
     if row.obstacle is not None:
         return known | {"": row.obstacle}
@@ -49,7 +48,7 @@ def _form(row: Row) -> dict[str, str]:
     return {
         **known,
         **cells("ms", spread, ".3g" if spread.median < 100 else ",.0f"),
-        "GFLOP/s": f"{rate:,.0f}",
+        "GFLOP/s": f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}",
         "": TAKEN if row.taken else "",
     }
 
@@ -60,8 +59,8 @@ def _lever(lever: Lever) -> dict[str, str]:
     return {
         "lever": lever.name,
         "ms/step": f"{1e3 * float(np.median(lever.seconds)):,.4g}",
-        "before": f"{1e3 * float(np.median(lever.before)):,.4g}",
-        "× as fast": times(Spread.of(_ratios(lever.before, lever.seconds))),
+        "without": f"{1e3 * float(np.median(lever.without)):,.4g}",
+        "× as fast": times(Spread.of(_ratios(lever.without, lever.seconds))),
         "": TAKEN if lever.taken else "",
     }
 
