@@ -1,8 +1,9 @@
 """BatchNorm over several mini-batches at once, each with its own statistics.
 
 Real and generated images are separate mini-batches (docs/step.md). With this layer both can pass
-through a net as one batch: fewer and larger products, but separate statistics. The formulas are those of Ioffe and Szegedy, "Batch Normalization", 2015
-(arXiv:1502.03167), algorithm 1 and section 3.
+through a net as one batch: fewer and larger products, but separate statistics. The formulas are
+those of Ioffe and Szegedy, "Batch Normalization", 2015 (arXiv:1502.03167), algorithm 1 and section
+3.
 """
 
 from __future__ import annotations
