@@ -161,6 +161,12 @@ def test_a_wrong_form_is_caught(monkeypatch):
     assert "up: subpixel" in finding.found
 
 
+def test_a_form_that_gives_no_numbers_is_caught(monkeypatch):
+    right = HALVING.up["subpixel"]
+    monkeypatch.setitem(HALVING.up, "subpixel", lambda *of: right(*of) * float("nan"))
+    assert forms_are_equal(CPU).verdict is FAIL
+
+
 def test_a_joint_pass_that_mixes_statistics_is_caught(monkeypatch):
     forward = BatchNorm2d.forward
     monkeypatch.setattr(BatchNorm2d, "forward", lambda self, maps, batches=1: forward(self, maps))

@@ -162,6 +162,16 @@ def test_two_batches_in_one_call_are_two_calls():
         torch.testing.assert_close(buffer, other.get_buffer(name), rtol=EXACT, atol=EXACT)
 
 
+def test_gradients_of_two_batches_have_none_of_their_own():
+    """They would be wrong; a penalty on gradients needs one batch at a time."""
+    images = maps(4, 3, 2, 2).requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        BatchNorm2d(3).double()(images, 2).pow(3).sum(), images, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="differentiate"):
+        gradient.sum().backward()
+
+
 def test_nets_count_their_mini_batches_as_batchnorms_of_torch_do():
     update = whole_step().update
     update(*batch(0, size=32))  # D sees real images, generated ones, and these again

@@ -200,6 +200,13 @@ def test_one_graph_is_eager_on_a_gpu(mode):
     compare_over_20_steps(step, eager, rows=1)
 
 
+def test_masks_of_other_batchnorms_are_left_alone():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.ReLU())
+    rows = torch.randn(5, 3, requires_grad=True)
+    module = trace(lambda: net(rows).sum().backward(), [rows, *net.parameters(), *net.buffers()])
+    assert recompute_masks(module) == 0
+
+
 # Where it cannot be had
 
 

@@ -90,7 +90,7 @@ def test_demo(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     samples = sorted((tmp_path / "clone/demo/run/samples").glob("*.png"))
-    assert len(samples) == 15
+    assert len(samples) == 10
     assert (tmp_path / "clone/demo/run/report.html").exists()
     said = {_form(line) for line in (done.stdout + done.stderr).splitlines()}
     shown = [line for line in DEMO.splitlines() if not line.startswith(MACHINE)]

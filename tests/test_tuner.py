@@ -11,12 +11,12 @@ from dcgan.nets.forms import HALVING, Forms
 from dcgan.options import TrainConfig
 from dcgan.step import tuner
 from dcgan.step.statistics import StepRows
-from dcgan.step.tuner import choose_forms, tune_layers, tune_step
-from dcgan.step.tuning import LayerSize, Tuning, for_cpu, library, measure_layers
+from dcgan.step.tuner import Trial, choose_forms, tune_layers, tune_step
+from dcgan.step.tuning import COMPILER_OPTIONS, LayerSize, Tuning, for_cpu, library, measure_layers
 from dcgan.training import tuned
-from dcgan.training.build import build_nets, build_step, ready_step
+from dcgan.training.build import build_nets, build_step, trial_step
 from dcgan.training.tuned import choose_tuning, stored_or_measured
-from tests.running import tiny, train_here
+from tests.running import new_trainer, tiny, train_here
 from tests.steps import NZ, whole_step
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def steps_of(statistics):
         found = statistics[name]
         if isinstance(found, Exception):
             raise found
-        return lambda: torch.full((5,), found)
+        return Trial(lambda: None, lambda: torch.full((5,), found))
 
     return make
 
@@ -115,7 +115,7 @@ def test_a_lever_that_gains_is_kept_for_the_next():
 
 
 def test_a_lever_that_fails_or_computes_something_else_is_left_out():
-    steps = steps_of({"plain": 1.0, "joint": 1.01, "one graph": RuntimeError("out of memory")})
+    steps = steps_of({"plain": 1.0, "joint": 1.02, "one graph": RuntimeError("out of memory")})
     tuning, levers = tune_step(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
     assert tuning == Tuning()
     assert "wrong" in str(levers[0].obstacle)
@@ -129,13 +129,40 @@ def test_a_lever_is_measured_against_the_step_with_the_ones_before():
 
     def make(tuning):
         name = "one graph" if tuning.one_graph else "joint" if tuning.joint else "plain"
-        step = lambda: torch.ones(5)  # noqa: E731
+        step = lambda: None  # noqa: E731
         of[step] = costs[name]
-        return step
+        return Trial(step, lambda: torch.ones(5))
 
     tuning, levers = tune_step(make, CHANGES, "fp32", lambda name, call: lambda: of[call], 3)
     assert [lever.taken for lever in levers] == [True, False]
     assert tuning == Tuning(joint=True)
+
+
+@pytest.mark.parametrize("part", ["optimizer_g", "optimizer_d", "average"])
+def test_a_step_that_leaves_out_an_update_has_another_outcome(monkeypatch, part):
+    """Whatever rate the run has: the losses of its first step are those of the whole."""
+    config = TrainConfig(
+        shards="synthetic", image_size=32, batch_size=4, nz=4, ngf=2, ndf=2, precision="fp32",
+        lr=1e-12, ema_nimg=8,
+    )  # fmt: skip
+    wanted = trial_step(config, CPU, Tuning()).outcome()
+    again = trial_step(config, CPU, Tuning(joint=True)).outcome()
+    tuner.require_agreement(again, wanted, tuner.AGREEMENT["fp32"])
+    build = build_step
+
+    def lacking(*arguments):
+        step = build(*arguments)
+        if part == "average":
+            monkeypatch.setattr(step.ema, "update", lambda updates: None)
+        else:
+            monkeypatch.setattr(getattr(step.update, part), "step", lambda: None)
+            monkeypatch.setattr(step.update, "updates_of_g", lambda: torch.tensor(1.0))
+        return step
+
+    monkeypatch.setattr("dcgan.training.build.build_step", lacking)
+    found = trial_step(config, CPU, Tuning()).outcome()
+    with pytest.raises(ValueError, match="wrong"):
+        tuner.require_agreement(found, wanted, tuner.AGREEMENT["bf16"])
 
 
 def test_levers_end_when_compiling_has_taken_long_enough(monkeypatch):
@@ -188,11 +215,11 @@ def stored(monkeypatch, tmp_path):
     )
     update = build_step(config, *build_nets(config, CPU), StepRows(1, CPU)).update
 
-    def call(clock):
+    def call(clock, **options):
         monkeypatch.setattr(tuned, "timers", lambda device: (clock, clock))
         log: list[str] = []
-        make = lambda tuning: ready_step(config, CPU, tuning)  # noqa: E731
-        return stored_or_measured(config, update, make, log.append).tuning, log
+        make = lambda tuning: trial_step(config, CPU, tuning)  # noqa: E731
+        return stored_or_measured(config, update, make, log.append, **options).tuning, log
 
     return call
 
@@ -236,6 +263,32 @@ def test_an_interrupted_tuner_leaves_nothing_behind(stored, tmp_path):
     assert not [*tmp_path.rglob("*.json*")]
 
 
+def test_a_request_to_stop_ends_the_tuner(stored, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stored(Clock(), stop=lambda: True)
+    assert not [*tmp_path.rglob("*.json*")]
+
+
+def test_what_is_stored_depends_on_the_precision():
+    one, other = (TrainConfig(shards="none", precision=each) for each in ("fp32", "bf16"))
+    assert tuned._key(one, CPU) != tuned._key(other, CPU)
+
+
+def test_compilers_options_add_up_and_hold_while_it_compiles():
+    from torch._inductor import config
+
+    changes = {name: {"compiler": (name,)} for name in COMPILER_OPTIONS[:2]}
+    make = lambda tuning: Trial(lambda: None, lambda: torch.ones(5))  # noqa: E731
+    tuning, _ = tune_step(make, changes, "fp32", Clock(*changes), 3)
+    assert tuning.compiler == COMPILER_OPTIONS[:2]
+    assert not config.combo_kernels
+    with tuning.compiling():
+        assert config.combo_kernels
+    assert not config.combo_kernels
+    with Tuning(compiler=COMPILER_OPTIONS).compiling():
+        pass
+
+
 # A run's choice
 
 
@@ -263,6 +316,15 @@ def test_a_run_keeps_its_choice_to_the_bit(tmp_path, monkeypatch):
 
 def stored_tuning(run):
     return Tuning(**json.loads((run / "config.json").read_text())["tuning"])
+
+
+def test_until_a_run_that_resumes_has_begun_its_file_keeps_the_choice(tmp_path, monkeypatch):
+    """A kill before the first step may not lose it."""
+    run = tmp_path / "run"
+    monkeypatch.setattr(tuned, "for_cpu", lambda layers, precision: Tuning(joint=True))
+    train_here(tiny(run, max_steps=1))
+    trainer = new_trainer(tiny(run, max_steps=2))
+    assert Tuning(**trainer.run.options()["tuning"]) == Tuning(joint=True)
 
 
 def test_with_another_tune_a_run_that_resumes_chooses_anew(tmp_path, monkeypatch):
@@ -328,9 +390,9 @@ def test_on_a_gpu_it_chooses_a_step_that_runs():
         shards="synthetic", image_size=32, batch_size=8, nz=4, ngf=8, ndf=8, precision="bf16"
     )
     update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
-    make = partial(ready_step, config, device)
+    make = partial(trial_step, config, device)
     found = tuned.measure_step(config, update, make, rounds=3)
     library = [row for row in found.forms if row.form == "library" and row.obstacle is None]
     assert all(min(row.seconds) > 0 for row in library)
     assert {row.product for row in library} == {"down", "up", "weights"}
-    assert make(found.tuning)().isfinite().all()
+    assert make(found.tuning).outcome().isfinite().all()

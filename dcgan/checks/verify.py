@@ -7,6 +7,7 @@ gets figures instead of our word.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shutil
 import threading
@@ -131,6 +132,7 @@ def forms_are_equal(device: torch.device) -> Finding:
                 for name, form in forms.items():
                     apart = float((form(*given) - truth).abs().max() / truth.abs().max())
                     known = f"{product}: {name}"
+                    apart = math.inf if math.isnan(apart) else apart
                     farthest[known] = max(apart, farthest.get(known, 0.0))
     name = max(farthest, key=farthest.__getitem__)
     return _below("", farthest[name], EXACT, f"by {name}, of {len(farthest)} forms")

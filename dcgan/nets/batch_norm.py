@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from dcgan.nets.forms import not_a_view
 
@@ -95,6 +96,7 @@ class _Batches(torch.autograd.Function):
         return found
 
     @staticmethod
+    @once_differentiable  # statistics are saved as constants
     def backward(context: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
         maps, weight, means, scales = context.saved_tensors
         batches = len(means)

@@ -67,7 +67,7 @@ from          to            bf16       fp32
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` without bias, dilation or groups: (B, C, H, W) → (B, N, h, w).
+    """`nn.Conv2d` without dilation: (B, C, H, W) → (B, N, h, w).
 
     Attributes:
         forms: those used in training; None for the fixed rule of `_forms`. Evaluation always
@@ -86,7 +86,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` without bias, dilation, groups or output padding.
+    """`nn.ConvTranspose2d` without dilation or output padding.
 
     (B, N, h, w) → (B, C, H, W).
 
@@ -108,7 +108,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
 
 def products_of(layer: Conv2d | ConvTranspose2d, sides: Sequence[int]) -> Products | None:
-    """Return the products of a layer whose big map has these sides; None for another geometry."""
+    """Return the products of a layer whose big map has these sides; None if it is another."""
+    if layer.bias is not None or layer.groups != 1 or layer.padding_mode != "zeros":
+        return None
     geometry = *layer.kernel_size, *layer.stride, *layer.padding
     if geometry == (4, 4, 2, 2, 1, 1) and not any(side % 2 for side in sides):
         return HALVING

@@ -39,7 +39,7 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import keep_compiled_code
 from dcgan.step.tuner import Found
 from dcgan.step.tuning import UNTUNED, Tuning
-from dcgan.training.build import build_nets, build_step, ready_step
+from dcgan.training.build import build_nets, build_step, trial_step
 from dcgan.training.tuned import choose_tuning, measure_step, stored_or_measured
 from pipeline.images.pixels import to_signed
 from pipeline.loading.options import LoaderOptions
@@ -219,7 +219,7 @@ def tune(options: MeasuringStep, device: torch.device) -> Found | None:
     config = _config(options).replace(precision=choose_precision("auto", device).name)
     set_matrix_format(config.precision, device)
     update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
-    make = partial(ready_step, config, device)
+    make = partial(trial_step, config, device)
     if cuda:
         return stored_or_measured(config, update, make, tell_progress, again=options.tune)
     tell_progress("timing the forms of the layers")
@@ -338,7 +338,7 @@ def build_ours(
     config = config.replace(precision=precision)
     step = build_step(config, *build_nets(config, device), rows)
     if tuning is None:
-        make = partial(ready_step, config, device)
+        make = partial(trial_step, config, device)
         tuning, _ = choose_tuning(config, step.update, mode, make, tell_progress)
     log: list[str] = []
     taken = step.prepare(mode, log.append, tuning=tuning)

@@ -56,17 +56,19 @@ def recompute_masks(module: GraphModule) -> int:
 
 
 def _norm_before(node: Node) -> Node | None:
-    """Find the BatchNorm in training whose output went into the activation, if it was one."""
+    """Find the BatchNorm of maps, in training, whose output went into the activation, if any."""
     source: Any = node.args[1]
     while source.target is aten.detach.default:
         source = source.args[0]
     if source.target in ACTIVATIONS:
         source = source.args[0]
-    norm = source.args[0] if source.target is operator.getitem else None
+    norm: Node | None = source.args[0] if source.target is operator.getitem else None
     if norm is None or norm.target is not NORM:
         return None
-    _, weight, bias, _, _, training, *_ = norm.args
-    return norm if training and weight is not None and bias is not None else None
+    maps, weight, bias, _, _, training, *_ = norm.args
+    if not training or weight is None or bias is None:
+        return None
+    return norm if maps.meta["val"].dim() == 4 else None  # type: ignore[union-attr]
 
 
 def _output_of(norm: Node, module: GraphModule) -> Node:

@@ -7,7 +7,7 @@ command gives the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -82,7 +82,8 @@ class Tuning(BaseModel):
 
         with ExitStack() as patches:
             for option in self.compiler:
-                patches.enter_context(config.patch({option: True}))
+                with suppress(AttributeError):  # an option that this torch does not have
+                    patches.enter_context(config.patch({option: True}))
             yield
 
     def describe(self) -> str:

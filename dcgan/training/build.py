@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +24,7 @@ from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, choose_step
+from dcgan.step.tuner import Trial
 from dcgan.step.tuning import Tuning
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
@@ -34,6 +34,9 @@ from dcgan.training.tuned import choose_tuning, kept_tuning
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
+
+TRIAL_STEPS = 3
+"""Steps after which the tuner compares two ways to compute them."""
 
 AS_BEFORE = "as the run began"
 """Why a run that resumes takes what it takes, where the options leave it open."""
@@ -65,6 +68,8 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
     changed = previous is not None and previous.require_same(config, log)
     if config.deterministic:
         set_determinism(0 if state is None else state.threads)
+
+    config = config.replace(tuning=kept_tuning(config, previous))
 
     # Nets, data, step
     first = config
@@ -98,23 +103,26 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
         changed,
         partial(
             choose_tuning,
-            config.replace(tuning=kept_tuning(config, previous)),
+            config,
             step.update,
             mode.name,
-            partial(ready_step, config.replace(netG=None, netD=None), device),
+            partial(trial_step, config.replace(netG=None, netD=None, tuning=None), device),
         ),
     )
 
 
-def ready_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Callable[[], Any]:
-    """Build a captured step for the tuner; each call does a step and returns its statistics.
+def trial_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Trial:
+    """Build a step for the tuner, captured on CUDA, always from the same state.
 
     Raises:
         RuntimeError: it cannot be captured, or not with this tuning.
     """
-    config = config.replace(batch_size=config.batch_size // config.ranks)
+    # A rate at which a wrong update shows, whatever the run's is
+    rates: dict[str, Any] = {"lr": 2e-4, "lr_d": None, "lr_g": None}
+    config = config.replace(batch_size=config.batch_size // config.ranks, **rates)
     step = build_step(config, *build_nets(config, device), StepRows(1, device))
     step.pixels.random_(0, 256, generator=stream(0, "pixels", device))
+    began = _flat_weights(step)
     logged: list[str] = []
     mode = "graph" if device.type == "cuda" else "eager"
     taken = step.prepare(mode, logged.append, tuning=tuning)
@@ -125,7 +133,19 @@ def ready_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Cal
         step.rows.place.zero_()  # nobody reads them
         return step.run()
 
-    return run
+    def outcome() -> torch.Tensor:
+        statistics = [run().clone() for _ in range(TRIAL_STEPS)]
+        ways = [(now - then).norm() for now, then in zip(_flat_weights(step), began, strict=True)]
+        return torch.cat((*statistics, torch.stack(ways)))
+
+    return Trial(run, outcome)
+
+
+def _flat_weights(step: WholeStep) -> list[torch.Tensor]:
+    """Copy the weights of G, D and the average, if any, each as one vector."""
+    nets = [step.update.generator, step.update.discriminator]
+    nets += [] if step.ema is None else [step.ema.net]
+    return [torch.cat([each.detach().flatten() for each in net.parameters()]) for net in nets]
 
 
 def _resolve(

@@ -154,4 +154,5 @@ def _read_options(run: RunFolder) -> dict[str, Any]:
             error.wanted,
             "restore the file, or begin a new run with another --run",
         ) from None
-    return {name: checked[name] for name in known}
+    # Versions without this option computed as it is by default
+    return {"tune": checked["tune"]} | {name: checked[name] for name in known}

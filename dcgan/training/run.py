@@ -61,7 +61,7 @@ class Run:
     """The run that the folder already held."""
     changed: bool
     """Whether its options differ from that run's."""
-    choose_tuning: Callable[[Log], tuple[Tuning, str]]
+    choose_tuning: Callable[[Log, Callable[[], bool]], tuple[Tuning, str]]
     """Chooses the forms of the layers, and how to compile; may measure for minutes."""
 
     @property
@@ -69,7 +69,7 @@ class Run:
         """How often the run was rolled back to a checkpoint."""
         return 0 if self.previous is None else self.previous.rollbacks
 
-    def prepare(self, log: Log) -> None:
+    def prepare(self, log: Log, stop: Callable[[], bool] = lambda: False) -> None:
         """Make the step ready to run, and check that all ranks have the same weights and images.
 
         Raises:
@@ -77,7 +77,7 @@ class Run:
         """
         if self.ranks.count > 1:
             self._connect()
-        chosen = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log)))
+        chosen = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log, stop)))
         assert chosen is not None  # the first rank's
         tuning, reason = chosen
         log(f"tuning   {tuning.describe()}; {reason}")

@@ -98,7 +98,7 @@ class Trainer:
         self.started = time.perf_counter()
         with ExitStack() as held:
             self.ranks.first(lambda: self._take_folder(held))
-            self.run.prepare(self.log)
+            self.run.prepare(self.log, lambda: bool(stop) or self._time_is_up())
             self.config = self.run.config  # now with its tuning
             trouble = self._run_until(stop)
         self.ranks.first(lambda: self._conclude(stop, trouble))

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dcgan.options import TrainConfig
 from dcgan.step.adversarial import AdversarialStep
-from dcgan.step.tuner import Call, Found, measure, timers
+from dcgan.step.tuner import Found, Timer, Trial, Turn, measure, timers
 from dcgan.step.tuning import UNTUNED, LayerSize, Tuning, for_cpu, library, measure_layers
 from dcgan.training.previous import Log, Previous
 from pipeline.errors import first_line
@@ -42,14 +42,16 @@ def kept_tuning(config: TrainConfig, previous: Previous | None) -> dict[str, Any
         config: the options, resolved.
         previous: the run that resumes, if any.
     """
-    if previous is None or previous.device_type != config.device.partition(":")[0]:
+    # Without a checkpoint no result depends on the choice yet
+    if previous is None or previous.state is None:
+        return None
+    if previous.device_type != config.device.partition(":")[0]:
         return None
     before = previous.options
     if any(before.get(name, getattr(config, name)) != getattr(config, name) for name in CHOSEN_FOR):
         return None
     # A version that knew of no choice computed as an untuned step does
-    untuned = None if previous.state is None else UNTUNED.model_dump(mode="json")
-    kept: dict[str, Any] | None = before.get("tuning", untuned)
+    kept: dict[str, Any] = before.get("tuning") or UNTUNED.model_dump(mode="json")
     return kept
 
 
@@ -57,8 +59,9 @@ def choose_tuning(
     config: TrainConfig,
     update: AdversarialStep,
     mode: str,
-    make: Callable[[Tuning], Call],
+    make: Callable[[Tuning], Trial],
     log: Log,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Tuning, str]:
     """Choose how a run computes its steps.
 
@@ -68,16 +71,16 @@ def choose_tuning(
         mode: eager, compiled or graph.
         make: builds a step that is ready to run, for `measure`.
         log: called with a line about whatever takes long or is ignored.
+        stop: returns whether to stop measuring.
 
     Returns:
         The choice and its reason.
     """
     layers = _layers(config, update)
     if config.tuning is not None:
-        with contextlib.suppress(ValidationError):
-            kept = Tuning(**config.tuning)
-            if kept.fits(layers):
-                return kept, "as the run began"
+        kept = _read_choice(config.tuning, layers)
+        if kept is not None:
+            return kept, "as the run began"
         log("tuning   this version cannot read the run's choice; choosing again")
     device = next(update.generator.parameters()).device
     if device.type == "cpu":
@@ -85,21 +88,42 @@ def choose_tuning(
             return library(layers), "as asked for"
         if mode == "eager":
             return for_cpu(layers, config.precision), "from the table of this kind of CPU"
+    if reason := _why_not(config, device, mode):
+        return UNTUNED, reason
+    try:
+        return stored_or_measured(config, update, make, log, stop=stop).tuning, "the fastest here"
+    except KeyboardInterrupt:
+        return UNTUNED, "the timing was interrupted"
+    except Exception as error:  # drivers and compilers raise anything; untuned it is only slower
+        return UNTUNED, f"the timing failed: {first_line(error)}"
+
+
+def _why_not(config: TrainConfig, device: torch.device, mode: str) -> str | None:
+    """Return why the step is not measured here, if it is not."""
     if device.type != "cuda" or mode != "graph":
-        return UNTUNED, f"only graphs are tuned on {device.type}"
+        return "only a CUDA graph is tuned" if device.type == "cuda" else f"nothing for {mode} here"
     for name, value in (("tune", "off"), ("deterministic", True), ("dry_run", True)):
         if getattr(config, name) == value:
-            return UNTUNED, f"because of --{name.replace('_', '-')}"
-    found = stored_or_measured(config, update, make, log)
-    return found.tuning, "the fastest here"
+            return f"because of --{name.replace('_', '-')}"
+    return None
+
+
+def _read_choice(choice: dict[str, Any], layers: dict[str, LayerSize]) -> Tuning | None:
+    """Read the choice of a run; None if it is not one for these layers."""
+    with contextlib.suppress(ValidationError):
+        tuning = Tuning(**choice)
+        if tuning.fits(layers):
+            return tuning
+    return None
 
 
 def stored_or_measured(
     config: TrainConfig,
     update: AdversarialStep,
-    make: Callable[[Tuning], Call],
+    make: Callable[[Tuning], Trial],
     log: Log,
     again: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Found:
     """Read what was measured for these nets on this device, or measure it now.
 
@@ -109,19 +133,23 @@ def stored_or_measured(
         make: builds a step that is ready to run, for `measure`.
         log: called with a line about whatever takes long or is ignored.
         again: whether to measure in any case.
+        stop: returns whether to stop measuring.
+
+    Raises:
+        KeyboardInterrupt: `stop` has returned True.
     """
-    device = next(update.generator.parameters()).device
-    key = _key(config, device)
-    path = cache_folder() / "tuning" / f"{digest(key.encode())[:32]}.json"
-    found = None if again else _read(path, key, _layers(config, update), log)
+    key = _key(config, next(update.generator.parameters()).device)
+    name = f"{digest(key.encode())[:32]}.json"
+    found = None if again else _read(name, key, _layers(config, update), log)
     if found is None:
         log("tuning   timing the step on this device: minutes, once; --tune off skips it")
-        found = measure_step(config, update, make)
+        found = measure_step(config, update, make, stop)
         log(f"tuning   {found.describe()}")
         try:
+            path = _folder() / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps({"key": key}).encode() + b"\n" + _FOUND.dump_json(found))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter where nobody knows a home
             log(f"tuning   could not be stored, the next start measures again: {error}")
     return found
 
@@ -129,14 +157,43 @@ def stored_or_measured(
 def measure_step(
     config: TrainConfig,
     update: AdversarialStep,
-    make: Callable[[Tuning], Call],
+    make: Callable[[Tuning], Trial],
+    stop: Callable[[], bool] = lambda: False,
     **rounds: int,
 ) -> Found:
     """Measure a step; the arguments are those of `stored_or_measured`, and `measure`'s `rounds`."""
     device = next(update.generator.parameters()).device
-    layers, both = _layers(config, update), timers(device)
+    of_layers, of_steps = (_stopping(timer, stop) for timer in timers(device))
     images, alone = config.batch_size // config.ranks, config.ranks == 1
-    return measure(make, layers, images, config.precision, alone, device, both, **rounds)
+    return measure(
+        make, _layers(config, update), images, config.precision, alone, device,
+        (of_layers, of_steps), **rounds,
+    )  # fmt: skip
+
+
+def _stopping(timer: Timer, stop: Callable[[], bool]) -> Timer:
+    """Have a timer raise KeyboardInterrupt once `stop` returns True."""
+
+    def prepare(name: str, call: Callable[[], object]) -> Turn:
+        turn = timer(name, call)
+
+        def heeding() -> float:
+            if stop():
+                raise KeyboardInterrupt
+            return turn()
+
+        return heeding
+
+    return prepare
+
+
+def _folder() -> Path:
+    """Return the folder of what was measured.
+
+    Raises:
+        RuntimeError: nobody knows a home.
+    """
+    return cache_folder() / "tuning"
 
 
 def _layers(config: TrainConfig, update: AdversarialStep) -> dict[str, LayerSize]:
@@ -160,10 +217,10 @@ def _key(config: TrainConfig, device: torch.device) -> str:
     return json.dumps(machine | options, sort_keys=True)
 
 
-def _read(path: Path, key: str, layers: dict[str, LayerSize], log: Log) -> Found | None:
+def _read(name: str, key: str, layers: dict[str, LayerSize], log: Log) -> Found | None:
     """Read what is stored; None if there is nothing, or nothing that can be used."""
     try:
-        head, _, body = path.read_bytes().partition(b"\n")
+        head, _, body = (_folder() / name).read_bytes().partition(b"\n")
         if json.loads(head) != {"key": key}:
             raise ValueError("it is of another device or version")
         found = _FOUND.validate_json(body)
@@ -171,7 +228,7 @@ def _read(path: Path, key: str, layers: dict[str, LayerSize], log: Log) -> Found
             raise ValueError("it has forms that this version has not")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        log(f"tuning   {path.name} cannot be used, measuring again: {first_line(error)}")
+    except (OSError, RuntimeError, ValueError) as error:  # RecursionError is a RuntimeError
+        log(f"tuning   {name} cannot be used, measuring again: {first_line(error)}")
         return None
     return found
