@@ -3,6 +3,9 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from dcgan.step.tuner import Trial, choose_forms, tune_layers, tune_step
 from dcgan.step.tuning import COMPILER_OPTIONS, LayerSize, Tuning, for_cpu, library, measure_layers
 from dcgan.training import tuned
 from dcgan.training.build import build_nets, build_step, trial_step
+from dcgan.training.previous import Previous
 from dcgan.training.tuned import choose_tuning, stored_or_measured
 from tests.running import new_trainer, tiny, train_here
 from tests.steps import NZ, whole_step
@@ -138,7 +142,7 @@ def test_a_lever_is_measured_against_the_step_with_the_ones_before():
     assert tuning == Tuning(joint=True)
 
 
-@pytest.mark.parametrize("part", ["optimizer_g", "optimizer_d", "average"])
+@pytest.mark.parametrize("part", ["optimizer_g", "optimizer_d", "average", "batch_norm"])
 def test_a_step_that_leaves_out_an_update_has_another_outcome(monkeypatch, part):
     """Whatever rate the run has: the losses of its first step are those of the whole."""
     config = TrainConfig(
@@ -152,7 +156,11 @@ def test_a_step_that_leaves_out_an_update_has_another_outcome(monkeypatch, part)
 
     def lacking(*arguments):
         step = build(*arguments)
-        if part == "average":
+        if part == "batch_norm":
+            for module in step.update.generator.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.momentum = 0.0
+        elif part == "average":
             monkeypatch.setattr(step.ema, "update", lambda updates: None)
         else:
             monkeypatch.setattr(getattr(step.update, part), "step", lambda: None)
@@ -318,6 +326,58 @@ def stored_tuning(run):
     return Tuning(**json.loads((run / "config.json").read_text())["tuning"])
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(RuntimeError("no such kernel"), "no such kernel"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_a_timing_that_fails_or_is_stopped_leaves_a_run_untuned(monkeypatch, error, reason):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(tuned, "_why_not", lambda *arguments: None)  # as on CUDA
+    monkeypatch.setattr(tuned, "stored_or_measured", fail)
+    config = TrainConfig(shards="synthetic", image_size=32, nz=NZ)
+    given = config, whole_step().update, "graph", no_step, print
+    tuning, why = choose_tuning(*given, stop=lambda: True)
+    assert tuning == Tuning()
+    assert reason in why
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            choose_tuning(*given)
+
+
+@pytest.mark.parametrize("option", [{"tune": "off"}, {"deterministic": True}, {"dry_run": True}])
+def test_what_is_not_measured_on_cuda(option):
+    cuda = torch.device("cuda")
+    config = TrainConfig(shards="synthetic", **option)
+    assert "--" in str(tuned._why_not(config, cuda, "graph"))
+    assert tuned._why_not(TrainConfig(shards="synthetic"), cuda, "graph") is None
+    assert tuned._why_not(TrainConfig(shards="synthetic"), cuda, "compiled") is not None
+
+
+CHOSEN = {"layers": {}, "joint": True}
+
+
+@pytest.mark.parametrize(
+    ("steps", "saved", "now", "kept"),
+    [
+        (3, {"tuning": CHOSEN}, {}, CHOSEN),
+        (0, {"tuning": CHOSEN}, {}, None),  # stopped while it was timed
+        (3, {"tuning": None}, {}, None),  # killed while it chose anew
+        (3, {}, {}, Tuning().model_dump(mode="json")),  # begun by an older version
+        (3, {"tuning": CHOSEN}, {"precision": "bf16"}, None),
+        (3, {"tuning": CHOSEN}, {"deterministic": True}, None),
+        (3, {"tuning": CHOSEN, "device": "cuda:0"}, {}, None),
+    ],
+)
+def test_what_a_run_that_resumes_keeps(steps, saved, now, kept):
+    config = tiny(Path("run"))
+    options = {name: value for name, value in config.to_json().items() if name != "tuning"}
+    state: Any = SimpleNamespace(steps=steps)
+    previous = Previous(options | saved, Path("run"), state, 0)
+    assert tuned.kept_tuning(config.replace(**now), previous) == kept
+
+
 def test_until_a_run_that_resumes_has_begun_its_file_keeps_the_choice(tmp_path, monkeypatch):
     """A kill before the first step may not lose it."""
     run = tmp_path / "run"
@@ -384,7 +444,8 @@ def test_a_cpus_choice_is_a_table_without_a_clock():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_it_chooses_a_step_that_runs():
+def test_on_a_gpu_it_chooses_a_step_that_runs(monkeypatch):
+    monkeypatch.setattr(tuner, "COMPILING_SECONDS", 10.0)
     device = torch.device("cuda")
     config = TrainConfig(
         shards="synthetic", image_size=32, batch_size=8, nz=4, ngf=8, ndf=8, precision="bf16"

@@ -41,6 +41,7 @@ from dcgan.step.tuner import Found
 from dcgan.step.tuning import UNTUNED, Tuning
 from dcgan.training.build import build_nets, build_step, trial_step
 from dcgan.training.tuned import choose_tuning, measure_step, stored_or_measured
+from pipeline.errors import first_line
 from pipeline.images.pixels import to_signed
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
@@ -126,8 +127,9 @@ def profile(options: MeasuringStep) -> None:
     """Measure every step that can be had here, in turn."""
     limit_torch_threads()
     device = pick_device(options.device)
-    found = tune(options, device)
+    found, failure = tune(options, device)
     entrants, left_out = make_entrants(options, device)
+    left_out += failure
     flops = {
         whose: count_flops(entrants[name].step) / options.batch_size
         for whose, name in (("tutorial", TUTORIAL), ("ours", "eager auto"))
@@ -209,21 +211,28 @@ def profile(options: MeasuringStep) -> None:
     publish(report, options)
 
 
-def tune(options: MeasuringStep, device: torch.device) -> Found | None:
-    """Time the forms of the layers, if that is asked for; on CUDA, at least read what is stored."""
+def tune(options: MeasuringStep, device: torch.device) -> tuple[Found | None, list[str]]:
+    """Time forms and levers, if that is asked for; on CUDA, at least read what is stored.
+
+    Returns:
+        What was found, if anything, and a line if that failed.
+    """
     cuda = device.type == "cuda"
     if not (cuda or options.tune):
-        return None
+        return None, []
     if cuda:
         keep_compiled_code()
     config = _config(options).replace(precision=choose_precision("auto", device).name)
     set_matrix_format(config.precision, device)
     update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
     make = partial(trial_step, config, device)
-    if cuda:
-        return stored_or_measured(config, update, make, tell_progress, again=options.tune)
-    tell_progress("timing the forms of the layers")
-    return measure_step(config, update, make, rounds=options.rounds)
+    try:
+        if cuda:
+            return stored_or_measured(config, update, make, tell_progress, options.tune), []
+        tell_progress("timing the forms of the layers")
+        return measure_step(config, update, make, rounds=options.rounds), []
+    except Exception as error:  # drivers and compilers raise anything
+        return None, [f"the tuner's tables: the timing failed: {first_line(error)}."]
 
 
 def _config(options: MeasuringStep) -> TrainConfig:
@@ -339,7 +348,8 @@ def build_ours(
     step = build_step(config, *build_nets(config, device), rows)
     if tuning is None:
         make = partial(trial_step, config, device)
-        tuning, _ = choose_tuning(config, step.update, mode, make, tell_progress)
+        tuning, reason = choose_tuning(config, step.update, mode, make, tell_progress)
+        tell_progress(f"tuning: {tuning.describe()}; {reason}")
     log: list[str] = []
     taken = step.prepare(mode, log.append, tuning=tuning)
     if (taken, step.is_one_graph) != (mode, tuning.one_graph):

@@ -130,7 +130,8 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         return step(pixels)
 
     make = partial(trial_step, config, device)
-    tuning, _ = choose_tuning(config, step.update, mode.name, make, tell_progress)
+    tuning, reason = choose_tuning(config, step.update, mode.name, make, tell_progress)
+    tell_progress(f"tuning: {tuning.describe()}; {reason}")
     taken = step.prepare(mode.name, lambda line: None, tuning=tuning)
     return update, f"{taken}, {precision.name}"
 

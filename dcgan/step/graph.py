@@ -65,6 +65,7 @@ def _drawing_again_after_a_failure(random: torch.Generator) -> Iterator[None]:
     ("Offset increment outside graph capture"; seen with torch 2.11). The default generator always
     takes part in a capture.
     """
+    stream = torch.cuda.current_stream(random.device)
     generators = random, torch.cuda.default_generators[torch.cuda.current_device()]
     before = [generator.clone_state() for generator in generators]
     try:
@@ -72,4 +73,5 @@ def _drawing_again_after_a_failure(random: torch.Generator) -> Iterator[None]:
     except BaseException:
         for generator, state in zip(generators, before, strict=True):
             generator.graphsafe_set_state(state)
+        torch.cuda.set_stream(stream)  # torch leaves that of the capture, if ending it fails too
         raise

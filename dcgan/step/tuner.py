@@ -36,7 +36,7 @@ DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 ROUNDS = 7
 """Alternating rounds. A candidate that is no faster wins all seven with a probability of 1/128."""
 
-COMPILING_SECONDS = 120.0
+COMPILING_SECONDS = 60.0
 """After so long no further lever is tried, because each is compiled anew."""
 
 CHECKED_IMAGES = 2
@@ -59,7 +59,8 @@ class Trial:
 
     step: Call
     outcome: Callable[[], torch.Tensor]
-    """Does some steps, and returns numbers in which any difference of the maths shows; once."""
+    """Does some steps, and returns numbers in which a difference of the maths shows. Call it once,
+    before the step."""
 
 
 @dataclass(frozen=True)
@@ -277,10 +278,10 @@ def tune_step(
         timer: times a step.
         rounds: the number of turns of each step.
     """
-    began = time.monotonic()
     tuning, found = Tuning(), list[Lever]()
     best = make(tuning)
     wanted = best.outcome()
+    began = time.monotonic()
     for name, change in changes.items():
         compiler = (*tuning.compiler, *change.get("compiler", ()))
         changed = tuning.model_copy(update={**change, "compiler": compiler})

@@ -5,6 +5,7 @@ The order is part of the meaning: determinism before any work on a GPU, weights 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 from functools import partial
@@ -36,7 +37,7 @@ from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
 
 TRIAL_STEPS = 3
-"""Steps after which the tuner compares two ways to compute them."""
+"""Steps on trial, from whose outcome the tuner tells whether two ways compute the same."""
 
 AS_BEFORE = "as the run began"
 """Why a run that resumes takes what it takes, where the options leave it open."""
@@ -117,12 +118,15 @@ def trial_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Tri
     Raises:
         RuntimeError: it cannot be captured, or not with this tuning.
     """
+    if device.type == "cuda":
+        torch.compiler.reset()  # else code that was compiled with other options is taken again
+        gc.collect()  # earlier steps, whose graphs hold memory
     # A rate at which a wrong update shows, whatever the run's is
     rates: dict[str, Any] = {"lr": 2e-4, "lr_d": None, "lr_g": None}
     config = config.replace(batch_size=config.batch_size // config.ranks, **rates)
     step = build_step(config, *build_nets(config, device), StepRows(1, device))
     step.pixels.random_(0, 256, generator=stream(0, "pixels", device))
-    began = _flat_weights(step)
+    began = _flat(step)
     logged: list[str] = []
     mode = "graph" if device.type == "cuda" else "eager"
     taken = step.prepare(mode, logged.append, tuning=tuning)
@@ -134,18 +138,25 @@ def trial_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Tri
         return step.run()
 
     def outcome() -> torch.Tensor:
-        statistics = [run().clone() for _ in range(TRIAL_STEPS)]
-        ways = [(now - then).norm() for now, then in zip(_flat_weights(step), began, strict=True)]
-        return torch.cat((*statistics, torch.stack(ways)))
+        statistics = run().clone()
+        for _ in range(TRIAL_STEPS - 1):
+            run()
+        # How far all has moved: later statistics depend on signs of gradients near zero
+        ways = [(now - then).norm() for now, then in zip(_flat(step), began, strict=True)]
+        return torch.cat((statistics, torch.stack(ways)))
 
     return Trial(run, outcome)
 
 
-def _flat_weights(step: WholeStep) -> list[torch.Tensor]:
-    """Copy the weights of G, D and the average, if any, each as one vector."""
+def _flat(step: WholeStep) -> list[torch.Tensor]:
+    """Copy the weights, and BatchNorm's statistics, of G, D and the average, each as one vector."""
     nets = [step.update.generator, step.update.discriminator]
     nets += [] if step.ema is None else [step.ema.net]
-    return [torch.cat([each.detach().flatten() for each in net.parameters()]) for net in nets]
+    lists = [tensors for net in nets for tensors in ([*net.parameters()], [*net.buffers()])]
+    return [
+        torch.cat([each.detach().flatten() for each in tensors if each.is_floating_point()])
+        for tensors in lists
+    ]
 
 
 def _resolve(

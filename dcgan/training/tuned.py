@@ -7,6 +7,7 @@ on a device measures, later ones read.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -42,16 +43,17 @@ def kept_tuning(config: TrainConfig, previous: Previous | None) -> dict[str, Any
         config: the options, resolved.
         previous: the run that resumes, if any.
     """
-    # Without a checkpoint no result depends on the choice yet
-    if previous is None or previous.state is None:
+    # Before the first step no result depends on the choice
+    if previous is None or previous.state is None or previous.state.steps == 0:
         return None
     if previous.device_type != config.device.partition(":")[0]:
         return None
     before = previous.options
     if any(before.get(name, getattr(config, name)) != getattr(config, name) for name in CHOSEN_FOR):
         return None
-    # A version that knew of no choice computed as an untuned step does
-    kept: dict[str, Any] = before.get("tuning") or UNTUNED.model_dump(mode="json")
+    # A version that knew of no choice computed as an untuned step does. A killed process may have
+    # left none, while it chose anew.
+    kept: dict[str, Any] | None = before.get("tuning", UNTUNED.model_dump(mode="json"))
     return kept
 
 
@@ -93,6 +95,8 @@ def choose_tuning(
     try:
         return stored_or_measured(config, update, make, log, stop=stop).tuning, "the fastest here"
     except KeyboardInterrupt:
+        if not stop():
+            raise
         return UNTUNED, "the timing was interrupted"
     except Exception as error:  # drivers and compilers raise anything; untuned it is only slower
         return UNTUNED, f"the timing failed: {first_line(error)}"
@@ -165,10 +169,18 @@ def measure_step(
     device = next(update.generator.parameters()).device
     of_layers, of_steps = (_stopping(timer, stop) for timer in timers(device))
     images, alone = config.batch_size // config.ranks, config.ranks == 1
-    return measure(
-        make, _layers(config, update), images, config.precision, alone, device,
-        (of_layers, of_steps), **rounds,
-    )  # fmt: skip
+    # Events and graphs belong to the current device, which need not be that of the run
+    here = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    with here:
+        found = measure(
+            make, _layers(config, update), images, config.precision, alone, device,
+            (of_layers, of_steps), **rounds,
+        )  # fmt: skip
+    if device.type == "cuda":  # the run compiles for itself, and needs the memory
+        torch.compiler.reset()
+        gc.collect()
+        torch.cuda.empty_cache()
+    return found
 
 
 def _stopping(timer: Timer, stop: Callable[[], bool]) -> Timer:
