@@ -67,7 +67,7 @@ from          to            bf16       fp32
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` without dilation: (B, C, H, W) → (B, N, h, w).
+    """`nn.Conv2d`, in any form if it is like the nets' layers: (B, C, H, W) → (B, N, h, w).
 
     Attributes:
         forms: those used in training; None for the fixed rule of `_forms`. Evaluation always
@@ -81,14 +81,12 @@ class Conv2d(nn.Conv2d):
         forms = _forms(self, products, images.device, images.shape[-1])
         if products is None or forms is None:
             return super().forward(images)
-        maps: torch.Tensor = _Down.apply(*_autocast(images, self.weight), products, forms)
+        maps: torch.Tensor = _Layer.apply(*_autocast(images, self.weight), products, forms, False)
         return maps
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` without dilation or output padding.
-
-    (B, N, h, w) → (B, C, H, W).
+    """`nn.ConvTranspose2d`, likewise: (B, N, h, w) → (B, C, H, W).
 
     Attributes:
         forms: as those of `Conv2d`.
@@ -99,17 +97,19 @@ class ConvTranspose2d(nn.ConvTranspose2d):
     def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         stride, padding = self.stride[0], int(self.padding[0])
         sides = [stride * (side - 1) + self.kernel_size[0] - 2 * padding for side in maps.shape[2:]]
-        products = products_of(self, sides)
+        products = products_of(self, sides) if output_size is None else None
         forms = _forms(self, products, maps.device, sides[-1])
         if products is None or forms is None:
             return super().forward(maps, output_size)
-        images: torch.Tensor = _Up.apply(*_autocast(maps, self.weight), products, forms)
+        images: torch.Tensor = _Layer.apply(*_autocast(maps, self.weight), products, forms, True)
         return images
 
 
 def products_of(layer: Conv2d | ConvTranspose2d, sides: Sequence[int]) -> Products | None:
     """Return the products of a layer whose big map has these sides; None if it is another."""
     if layer.bias is not None or layer.groups != 1 or layer.padding_mode != "zeros":
+        return None
+    if layer.dilation != (1, 1) or layer.output_padding != (0, 0):
         return None
     geometry = *layer.kernel_size, *layer.stride, *layer.padding
     if geometry == (4, 4, 2, 2, 1, 1) and not any(side % 2 for side in sides):
@@ -145,49 +145,33 @@ def _autocast(maps: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, 
     return maps.to(dtype), weights.to(dtype)
 
 
-class _Down(torch.autograd.Function):
-    """A convolution, each of whose three products has its own form."""
+class _Layer(torch.autograd.Function):
+    """A convolution, or a transposed one, each of whose three products has its own form."""
 
     @staticmethod
     def forward(
-        context: Any, big: torch.Tensor, weights: torch.Tensor, products: Products, forms: Forms
+        context: Any,
+        maps: torch.Tensor,
+        weights: torch.Tensor,
+        products: Products,
+        forms: Forms,
+        transposed: bool,
     ) -> torch.Tensor:
-        context.save_for_backward(big, weights)
-        context.products, context.forms = products, forms
-        return not_a_view(products.down[forms.down](big, weights))
+        context.save_for_backward(maps, weights)
+        down, up = products.down[forms.down], products.up[forms.up]
+        context.back = down if transposed else up
+        context.of_weights, context.transposed = products.weights[forms.weights], transposed
+        return not_a_view((up if transposed else down)(maps, weights))
 
     @staticmethod
     def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (big, weights), products, forms = context.saved_tensors, context.products, context.forms
-        of_big, of_weights, *_ = context.needs_input_grad
+        maps, weights = context.saved_tensors
+        of_maps, of_weights, *others = context.needs_input_grad
+        big, small = (gradient, maps) if context.transposed else (maps, gradient)
         return (
-            products.up[forms.up](gradient, weights) if of_big else None,
-            products.weights[forms.weights](big, gradient) if of_weights else None,
-            None,
-            None,
-        )
-
-
-class _Up(torch.autograd.Function):
-    """A transposed convolution, likewise."""
-
-    @staticmethod
-    def forward(
-        context: Any, small: torch.Tensor, weights: torch.Tensor, products: Products, forms: Forms
-    ) -> torch.Tensor:
-        context.save_for_backward(small, weights)
-        context.products, context.forms = products, forms
-        return not_a_view(products.up[forms.up](small, weights))
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (small, weights), products, forms = context.saved_tensors, context.products, context.forms
-        of_small, of_weights, *_ = context.needs_input_grad
-        return (
-            products.down[forms.down](gradient, weights) if of_small else None,
-            products.weights[forms.weights](gradient, small) if of_weights else None,
-            None,
-            None,
+            context.back(gradient, weights) if of_maps else None,
+            context.of_weights(big, small) if of_weights else None,
+            *(None for _ in others),
         )
 
 
