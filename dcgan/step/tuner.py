@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -109,6 +109,15 @@ class Found:
             return "no change made the step faster"
         gains = (sum(lever.without) / sum(lever.seconds) for lever in taken)
         return f"{math.prod(gains):.2f} times as fast as untuned: {self.tuning.describe()}"
+
+    def left_out(self) -> Iterator[str]:
+        """Describe each form and each lever that cannot be taken here, in a line."""
+        for row in self.forms:
+            if row.obstacle is not None:
+                yield f"{row.form} of {row.layers[0]}, {row.product}: {row.obstacle}"
+        for lever in self.levers:
+            if lever.obstacle is not None:
+                yield f"{lever.name}: {lever.obstacle}"
 
 
 def measure(

@@ -32,6 +32,9 @@ DEPENDS_ON = (
 )  # fmt: skip
 """Options on which the fastest way depends."""
 
+SHORT = 20_000
+"""Steps of a run that is too short to be timed: it would end sooner than the timing pays."""
+
 CHOSEN_FOR = ("tune", "precision", "step", "deterministic")
 """Options after whose change a run that resumes chooses anew."""
 
@@ -109,6 +112,8 @@ def _why_not(config: TrainConfig, device: torch.device, mode: str) -> str | None
     for name, value in (("tune", "off"), ("deterministic", True), ("dry_run", True)):
         if getattr(config, name) == value:
             return f"because of --{name.replace('_', '-')}"
+    if config.max_steps is not None and config.max_steps < SHORT:
+        return f"a run of fewer than {SHORT:,} steps is not timed"
     return None
 
 
@@ -148,7 +153,9 @@ def stored_or_measured(
     if found is None:
         log("tuning   timing the step on this device: minutes, once; --tune off skips it")
         found = measure_step(config, update, make, stop)
-        log(f"tuning   {found.describe()}")
+        for line in found.left_out():
+            log(f"tuning   left out: {line}")
+        log(f"tuning   {found.describe()}; in {found.seconds:.0f} s, compiling included")
         try:
             path = _folder() / name
             path.parent.mkdir(parents=True, exist_ok=True)
