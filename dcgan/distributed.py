@@ -11,6 +11,7 @@ communicate over gloo; only gradients are reduced on the devices.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -97,6 +98,7 @@ class Ranks:
         if self.count > 1 and self.complete:
             with suppress(LostRankError):
                 self.any(False)
+            self._devices = None  # a group's threads end with the last reference to it
             dist.destroy_process_group()
 
     @property
@@ -287,6 +289,10 @@ def _join() -> None:
     # rank that read those would wait in vain
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    # Imported later, which the compiler does, this module would keep the group for good as a default
+    # of its functions. A thread of gloo that lives on may then need the interpreter while that ends,
+    # which aborts the process
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
 
 

@@ -23,7 +23,7 @@ from dcgan.training.monitor import Alarm, Monitor
 from dcgan.training.signals import StopRequest
 from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
-from tests.ranks import in_ranks, leave
+from tests.ranks import end, in_ranks, leave, start
 from tests.reference.shared_step import shared_step
 from tests.running import assert_four_parts, read_stats, tiny
 from tests.steps import batch, nets
@@ -225,6 +225,25 @@ def test_a_dead_rank_is_noticed_at_once(told):
     assert_four_parts(found["error"], "rank 0 of 2", "another rank is gone", "last checkpoint")
     assert found["goes on alone"]
     assert found["tells"]
+
+
+LEAVING = """
+import os, torch
+from dcgan.distributed import Ranks
+with Ranks.joined() as ranks:
+    import torch.distributed.nn.functional  # the compiler does
+    ranks.connect(torch.device("cpu"))
+    ranks.sum_(torch.ones(3))
+threads = os.listdir("/proc/self/task")
+print(sorted(open(f"/proc/self/task/{thread}/comm").read().strip() for thread in threads))
+"""
+
+
+def test_who_leaves_has_no_thread_of_gloo_left_which_could_abort_the_process_at_its_end():
+    for status, said, complained in end(start(2, "-c", LEAVING)):
+        assert status == 0, complained
+        assert "python" in said
+        assert "gloo" not in said
 
 
 def test_who_started_them_otherwise_is_told(monkeypatch):
