@@ -252,6 +252,10 @@ class TrainConfig(Options):
         bool,
         Option("Flip each image with probability one half.", DATA, flag="--mirror/--no-mirror"),
     ] = False
+    augment: Annotated[
+        Literal["none", "diff"],
+        Option("What changes the images that D sees: none, or diff (DiffAugment).", UPDATES),
+    ] = "none"
     ema_nimg: Annotated[
         int,
         Field(ge=0, le=10**12),

@@ -43,13 +43,14 @@ def whole_step(
     ema_nimg: int = 100,
     device: str = "cpu",
     update: type[AdversarialStep] = AdversarialStep,
+    augmented: bool = False,
 ) -> WholeStep:
     """Build a step on 32×32 pixels as the trainer does, always the same one."""
     generator, discriminator = nets(size=32)
     for net in (generator, discriminator):
         net.to(device).to(memory_format=torch.channels_last)
     return WholeStep(
-        update(generator, discriminator, bf16=bf16),
+        update(generator, discriminator, bf16=bf16, augmented=augmented),
         (BATCH, 32, 32, 3),
         NZ,
         torch.Generator(device).manual_seed(5),

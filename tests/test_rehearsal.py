@@ -56,9 +56,11 @@ def differ(pair: tuple[list[torch.Tensor], list[torch.Tensor]]) -> bool:
     return not all(torch.equal(one, other) for one, other in zip(*pair, strict=True))
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-def test_replays_are_eager_steps_to_the_bit(bf16):
-    captured, eager = whole_step(bf16), whole_step(bf16)
+@pytest.mark.parametrize(
+    "how", [{}, {"bf16": True}, {"augmented": True}], ids=["fp32", "bf16", "augmented"]
+)
+def test_replays_are_eager_steps_to_the_bit(how):
+    captured, eager = whole_step(**how), whole_step(**how)
     first = states(captured)
     found, wanted = replayed_and_eager(captured, eager)
     for mine, theirs in zip(found, wanted, strict=True):

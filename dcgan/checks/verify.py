@@ -189,7 +189,7 @@ def small_step(device: torch.device) -> WholeStep:
     """A step as the trainer builds it, always the same one, with everything that it can do."""
     config = TrainConfig(
         shards="none", batch_size=BATCH, image_size=32, nz=16, ngf=8, ndf=8,
-        precision="fp32", mirror=True, ema_nimg=100,
+        precision="fp32", mirror=True, augment="diff", ema_nimg=100,
     )  # fmt: skip
     generator, discriminator = build_nets(config, device)
     return build_step(config, generator, discriminator, StepRows(STEPS, device))

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dcgan.step.augment import augment
+
 Net: TypeAlias = Callable[..., torch.Tensor]
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Reduce: TypeAlias = Callable[[nn.Module], object]
@@ -75,15 +77,17 @@ class AdversarialStep:
         bf16: whether the nets compute in bfloat16. Weights, their gradients and updates, losses,
             BatchNorm's statistics and the returned statistics keep their types.
         label_smoothing: the amount subtracted from the label of real images.
+        augmented: whether D sees changed images only, by `dcgan.step.augment`.
 
     Attributes:
         joint: whether the discriminator, which is then a `Discriminator`, takes real and generated
             images in one call: fewer and larger products. It still treats them as two batches.
         optimizer_d: the discriminator's Adam.
         optimizer_g: the generator's Adam.
-        generate, discriminate, loss_d, loss_g: the four parts that are functions of tensors alone;
-            a faster mode puts compiled ones here. Before that, you may replace the losses by your
-            own: `loss_d` takes D's outputs (B,) for real and for generated images, `loss_g` those
+        augment: changes the images that D sees; None if it sees them as they are.
+        generate, discriminate, loss_d, loss_g: with `augment`, the parts that are functions of
+            tensors alone; a faster mode puts compiled ones here. Before that, you may replace the
+            losses by your own: `loss_d` takes D's outputs (B,) for real and for generated images, `loss_g` those
             for generated images, in float32; each returns a scalar.
         reduce_gradients: called with a net after its backward pass, before its update. With
             several ranks it is their `GradientReduction`.
@@ -98,24 +102,30 @@ class AdversarialStep:
         beta1: float = 0.5,
         bf16: bool = False,
         label_smoothing: float = 0.0,
+        augmented: bool = False,
     ) -> None:
         self.generator, self.discriminator = generator, discriminator
         self.joint = False
         self.optimizer_d = _adam(discriminator, lr_d, beta1)
         self.optimizer_g = _adam(generator, lr_g, beta1)
         self.bf16 = bf16
+        self.augment: Net | None = augment if augmented else None
         self.generate: Net = generator
         self.discriminate: Net = discriminator
         self.loss_d: Loss = partial(discriminator_loss, label_smoothing=label_smoothing)
         self.loss_g: Net = generator_loss
         self.reduce_gradients: Reduce = no_sync
 
-    def __call__(self, real: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, real: torch.Tensor, noise: torch.Tensor, draws: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Do one step.
 
         Args:
             real: (B, C, S, S) float in [-1, 1]; not modified.
             noise: (B, nz, 1, 1) float, N(0, 1); not modified.
+            draws: (3, DRAWS, B), uniform in [0, 1), if D sees changed images: what changes the real
+                ones, the generated ones in D's update, and those in G's.
 
         Returns:
             (5,) on the device, detached, in the order of `STATISTICS`.
@@ -124,11 +134,11 @@ class AdversarialStep:
         # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
         fake = self._run(self.generate, noise)
+        seen_x, seen_gz = self._seen(real, draws, 0), self._seen(fake.detach(), draws, 1)
         if self.joint:
-            logits_x, logits_gz1 = self._logits_of_both(real, fake.detach())
+            logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz)
         else:
-            logits_x = self._logits(real)
-            logits_gz1 = self._logits(fake.detach())
+            logits_x, logits_gz1 = self._logits(seen_x), self._logits(seen_gz)
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
@@ -137,7 +147,7 @@ class AdversarialStep:
         # Update G: descend -log D(G(z)), through the updated D and the same fake images.
         self.generator.zero_grad()
         with _frozen(self.discriminator):
-            logits_gz2 = self._logits(fake)
+            logits_gz2 = self._logits(self._seen(fake, draws, 2))
             loss_g = self.loss_g(logits_gz2)
             torch.autograd.backward(loss_g)
         self.reduce_gradients(self.generator)
@@ -153,6 +163,13 @@ class AdversarialStep:
         """Return how often G was updated: Adam's count on the device, which checkpoints keep."""
         state = self.optimizer_g.state[next(self.generator.parameters())]
         return cast(torch.Tensor, state["step"])
+
+    def _seen(self, images: torch.Tensor, draws: torch.Tensor | None, which: int) -> torch.Tensor:
+        """Return what D sees of images."""
+        if self.augment is None:
+            return images
+        assert draws is not None, "changed images need draws"
+        return self.augment(images, draws[which])
 
     def _logits_of_both(
         self, real: torch.Tensor, fake: torch.Tensor

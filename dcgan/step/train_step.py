@@ -3,7 +3,7 @@
 ::
 
     pixels uint8 ─ flip ─ normalise ─┐
-                              noise ─┴─ AdversarialStep ─ average of G ─ row of statistics
+                       noise, draws ─┴─ AdversarialStep ─ average of G ─ row of statistics
 
 All three modes run this code. "eager" calls it; "compiled" has torch.compile make fewer and larger
 kernels of the nets and losses; "graph" records the compiled step once and repeats it in one launch.
@@ -24,6 +24,7 @@ import torch
 
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep, no_sync
+from dcgan.step.augment import DRAWS
 from dcgan.step.ema import EMA
 from dcgan.step.graph import capture
 from dcgan.step.one_graph import compile_whole, seen_as_compiled
@@ -65,7 +66,7 @@ class WholeStep:
         update: the maths; its nets are on the device.
         shape: (B, S, S, C), the shape of the batches.
         nz: length of the latents.
-        random: a generator on the device, for the noise and the flips.
+        random: a generator on the device, for the noise, the flips and the augmentation.
         rows: the table for the statistics.
         mirror: whether to flip every image with probability one half.
         ema: the moving average of the generator, if any.
@@ -89,7 +90,8 @@ class WholeStep:
         device = random.device
         self.pixels = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.noise = torch.zeros(shape[0], nz, 1, 1, device=device)
-        self.draws = torch.zeros(shape[0], 1, 1, 1, device=device)
+        self.flips = torch.zeros(shape[0], 1, 1, 1, device=device)
+        self.draws = torch.zeros(3, DRAWS, shape[0], device=device)
         self.statistics = torch.zeros(len(STATISTICS), device=device)
         self.is_one_graph = False
         self._compute: Callable[[], object] = self.compute
@@ -120,22 +122,24 @@ class WholeStep:
         self._compute()
 
     def draw(self) -> None:
-        """Draw the noise, and what decides on the flips."""
+        """Draw the noise, and what decides on the flips and the augmentation."""
         self.noise.normal_(generator=self.random)
         if self.mirror:
+            self.flips.uniform_(generator=self.random)
+        if self.update.augment is not None:
             self.draws.uniform_(generator=self.random)
 
     def compute(self) -> None:
         """Do all the rest of a step, which is compiled as a whole if that is asked for."""
         pixels = self._flipped() if self.mirror else self.pixels
         real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
-        self.statistics.copy_(self.update(real, self.noise))
+        self.statistics.copy_(self.update(real, self.noise, self.draws))
         if self.ema is not None:
             self.ema.update(self.update.updates_of_g())
         self.rows.write(self.statistics)
 
     def _flipped(self) -> torch.Tensor:
-        return torch.where(self.draws < 0.5, self.pixels.flip(2), self.pixels)
+        return torch.where(self.flips < 0.5, self.pixels.flip(2), self.pixels)
 
     def prepare(
         self,
@@ -189,8 +193,8 @@ class WholeStep:
         self, log: Callable[[str], object], all_agree: Callable[[bool], bool]
     ) -> bool:
         update = self.update
-        names = "generate", "discriminate", "loss_d", "loss_g"
-        parts = {name: getattr(update, name) for name in names}
+        names = "augment", "generate", "discriminate", "loss_d", "loss_g"
+        parts = {name: part for name in names if (part := getattr(update, name)) is not None}
 
         def install() -> None:
             for name, part in parts.items():
@@ -330,7 +334,7 @@ class WholeStep:
         optimizers = self.update.optimizer_d, self.update.optimizer_g
         rates = (group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
         tensors = chain(
-            (self.pixels, self.noise, self.draws, self.statistics),
+            (self.pixels, self.noise, self.flips, self.draws, self.statistics),
             self.state(),
             (rate for rate in rates if isinstance(rate, torch.Tensor)),
         )

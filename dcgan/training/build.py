@@ -239,6 +239,7 @@ def build_step(
             beta1=config.beta1,
             bf16=bf16,
             label_smoothing=config.label_smoothing,
+            augmented=config.augment == "diff",
         ),
         (images, config.image_size, config.image_size, config.channels),
         config.nz,

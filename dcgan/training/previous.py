@@ -154,5 +154,6 @@ def _read_options(run: RunFolder) -> dict[str, Any]:
             error.wanted,
             "restore the file, or begin a new run with another --run",
         ) from None
-    # Versions without this option computed as it is by default
-    return {"tune": checked["tune"]} | {name: checked[name] for name in known}
+    # Versions without these options computed as they are by default
+    later = {name: checked[name] for name in ("tune", "augment")}
+    return later | {name: checked[name] for name in known}

@@ -28,7 +28,8 @@ VERSION = 1
 """Raise it when what is stored, or what a form does, changes."""
 
 DEPENDS_ON = (
-    "batch_size", "image_size", "channels", "nz", "ngf", "ndf", "precision", "mirror", "ranks",
+    "batch_size", "image_size", "channels", "nz", "ngf", "ndf", "precision", "mirror", "augment",
+    "ranks",
 )  # fmt: skip
 """Options on which the fastest way depends."""
 
