@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 export PYTHONPATH := $(CURDIR)
 
 .DELETE_ON_ERROR:
-.PHONY: demo pictures test test-all test-gpu gpu-report bench fuzz reliability soak lint docs clean-demo
+.PHONY: demo pictures test test-all test-gpu gpu-report recipes bench fuzz reliability soak lint docs clean-demo
 
 demo: demo/run/report.html
 	@echo
@@ -53,6 +53,11 @@ test-gpu: $(INSTALLED)
 # Six minutes: what a GPU shows, in two files to send. Without one it is a rehearsal.
 gpu-report: $(INSTALLED)
 	$(BIN)/python -m tests.gpu_report
+
+# Recipes × seeds at equal images seen, on a set of yours: make recipes SHARDS=folder
+SHARDS ?= demo/shards
+recipes: $(INSTALLED)
+	$(BIN)/python docs/recipes.py $(SHARDS)
 
 # Before and after a change of the hot path: the loader, the step, and whether one waits for the other.
 # Small nets: it ends soon, and what a step costs beside its products is seen.

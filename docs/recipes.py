@@ -1,0 +1,199 @@
+"""Compare recipes at equal images seen, and write the tables of recipes.md: `make recipes`.
+
+Each recipe is trained with each seed by `dcgan-train`, to one budget after the other, and measured
+there by `dcgan-evaluate`. All that is known of a run is in its folder, so that the same command
+goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from dcgan.options import PRESETS, TrainConfig  # noqa: E402
+from dcgan.rundir.folder import RunFolder, read_lines  # noqa: E402
+from pipeline.errors import UserError, plain_errors  # noqa: E402
+from pipeline.files import write_whole  # noqa: E402
+
+PAGE = ROOT / "docs/recipes.md"
+BEGIN, END = "<!-- made by make recipes -->\n", "<!-- until here -->\n"
+
+YARDSTICK: dict[str, Any] = {"batch_size": 64, "ngf": 32, "ndf": 32}
+"""What all recipes begin with: a third of the default nets' cost, so that a CPU gets anywhere."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "preset-64": PRESETS["64"],
+    "diffaugment": {"augment": "diff"},
+}
+"""What each recipe changes."""
+
+METRICS = {"swd": "SWD", "faces": "faces", "fid": "FID"}
+
+BUDGET = 1000
+"""What budgets are multiples of: a run may see a part of a batch more."""
+
+OUT_OF_TIME = 75
+"""Exit status of a run that `--max-time` ended."""
+
+
+def main(
+    shards: Annotated[Path, typer.Argument(help="Shard set to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("recipes"),
+    recipes: Annotated[
+        str, typer.Option(help=f"Recipes, with commas: {', '.join(RECIPES)}.")
+    ] = ",".join(RECIPES),
+    seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "1,2,3",
+    budgets: Annotated[
+        str, typer.Option(help="Images seen at which nets are measured, with commas.")
+    ] = "32000,64000,96000",
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
+    minutes: Annotated[float, typer.Option(help="Minutes after which to stop.")] = 60.0,
+    n: Annotated[int, typer.Option(help="Samples for SWD.")] = 1000,
+    faces: Annotated[int, typer.Option(help="Samples for faces; 0 for sets of no faces.")] = 200,
+    weights: Annotated[
+        Path | None, typer.Option(help="InceptionV3's weights, to measure FID too.")
+    ] = None,
+) -> None:
+    """Train recipes × seeds to equal numbers of images, measure them, and write docs/recipes.md."""
+    ends = time.monotonic() + 60 * minutes
+    names = recipes.split(",")
+    if unknown := [name for name in names if name not in RECIPES]:
+        known = ", ".join(RECIPES)
+        raise UserError("--recipes", ", ".join(unknown), f"some of {known}", "correct it")
+    judges = ["--n", n, *(["--faces", "--faces-n", faces] if faces else [])]
+    judges += [] if weights is None else ["--weights", weights]
+    for seed in map(int, seeds.split(",")):
+        for name in names:
+            run = RunFolder(out / f"{name}-{seed}")
+            options = YARDSTICK | {"image_size": size} | RECIPES[name] | {"seed": seed}
+            for budget in map(int, budgets.split(",")):
+                if not _measured(run, budget):
+                    if not _train(shards, run, options, budget, ends - time.monotonic()):
+                        print("out of time; the same command goes on")
+                        return write(out)
+                    _call("evaluate", run.path, *judges)
+    write(out)
+
+
+def _train(
+    shards: Path, run: RunFolder, options: dict[str, Any], budget: int, seconds: float
+) -> bool:
+    """Train a run up to a number of images; false if the time was not enough."""
+    steps = -(-budget // options["batch_size"])
+    given = options | {"max_steps": steps, "max_time": max(seconds, 0) / 60}
+    words = [word for name, value in given.items() for word in _words(name, value)]
+    return _call("train", "--shards", shards, "--run", run.path, *words) != OUT_OF_TIME
+
+
+def _words(name: str, value: Any) -> list[str]:
+    flag = TrainConfig.flag(name)
+    return [flag] if value is True else [flag, str(value)]
+
+
+def _call(command: str, *words: object) -> int:
+    done = subprocess.run([sys.executable, "-m", f"dcgan.{command}", *map(str, words)], cwd=ROOT)
+    if done.returncode not in (0, OUT_OF_TIME):
+        raise UserError(f"dcgan-{command}", f"status {done.returncode}", "success", "see above")
+    return done.returncode
+
+
+def _measured(run: RunFolder, budget: int) -> dict[str, dict[str, Any]]:
+    """Return what was measured at a budget, by metric."""
+    batch = run.options()["batch_size"] if run.config.exists() else 1
+    lines = read_lines(run.metrics)
+    return {line["metric"]: line for line in lines if budget <= line["nimg"] < budget + batch}
+
+
+def _minutes(run: RunFolder, budget: int) -> float:
+    """Return how long a run has trained, up to a budget."""
+    ticks = read_lines(run.stats)
+    steps = [tick["step"] for tick in ticks]
+    return sum(
+        (step - before) * tick["step_ms"]
+        for step, before, tick in zip(steps, [0, *steps], ticks, strict=False)
+        if (step - 1) * tick["nimg"] / step < budget
+    ) / 60_000
+
+
+# The page
+
+
+class Runs(NamedTuple):
+    """Runs on one set at one size, by recipe."""
+
+    reals: str
+    by_recipe: dict[str, list[RunFolder]]
+
+
+def write(out: Path) -> None:
+    """Write a table for each set and size into the page, between its two marks."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    tables = [_section(runs) for runs in _groups(out)]
+    page = before + BEGIN + "\n\n".join(["", *tables, ""]) + END + rest.partition(END)[2]
+    write_whole(PAGE, page.encode())
+    print(f"written to {PAGE}")
+
+
+def _groups(out: Path) -> list[Runs]:
+    found: dict[tuple[str, str], Runs] = {}
+    for config in sorted(out.glob("*-*/config.json")):
+        run = RunFolder(config.parent)
+        lines = read_lines(run.metrics)
+        if lines:
+            reals, precision = lines[-1]["reals"], run.options()["precision"]
+            runs = found.setdefault((lines[-1]["shards"], precision), Runs(reals, {}))
+            runs.by_recipe.setdefault(config.parent.name.rpartition("-")[0], []).append(run)
+    return list(found.values())
+
+
+def _section(runs: Runs) -> str:
+    """A line of facts, and a table with a row for each budget and recipe."""
+    every = [run for group in runs.by_recipe.values() for run in group]
+    lines = [line for run in every for line in read_lines(run.metrics)]
+    metrics = [metric for metric in METRICS if any(line["metric"] == metric for line in lines)]
+    floors = {line["metric"]: f"{line['floor']:.3g} (n = {line['n']:,})" for line in lines}
+    real = ", ".join(f"{METRICS[metric]} {floors[metric]}" for metric in metrics)
+    machine = json.loads(every[0].environment.read_text())
+    facts = (
+        f"{runs.reals}. {every[0].options()['precision']}, {machine['cpus']} cores of"
+        f" {machine['device_name']}. Real against real: {real}."
+    )
+    heads = ["images seen", "recipe", "seeds", "minutes", *map(METRICS.__getitem__, metrics)]
+    rows = [heads, ["---:", "---", "---:", "---:", *["---:"] * len(metrics)]]
+    for budget in sorted({BUDGET * round(line["nimg"] / BUDGET) for line in lines}):
+        for recipe, group in runs.by_recipe.items():
+            found = [(run, _measured(run, budget)) for run in group]
+            found = [(run, measured) for run, measured in found if measured]
+            if found:
+                minutes = _spread([_minutes(run, budget) for run, _ in found])
+                values = [
+                    _spread([each[metric]["value"] for _, each in found if metric in each])
+                    for metric in metrics
+                ]
+                rows.append([f"{budget:,}", recipe, str(len(found)), minutes, *values])
+    return facts + "\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return the mean, and the least and the largest value if there are several."""
+    if not values:
+        return "–"
+    written = f"{mean(values):.3g}" if mean(values) < 1000 else f"{mean(values):,.0f}"
+    return written + (f" ({min(values):,.0f}–{max(values):,.0f})" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    with plain_errors():
+        typer.run(main)
