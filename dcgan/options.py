@@ -530,6 +530,17 @@ class EvaluateOptions(Options):
         Images16,
         Option("Images a side for the sliced Wasserstein distance, 16 or more.", flag="--n"),
     ] = 2048
+    faces: Annotated[
+        bool,
+        Option(
+            "Also measure what a recogniser of human faces sees; needs dcgan-shards[faces].",
+            flag="--faces",
+        ),
+    ] = False
+    faces_n: Annotated[
+        Images16,
+        Option("Samples for --faces, 16 or more, beside eight times as many real images."),
+    ] = 256
     fid: Annotated[
         bool,
         Option("Also compute FID and KID; downloads Inception's weights (95 MB).", flag="--fid"),

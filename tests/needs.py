@@ -45,12 +45,18 @@ def _why_no_chromium() -> str | None:
     return None if chromium() else "no Chromium"
 
 
+def _why_no_faces() -> str | None:
+    found = all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
+    return None if found else "no dlib, or no weights of its face recogniser"
+
+
 T = TypeVar("T")
 
 OBSTACLES: dict[str, Callable[[], str | None]] = {
     "bash": _why_no_bash,
     "chromium": _why_no_chromium,
     "dali": _why_no_dali,
+    "faces": _why_no_faces,
     "gpu": _why_no_gpu,
     "tar": _why_no_tar,
 }

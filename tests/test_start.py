@@ -10,7 +10,7 @@ from tests.running import ROOT, run_command
 
 HEAVY = {
     *("torch", "torchvision", "torch_fidelity", "nvidia"),
-    *("matplotlib", "webdataset", "plotly", "tensorboard"),
+    *("matplotlib", "webdataset", "plotly", "tensorboard", "dlib"),
 }
 
 TOLD = """

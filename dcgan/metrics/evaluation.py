@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dcgan.cli import tell_progress
-from dcgan.metrics import fid, neighbours
+from dcgan.metrics import faces, fid, neighbours
+from dcgan.metrics.faces import FaceRecogniser
 from dcgan.metrics.fid import Inception
 from dcgan.metrics.reals import BATCH, Measured, Provenance, Reals
 from dcgan.metrics.swd import Swd, SwdMetric
@@ -37,6 +38,7 @@ def evaluate(options: EvaluateOptions) -> None:
     device = pick_device(options.device)
     path = folder.generator_to_sample(options.raw_net)
     net = load_generator(path).to(device)
+    recogniser = FaceRecogniser() if options.faces else None
     inception = None
     if options.fid or options.weights is not None:
         inception = Inception(options.weights, device)  # before minutes are spent on the rest
@@ -59,9 +61,19 @@ def evaluate(options: EvaluateOptions) -> None:
     found = neighbours.find(net, reals)
     with _writing(folder.neighbours):
         found.save(folder.neighbours)
+    facts = {"picture": f"{folder.neighbours}: samples, and the real images nearest to each"}
     rest = [found.measured] if found.measured is not None else []
     if not rest:
         tell_progress("most real images occur twice: the distance to them has no measure")
+    if recogniser is not None:
+        tell_progress("faces: each image goes through dlib's recogniser")
+        reals = Reals(shards, loader, faces.reals_for(options.faces_n))
+        alike = faces.measure(net, reals, recogniser, options.faces_n)
+        with _writing(folder.neighbours_faces):
+            alike.most_alike.save(folder.neighbours_faces)
+        rest += [alike.distance, alike.persons]
+        seeds = ", ".join(map(str, alike.seeds))
+        facts["persons"] = f"{folder.neighbours_faces}: the same, of faces; seeds {seeds}"
     if inception is not None:
         tell_progress("FID and KID: each image goes through Inception at 299×299")
         reals = Reals(shards, loader, 2 * options.fid_n)
@@ -69,8 +81,7 @@ def evaluate(options: EvaluateOptions) -> None:
     for measured in rest:
         record(measured)
     print_rest(rest)
-    picture = f"{folder.neighbours}: samples, and the real images nearest to each"
-    print_facts({"picture": picture, "numbers": str(folder.metrics)})
+    print_facts(facts | {"numbers": str(folder.metrics)})
 
 
 def _writing(path: Path) -> AbstractContextManager[None]:
@@ -100,10 +111,9 @@ def print_swd(swd: Swd) -> None:
 
 def print_rest(measured: list[Measured]) -> None:
     """Print the other numbers, each beside its floor, and what it means."""
-    names = {"fid": "FID", "kid": "KID", "neighbours": "distance to nearest real"}
     rows = [
         [
-            names[each.metric],
+            NAMES[each.metric],
             f"{each.value:.4g}",
             f"{each.floor:.4g}",
             f"{each.n:,}",
@@ -120,6 +130,16 @@ def _note(source: Provenance) -> str:
         return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
     known = "published" if source.comparable else "unknown, not comparable with published numbers"
     return f"weights {source.digest[:8]}: {known}"
+
+
+NAMES = {
+    "fid": "FID",
+    "kid": "KID",
+    "neighbours": "distance to nearest real",
+    "faces": "faces: kernel distance × 10³",
+    "persons": "faces: distance to nearest real",
+}
+"""What people read for each metric."""
 
 
 def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:

@@ -76,7 +76,7 @@ def find(net: Generator, reals: Reals) -> Neighbours:
     probes = torch.cat([*reals.blocks(0, n)])
     queries = torch.cat([summary(samples), summary(probes)])
     best = torch.full((len(queries), 1), torch.inf)
-    shown = _Shortlist(samples[:SHOWN])
+    shown = Shortlist(samples[:SHOWN])
     place = 0
     for block in reals.blocks():
         # Not by matrix products: they leave a copy at some distance from its original
@@ -98,7 +98,7 @@ def summary(images: torch.Tensor) -> torch.Tensor:
     return fields.flatten(1)
 
 
-class _Shortlist:
+class Shortlist:
     """The nearest real images of each sample so far."""
 
     def __init__(self, samples: torch.Tensor) -> None:

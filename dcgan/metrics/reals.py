@@ -6,10 +6,10 @@ through the same decoder; what is computed from them alone is kept for the next 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -56,7 +56,7 @@ class Measured:
     """A number about a generator."""
 
     metric: str
-    """swd, fid, kid or neighbours."""
+    """swd, neighbours, faces, persons, fid or kid."""
     value: float
     floor: float
     """The same number between real images and other real images."""
@@ -80,6 +80,30 @@ class Measured:
             "n": self.n,
             **asdict(self.source),
         }
+
+
+class Extractor(Protocol):
+    """A net that describes images by numbers.
+
+    Attributes:
+        description: of the net and the code that runs it, in a few words.
+        digest: SHA-256 of its weights.
+        comparable: whether they are the published ones.
+    """
+
+    description: str
+    digest: str
+    comparable: bool
+
+    def features(self, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Describe images, each by itself.
+
+        Args:
+            blocks: (B, S, S, C) uint8 on the CPU; grey ones are taken as RGB.
+
+        Returns:
+            (N, D) float32 on the CPU.
+        """
 
 
 class Reals:

@@ -56,6 +56,7 @@ class RunFolder:
         self.reals_vs_fakes = path / "reals-vs-fakes.png"
         self.progress = path / "progress.gif"
         self.neighbours = path / "neighbours.png"
+        self.neighbours_faces = path / "neighbours-faces.png"
         self.metrics = path / "metrics.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.report = path / "report.html"
