@@ -289,8 +289,8 @@ def _join() -> None:
     # rank that read those would wait in vain
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
-    # Imported later, which the compiler does, this module would keep the group for good as a default
-    # of its functions. A thread of gloo that lives on may then need the interpreter while that ends,
+    # Imported later, as the compiler does, this module would keep the group for good, as a default
+    # of its functions. A thread of gloo that lives on may need the interpreter while that ends,
     # which aborts the process
     importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)

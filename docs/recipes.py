@@ -81,8 +81,9 @@ def main(
             for budget in map(int, budgets.split(",")):
                 if not _measured(run, budget):
                     if not _train(shards, run, options, budget, ends - time.monotonic()):
-                        print("out of time; the same command goes on")
-                        return write(out)
+                        typer.echo("out of time; the same command goes on")
+                        write(out)
+                        return
                     _call("evaluate", run.path, *judges)
     write(out)
 
@@ -103,7 +104,7 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _call(command: str, *words: object) -> int:
-    done = subprocess.run([sys.executable, "-m", f"dcgan.{command}", *map(str, words)], cwd=ROOT)
+    done = subprocess.run([sys.executable, "-m", f"dcgan.{command}", *map(str, words)], check=False)
     if done.returncode not in (0, OUT_OF_TIME):
         raise UserError(f"dcgan-{command}", f"status {done.returncode}", "success", "see above")
     return done.returncode
@@ -120,11 +121,14 @@ def _minutes(run: RunFolder, budget: int) -> float:
     """Return how long a run has trained, up to a budget."""
     ticks = read_lines(run.stats)
     steps = [tick["step"] for tick in ticks]
-    return sum(
-        (step - before) * tick["step_ms"]
-        for step, before, tick in zip(steps, [0, *steps], ticks, strict=False)
-        if (step - 1) * tick["nimg"] / step < budget
-    ) / 60_000
+    return (
+        sum(
+            (step - before) * tick["step_ms"]
+            for step, before, tick in zip(steps, [0, *steps], ticks, strict=False)
+            if (step - 1) * tick["nimg"] / step < budget
+        )
+        / 60_000
+    )
 
 
 # The page
@@ -143,7 +147,7 @@ def write(out: Path) -> None:
     tables = [_section(runs) for runs in _groups(out)]
     page = before + BEGIN + "\n\n".join(["", *tables, ""]) + END + rest.partition(END)[2]
     write_whole(PAGE, page.encode())
-    print(f"written to {PAGE}")
+    typer.echo(f"written to {PAGE}")
 
 
 def _groups(out: Path) -> list[Runs]:

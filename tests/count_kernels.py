@@ -78,13 +78,18 @@ def count(variant: str, batch: int = 128, **nets: int) -> list[Kernel]:
 
 
 def make_step(
-    batch: int = 128, image_size: int = 64, nz: int = 100, ngf: int = 64, ndf: int = 64
+    batch: int = 128,
+    image_size: int = 64,
+    nz: int = 100,
+    ngf: int = 64,
+    ndf: int = 64,
+    augmented: bool = False,
 ) -> WholeStep:
     """Build a step on the CPU that computes as on a GPU: in bf16, with a rate in a tensor."""
     generator, discriminator = Generator(image_size, nz, ngf), Discriminator(image_size, ndf)
     for net in (generator, discriminator):
         net.to(memory_format=torch.channels_last)
-    update = AdversarialStep(generator, discriminator, bf16=True)
+    update = AdversarialStep(generator, discriminator, bf16=True, augmented=augmented)
     for optimizer in (update.optimizer_d, update.optimizer_g):
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"])
@@ -111,12 +116,13 @@ def table(kernels: Sequence[Kernel]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)}; default: all")
+    parser.add_argument("--augmented", action="store_true", help="with DiffAugment")
     parser.add_argument("--names", action="store_true", help="also list every kernel")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     pretend()
     for variant in asked.variants or VARIANTS:
-        kernels = count(variant)
+        kernels = count(variant, augmented=asked.augmented)
         print(f"{variant}: kernels, and bytes that compiled code moves")
         print(table(kernels))
         if asked.names:

@@ -87,8 +87,8 @@ class AdversarialStep:
         augment: changes the images that D sees; None if it sees them as they are.
         generate, discriminate, loss_d, loss_g: with `augment`, the parts that are functions of
             tensors alone; a faster mode puts compiled ones here. Before that, you may replace the
-            losses by your own: `loss_d` takes D's outputs (B,) for real and for generated images, `loss_g` those
-            for generated images, in float32; each returns a scalar.
+            losses by your own: `loss_d` takes D's outputs (B,) for real and for generated images,
+            `loss_g` those for generated images, in float32; each returns a scalar.
         reduce_gradients: called with a net after its backward pass, before its update. With
             several ranks it is their `GradientReduction`.
     """
@@ -124,8 +124,8 @@ class AdversarialStep:
         Args:
             real: (B, C, S, S) float in [-1, 1]; not modified.
             noise: (B, nz, 1, 1) float, N(0, 1); not modified.
-            draws: (3, DRAWS, B), uniform in [0, 1), if D sees changed images: what changes the real
-                ones, the generated ones in D's update, and those in G's.
+            draws: (3, DRAWS, B), uniform in [0, 1), if D sees changed images: for the real ones,
+                for the generated ones in D's update, and for these in G's.
 
         Returns:
             (5,) on the device, detached, in the order of `STATISTICS`.

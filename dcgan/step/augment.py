@@ -99,5 +99,5 @@ def _within(tops: torch.Tensor, lefts: torch.Tensor, size: int, side: int) -> to
     """Return (B, 1, side, side): whether a pixel is in the square of `size` at its (B,) corner."""
     places = torch.arange(side, device=tops.device)
     rows, columns = (places - corners[:, None] for corners in (tops, lefts))
-    in_rows, in_columns = ((0 <= each) & (each < size) for each in (rows, columns))
+    in_rows, in_columns = ((each >= 0) & (each < size) for each in (rows, columns))
     return in_rows[:, None, :, None] & in_columns[:, None, None, :]

@@ -6,7 +6,7 @@ import torch
 def augmented(image: torch.Tensor, draws: list[float]) -> torch.Tensor:
     """Change an image, (C, S, S), with what 7 numbers in [0, 1) decide."""
     brightness, saturation, contrast, *places = draws
-    channels, side, _ = image.shape
+    side = image.shape[1]
     image = image + (brightness - 0.5)
     grey = image.mean(0, keepdim=True)
     image = (image - grey) * (2 * saturation) + grey
