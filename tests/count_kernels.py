@@ -60,12 +60,12 @@ def kind_of(kernel: Kernel) -> str:
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, kernel.name))
 
 
-def count(variant: str, batch: int = 128, **nets: int) -> list[Kernel]:
+def count(variant: str, batch: int = 128, augmented: bool = False, **nets: int) -> list[Kernel]:
     """Compile a step for the pretended GPU, do one, and return its kernels."""
     from torch._inductor import config
 
     tuning, options = VARIANTS[variant]
-    step, ledger = make_step(batch, **nets), Ledger()
+    step, ledger = make_step(batch, augmented=augmented, **nets), Ledger()
     said: list[str] = []
     torch._dynamo.reset()
     with config.patch(**options), mock.patch.object(torch, "compile", ledger.compile):

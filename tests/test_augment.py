@@ -30,10 +30,10 @@ def test_each_image_is_changed_as_the_paper_has_it_and_so_are_gradients(channels
     wanted = torch.stack([augmented(image, numbers) for image, numbers in each])
     assert torch.allclose(found, wanted, rtol=0, atol=1e-6)  # draws are float32
     weights = torch.rand(wanted.shape, generator=torch.Generator().manual_seed(5))
-    gradients = [
+    gradient, right = (
         torch.autograd.grad((outcome * weights).sum(), images)[0] for outcome in (found, wanted)
-    ]
-    assert torch.allclose(*gradients, rtol=0, atol=1e-6)
+    )
+    assert torch.allclose(gradient, right, rtol=0, atol=1e-6)
 
 
 def test_the_result_has_the_type_of_the_images_and_the_layout_that_d_takes():
@@ -46,15 +46,14 @@ def test_the_result_has_the_type_of_the_images_and_the_layout_that_d_takes():
 
 def test_d_sees_nothing_but_changed_images_each_time_by_draws_of_their_own():
     """Real ones, generated ones in D's update, and the same generated ones in G's."""
-    step, seen = whole_step(augmented=True).update, []
-    discriminate, fakes = step.discriminate, []
-    generate = step.generate
-    step.discriminate = lambda images: seen.append(images.detach()) or discriminate(images)
-    step.generate = lambda noise: fakes.append(generate(noise)) or fakes[-1]
+    step = whole_step(augmented=True).update
+    seen, fakes = list[torch.Tensor](), list[torch.Tensor]()
+    step.discriminator.register_forward_pre_hook(lambda net, images: seen.append(*images))
+    step.generator.register_forward_hook(lambda net, noise, images: fakes.append(images))
     real, noise = batch(1, size=32)
     draws = torch.rand(3, DRAWS, BATCH, generator=torch.Generator().manual_seed(6))
     step(real, noise, draws)
-    images = [real, fakes[0].detach(), fakes[0].detach()]
+    images = [real, *fakes, *fakes]
     wanted = [augment(each, numbers) for each, numbers in zip(images, draws, strict=True)]
     assert all(map(torch.equal, seen, wanted))
 

@@ -78,7 +78,7 @@ class _Translation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         rows, columns = ctx.saved_tensors
         return _moved(gradient, -rows, -columns), None, None
 
