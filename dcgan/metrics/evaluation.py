@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dcgan.cli import tell_progress
-from dcgan.metrics import faces, fid, neighbours
+from dcgan.metrics import faces, fidelity, neighbours
 from dcgan.metrics.faces import FaceRecogniser
-from dcgan.metrics.fid import Inception
+from dcgan.metrics.pretrained import Inception, Vgg16
 from dcgan.metrics.reals import BATCH, Measured, Provenance, Reals
 from dcgan.metrics.swd import Swd, SwdMetric
 from dcgan.nets.weights import load_generator
@@ -42,6 +42,9 @@ def evaluate(options: EvaluateOptions) -> None:
     inception = None
     if options.fid or options.weights is not None:
         inception = Inception(options.weights, device)  # before minutes are spent on the rest
+    vgg = None
+    if options.precision_recall or options.vgg_weights is not None:
+        vgg = Vgg16(options.vgg_weights, device)
     size, channels = net.options["--image-size"], net.options["--channels"]
     loader = LoaderOptions(BATCH, size, channels, device=device, workers=options.workers)
     reals = Reals(shards, loader, 2 * options.n)
@@ -75,9 +78,13 @@ def evaluate(options: EvaluateOptions) -> None:
         seeds = ", ".join(map(str, alike.seeds))
         facts["persons"] = f"{folder.neighbours_faces}: the same, of faces; seeds {seeds}"
     if inception is not None:
-        tell_progress("FID and KID: each image goes through Inception at 299×299")
+        tell_progress("FID, KID, Inception score: each image goes through InceptionV3 at 299×299")
         reals = Reals(shards, loader, 2 * options.fid_n)
-        rest += fid.measure(net, reals, inception, options.fid_n)
+        rest += fidelity.measure_fid(net, reals, inception, options.fid_n)
+    if vgg is not None:
+        tell_progress("precision and recall: each image goes through VGG16 at 224×224")
+        reals = Reals(shards, loader, 2 * options.fid_n)
+        rest += fidelity.measure_precision(net, reals, vgg, options.fid_n)
     for measured in rest:
         record(measured)
     print_rest(rest)
@@ -110,7 +117,7 @@ def print_swd(swd: Swd) -> None:
 
 
 def print_rest(measured: list[Measured]) -> None:
-    """Print the other numbers, each beside its floor, and what it means."""
+    """Print the other numbers, each beside that of real images, and what it means."""
     rows = [
         [
             NAMES[each.metric],
@@ -122,19 +129,23 @@ def print_rest(measured: list[Measured]) -> None:
         for each in measured
     ]
     if rows:
-        _print_table("Other numbers", ["", "value", "floor", "n", ""], rows)
+        _print_table("Other numbers", ["", "generated", "real", "n", ""], rows)
 
 
 def _note(source: Provenance) -> str:
     if source.digest is None:
         return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
     known = "published" if source.comparable else "unknown, not comparable with published numbers"
-    return f"weights {source.digest[:8]}: {known}"
+    net = source.extractor.partition(",")[0]
+    return f"{net}, weights {source.digest[:8]}: {known}"
 
 
 NAMES = {
     "fid": "FID",
     "kid": "KID",
+    "isc": "Inception score, higher is better",
+    "precision": "precision, higher is better",
+    "recall": "recall, higher is better",
     "neighbours": "distance to nearest real",
     "faces": "faces: kernel distance × 10³",
     "persons": "faces: distance to nearest real",

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from dcgan.metrics.neighbours import SHOWN, Neighbours, Shortlist
-from dcgan.metrics.reals import FIRST_SEED, Extractor, Measured, Reals, fake_blocks
+from dcgan.metrics.reals import FIRST_SEED, Extractor, Measured, Reals, fake_blocks, regrouped
 from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate, latents
@@ -80,10 +80,9 @@ class FaceRecogniser:
     def features(self, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
         """Describe images; see `Extractor`. D is 128."""
         found = []
-        for block in blocks:
-            for images in torch.split(block, IMAGES_AT_ONCE):
-                pixels = [_enlarged(image) for image in images]
-                found.append(np.array(self._net.compute_face_descriptor(pixels), np.float32))
+        for images in regrouped(blocks, IMAGES_AT_ONCE):
+            pixels = [_enlarged(image) for image in images]
+            found.append(np.array(self._net.compute_face_descriptor(pixels), np.float32))
         return torch.from_numpy(np.concatenate(found))
 
 
