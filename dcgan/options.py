@@ -513,7 +513,13 @@ class MeasuringStep(Measuring):
 class EvaluateOptions(Options):
     """The options of `dcgan-evaluate`."""
 
-    run: Annotated[Path, Option("Run folder of dcgan-train.", argument="RUN")]
+    net: Annotated[
+        Path,
+        Option(
+            "A run folder, or the weights of a generator, of pytorch/examples too.",
+            argument="RUN|netG.pt",
+        ),
+    ]
     shards: Annotated[
         str | None,
         Field(min_length=1),

@@ -13,9 +13,9 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as extractor
 
 from dcgan.metrics import fidelity
-from dcgan.metrics.evaluation import print_rest
 from dcgan.metrics.pretrained import Inception, Pretrained, Vgg16
 from dcgan.metrics.reals import BATCH, Reals
+from dcgan.metrics.tables import print_rest
 from dcgan.nets.models import Generator, init_weights
 from pipeline.errors import UserError
 from pipeline.files import cache_folder
@@ -58,7 +58,7 @@ def inception(weights: Path) -> Inception:
 
 
 class Narrow(nn.Module):
-    """Stands for torchvision's VGG16, whose 528 MB no test should write: its parts, all of them thin."""
+    """Stands for torchvision's VGG16, whose 553 MB no test should write: its parts, all thin."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,9 +13,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from dcgan.distributed import ALONE, Ranks
 from dcgan.metrics.pretrained import Inception
-from dcgan.metrics.reals import Extractor, Measured, Reals, fake_blocks
+from dcgan.metrics.reals import Extractor, Measured, Reals
 from dcgan.metrics.reference_cache import Arrays, kept
+from dcgan.metrics.sharing import describe, fakes_from
 from dcgan.nets.models import Generator
 from pipeline.errors import UserError
 
@@ -98,14 +100,17 @@ def precision_recall(reals: torch.Tensor, fakes: torch.Tensor) -> tuple[float, f
     return found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
 
 
-def measure_fid(net: Generator, reals: Reals, inception: Inception, n: int) -> list[Measured]:
-    """FID, KID and Inception score of a generator's images beside as many real ones.
+def measure_fid(
+    net: Generator, reals: Reals, inception: Inception, n: int, ranks: Ranks = ALONE
+) -> list[Measured]:
+    """FID, KID and Inception score of a generator's images beside as many real ones; a collective.
 
     Args:
         net: on any device; stays as it is.
         reals: of the same size and channels.
         inception: the extractor.
         n: images a side; half of the set where that is less, as the floor needs the other half.
+        ranks: share the work; the numbers come out on the first, and none on the others.
 
     Raises:
         UserError: fewer than two images a side.
@@ -123,17 +128,20 @@ def measure_fid(net: Generator, reals: Reals, inception: Inception, n: int) -> l
         "kid": f"layer 2048, {KID_SUBSETS} subsets of {min(KID_SUBSET_SIZE, n)}, seed {SEED}",
         "isc": f"unbiased logits, {min(SPLITS, n)} splits, seed {SEED}",
     }
-    return _compare(net, reals, inception, n, formulas, how)
+    return _compare(net, reals, inception, n, formulas, how, ranks)
 
 
-def measure_precision(net: Generator, reals: Reals, vgg: Extractor, n: int) -> list[Measured]:
-    """Precision and recall of a generator's images beside as many real ones.
+def measure_precision(
+    net: Generator, reals: Reals, vgg: Extractor, n: int, ranks: Ranks = ALONE
+) -> list[Measured]:
+    """Precision and recall of a generator's images beside as many real ones; a collective.
 
     Args:
         net: on any device; stays as it is.
         reals: of the same size and channels.
         vgg: the extractor, a `Vgg16`.
         n: images a side; half of the set where that is less, as the floor needs the other half.
+        ranks: share the work; the numbers come out on the first, and none on the others.
 
     Raises:
         UserError: fewer images a side than a neighbourhood needs.
@@ -144,7 +152,7 @@ def measure_precision(net: Generator, reals: Reals, vgg: Extractor, n: int) -> l
         return dict(zip(("precision", "recall"), precision_recall(ours, theirs), strict=True))
 
     how = f"layer fc2 after ReLU, k = {NEIGHBOURS}"
-    return _compare(net, reals, vgg, n, formulas, {"precision": how, "recall": how})
+    return _compare(net, reals, vgg, n, formulas, {"precision": how, "recall": how}, ranks)
 
 
 def _at_least(least: int, n: int, reals: Reals, flag: str) -> int:
@@ -161,6 +169,7 @@ def _compare(
     n: int,
     formulas: Formulas,
     how: dict[str, str],
+    ranks: Ranks,
 ) -> list[Measured]:
     """Measure a generator's images, and as many real ones, beside the same real images.
 
@@ -171,17 +180,23 @@ def _compare(
         n: images a side.
         formulas: the metrics.
         how: for each metric, how it is computed from the features.
+        ranks: share the work.
     """
     source = reals.provenance(extractor.description, extractor.digest, extractor.comparable)
 
     def reference() -> Arrays:
-        one, other = (extractor.features(reals.blocks(k * n, (k + 1) * n)) for k in (0, 1))
+        one = describe(extractor, reals.blocks, n, ranks)
+        other = describe(extractor, lambda start, stop: reals.blocks(n + start, n + stop), n, ranks)
+        if not ranks.is_first:
+            return {}
         floors = {name: np.array(value) for name, value in formulas(one, other).items()}
         return {"features": one.numpy()} | floors
 
     key = {"n": n, "how": f"{source.extractor}, {how}", "digest": source.digest}
-    arrays = kept(key | {"reals": source.recipe, "shards": source.shards}, reference)
-    fakes = extractor.features(fake_blocks(net, n))
+    arrays = kept(key | {"reals": source.recipe, "shards": source.shards}, reference, ranks)
+    fakes = describe(extractor, fakes_from(net), n, ranks)
+    if not ranks.is_first:
+        return []
     found = formulas(torch.from_numpy(arrays["features"]), fakes)
 
     def measured(name: str, value: float) -> Measured:

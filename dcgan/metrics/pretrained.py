@@ -13,14 +13,11 @@ from typing import Any
 
 import torch
 
-from dcgan.metrics.reals import regrouped
+from dcgan.metrics.reals import GROUP, regrouped
 from dcgan.nets.weights import load_tensors
 from dcgan.step.precision import same_in_every_process
 from pipeline.errors import UserError
 from pipeline.files import file_digest
-
-IMAGES_AT_ONCE = 32
-"""Through a net, which enlarges each image."""
 
 
 class Pretrained(ABC):
@@ -80,7 +77,7 @@ class Pretrained(ABC):
             UserError: the weights are of no use.
         """
         found = []
-        for images in regrouped(blocks, IMAGES_AT_ONCE):
+        for images in regrouped(blocks, GROUP):
             planes = images.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
             with same_in_every_process(self._device):
                 layers = self._net(planes.to(self._device))

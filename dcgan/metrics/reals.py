@@ -34,6 +34,9 @@ BATCH = 16
 BLOCK = 512
 """Images handled at a time."""
 
+GROUP = 32
+"""Images that a net describes at a time."""
+
 
 @dataclass(frozen=True)
 class Provenance:
