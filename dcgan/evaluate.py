@@ -1,4 +1,4 @@
-"""`dcgan-evaluate`: how good is a run's generator? Also `python -m dcgan.evaluate`."""
+"""`dcgan-evaluate`: how good is a generator? Also `python -m dcgan.evaluate`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ app = typer.Typer()
 @app.command(
     cls=PlainArguments,
     context_settings=SETTINGS,
-    epilog="For example: dcgan-evaluate runs/0001. With FID and KID, from a file of weights:"
-    " dcgan-evaluate runs/0001 --weights pt_inception-2015-12-05-6726825d.pth.",
+    epilog="For example: dcgan-evaluate runs/0001 --faces. With FID, KID and Inception score, from"
+    " a file: dcgan-evaluate runs/0001 --weights pt_inception-2015-12-05-6726825d.pth.",
 )
 @command
 def evaluate(options: EvaluateOptions) -> None:
-    """Compare a run's generator with real images, and these with each other.
+    """Compare a generator with real images, and these with each other.
 
-    Writes neighbours.png into the run folder, and adds the numbers to its metrics.jsonl.
+    Into a run's folder it writes pictures of neighbours, and adds the numbers to metrics.jsonl.
     """
     from dcgan.metrics import evaluation  # torch and all that: only once there is work for it
 
-    evaluation.evaluate(options)
+    raise typer.Exit(evaluation.evaluate(options))
 
 
 def main() -> None:

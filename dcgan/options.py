@@ -517,7 +517,13 @@ class MeasuringStep(Measuring):
 class EvaluateOptions(Options):
     """The options of `dcgan-evaluate`."""
 
-    run: Annotated[Path, Option("Run folder of dcgan-train.", argument="RUN")]
+    net: Annotated[
+        Path,
+        Option(
+            "A run folder, or the weights of a generator, of pytorch/examples too.",
+            argument="RUN|netG.pt",
+        ),
+    ]
     shards: Annotated[
         str | None,
         Field(min_length=1),
@@ -543,15 +549,32 @@ class EvaluateOptions(Options):
     ] = 256
     fid: Annotated[
         bool,
-        Option("Also compute FID and KID; downloads Inception's weights (95 MB).", flag="--fid"),
+        Option(
+            "Also compute FID, KID and Inception score; downloads InceptionV3's weights (95 MB).",
+            flag="--fid",
+        ),
     ] = False
     weights: Annotated[
         Path | None,
-        Option("Also compute FID and KID, with Inception's weights from this file."),
+        Option("As --fid, with InceptionV3's weights from this file."),
+    ] = None
+    precision_recall: Annotated[
+        bool,
+        Option(
+            "Also compute precision and recall; downloads VGG16's weights (553 MB).",
+            flag="--precision-recall",
+        ),
+    ] = False
+    vgg_weights: Annotated[
+        Path | None,
+        Option("As --precision-recall, with VGG16's weights from this file."),
     ] = None
     fid_n: Annotated[
         Images16,
-        Option("Images a side for FID and KID, 16 or more.", default="50,000, or half of the set"),
+        Option(
+            "Images a side for --fid and --precision-recall, 16 or more.",
+            default="50,000, or half of the set",
+        ),
     ] = 50_000
     device: Annotated[str, Option(DEVICE)] = "auto"
     workers: Annotated[Threads | None, Option("Threads that decode images.", default=THREADS)] = (

@@ -18,7 +18,7 @@ from dcgan.metrics.evaluation import evaluate as measure
 from dcgan.metrics.reals import Reals, fake_blocks
 from dcgan.metrics.swd import SwdMetric
 from dcgan.nets.models import Generator, init_weights
-from dcgan.nets.weights import load_generator
+from dcgan.nets.weights import load_generator, save_weights
 from dcgan.options import EvaluateOptions
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import generate, latents
@@ -268,7 +268,7 @@ def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
     height, width = 8 * 34 + 2, (34 + 2) + 6 + (7 * 34 + 2)
     with Image.open(run.path / "neighbours.png") as picture:
         assert picture.size == (width, height)
-    measure(EvaluateOptions(run=run.path, raw_net=True, shards="synthetic", n=16))
+    measure(EvaluateOptions(net=run.path, raw_net=True, shards="synthetic", n=16))
     raw = json.loads(run.metrics.read_text().splitlines()[2])
     assert (raw["net"], raw["shards"], raw["n"]) == ("netG.pt", "synthetic", 16)
 
@@ -293,10 +293,29 @@ def test_errors_are_told_plainly(run, monkeypatch, capsys, words, said):
     assert all(part in told for part in (said, "error: ", "found ", "wanted ", "do "))
 
 
+def test_a_bare_net_is_measured_and_nothing_is_written(faces, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    save_weights(a_net(), tmp_path / "netG.pth")
+    options = EvaluateOptions(
+        net=tmp_path / "netG.pth", shards=str(faces.folder), n=16, device="cpu"
+    )
+    assert measure(options) == 0
+    told = capsys.readouterr().out
+    found = metric(faces.folder, 16).measure(a_net())
+    assert f"{found.value:.2f}" in told
+    assert "distance to nearest real" in told
+    assert "not written" in told
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["netG.pth"]
+    for change, said in (({"shards": None}, "--shards FOLDER"), ({"raw_net": True}, "--raw-net")):
+        with pytest.raises(UserError) as caught:
+            measure(options.replace(**change))
+        assert_four_parts(caught.value, said)
+
+
 def test_a_set_that_has_moved_is_asked_for(tmp_path):
     moved = tmp_path / "run"
     moved.mkdir()
     (moved / "config.json").write_text('{"shards": "gone"}')
     with pytest.raises(UserError) as caught:
-        measure(EvaluateOptions(run=moved))
+        measure(EvaluateOptions(net=moved))
     assert_four_parts(caught.value, "shards gone", "--shards FOLDER")

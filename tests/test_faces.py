@@ -1,6 +1,7 @@
 """Faces: the recogniser's numbers, the distance between sets of them, and who is nearest."""
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ import torch
 from PIL import Image
 
 from dcgan.metrics import faces
-from dcgan.metrics.evaluation import print_rest
-from dcgan.metrics.faces import FaceRecogniser, kernel_distance
+from dcgan.metrics.faces import FaceRecogniser, Faces, kernel_distance
 from dcgan.metrics.reals import BATCH, Reals, fake_blocks
+from dcgan.metrics.tables import print_rest
 from dcgan.nets.models import Generator, init_weights
 from pipeline.errors import UserError
 from pipeline.loading.options import LoaderOptions
@@ -43,6 +44,12 @@ def noise(total):
     return Reals("synthetic", LoaderOptions(BATCH, 32), total)
 
 
+def measure(*arguments: Any) -> Faces:
+    found = faces.measure(*arguments)
+    assert found is not None
+    return found
+
+
 def literal_distance(one, other):
     """Equation 4 of Binkowski et al., pair by pair."""
 
@@ -70,7 +77,7 @@ def test_the_distance_is_that_of_all_pairs(monkeypatch):
 
 def test_samples_and_held_out_images_are_compared_with_the_same_others(monkeypatch, capsys):
     reals, net = noise(45), a_net()
-    found = faces.measure(net, reals, Colours(), 5)
+    found = measure(net, reals, Colours(), 5)
     every = Colours().features(reals.blocks(0, 45))
     fakes = Colours().features(fake_blocks(net, 5))
     assert [found.distance.value, found.distance.floor] == [
@@ -86,7 +93,7 @@ def test_samples_and_held_out_images_are_compared_with_the_same_others(monkeypat
     assert capsys.readouterr().out.count("weights 00000000") == 2
     # Once more, and the real images' part is taken from the cache
     monkeypatch.setattr(faces, "_reference", None)
-    assert faces.measure(net, reals, Colours(), 5).distance == found.distance
+    assert measure(net, reals, Colours(), 5).distance == found.distance
 
 
 def test_who_is_copied_is_shown_first(monkeypatch):
@@ -94,8 +101,8 @@ def test_who_is_copied_is_shown_first(monkeypatch):
     every = torch.cat([*reals.blocks(0, 99)])
     samples = torch.cat([*fake_blocks(net, 11)])
     samples[7] = every[50]
-    monkeypatch.setattr(faces, "fake_blocks", lambda net, n: iter([samples]))
-    found = faces.measure(net, reals, Colours(), 11)
+    monkeypatch.setattr(faces, "fakes_from", lambda net: lambda start, stop: iter([samples]))
+    found = measure(net, reals, Colours(), 11)
     assert found.seeds[0] == 1_000_007
     assert found.most_alike.nearest.shape == (8, 7, 32, 32, 3)
     assert found.most_alike.nearest[0, 0].equal(every[50])

@@ -124,7 +124,7 @@ def test_torch_keeps_to_the_cores_unless_the_user_says_otherwise(monkeypatch):
 
 def evaluate_here(folder, nowhere):
     (folder / "config.json").write_text(json.dumps({"shards": "synthetic"}))
-    evaluate.evaluate(run=folder, n=16, fid_n=16, device=nowhere)
+    evaluate.evaluate(net=folder, n=16, fid_n=16, device=nowhere)
 
 
 def profile_loader(folder, nowhere):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.metrics.evaluation import print_facts
+from dcgan.metrics.tables import print_facts
 from dcgan.rundir.log import Log
 from pipeline.errors import UserError, counted, first_line, plain
 from pipeline.shards.manifest import REJECTS, ShardSet

@@ -1,87 +1,199 @@
-"""A run's generator beside real images: each metric, on the terminal and in the run folder."""
+"""A generator beside real images: each metric, on the terminal and in the run folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
+from typing import TypeVar
 
 from dcgan.cli import tell_progress
-from dcgan.metrics import faces, fid, neighbours
+from dcgan.distributed import Ranks
+from dcgan.metrics import faces, fidelity, neighbours
 from dcgan.metrics.faces import FaceRecogniser
-from dcgan.metrics.fid import Inception
-from dcgan.metrics.reals import BATCH, Measured, Provenance, Reals
-from dcgan.metrics.swd import Swd, SwdMetric
+from dcgan.metrics.neighbours import Neighbours
+from dcgan.metrics.pretrained import Inception, Vgg16
+from dcgan.metrics.reals import BATCH, Extractor, Measured, Reals
+from dcgan.metrics.sharing import draw
+from dcgan.metrics.swd import SwdMetric
+from dcgan.metrics.tables import print_facts, print_rest, print_swd
 from dcgan.nets.weights import load_generator
 from dcgan.options import EvaluateOptions
-from dcgan.rundir.environment import pick_device
+from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
-from pipeline.errors import UserError, plain
-from pipeline.files import writing
+from pipeline.errors import UserError
+from pipeline.files import file_digest, writing
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
 from pipeline.shards.manifest import ShardSet
 
+E = TypeVar("E", bound=Extractor)
 
-def evaluate(options: EvaluateOptions) -> None:
-    """Measure a run's generator, print the numbers and add them to its `metrics.jsonl`.
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Measure a generator and print the numbers; a run's go into its `metrics.jsonl`, too.
+
+    Under torchrun, the ranks share the work, and the first one prints and writes.
+
+    Returns:
+        The exit status: 0, or 1 after an error that another rank reports.
 
     Raises:
         UserError: no run, no net, or no set to compare with.
     """
     limit_torch_threads()
-    folder = RunFolder.open(options.run)
-    shards = _shards_of(folder) if options.shards is None else options.shards
-    device = pick_device(options.device)
-    path = folder.generator_to_sample(options.raw_net)
-    net = load_generator(path).to(device)
-    recogniser = FaceRecogniser() if options.faces else None
-    inception = None
-    if options.fid or options.weights is not None:
-        inception = Inception(options.weights, device)  # before minutes are spent on the rest
-    size, channels = net.options["--image-size"], net.options["--channels"]
-    loader = LoaderOptions(BATCH, size, channels, device=device, workers=options.workers)
-    reals = Reals(shards, loader, 2 * options.n)
-    nimg = next((tick["nimg"] for tick in reversed(read_lines(folder.stats)) if "nimg" in tick), 0)
-    print_facts({"net": f"{path}, after {nimg:,} images", "reals": f"{shards}, {reals.recipe}"})
+    with Ranks.joined() as ranks:
+        try:
+            with ranks.together():
+                evaluation = Evaluation(options, ranks)
+            evaluation.run()
+        except UserError as error:
+            if ranks.reports(error):
+                raise
+            return 1
+    return 0
 
-    def record(measured: Measured) -> None:
-        with _writing(folder.metrics):
-            append_line(folder.metrics, measured.record(nimg, path.name))
 
-    tell_progress("sliced Wasserstein distance")
-    swd = SwdMetric(reals, options.n).measure(net)
-    record(swd)
-    print_swd(swd)
+class Evaluation:
+    """The measurements of one net, one after the other.
 
-    tell_progress("nearest real neighbours")
-    found = neighbours.find(net, reals)
-    with _writing(folder.neighbours):
-        found.save(folder.neighbours)
-    facts = {"picture": f"{folder.neighbours}: samples, and the real images nearest to each"}
-    rest = [found.measured] if found.measured is not None else []
-    if not rest:
-        tell_progress("most real images occur twice: the distance to them has no measure")
-    if recogniser is not None:
-        tell_progress("faces: each image goes through dlib's recogniser")
-        reals = Reals(shards, loader, faces.reals_for(options.faces_n))
-        alike = faces.measure(net, reals, recogniser, options.faces_n)
-        with _writing(folder.neighbours_faces):
-            alike.most_alike.save(folder.neighbours_faces)
-        rest += [alike.distance, alike.persons]
-        seeds = ", ".join(map(str, alike.seeds))
-        facts["persons"] = f"{folder.neighbours_faces}: the same, of faces; seeds {seeds}"
-    if inception is not None:
-        tell_progress("FID and KID: each image goes through Inception at 299×299")
-        reals = Reals(shards, loader, 2 * options.fid_n)
-        rest += fid.measure(net, reals, inception, options.fid_n)
-    for measured in rest:
-        record(measured)
-    print_rest(rest)
-    print_facts(facts | {"numbers": str(folder.metrics)})
+    Args:
+        options: of the command.
+        ranks: share the work.
+
+    Raises:
+        UserError: no run, no net, or no set to compare with.
+    """
+
+    def __init__(self, options: EvaluateOptions, ranks: Ranks) -> None:
+        self._options, self._ranks = options, ranks
+        self._device = own_device(pick_device(options.device), ranks)
+        self._folder = None if options.net.is_file() else RunFolder.open(options.net)
+        self._shards = options.shards or _shards_of(options, self._folder)
+        self._path = _net_of(options, self._folder)
+        self._net = load_generator(self._path).to(self._device)
+        stats = read_lines(self._folder.stats) if self._folder else []
+        self._nimg = next((tick["nimg"] for tick in reversed(stats) if "nimg" in tick), 0)
+
+    def run(self) -> None:
+        """Measure all that was asked for; a collective."""
+        ranks, net, options = self._ranks, self._net, self._options
+        again = "see that no run writes to it, and that all machines have the same file"
+        ranks.require_same(f"weights in {self._path}", lambda: file_digest(self._path), again)
+        recogniser, inception, vgg = self._extractors()  # before minutes are spent on the rest
+        reals = self._reals(2 * options.n)
+        ranks.require_same("images", lambda: reals.fingerprint, "give --shards the same set")
+        nimg = f", after {self._nimg:,} images" if self._folder else ""
+        self._print({"net": f"{self._path}{nimg}", "reals": f"{self._shards}, {reals.recipe}"})
+
+        self._tell("sliced Wasserstein distance")
+        fakes = draw(net, reals.at_most(options.n), ranks)
+        swd = ranks.first(lambda: SwdMetric(reals, options.n).compare(fakes))
+        if swd is not None:
+            print_swd(swd)
+        self._record([swd] if swd is not None else [])
+
+        rest = self._neighbours(reals)
+        if recogniser is not None:
+            rest += self._faces(recogniser)
+        if inception is not None:
+            self._tell("FID, KID, Inception score: each image goes through InceptionV3 at 299×299")
+            reals = self._reals(2 * options.fid_n)
+            rest += fidelity.measure_fid(net, reals, inception, options.fid_n, ranks)
+        if vgg is not None:
+            self._tell("precision and recall: each image goes through VGG16 at 224×224")
+            reals = self._reals(2 * options.fid_n)
+            rest += fidelity.measure_precision(net, reals, vgg, options.fid_n, ranks)
+        self._record(rest)
+        print_rest(rest)
+        written = f"{self._folder.metrics}" if self._folder else "not written: they are no run's"
+        self._print({"numbers": written})
+
+    def _extractors(self) -> tuple[FaceRecogniser | None, Inception | None, Vgg16 | None]:
+        options, device, weights = self._options, self._device, self._options.weights
+        recogniser = self._on_all(FaceRecogniser) if options.faces else None
+        inception = vgg = None
+        if options.fid or weights is not None:
+            inception = self._on_all(lambda: Inception(weights, device))
+        if options.precision_recall or options.vgg_weights is not None:
+            vgg = self._on_all(lambda: Vgg16(options.vgg_weights, device))
+        return recogniser, inception, vgg
+
+    def _on_all(self, load: Callable[[], E]) -> E:
+        """Load an extractor, on the first rank before all others: it may download the weights."""
+        loaded = self._ranks.first(load)
+        with self._ranks.together():
+            found = load() if loaded is None else loaded
+        remedy = "install or copy the same file on all machines"
+        self._ranks.require_same(found.description, lambda: found.digest, remedy)
+        return found
+
+    def _reals(self, wanted: int) -> Reals:
+        side, channels = self._net.options["--image-size"], self._net.options["--channels"]
+        workers = self._options.workers
+        loader = LoaderOptions(BATCH, side, channels, device=self._device, workers=workers)
+        with self._ranks.together():
+            return Reals(self._shards, loader, wanted)
+
+    def _neighbours(self, reals: Reals) -> list[Measured]:
+        self._tell("nearest real neighbours")
+        found = self._ranks.first(lambda: neighbours.find(self._net, reals))
+        if self._folder is not None:
+            self._save(
+                found, self._folder.neighbours, "samples, and the real images nearest to each"
+            )
+        if found is None:
+            return []
+        if found.measured is None:
+            self._tell("most real images occur twice: the distance to them has no measure")
+            return []
+        return [found.measured]
+
+    def _faces(self, recogniser: FaceRecogniser) -> list[Measured]:
+        self._tell("faces: each image goes through dlib's recogniser")
+        n = self._options.faces_n
+        reals = self._reals(faces.reals_for(n))
+        found = faces.measure(self._net, reals, recogniser, n, self._ranks)
+        shown = None if found is None else found.most_alike
+        if self._folder is not None:
+            path = self._folder.neighbours_faces
+            self._save(shown, path, "samples whose faces are most like real ones, and these")
+        if found is None:
+            return []
+        self._print({"alike": f"seeds {', '.join(map(str, found.seeds))}: most like a real face"})
+        return [found.distance, found.persons]
+
+    def _save(self, found: Neighbours | None, path: Path, what: str) -> None:
+        with self._ranks.together(), _writing(path):
+            if found is not None:  # on the first rank
+                found.save(path)
+        self._print({"picture": f"{path}: {what}"})
+
+    def _record(self, measured: list[Measured]) -> None:
+        if self._folder is None:
+            return
+        path = self._folder.metrics
+        with self._ranks.together(), _writing(path):
+            for each in measured:
+                append_line(path, each.record(self._nimg, self._path.name))
+
+    def _tell(self, line: str) -> None:
+        if self._ranks.is_first:
+            tell_progress(line)
+
+    def _print(self, facts: dict[str, str]) -> None:
+        if self._ranks.is_first:
+            print_facts(facts)
+
+
+def _net_of(options: EvaluateOptions, folder: RunFolder | None) -> Path:
+    if folder is not None:
+        return folder.generator_to_sample(options.raw_net)
+    if options.raw_net:
+        found = f"{options.net}, which is one net"
+        raise UserError("--raw-net", found, "a run folder", "leave it out")
+    return options.net
 
 
 def _writing(path: Path) -> AbstractContextManager[None]:
@@ -89,78 +201,12 @@ def _writing(path: Path) -> AbstractContextManager[None]:
     return writing(path, wanted, "make room, then give the same command again")
 
 
-def print_facts(facts: dict[str, str]) -> None:
-    """Print a line each, the name first; facts may have names from a file in them."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    for name, fact in facts.items():
-        console.print(f"{name:<9}{plain(fact)}")
-
-
-def print_swd(swd: Swd) -> None:
-    """Print the distances of a generator with a scale in each column, the floor below."""
-    rows = {
-        "generated against real": [*swd.scales.values(), swd.value],
-        "real against real, the floor": [*swd.floor_scales.values(), swd.floor],
-    }
-    _print_table(
-        f"Sliced Wasserstein distance × 10³, n = {swd.n:,}",
-        ["", *(f"{side}×{side}" for side in swd.scales), "mean"],
-        [[name, *(f"{value:.2f}" for value in values)] for name, values in rows.items()],
-    )
-
-
-def print_rest(measured: list[Measured]) -> None:
-    """Print the other numbers, each beside its floor, and what it means."""
-    rows = [
-        [
-            NAMES[each.metric],
-            f"{each.value:.4g}",
-            f"{each.floor:.4g}",
-            f"{each.n:,}",
-            _note(each.source),
-        ]
-        for each in measured
-    ]
-    if rows:
-        _print_table("Other numbers", ["", "value", "floor", "n", ""], rows)
-
-
-def _note(source: Provenance) -> str:
-    if source.digest is None:
-        return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
-    known = "published" if source.comparable else "unknown, not comparable with published numbers"
-    return f"weights {source.digest[:8]}: {known}"
-
-
-NAMES = {
-    "fid": "FID",
-    "kid": "KID",
-    "neighbours": "distance to nearest real",
-    "faces": "faces: kernel distance × 10³",
-    "persons": "faces: distance to nearest real",
-}
-"""What people read for each metric."""
-
-
-def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in head:
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
-    for cells in rows:
-        table.add_row(*cells)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
-    console.print(f"\n{title}")
-    wide.print(table)
-
-
-LEAST_COLUMNS = 140
-"""Least width of a table in characters: figures must not be broken."""
-
-
-def _shards_of(folder: RunFolder) -> str:
-    options = folder.options()
-    name, known = options.get("shards"), options.get("shard_set")
+def _shards_of(options: EvaluateOptions, folder: RunFolder | None) -> str:
+    if folder is None:
+        wanted, remedy = "real images to compare it with", "add --shards FOLDER"
+        raise UserError(options.net, "a net without its run", wanted, remedy)
+    config = folder.options()
+    name, known = config.get("shards"), config.get("shard_set")
     if name == SYNTHETIC:
         return SYNTHETIC
     wanted, found = "the set that the run was trained on", "which is no folder here"

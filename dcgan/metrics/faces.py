@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dcgan.distributed import ALONE, Ranks
 from dcgan.metrics.neighbours import SHOWN, Neighbours, Shortlist
-from dcgan.metrics.reals import FIRST_SEED, Extractor, Measured, Reals, fake_blocks
+from dcgan.metrics.reals import FIRST_SEED, GROUP, Extractor, Measured, Reals, regrouped
 from dcgan.metrics.reference_cache import Arrays, kept
+from dcgan.metrics.sharing import describe, fakes_from
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate, latents
 from pipeline.errors import UserError, first_line
@@ -34,8 +36,6 @@ PUBLISHED = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 
 SIDE = 150
 """Side in pixels of the images that the recogniser takes."""
-
-IMAGES_AT_ONCE = 32
 
 REALS_PER_SAMPLE = 8
 """Real images compared with, for each sample. They are described once and kept, while a distance of
@@ -80,10 +80,9 @@ class FaceRecogniser:
     def features(self, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
         """Describe images; see `Extractor`. D is 128."""
         found = []
-        for block in blocks:
-            for images in torch.split(block, IMAGES_AT_ONCE):
-                pixels = [_enlarged(image) for image in images]
-                found.append(np.array(self._net.compute_face_descriptor(pixels), np.float32))
+        for images in regrouped(blocks, GROUP):
+            pixels = [_enlarged(image) for image in images]
+            found.append(np.array(self._net.compute_face_descriptor(pixels), np.float32))
         return torch.from_numpy(np.concatenate(found))
 
 
@@ -153,8 +152,10 @@ def reals_for(n: int) -> int:
     return (REALS_PER_SAMPLE + 1) * n
 
 
-def measure(net: Generator, reals: Reals, recogniser: Extractor, n: int) -> Faces:
-    """Compare samples with real images.
+def measure(
+    net: Generator, reals: Reals, recogniser: Extractor, n: int, ranks: Ranks = ALONE
+) -> Faces | None:
+    """Compare samples with real images; a collective.
 
     Args:
         net: on any device; stays as it is.
@@ -162,6 +163,10 @@ def measure(net: Generator, reals: Reals, recogniser: Extractor, n: int) -> Face
         recogniser: a `FaceRecogniser`.
         n: samples, and real images for the floor; half of the set where that is less. Both are
             compared with the same other real images, `REALS_PER_SAMPLE` times as many or the rest.
+        ranks: share the work.
+
+    Returns:
+        On the first rank, what it finds; None on the others.
 
     Raises:
         UserError: fewer than two images a side.
@@ -174,9 +179,16 @@ def measure(net: Generator, reals: Reals, recogniser: Extractor, n: int) -> Face
     source = reals.provenance(recogniser.description, recogniser.digest, recogniser.comparable)
     key = {"metric": "faces", "how": f"{source.extractor}, {KERNEL}", "n": n, "total": total}
     key |= {"reals": source.recipe, "shards": source.shards, "digest": source.digest}
-    arrays = kept(key, lambda: _reference(recogniser.features(reals.blocks(0, total)), n))
+
+    def reference() -> Arrays:
+        features = describe(recogniser, reals.blocks, total, ranks)
+        return _reference(features, n) if ranks.is_first else {}
+
+    arrays = kept(key, reference, ranks)
+    fakes = describe(recogniser, fakes_from(net), n, ranks)
+    if not ranks.is_first:
+        return None
     others = torch.from_numpy(arrays["others"])
-    fakes = recogniser.features(fake_blocks(net, n))
     nearest = _to_nearest(fakes, others)
 
     def measured(metric: str, how: str, value: float) -> Measured:
@@ -234,10 +246,7 @@ def _weights() -> Path:
     folders = (found and found.submodule_search_locations) or []
     if not folders:
         raise _absent(f"no package {MODELS}")
-    path = Path(folders[0]) / "models" / WEIGHTS
-    if not path.is_file():
-        raise _absent(f"no file {path}")
-    return path
+    return Path(folders[0]) / "models" / WEIGHTS
 
 
 def _absent(found: str) -> UserError:

@@ -34,6 +34,9 @@ BATCH = 16
 BLOCK = 512
 """Images handled at a time."""
 
+GROUP = 32
+"""Images that a net describes at a time."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -56,10 +59,10 @@ class Measured:
     """A number about a generator."""
 
     metric: str
-    """swd, neighbours, faces, persons, fid or kid."""
+    """swd, neighbours, faces, persons, fid, kid, isc, precision or recall."""
     value: float
     floor: float
-    """The same number between real images and other real images."""
+    """The same number of real images beside other real images."""
     n: int
     """Images on each side, the floor's sides too."""
     source: Provenance
@@ -185,6 +188,19 @@ class Reals:
     def at_most(self, n: int) -> int:
         """Images a side when two sides must come from this set: `n`, or half of the set."""
         return min(n, self.total // 2)
+
+
+def regrouped(blocks: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
+    """Deal images in groups of `size`, the last smaller, wherever one block ends.
+
+    A net may give an image's numbers other last digits in a batch of another size.
+    """
+    rest = None
+    for block in blocks:
+        *whole, rest = torch.split(block if rest is None else torch.cat([rest, block]), size)
+        yield from whole
+    if rest is not None:
+        yield rest
 
 
 def fake_blocks(net: Generator, count: int, first: int = FIRST_SEED) -> Iterator[torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcgan.distributed import ALONE, Ranks
 from dcgan.nets.weights import refuse_inflated
 from pipeline.files import cache_folder, replacing
 
@@ -21,22 +22,26 @@ FORMAT = 1
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def kept(key: dict[str, Any], compute: Callable[[], Arrays]) -> Arrays:
-    """Take a reference from the cache, or compute it and put it there.
+def kept(key: dict[str, Any], compute: Callable[[], Arrays], ranks: Ranks = ALONE) -> Arrays:
+    """Take a reference from the cache, or compute it and put it there; a collective.
 
     Args:
         key: all that it depends on, in plain values.
-        compute: gives arrays of numbers, by name.
+        compute: gives arrays of numbers, by name; called on all ranks, or on none.
+        ranks: of which the first has the cache.
 
     Returns:
-        What `compute` gives, to the bit; a file that is damaged, or of another key, is replaced.
+        On the first rank what `compute` gives there, to the bit; a file that is damaged, or of
+        another key, is replaced. Nothing of use on the others.
     """
     key_text = json.dumps(key | {"format": FORMAT}, sort_keys=True)
     path = cache_folder() / f"{hashlib.sha256(key_text.encode()).hexdigest()[:32]}.npz"
-    found = _read(path, key_text)
-    if found is not None:
-        return found
+    found = _read(path, key_text) if ranks.is_first else None
+    if ranks.same(found is not None):
+        return found or {}
     arrays = compute()
+    if not ranks.is_first:
+        return arrays
     named: dict[str, Any] = {"key": np.array(key_text), **arrays}
     with contextlib.suppress(OSError):  # a full disk or a locked home costs time, not the result
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -261,7 +261,10 @@ class SwdMetric:
         Args:
             net: of the real images' size and channels, on any device.
         """
-        fakes = torch.cat([*fake_blocks(net, self.n)])
+        return self.compare(torch.cat([*fake_blocks(net, self.n)]))
+
+    def compare(self, fakes: torch.Tensor) -> Swd:
+        """Measure images, (n, S, S, C) uint8 on the CPU."""
         found = distances(self._reals, fakes, self._device)
         return Swd(
             "swd",

@@ -24,7 +24,14 @@ from dcgan.rundir.curves import MOST_POINTS, spread
 LIMIT = 15_000_000
 """Bytes of a page, at most."""
 
-METRIC_NAMES = {"swd": "SWD", "fid": "FID", "kid": "KID", "faces": "Faces"}
+METRIC_NAMES = {
+    "swd": "SWD",
+    "fid": "FID",
+    "kid": "KID",
+    "isc": "Inception score",
+    "faces": "Faces",
+    "persons": "Distance to the nearest face",
+}
 
 MOST_SCALES = 10
 """Scales that a cell of a table names; images of 1024 pixels have seven."""

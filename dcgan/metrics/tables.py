@@ -1,0 +1,81 @@
+"""What people read on the terminal: each number beside that of real images, and what it means."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from dcgan.metrics.reals import Measured, Provenance
+from dcgan.metrics.swd import Swd
+from pipeline.errors import plain
+
+NAMES = {
+    "fid": "FID",
+    "kid": "KID",
+    "isc": "Inception score, higher is better",
+    "precision": "precision, higher is better",
+    "recall": "recall, higher is better",
+    "neighbours": "distance to nearest real",
+    "faces": "faces: kernel distance × 10³",
+    "persons": "faces: distance to nearest real",
+}
+"""By metric."""
+
+LEAST_COLUMNS = 140
+"""Least width of a table in characters: figures must not be broken."""
+
+
+def print_facts(facts: dict[str, str]) -> None:
+    """Print a line each, the name first; facts may have names from a file in them."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for name, fact in facts.items():
+        console.print(f"{name:<9}{plain(fact)}")
+
+
+def print_swd(swd: Swd) -> None:
+    """Print the distances of a generator with a scale in each column, the floor below."""
+    rows = {
+        "generated against real": [*swd.scales.values(), swd.value],
+        "real against real, the floor": [*swd.floor_scales.values(), swd.floor],
+    }
+    _print_table(
+        f"Sliced Wasserstein distance × 10³, n = {swd.n:,}",
+        ["", *(f"{side}×{side}" for side in swd.scales), "mean"],
+        [[name, *(f"{value:.2f}" for value in values)] for name, values in rows.items()],
+    )
+
+
+def print_rest(measured: list[Measured]) -> None:
+    """Print the other numbers, each beside that of real images, and what it means."""
+    rows = [
+        [
+            NAMES[each.metric],
+            f"{each.value:.4g}",
+            f"{each.floor:.4g}",
+            f"{each.n:,}",
+            _note(each.source),
+        ]
+        for each in measured
+    ]
+    if rows:
+        _print_table("Other numbers", ["", "generated", "real", "n", ""], rows)
+
+
+def _note(source: Provenance) -> str:
+    if source.digest is None:
+        return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
+    known = "published" if source.comparable else "unknown, not comparable with published numbers"
+    net = source.extractor.partition(",")[0]
+    return f"{net}, weights {source.digest[:8]}: {known}"
+
+
+def _print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in head:
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    wide = Console(width=max(console.width, LEAST_COLUMNS), highlight=False, markup=False)
+    console.print(f"\n{title}")
+    wide.print(table)
