@@ -25,6 +25,7 @@ from dcgan.options import PRESETS, TrainConfig  # noqa: E402
 from dcgan.rundir.folder import RunFolder, read_lines  # noqa: E402
 from pipeline.errors import UserError, plain_errors  # noqa: E402
 from pipeline.files import write_whole  # noqa: E402
+from pipeline.shards.manifest import ShardSet  # noqa: E402
 
 PAGE = ROOT / "docs/recipes.md"
 BEGIN, END = "<!-- made by make recipes -->\n", "<!-- until here -->\n"
@@ -35,7 +36,12 @@ YARDSTICK: dict[str, Any] = {"batch_size": 64, "ngf": 32, "ndf": 32}
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
     "preset-64": PRESETS["64"],
+    "batch-32": {"batch_size": 32},
+    "batch-16": {"batch_size": 16},
+    "lr-8e-4": {"lr": 8e-4},
+    "batch-32-lr-4e-4": {"batch_size": 32, "lr": 4e-4},
     "diffaugment": {"augment": "diff"},
+    "diffaugment-64": PRESETS["64"] | {"augment": "diff"},
 }
 """What each recipe changes."""
 
@@ -53,7 +59,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("recipes"),
     recipes: Annotated[
         str, typer.Option(help=f"Recipes, with commas: {', '.join(RECIPES)}.")
-    ] = ",".join(RECIPES),
+    ] = "default,preset-64",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "1,2,3",
     budgets: Annotated[
         str, typer.Option(help="Images seen at which nets are measured, with commas.")
@@ -156,8 +162,11 @@ def _groups(out: Path) -> list[Runs]:
         run = RunFolder(config.parent)
         lines = read_lines(run.metrics)
         if lines:
-            reals, precision = lines[-1]["reals"], run.options()["precision"]
-            runs = found.setdefault((lines[-1]["shards"], precision), Runs(reals, {}))
+            options, images = run.options(), lines[-1]["recipe"]
+            total = len(ShardSet.open(Path(options["shards"])))
+            runs = found.setdefault(
+                (lines[-1]["shards"], options["precision"]), Runs(f"{total:,} images, {images}", {})
+            )
             runs.by_recipe.setdefault(config.parent.name.rpartition("-")[0], []).append(run)
     return list(found.values())
 
@@ -194,8 +203,12 @@ def _spread(values: Sequence[float]) -> str:
     """Return the mean, and the least and the largest value if there are several."""
     if not values:
         return "–"
-    written = f"{mean(values):.3g}" if mean(values) < 1000 else f"{mean(values):,.0f}"
-    return written + (f" ({min(values):,.0f}–{max(values):,.0f})" if len(values) > 1 else "")
+    middle, least, largest = map(_rounded, (mean(values), min(values), max(values)))
+    return middle + (f" ({least}–{largest})" if len(values) > 1 else "")
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

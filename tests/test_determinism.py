@@ -113,6 +113,7 @@ def test_nothing_of_a_run_on_a_cpu_is_refused(tmp_path, numbered_set, monkeypatc
     monkeypatch.setattr("dcgan.metrics.swd.SwdMetric", partial(SwdMetric, n=16))
     options = {"precision": "bf16", "mirror": True, "label_smoothing": 0.1, "evaluate_every": 3}
     options |= {"shards": str(numbered_set(43, 16).folder), "max_steps": 4, "ema_nimg": 100}
+    options |= {"augment": "diff"}
     assert train_here(tiny(tmp_path / "run", deterministic=True, **options)).is_done
     assert is_on()
 

@@ -70,7 +70,7 @@ def assert_same_run(one: RunFolder, other: RunFolder) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(tmp_path, data, whole, cache, stops):
     """In the middle of ticks and epochs (five steps), and at the borders of both."""
-    options = EVERY | {"shards": data, "mirror": True, "ema_nimg": 100}
+    options = EVERY | {"shards": data, "mirror": True, "augment": "diff", "ema_nimg": 100}
     for steps in stops:
         config = tiny(tmp_path / "run", **options, cache=cache)
         assert stopped_after(new_trainer(config), steps).steps_done == steps

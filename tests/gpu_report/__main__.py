@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dcgan.options import PRESETS
 from pipeline.errors import plain_errors
 from pipeline.files import write_whole
 from tests.gpu_report.parts import GRACE, INTERRUPTED, NOT_REACHED, Part, Result, carry_out
@@ -102,6 +103,7 @@ def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
         Part("dcgan-doctor --verify", doctor, 55),
         Part(f"{STEP} of {release}", step, 40, missing, code=code),
         Part(STEP, (*step, "--tune"), 180),
+        Part("the step of --preset 64", (*step, "--batch-size", PRESETS["64"]["batch_size"]), 30),
         Part("loaders", ("-m", "dcgan.profile", "compare", *on_set), 75),
         Part("training", ("-m", "dcgan.profile", "train", *on_set, *nets), 45),
         Part("kernels of a replay", ("-m", "tests.gpu_report.kernels"), 30, no_gpu),
