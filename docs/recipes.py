@@ -180,8 +180,8 @@ def _section(runs: Runs) -> str:
     real = ", ".join(f"{METRICS[metric]} {floors[metric]}" for metric in metrics)
     machine = json.loads(every[0].environment.read_text())
     facts = (
-        f"{runs.reals}. {every[0].options()['precision']}, {machine['cpus']} cores of"
-        f" {machine['device_name']}. Real against real: {real}."
+        f"{runs.reals}. {every[0].options()['precision']}, {machine['device_name']}, cores used:"
+        f" {machine['cpus']}. Real against real: {real}."
     )
     heads = ["images seen", "recipe", "seeds", "minutes", *map(METRICS.__getitem__, metrics)]
     rows = [heads, ["---:", "---", "---:", "---:", *["---:"] * len(metrics)]]
