@@ -46,11 +46,9 @@ def refused(config, run, *said):
 
 def test_other_options_are_refused_unless_allowed(tmp_path, capsys):
     run = begun(tmp_path)
-    change = {"beta1": 0.9, "lr_d": 0.125, "mirror": True, "ema_nimg": 100}
-    change["augment"] = "diff"
+    change = {"beta1": 0.9, "lr_d": 0.125, "mirror": True, "augment": "diff", "ema_nimg": 100}
     told = ["--lr-d 0.125 (was not given)", "--beta1 0.9 (was 0.5)", "--mirror on (was off)"]
-    told.append("--augment diff (was none)")
-    told += ["--ema-nimg 100 (was 0)"]
+    told += ["--augment diff (was none)", "--ema-nimg 100 (was 0)"]
     config = tiny(run.path, max_steps=4, **change)
     refused(config, run, f"--run {run.path}", *told, "--allow-change")
     capsys.readouterr()
