@@ -84,7 +84,8 @@ def _check(words: list[str]) -> None:
             launched = get_args_parser().parse_args(rest)
             assert launched.training_script in ("dcgan.train", "dcgan.evaluate"), words
             parse(launched.training_script.replace(".", "-"), launched.training_script_args)
-        case ["make", *targets]:
+        case ["make", *words]:
+            targets = [word for word in words if "=" not in word]
             known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert set(targets) <= set(known), f"make {targets}"
         case [name, *rest] if name.startswith("dcgan-"):

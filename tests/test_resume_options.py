@@ -8,9 +8,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dcgan.evaluate import evaluate
+from dcgan.metrics.evaluation import evaluate
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import save_weights
+from dcgan.options import EvaluateOptions
 from dcgan.rundir.folder import RunFolder, write_object
 from dcgan.step.ema import EMA
 from dcgan.train import app
@@ -158,10 +159,11 @@ def test_another_set_in_the_same_place_is_refused(tmp_path, numbered_set, monkey
     run = RunFolder(tmp_path / "run")
     error = refused(config, run, f"--run {run.path}", "--shards", "--allow-change")
     assert other.fingerprint in error.found
+    options = EvaluateOptions(net=run.path, n=16, device="cpu")
     with pytest.raises(UserError) as refusal:
-        evaluate(run=tmp_path / "run", n=16, device="cpu")
+        evaluate(options)
     assert_four_parts(refusal.value, other.fingerprint, f"--shards {folder}")
-    evaluate(run=tmp_path / "run", shards=str(folder), n=16, device="cpu")
+    evaluate(options.replace(shards=str(folder)))
     assert other.fingerprint in (tmp_path / "run/metrics.jsonl").read_text()
     assert new_trainer(config.replace(allow_change=True)).batches.epoch == 2
 
