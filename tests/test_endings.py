@@ -180,8 +180,8 @@ def test_statistics_that_are_not_finite_are_written_all_the_same(tmp_path, count
     monkeypatch.setattr("dcgan.training.records.save_losses", save_losses)  # drawn here
     update = AdversarialStep.__call__
 
-    def diverge(self, real, noise):
-        statistics = update(self, real, noise)
+    def diverge(self, real, noise, draws):
+        statistics = update(self, real, noise, draws)
         return statistics * float("nan" if trainer.steps_done >= 3 else 1)
 
     monkeypatch.setattr(AdversarialStep, "__call__", diverge)

@@ -193,9 +193,9 @@ def test_every_batch_is_trained_on_and_the_first_is_the_one_shown(tmp_path, coun
     trainer = new_trainer(tiny(tmp_path / "run", max_steps=12, sample_every=5, log_every=5))
     trained_on, update = [], AdversarialStep.__call__
 
-    def noting(self, real, noise):
+    def noting(self, real, noise, draws):
         trained_on.append(CountedBatches.number(real))
-        return update(self, real, noise)
+        return update(self, real, noise, draws)
 
     monkeypatch.setattr(AdversarialStep, "__call__", noting)
     run_to_end(trainer)

@@ -33,12 +33,12 @@ def poison(monkeypatch):
     def at(steps):
         done = SimpleNamespace(steps=0)
 
-        def update(self, real, noise):
+        def update(self, real, noise, draws):
             done.steps += 1
             if steps(done.steps):
                 with torch.no_grad():
                     next(self.generator.parameters()).fill_(float("nan"))
-            return UPDATE(self, real, noise)
+            return UPDATE(self, real, noise, draws)
 
         monkeypatch.setattr(AdversarialStep, "__call__", update)
         return done
@@ -118,8 +118,8 @@ def test_after_three_rollbacks_it_gives_up(tmp_path, poison, capsys):
 
 
 def saturate(monkeypatch):
-    def update(self, real, noise):
-        return UPDATE(self, real, noise) * 0 + torch.tensor([0.0, 9.0, 1.0, 0.0, 0.0])
+    def update(self, real, noise, draws):
+        return UPDATE(self, real, noise, draws) * 0 + torch.tensor([0.0, 9.0, 1.0, 0.0, 0.0])
 
     monkeypatch.setattr(AdversarialStep, "__call__", update)
 

@@ -33,6 +33,7 @@ from dcgan.checks.data import (
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.options import TrainConfig
+from dcgan.step.augment import DRAWS
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code
 from dcgan.step.tuner import operands
@@ -150,7 +151,8 @@ def joint_is_two(device: torch.device) -> Finding:
         shape = (BATCH, 3, 32, 32)
         real = torch.rand(shape, generator=draw, device=device, dtype=torch.float64) * 2 - 1
         noise = torch.randn(BATCH, 16, 1, 1, generator=draw, device=device, dtype=torch.float64)
-        update(real, noise)
+        draws = torch.rand(3, DRAWS, BATCH, generator=draw, device=device)
+        update(real, noise, draws)
         found = [each.grad for each in update.discriminator.parameters()]
         gradients.append(torch.cat([each.flatten() for each in found if each is not None]))
     two, one = gradients

@@ -138,7 +138,8 @@ class AdversarialStep:
         if self.joint:
             logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz)
         else:
-            logits_x, logits_gz1 = self._logits(seen_x), self._logits(seen_gz)
+            logits_x = self._logits(seen_x)
+            logits_gz1 = self._logits(seen_gz)
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
