@@ -56,7 +56,7 @@ OUT_OF_TIME = 75
 
 def main(
     shards: Annotated[Path, typer.Argument(help="Shard set to train on.")],
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("recipes"),
+    out: Annotated[Path, typer.Option(help="Folder of all runs, of every set.")] = Path("recipes"),
     recipes: Annotated[
         str, typer.Option(help=f"Recipes, with commas: {', '.join(RECIPES)}.")
     ] = "default,preset-64",
@@ -82,7 +82,7 @@ def main(
     judges += [] if weights is None else ["--weights", weights]
     for seed in map(int, seeds.split(",")):
         for name in names:
-            run = RunFolder(out / f"{name}-{seed}")
+            run = RunFolder(out / shards.resolve().name / f"{name}-{seed}")
             options = YARDSTICK | {"image_size": size} | RECIPES[name] | {"seed": seed}
             for budget in map(int, budgets.split(",")):
                 if not _measured(run, budget):
@@ -158,7 +158,7 @@ def write(out: Path) -> None:
 
 def _groups(out: Path) -> list[Runs]:
     found: dict[tuple[str, str], Runs] = {}
-    for config in sorted(out.glob("*-*/config.json")):
+    for config in sorted(out.glob("*/*/config.json")):
         run = RunFolder(config.parent)
         lines = read_lines(run.metrics)
         if lines:
