@@ -57,7 +57,7 @@ gpu-report: $(INSTALLED)
 # Recipes × seeds at equal images seen, on a set of yours: make recipes SHARDS=folder
 SHARDS ?= demo/shards
 recipes: $(INSTALLED)
-	$(BIN)/python docs/recipes.py $(SHARDS)
+	$(BIN)/python docs/recipes.py "$(SHARDS)"
 
 # Before and after a change of the hot path: the loader, the step, and whether one waits for the other.
 # Small nets: it ends soon, and what a step costs beside its products is seen.

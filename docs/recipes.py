@@ -21,7 +21,11 @@ import typer
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dcgan.options import PRESETS, TrainConfig  # noqa: E402
+import torch  # noqa: E402
+
+from dcgan.metrics.faces import FaceRecogniser  # noqa: E402
+from dcgan.metrics.pretrained import Inception  # noqa: E402
+from dcgan.options import PRESETS, EvaluateOptions, TrainConfig  # noqa: E402
 from dcgan.rundir.folder import RunFolder, read_lines  # noqa: E402
 from pipeline.errors import UserError, plain_errors  # noqa: E402
 from pipeline.files import write_whole  # noqa: E402
@@ -31,7 +35,7 @@ PAGE = ROOT / "docs/recipes.md"
 BEGIN, END = "<!-- made by make recipes -->\n", "<!-- until here -->\n"
 
 YARDSTICK: dict[str, Any] = {"batch_size": 64, "ngf": 32, "ndf": 32}
-"""What all recipes begin with: a third of the default nets' cost, so that a CPU gets anywhere."""
+"""What all recipes begin with: a quarter of the default nets' products, so that a CPU suffices."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -74,24 +78,45 @@ def main(
 ) -> None:
     """Train recipes × seeds to equal numbers of images, measure them, and write docs/recipes.md."""
     ends = time.monotonic() + 60 * minutes
-    names = recipes.split(",")
+    names, points = recipes.split(","), sorted(_numbers("--budgets", budgets))
     if unknown := [name for name in names if name not in RECIPES]:
         known = ", ".join(RECIPES)
         raise UserError("--recipes", ", ".join(unknown), f"some of {known}", "correct it")
+    if not all(point > 0 and point % BUDGET == 0 for point in points):
+        raise UserError("--budgets", budgets, f"multiples of {BUDGET:,}", "correct it")
+    ShardSet.open(shards)
     judges = ["--n", n, *(["--faces", "--faces-n", faces] if faces else [])]
     judges += [] if weights is None else ["--weights", weights]
-    for seed in map(int, seeds.split(",")):
+    wanted = {"swd", *(["faces"] if faces else []), *([] if weights is None else ["fid"])}
+    _require_judges(n, faces, weights)
+    for seed in _numbers("--seeds", seeds):
         for name in names:
             run = RunFolder(out / shards.resolve().name / f"{name}-{seed}")
-            options = YARDSTICK | {"image_size": size} | RECIPES[name] | {"seed": seed}
-            for budget in map(int, budgets.split(",")):
-                if not _measured(run, budget):
+            options = YARDSTICK | RECIPES[name] | {"image_size": size, "seed": seed}
+            for budget in points:
+                if not wanted <= _measured(run, budget).keys():
                     if not _train(shards, run, options, budget, ends - time.monotonic()):
                         typer.echo("out of time; the same command goes on")
                         write(out)
                         return
                     _call("evaluate", run.path, *judges)
     write(out)
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise UserError(flag, text, "whole numbers, with commas", "correct it") from None
+
+
+def _require_judges(n: int, faces: int, weights: Path | None) -> None:
+    """Refuse what could not be measured, before hours of training."""
+    EvaluateOptions(net=ROOT, n=n, **({"faces_n": faces} if faces else {}))
+    if faces:
+        FaceRecogniser()
+    if weights is not None:
+        Inception(weights, torch.device("cpu"))
 
 
 def _train(
@@ -117,10 +142,14 @@ def _call(command: str, *words: object) -> int:
 
 
 def _measured(run: RunFolder, budget: int) -> dict[str, dict[str, Any]]:
-    """Return what was measured at a budget, by metric."""
-    batch = run.options()["batch_size"] if run.config.exists() else 1
-    lines = read_lines(run.metrics)
-    return {line["metric"]: line for line in lines if budget <= line["nimg"] < budget + batch}
+    """Return what was measured of the average at a budget, on the run's own set, by metric."""
+    options = run.options() if run.config.exists() else {}
+    return {
+        line["metric"]: line
+        for line in read_lines(run.metrics)
+        if budget <= line["nimg"] < budget + options["batch_size"]
+        and (line["net"], line["shards"]) == (run.generator_average.name, options["shard_set"])
+    }
 
 
 def _minutes(run: RunFolder, budget: int) -> float:
@@ -151,22 +180,23 @@ def write(out: Path) -> None:
     """Write a table for each set and size into the page, between its two marks."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
     tables = [_section(runs) for runs in _groups(out)]
+    if not tables:
+        return
     page = before + BEGIN + "\n\n".join(["", *tables, ""]) + END + rest.partition(END)[2]
     write_whole(PAGE, page.encode())
     typer.echo(f"written to {PAGE}")
 
 
 def _groups(out: Path) -> list[Runs]:
-    found: dict[tuple[str, str], Runs] = {}
+    found: dict[tuple[Any, ...], Runs] = {}
     for config in sorted(out.glob("*/*/config.json")):
         run = RunFolder(config.parent)
         lines = read_lines(run.metrics)
         if lines:
             options, images = run.options(), lines[-1]["recipe"]
             total = len(ShardSet.open(Path(options["shards"])))
-            runs = found.setdefault(
-                (lines[-1]["shards"], options["precision"]), Runs(f"{total:,} images, {images}", {})
-            )
+            key = lines[-1]["shards"], options["image_size"], options["precision"]
+            runs = found.setdefault(key, Runs(f"{total:,} images, {images}", {}))
             runs.by_recipe.setdefault(config.parent.name.rpartition("-")[0], []).append(run)
     return list(found.values())
 

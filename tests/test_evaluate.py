@@ -26,7 +26,14 @@ from pipeline.errors import UserError
 from pipeline.files import cache_folder
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import ShardSet
-from tests.pictures import encode, numbered, numbers, pack_pictures, smooth
+from tests.pictures import (
+    encode,
+    numbered,
+    numbered_pictures,
+    numbers,
+    pack_pictures,
+    smooth,
+)
 from tests.running import assert_four_parts, run_command, tiny, train_here
 
 SMALL = LoaderOptions(dcgan.metrics.reals.BATCH, 32, workers=1)
@@ -248,6 +255,12 @@ def test_copies_are_seen_at_once(faces, monkeypatch):
 def test_real_images_that_repeat_leave_no_measure(tmp_path):
     shards = pack_pictures(tmp_path, {f"{k}.jpg": numbered(k % 2) for k in range(16)})
     assert neighbours.find(a_net(), Reals(str(shards.folder), SMALL, 16)).measured is None
+
+
+def test_neighbours_are_found_among_four_images(tmp_path):
+    shards = pack_pictures(tmp_path / "four", numbered_pictures(4))
+    reals = Reals(str(shards.folder), replace(SMALL, batch_size=2), 16)
+    assert neighbours.find(a_net(), reals).nearest.shape[0] == 4
 
 
 # The command

