@@ -46,6 +46,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "batch-32-lr-4e-4": {"batch_size": 32, "lr": 4e-4},
     "diffaugment": {"augment": "diff"},
     "diffaugment-64": PRESETS["64"] | {"augment": "diff"},
+    "wide": {"batch_size": 128, "ngf": 64, "ndf": 64},
+    "wide-preset-64": {"ngf": 64, "ndf": 64} | PRESETS["64"],
 }
 """What each recipe changes."""
 

@@ -1,6 +1,7 @@
 """TensorBoard's events, read back by TensorBoard; and runs where they cannot be written."""
 
 import html.parser
+import importlib
 import importlib.util
 import resource
 import sys
@@ -63,6 +64,13 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 def at(step: int, **changes: Any) -> dict[str, Any]:
     return RECORD | {"step": step} | changes
+
+
+@pytest.fixture
+def numbered_from_0(monkeypatch):
+    """Count files anew: those of one second are read in the order of names, 10 before 9."""
+    writer = importlib.import_module("tensorboard.summary.writer.event_file_writer")
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(0))
 
 
 @needs_tensorboard
@@ -153,7 +161,7 @@ def test_options_are_a_table_that_nothing_breaks_out_of(tmp_path):
 
 
 @needs_tensorboard
-def test_steps_that_are_done_again_do_not_stand_twice(tmp_path):
+def test_steps_that_are_done_again_do_not_stand_twice(tmp_path, numbered_from_0):
     with writing(tmp_path) as events:
         for step in (50, 100, 150, 200):
             events.tick(at(step, loss_d=step))
@@ -167,7 +175,7 @@ def test_steps_that_are_done_again_do_not_stand_twice(tmp_path):
 
 
 @needs_tensorboard
-def test_a_file_of_an_earlier_version_comes_before_ours(tmp_path):
+def test_a_file_of_an_earlier_version_comes_before_ours(tmp_path, numbered_from_0):
     with writing(tmp_path) as events:
         events.tick(at(50, loss_d=1))
         events.tick(at(100, loss_d=1))
