@@ -59,9 +59,9 @@ FAULTS = {
         f"no {MANIFEST}: not a shard set",
     ),
     "other-format": (
-        rewrite(lambda manifest: manifest.update(format=2)),
+        rewrite(lambda manifest: manifest.update(format=3)),
         MANIFEST,
-        "a shard set of format 2",
+        "a shard set of format 3",
     ),
     "cut-manifest": (cut(MANIFEST, 200), MANIFEST, "Invalid JSON"),
     "missing-value": (

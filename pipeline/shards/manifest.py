@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
 SAMPLES_HEADER = "key,shard,source,crc32"
@@ -49,8 +56,26 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 """The start of a URL (RFC 3986, section 3.1), of two letters or more: drives have one."""
 
 
+FROM_2 = "in sets of format 2 only"
+"""Marks the fields that a set of format 1 does not have: there they keep their default."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out what a set of format 1 does not have, so that it keeps its fingerprint."""
+        later = self._later_fields()
+        return {name: value for name, value in dump(self).items() if later.get(name, True)}
+
+    def _later_fields(self) -> dict[str, bool]:
+        """Return the fields of format 2, and whether each is in use."""
+        return {
+            name: getattr(self, name) != field.default
+            for name, field in type(self).model_fields.items()
+            if FROM_2 in field.metadata
+        }
 
 
 class Recipe(_Record):
@@ -71,6 +96,11 @@ class Recipe(_Record):
     """The JPEG quality of `jpeg` stores."""
     checked: bool = True
     """Whether every image was decoded before it went in."""
+
+    @property
+    def format(self) -> Literal[1, 2]:
+        """The format of a set of this recipe, as far as the recipe decides on it."""
+        return 2 if any(self._later_fields().values()) else 1
 
     def describe(self) -> str:
         """The recipe as options of the packing command."""
@@ -174,7 +204,8 @@ class Shard(_Record):
 class Manifest(_Record):
     """What `manifest.json` holds; sizes are (width, height) in pixels."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 1
+    """2 if the set has something that readers of format 1 would misread."""
     recipe: Recipe
     seed: Annotated[int, Field(ge=0)]
     samples: Positive
@@ -193,6 +224,9 @@ class Manifest(_Record):
             raise ValueError("the shards' samples do not add up to the set's")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is named twice")
+        later = any(self._later_fields().values()) or self.recipe.format == 2
+        if later != (self.format == 2):
+            raise ValueError(f"format {self.format}, with fields of another")
         if self.recipe.store == "raw" and self.recipe.size is None:
             raise ValueError("raw pixels without a size")
         return self
@@ -301,7 +335,7 @@ def _read_manifest(folder: Path) -> Manifest:
             raise UserError(
                 path,
                 f"a shard set of format {str(first['input'])[:40]}",
-                f"format {FORMAT}, which is what this version reads",
+                "format 1 or 2, which is what this version reads",
                 f"pack again with this version: {again}",
             ) from None
         found = f"{place:.200}: {first['msg']:.200}"
