@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from dcgan.metrics import NAMES  # noqa: E402
 from dcgan.metrics.faces import FaceRecogniser  # noqa: E402
 from dcgan.metrics.pretrained import Inception  # noqa: E402
 from dcgan.options import PRESETS, EvaluateOptions, TrainConfig  # noqa: E402
@@ -51,7 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """What each recipe changes."""
 
-METRICS = {"swd": "SWD", "faces": "faces", "fid": "FID"}
+METRICS = "swd", "faces", "fid"
 
 BUDGET = 1000
 """What budgets are multiples of: a run may see a part of a batch more."""
@@ -209,13 +210,13 @@ def _section(runs: Runs) -> str:
     lines = [line for run in every for line in read_lines(run.metrics)]
     metrics = [metric for metric in METRICS if any(line["metric"] == metric for line in lines)]
     floors = {line["metric"]: f"{line['floor']:.3g} (n = {line['n']:,})" for line in lines}
-    real = ", ".join(f"{METRICS[metric]} {floors[metric]}" for metric in metrics)
+    real = ", ".join(f"{NAMES[metric]} {floors[metric]}" for metric in metrics)
     machine = json.loads(every[0].environment.read_text())
     facts = (
         f"{runs.reals}. {every[0].options()['precision']}, {machine['device_name']}, cores used:"
         f" {machine['cpus']}. Real against real: {real}."
     )
-    heads = ["images seen", "recipe", "seeds", "minutes", *map(METRICS.__getitem__, metrics)]
+    heads = ["images seen", "recipe", "seeds", "minutes", *map(NAMES.__getitem__, metrics)]
     rows = [heads, ["---:", "---", "---:", "---:", *["---:"] * len(metrics)]]
     for budget in sorted({BUDGET * round(line["nimg"] / BUDGET) for line in lines}):
         for recipe, group in runs.by_recipe.items():
