@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import ShardSet
 from tests.packing_runs import without_workers
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.packing.selection import in_split, with_attributes
-from pipeline.packing.sources import DamagedError, Member, TarSource, ZipSource, open_source
+from pipeline.packing.sources.archives import TarSource, ZipSource
+from pipeline.packing.sources.base import DamagedError, Member
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.tar import headers
 from tests.archives import tar_of, zip_of
 from tests.fuzzing import changed_bytes, some, survives

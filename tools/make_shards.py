@@ -25,7 +25,8 @@ from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.packing.selection import in_classes, in_split, with_attributes
-from pipeline.packing.sources import ImageFiles, Member, open_source
+from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import DEFAULT_SIZE, make_recipe
 
 app = typer.Typer(add_completion=False)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.errors import plain_errors
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import ImageFiles, Listing, Member
+from pipeline.packing.sources.base import ImageFiles, Listing, Member
 from pipeline.shards.manifest import make_recipe
 
 FOLDER = Path("own-data")

@@ -35,7 +35,7 @@ from pipeline.packing.shard import (
     names,
     write_shard,
 )
-from pipeline.packing.sources import ImageFiles, Member
+from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.processes import KilledError, Workers
 from pipeline.shards.manifest import (
     MANIFEST,

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.sources import DamagedError, ImageFiles, Member
+from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Count, Recipe, Shard, Size
 from pipeline.shards.tar import TarWriter

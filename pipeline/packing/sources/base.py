@@ -1,0 +1,96 @@
+"""What every source is: named image files, listed once, that worker processes can read.
+
+A source lists its images once, sorted by name, and each carries what is needed to read it. Worker
+processes just open the file: to read a large archive's directory in each would cost seconds and
+gigabytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from pipeline.shards.tar import MAX_FILE_BYTES
+
+NOT_REGULAR = -1
+"""The size of a member that is no regular file."""
+
+
+class Member(NamedTuple):
+    """One image file of a source, and where it lies."""
+
+    name: str
+    """Relative, with forward slashes."""
+    size: int
+    """In bytes, when read."""
+    offset: int = 0
+    """In the archive: of a zip member's local header, of a tar member's data."""
+    packed: int = 0
+    """In a zip: bytes as stored."""
+    deflated: bool = False
+    crc32: int = 0
+    """In a zip: of the bytes when read."""
+
+
+class DamagedError(ValueError):
+    """A member cannot be read from its archive as it was; the message says why."""
+
+
+class Listing(NamedTuple):
+    """What a source holds."""
+
+    members: list[Member]
+    """Its images, sorted by name."""
+    left_out: Mapping[str, int] = MappingProxyType({})
+    """Numbers of its other files, by suffix or kind."""
+    links: Mapping[str, int] = MappingProxyType({})
+    """Numbers of its links, by what became of them."""
+    archives: Mapping[str, int] = MappingProxyType({})
+    """Archives among the other files: sizes by name, sorted."""
+
+
+class ImageFiles(ABC):
+    """Named image files; picklable, so that worker processes can read them too."""
+
+    path: Path
+    """The folder or archive."""
+    listing: Listing
+    """Stays behind when this is sent to another process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "listing"}
+
+    def members(self) -> list[Member]:
+        """All images, sorted by name."""
+        return self.listing.members
+
+    @abstractmethod
+    def read(self, member: Member) -> bytes:
+        """One image file's bytes.
+
+        Raises:
+            DamagedError: the archive is damaged there.
+            OSError: the file cannot be read.
+        """
+
+
+def version(status: os.stat_result) -> tuple[int, int]:
+    """What tells a file from what it was when it was listed: its size and date."""
+    return status.st_size, status.st_mtime_ns
+
+
+def changed(path: Path) -> OSError:
+    """A source did not hold still: an error, since its images are no rejects."""
+    return OSError(errno.ESTALE, "it changed while it was being read", str(path))
+
+
+def require_file_size(member: Member) -> None:
+    """Refuse a size that no image file has, before memory is set aside for it."""
+    size = max(member.size, member.packed)
+    if size > MAX_FILE_BYTES:
+        raise DamagedError(f"a file of {size:,} bytes, over {MAX_FILE_BYTES:,}")
