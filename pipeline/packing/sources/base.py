@@ -10,11 +10,12 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pipeline.packing.labels import LabelTable
 from pipeline.shards.tar import MAX_FILE_BYTES
 
 NOT_REGULAR = -1
@@ -68,6 +69,14 @@ class ImageFiles(ABC):
     def members(self) -> list[Member]:
         """All images, sorted by name."""
         return self.listing.members
+
+    def labels(self, members: Sequence[Member]) -> LabelTable | None:
+        """The labels that the source itself has for some of its members; None if it has none.
+
+        Raises:
+            UserError: they are damaged, or some members have none.
+        """
+        return None
 
     @abstractmethod
     def read(self, member: Member) -> bytes:
