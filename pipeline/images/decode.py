@@ -163,7 +163,7 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         if data.startswith(tiff.BIG_ENDIAN_BIGTIFF):
             raise RejectedError("unsupported pixels (big-endian BigTIFF)")
-        formats = FORMATS
+        formats: tuple[str, ...] = FORMATS
         if netpbm.is_netpbm(data):
             if found := netpbm.fault(data):
                 raise RejectedError(found)

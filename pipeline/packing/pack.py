@@ -234,7 +234,7 @@ def _plan(source: ImageFiles, members: Sequence[Member], packing: Packing) -> di
     for member in members:
         content.update(f"{member.name}\0{member.size}\0{member.crc32}\n".encode(errors="replace"))
     return {
-        "source": str(source.path.resolve()),
+        "source": source.place(),
         "images": len(members),
         "contents": content.hexdigest(),
         "recipe": packing.recipe.model_dump(mode="json"),

@@ -205,7 +205,7 @@ def _fill(
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
     if work.strict:
         raise UserError(
-            f"{work.source.path}: {member.name}",
+            work.source.where(member),
             str(reject),
             "an image that decodes, since --strict is given",
             "repair or remove it, or leave --strict out to have it listed in rejects.csv",

@@ -318,7 +318,7 @@ class ShardSet:
         Raises:
             UserError: the set is missing, unfinished, of another format, or altered.
         """
-        if _SCHEME.match(str(folder)):
+        if is_url(str(folder)):
             # webdataset, which dcgan-profile compares with, would run what follows `pipe:`
             raise UserError(
                 folder, "a URL", "a folder of this machine", "name a folder of that name from /"
@@ -349,6 +349,11 @@ class ShardSet:
     def fingerprint(self) -> str:
         """A digest of the manifest, and so of all tars: tells this set from every other."""
         return digest(self.manifest.model_dump_json().encode())[:16]
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is that of a URL: webdataset would run what follows `pipe:`."""
+    return _SCHEME.match(name) is not None
 
 
 def pack_command(source: Path | str) -> str:

@@ -9,12 +9,13 @@ import tarfile
 import zipfile
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.packing.downloads import not_an_archive
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.packing.sources.base import (
     NOT_REGULAR,
@@ -26,13 +27,14 @@ from pipeline.packing.sources.base import (
     require_file_size,
     version,
 )
+from pipeline.packing.sources.beside import is_label, labels_beside
 from pipeline.shards.tar import headers, unpack
 
 ZIP_LOCAL_HEADER = 30
 """Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
 
 
-class _ArchiveSource(ImageFiles):
+class FileSource(ImageFiles):
     """One file, opened once in each process."""
 
     _file: BinaryIO | None = None
@@ -50,8 +52,13 @@ class _ArchiveSource(ImageFiles):
         return super().__getstate__() | {"_file": None}
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file in this process; it is opened anew if more is read."""
         if self._file is not None:
             self._file.close()
+            self._file = None
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if self._file is None:
@@ -70,7 +77,7 @@ class _ArchiveSource(ImageFiles):
         return data
 
 
-class ZipSource(_ArchiveSource):
+class ZipSource(FileSource):
     """Images in a zip."""
 
     def _list(self) -> Listing:
@@ -130,7 +137,7 @@ def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
         yield archive.filelist.pop()
 
 
-class TarSource(_ArchiveSource):
+class TarSource(FileSource):
     """Images in a tar; symbolic links and devices are left out."""
 
     def _list(self) -> Listing:
@@ -163,7 +170,11 @@ class TarSource(_ArchiveSource):
                     taken[key] = Member(name, size, entry.offset_data)
         except tarfile.TarError as error:
             raise not_an_archive(self.path, str(error)) from None
-        return Listing(sorted(latest.values()), *sieve.counts())
+        beside = {member.name: member for member in others.values() if is_label(member.name)}
+        return Listing(sorted(latest.values()), *sieve.counts(), beside)
+
+    def labels(self, members: Sequence[Member]) -> LabelTable | None:
+        return labels_beside(self, members, self.path.parent)
 
     def read(self, member: Member) -> bytes:
         if member.size == NOT_REGULAR:

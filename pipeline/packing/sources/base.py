@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pipeline.packing.labels import LabelTable
+from pipeline.shards.manifest import ShardSet
 from pipeline.shards.tar import MAX_FILE_BYTES
 
 NOT_REGULAR = -1
@@ -35,7 +36,9 @@ class Member(NamedTuple):
     """In a zip: bytes as stored."""
     deflated: bool = False
     crc32: int = 0
-    """In a zip: of the bytes when read."""
+    """In a zip: of the bytes when read. In a shard set: of the bytes as stored."""
+    part: int = 0
+    """Which of a source's several files it lies in."""
 
 
 class DamagedError(ValueError):
@@ -53,6 +56,8 @@ class Listing(NamedTuple):
     """Numbers of its links, by what became of them."""
     archives: Mapping[str, int] = MappingProxyType({})
     """Archives among the other files: sizes by name, sorted."""
+    beside: Mapping[str, Member] = MappingProxyType({})
+    """In a tar, the files that webdataset would take for labels, by name."""
 
 
 class ImageFiles(ABC):
@@ -62,13 +67,35 @@ class ImageFiles(ABC):
     """The folder or archive."""
     listing: Listing
     """Stays behind when this is sent to another process."""
+    shards: ShardSet | None = None
+    """The shard set that the images are of, if they are of one; it stays behind, too."""
+    pixels: int | None = None
+    """The side of images that are pixels and no files: they are best stored as pixels too."""
+    category: str | None = None
+    """What all images show, where one source has one class of several."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "listing"}
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("listing", "shards")
+        }
 
     def members(self) -> list[Member]:
         """All images, sorted by name."""
         return self.listing.members
+
+    def parts(self, members: Sequence[Member]) -> list[tuple[Path, list[Member]]]:
+        """Some of its members, by the source that each is of; a source is one, or joins several."""
+        return [(self.path, list(members))]
+
+    def place(self) -> str:
+        """Where all of it lies."""
+        return str(self.path.resolve())
+
+    def where(self, member: Member) -> str:
+        """Where one image lies, for messages."""
+        return f"{self.path}: {member.name}"
 
     def labels(self, members: Sequence[Member]) -> LabelTable | None:
         """The labels that the source itself has for some of its members; None if it has none.
@@ -84,6 +111,7 @@ class ImageFiles(ABC):
 
         Raises:
             DamagedError: the archive is damaged there.
+            RejectedError: an earlier packing found that it cannot be used.
             OSError: the file cannot be read.
         """
 
@@ -96,6 +124,14 @@ def version(status: os.stat_result) -> tuple[int, int]:
 def changed(path: Path) -> OSError:
     """A source did not hold still: an error, since its images are no rejects."""
     return OSError(errno.ESTALE, "it changed while it was being read", str(path))
+
+
+def netpbm(pixels: bytes, width: int, height: int, channels: int) -> bytes:
+    """Pixels, uint8 (height, width, 1 or 3), as an image file that costs nothing to write or read.
+
+    A PGM or PPM: netpbm.sourceforge.net/doc/ppm.html.
+    """
+    return b"P%d %d %d 255\n" % (5 if channels == 1 else 6, width, height) + pixels
 
 
 def require_file_size(member: Member) -> None:
