@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -48,6 +49,10 @@ def read_table(path: Path, flag: str) -> Table:
         UserError: it is not there, too large, or no table.
     """
     wanted = "a CSV or JSON with each image's name and class, or name and several 0/1 columns"
+    if not path.is_file():  # a pipe would block, a device never end
+        found = "no such file" if not path.exists() else "a folder" if path.is_dir() else "no file"
+        remedy = "check the spelling, or see --help for what else --labels takes"
+        raise UserError(flag, found, wanted, remedy)
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -56,7 +61,7 @@ def read_table(path: Path, flag: str) -> Table:
             raise UserError(flag, found, f"at most {MAX_FILE_BYTES:,} bytes", remedy)
         data = path.read_bytes()
     except OSError as error:
-        remedy = "check the spelling, or see --help for what else --labels takes"
+        remedy = "see whose it is with ls -l"
         raise UserError(flag, error.strerror or str(error), wanted, remedy) from None
     of_json = path.suffix.lower() == ".json"
     as_json = of_json and data.lstrip()[:1] in (b"{", b"[")
@@ -71,7 +76,7 @@ def read_table(path: Path, flag: str) -> Table:
         found = f"no table of labels ({first_line(error)})"
         remedy = "correct the file"
         if b"\0" in data[:PAGE_BYTES]:
-            found, remedy = "a file of bytes, no text", "name the file of labels itself"
+            found, remedy = "no text in UTF-8", "name the file of labels, saved as UTF-8"
             if is_archive(path.name) or data.startswith(b"PK"):
                 found, remedy = "an archive", "unpack it, and name the file of labels in it"
         raise UserError(flag, found, wanted, remedy) from None
@@ -79,10 +84,10 @@ def read_table(path: Path, flag: str) -> Table:
 
 
 def _from_csv(text: str) -> Table:
-    lines = text.splitlines()
-    first = next((line for line in lines if line.strip()), "")
+    first = text.lstrip().partition("\n")[0]
     delimiter = max(DELIMITERS, key=first.count)
-    rows = []
+    lines = io.StringIO(text, newline="")
+    rows: list[Row] = []
     for number, cells in enumerate(csv.reader(lines, delimiter=delimiter, strict=True), 1):
         if not cells:
             continue
@@ -105,12 +110,10 @@ def _from_json(text: str) -> Table:
         pairs = dict(whole)["labels"]
         if pairs is None:  # as StyleGAN's dataset_tool.py writes of images without
             raise ValueError("its labels are null: the images have none")
-    if not isinstance(pairs, list):
-        raise ValueError("no list of names and labels")
     rows: list[Row] = []
     columns: tuple[str, ...] | None = None
     kinds = set()
-    for number, pair in enumerate(pairs, 1):
+    for number, pair in enumerate(pairs if isinstance(pairs, list) else (), 1):
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
             raise ValueError(f"entry {number:,} is no name with a label")
         name, value = pair

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -91,16 +91,16 @@ def _by_folder(members: Sequence[Member], flag: str) -> LabelTable:
             "each image in the folder of its class, as in cats/1.jpg and dogs/2.jpg",
             "move the images, take some folders with --classes, or give --labels a file",
         )
-    return _of_classes([folder[depth] for folder in folders])
+    return _of_classes([folder[depth] for folder in folders], level)
 
 
 def _parts(name: str) -> list[str]:
     return [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
 
 
-def _of_classes(classes: Sequence[str]) -> LabelTable:
-    """Number classes by their names; those that are numbers keep that order."""
-    names = sorted(set(classes))
+def _of_classes(classes: Sequence[str], known: set[str]) -> LabelTable:
+    """Number the known classes by their names; if all are numbers, in the order of those."""
+    names = sorted(known)
     if all(re.fullmatch(r"-?\d{1,15}", name, re.ASCII) for name in names):
         names.sort(key=int)
     numbers = {name: number for number, name in enumerate(names)}
@@ -122,9 +122,9 @@ def _by_file(source: ImageFiles, members: Sequence[Member], path: Path, flag: st
         raise _not_covered(len(rows), len(everyone), others, missing, flag)
     values = [by_member[member.name] for member in members]
     if len(values[0]) == 1:
-        classes = [value for (value,) in values]
-        _require_no_measurement(classes, flag)
-        return _of_classes(classes)
+        known = {row.values[0] for row in rows}
+        _require_no_measurement(known, flag)
+        return _of_classes([value for (value,) in values], known)
     if columns is None:
         columns = tuple(f"attribute-{number}" for number in range(1, len(values[0]) + 1))
     return _of_attributes(columns, values, flag)
@@ -195,12 +195,13 @@ def _not_covered(
     )
 
 
-def _require_no_measurement(classes: Sequence[str], flag: str) -> None:
+def _require_no_measurement(classes: Iterable[str], flag: str) -> None:
     """Refuse numbers with fractions as classes: each would be one of its own."""
     try:
-        fraction = next((text for text in set(classes) if float(text) % 1 != 0), None)
-    except (ValueError, OverflowError):  # some are no numbers: these are names
+        numbers = {text: float(text) for text in classes}
+    except ValueError:  # some are no numbers: these are names
         return
+    fraction = next((text for text, number in numbers.items() if number % 1 != 0), None)
     if fraction is not None:
         raise UserError(
             flag,
@@ -270,6 +271,6 @@ def _fault(name: str, kind: Kind) -> str | None:
         return f"of {len(name):,} characters"
     if plain(name) != name:
         return "with characters that cannot be shown"
-    if kind == "attributes" and re.search(r"[,=:]|^\s|\s$", name):
-        return "with a comma, =, colon or space that Name=1,Other=0 could not hold"
+    if kind == "attributes" and re.search(r"[,=]|^\s|\s$", name):
+        return "with a comma, = or space at its ends, which Name=1,Other=0 could not hold"
     return None
