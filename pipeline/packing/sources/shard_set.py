@@ -59,7 +59,7 @@ class ShardSetSource(ImageFiles):
         by_key: dict[int, Member] = {}
         for part, (name, index) in enumerate(zip(self._names, self.shards.indexes, strict=True)):
             try:
-                places = read_index(index.read_bytes(), self.shards.manifest.recipe.extension)
+                places = read_index(index.read_bytes(), *self.shards.manifest.extensions)
                 for offset, size, key in zip(*(column.tolist() for column in places), strict=True):
                     shard, source, crc32 = rows.pop(f"{key:08d}")
                     if shard != name:
