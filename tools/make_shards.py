@@ -59,7 +59,7 @@ def make_shards(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE…",
+            metavar="SOURCE",
             help="A folder of images, at any depth, or a zip or tar of them; a shard set;"
             " torchvision:NAME; a folder of LSUN's. Of several, each one's name stands before those"
             " of its images.",

@@ -47,16 +47,21 @@ class LsunSource(ImageFiles):
         self.category = re.sub(r"(_(train|val|test))?(_lmdb)?$", "", path.resolve().name)
         _require_sound(path)
         self._listed = version((path / DATA).stat())
-        self.listing = self._list()
+        try:
+            self.listing = self._list()
+        finally:
+            self.close()
 
     def _list(self) -> Listing:
-        env = self._open()
+        env, end = self._open(), self._listed[0]
+        pages = 1 + env.info()["last_pgno"]
+        if pages * env.stat()["psize"] > end:  # `verify` sees the first page of a value alone
+            raise _refusal(self.path, f"{pages:,} pages, of which {end:,} bytes are there")
         with env.begin(buffers=True) as transaction:
             members = [
                 Member(bytes(key).decode(errors="surrogateescape") + SUFFIX, len(value))
                 for key, value in transaction.cursor()
             ]
-        self.close()
         return Listing(sorted(members))
 
     def _open(self) -> lmdb.Environment:
@@ -110,9 +115,13 @@ def _require_sound(path: Path) -> None:
     except Exception as error:  # of a file that its walk was not made for
         faults = [f"{type(error).__name__}: {error}"]
     if faults:
-        raise UserError(
-            f"SOURCE {path}",
-            f"a {DATA} that is damaged, cut off or none of LMDB's: {faults[0]:.160}",
-            "a database as LSUN's authors publish it",
-            "download and unzip it again",
-        )
+        raise _refusal(path, faults[0])
+
+
+def _refusal(path: Path, fault: str) -> UserError:
+    return UserError(
+        f"SOURCE {path}",
+        f"a {DATA} that is damaged, cut off or none of LMDB's: {fault:.160}",
+        "a database as LSUN's authors publish it",
+        "download and unzip it again",
+    )
