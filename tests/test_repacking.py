@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.manifest import PROGRESS, ShardSet
 from tests.archives import changed
 from tests.packing_runs import four_parts, in_process, run_here, tree
 from tests.pictures import encode, smooth, write_pictures
@@ -88,6 +88,11 @@ TABLES = {
         lambda lines: [line.replace(b"shard-000001", b"shard-000000") for line in lines],
         "is in shard-000001, not in shard-000000",
     ),
+    "half-a-reject": (
+        "rejects.csv",
+        lambda lines: [*lines[:-1], b"a/3.jpg,damaged\r\n"],
+        "not enough values",
+    ),
     "no-rejects": ("rejects.csv", lambda lines: lines[:1], "0 rejects instead of 2"),
 }
 
@@ -102,4 +107,5 @@ def test_a_table_that_does_not_fit_is_refused(sets, name, change, found):
 
 def test_an_unfinished_set_is_no_source(sets):
     (sets / "original" / "manifest.json").unlink()
+    (sets / "original" / PROGRESS).mkdir()
     assert "an unfinished set" in run(sets, "original", "--out", "again")[1]

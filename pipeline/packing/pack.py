@@ -29,7 +29,6 @@ from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
 from pipeline.packing.shard import (
     DIGEST,
     DIGESTS,
-    PROGRESS,
     Entry,
     ShardRecord,
     Work,
@@ -43,6 +42,7 @@ from pipeline.shards.labels import counts_of, labels_file
 from pipeline.shards.manifest import (
     LABELS,
     MANIFEST,
+    PROGRESS,
     REJECTS,
     REJECTS_HEADER,
     SAMPLES,

@@ -25,11 +25,8 @@ from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
-from pipeline.shards.manifest import Count, Recipe, Shard, Size
+from pipeline.shards.manifest import PROGRESS, Count, Recipe, Shard, Size
 from pipeline.shards.tar import TarWriter
-
-PROGRESS = ".packing"
-"""Sub-folder of an unfinished set: what is needed to resume it."""
 
 REPORT_EVERY = 32
 """Images between a worker's reports, at which it may be stopped."""

@@ -33,6 +33,9 @@ REJECTS = "rejects.csv"
 REJECTS_HEADER = "source,reason,bytes"
 LABELS = "labels.npy"
 
+PROGRESS = ".packing"
+"""Sub-folder of an unfinished set: what is needed to resume it."""
+
 DEFAULT_SIZE = 64
 """The default of `dcgan-train --image-size`."""
 
@@ -417,7 +420,7 @@ def _no_manifest(folder: Path) -> tuple[str, str, str]:
     """What a folder without a manifest is, what was wanted, and the remedy."""
     wanted, missing = "a complete shard set", f"no {MANIFEST}: not a shard set"
     names = {entry.name for entry in folder.iterdir()}
-    if ".packing" in names:
+    if PROGRESS in names:
         again = f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}"
         found = f"shards but no {MANIFEST}: an unfinished set"
         return found, wanted, f"give the command that packed it again, to finish it: {again}"

@@ -288,6 +288,8 @@ def _without_images(source: ImageFiles) -> UserError:
         told += [f"links: {counted(links)}"] if links else []
         found = f"no images; {'; '.join(told) or 'it is empty'}"
         remedy = "name the folder that holds the images, or the archive as it was downloaded"
+        if ".mdb" in left_out:
+            remedy = "unzip LSUN's databases, and name their folders, as in bedroom_train_lmdb"
         return UserError(where, found, wanted, remedy)
     largest = max(archives, key=archives.__getitem__)
     if path.is_dir():

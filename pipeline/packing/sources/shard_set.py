@@ -16,9 +16,18 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
-from pipeline.packing.sources.base import DamagedError, ImageFiles, Listing, Member, netpbm
+from pipeline.packing.sources.base import (
+    DamagedError,
+    ImageFiles,
+    Listing,
+    Member,
+    netpbm,
+    require_file_size,
+)
 from pipeline.shards.labels import read_labels
 from pipeline.shards.manifest import (
+    MANIFEST,
+    PROGRESS,
     REJECTS,
     REJECTS_HEADER,
     SAMPLES,
@@ -35,8 +44,9 @@ REJECTED = -1
 
 
 def is_shard_set(folder: Path) -> bool:
-    """Whether a folder is one of ours, finished or not."""
-    return next(folder.glob("shard-[0-9]*.idx"), None) is not None
+    """Whether a folder is one of ours, finished or not; others' tars may have DALI's index too."""
+    known = (folder / MANIFEST).is_file() or (folder / PROGRESS).is_dir()
+    return known and next(folder.glob("shard-[0-9]*.idx"), None) is not None
 
 
 class ShardSetSource(ImageFiles):
@@ -73,18 +83,23 @@ class ShardSetSource(ImageFiles):
                 f"{len(by_key) + len(rows):,} samples instead of {len(self.shards):,}"
             )
         rejects = self._rejects()
-        free = (key for key in range(len(by_key) + len(rejects)) if key not in by_key)
+        images = len(by_key) + len(rejects)
+        if max(by_key) >= images:
+            raise self._disagree(f"sample {max(by_key):08d} of {images:,} images")
+        free = (key for key in range(images) if key not in by_key)
         by_key |= zip(free, rejects, strict=True)
         return [by_key[key] for key in sorted(by_key)]
 
     def _rejects(self) -> list[Member]:
         """The images that packing rejected, sorted by name."""
-        path, rejected = self.path / REJECTS, self.shards.manifest.rejected
-        members = []
-        if rejected:
-            for name, (reason, size) in read_table(path, REJECTS_HEADER):
+        rejected, members = self.shards.manifest.rejected, []
+        rows = list(read_table(self.path / REJECTS, REJECTS_HEADER)) if rejected else []
+        try:
+            for name, (reason, size) in rows:
                 members.append(Member(name, int(size), part=REJECTED))
                 self._reasons[name] = reason
+        except ValueError as error:
+            raise self._disagree(f"{error} ({REJECTS})") from None
         if len(members) != rejected:
             raise self._disagree(f"{len(members):,} rejects instead of {rejected:,}")
         return sorted(members)
@@ -112,6 +127,7 @@ class ShardSetSource(ImageFiles):
     def read(self, member: Member) -> bytes:
         if member.part == REJECTED:
             raise RejectedError(self._reasons[member.name])
+        require_file_size(member)
         with (self.path / f"{self._names[member.part]}.tar").open("rb") as tar:
             data = os.pread(tar.fileno(), member.size, member.offset)
         if zlib.crc32(data) != member.crc32:
