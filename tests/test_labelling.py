@@ -89,7 +89,9 @@ def test_whole_numbers_are_in_their_order_and_a_class_without_images_is_left_out
     source = open_source(write_pictures(tmp_path, dict.fromkeys(["1.jpg", "2.jpg", "3.jpg"], b"")))
     path = tmp_path / "x.csv"
     path.write_text("1.jpg,10\n2.jpg,9\n3.jpg,8\n")
-    table, left_out = label(source, source.members()[:2], str(path))
+    labelling = label(source, source.members()[:2], str(path))
+    assert labelling is not None
+    table, left_out = labelling
     assert (table.names, table.values.tolist(), left_out) == (("9", "10"), [1, 0], ("8",))
 
 

@@ -1,10 +1,12 @@
 """Labels of a shard set: as webdataset and numpy read them, checked, and served by every loader."""
 
 import functools
+import gc
 import io
 import json
 import shutil
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,12 +29,14 @@ from pipeline.verify import verify
 from tests.fuzzing import changed_bytes, some, survives
 from tests.loaders import keys
 from tests.needs import take, within
-from tests.packing_runs import run_here, tree, without_workers
+from tests.packing_runs import in_process, run_here, tree, without_workers
 from tests.pictures import names_in, numbered_pictures, numbers, pack_pictures, write_pictures
 from tools.check_shards import main as check_shards
 from tools.make_shards import main as make_shards
 
-COUNT, PER_SHARD = 23, 8
+__all__ = ["in_process"]  # a fixture
+
+COUNT = 23
 BAD = 5
 """A picture that is none, and so is not in the set."""
 
@@ -96,6 +100,7 @@ def reseal(folder, data):
 # The set
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("kind", "extension"), [("classes", "cls"), ("attributes", "json")])
 def test_webdataset_and_numpy_read_the_labels_that_were_packed(sets, kind, extension):
     shards = sets[kind]
@@ -104,6 +109,7 @@ def test_webdataset_and_numpy_read_the_labels_that_were_packed(sets, kind, exten
         int(sample["__key__"]): sample[extension]
         for sample in webdataset.WebDataset(urls, shardshuffle=False).decode()
     }
+    gc.collect()  # webdataset leaves closing its files to the collector, which warns of each
     wanted = {key: label_of(key, kind) for key in KEPT}
     names = TABLES[kind].names
     assert found == (
@@ -125,8 +131,8 @@ def test_an_unfinished_set_goes_on_with_the_same_labels_alone(tmp_path, monkeypa
     other = LabelTable("classes", ("a", "b"), np.array([1, 0] * 3, np.int32))
 
     def packed(name, labels, **options):
-        options = Packing(per_shard=2, **options)
-        return pack(source, source.members(), tmp_path / name, options, labels=labels)
+        packing = Packing(per_shard=2, **options)
+        return pack(source, source.members(), tmp_path / name, packing, labels=labels)
 
     def cut_off(*_):
         raise UserError("", "", "", "")
@@ -157,7 +163,8 @@ def test_a_file_of_that_name_beside_a_set_without_labels_is_kept(tmp_path):
     assert (folder / LABELS).read_bytes() == b"mine"
 
 
-def test_the_commands_pack_and_show_classes(tmp_path, in_process):
+@pytest.mark.usefixtures("in_process")
+def test_the_commands_pack_and_show_classes(tmp_path):
     pictures = numbered_pictures(6)
     write_pictures(
         tmp_path / "src",
@@ -268,7 +275,7 @@ def test_every_loader_gives_each_image_its_label(open_batches, of_kind, of):
     batches = open_batches(shards, 4, dtype=torch.uint8, labels=True)
     plain = open_batches(shards, 4, dtype=torch.uint8)
     steps = 2 * batches.steps_per_epoch + 1
-    served = within(60, lambda: [next(batches) for _ in range(steps)])
+    served = take(batches, steps)
     for (images, labels), alone in zip(served, take(plain, steps), strict=True):
         assert images.equal(alone)
         assert told(labels, of) == [label_of(key, of) for key in numbers(images)]
@@ -286,25 +293,23 @@ def test_labels_fit_on_every_rank_after_a_resume_and_in_a_buffer(of_kind, open_b
     labels = torch.empty(3, dtype=torch.int64)
     for rank in range(2):
         options = {"dtype": torch.uint8, "labels": True, "rank": rank, "num_ranks": 2}
-        first = open_batches(shards, 3, **options)
-        within(60, lambda batches=first: next(batches))
-        resumed = open_batches(shards, 3, **options)
+        first, resumed = (open_batches(shards, 3, **options) for _ in range(2))
+        take(first, 1)
         resumed.load_state_dict(first.state_dict())
-        for _ in range(2 * first.steps_per_epoch):
-            within(60, lambda batches=resumed: batches.fill(images, labels))
-            wanted = within(60, lambda batches=first: next(batches))
-            assert images.equal(wanted[0])
-            assert labels.tolist() == wanted[1].tolist() == [n % 3 for n in numbers(images)]
-
-
-def test_raw_pixels_have_labels_too(tmp_path): ...
+        for wanted, numbered in take(first, 2 * first.steps_per_epoch):
+            within(60, partial(resumed.fill, images, labels))
+            assert images.equal(wanted)
+            assert labels.tolist() == numbered.tolist() == [n % 3 for n in numbers(images)]
 
 
 def test_noise_has_classes_that_are_drawn():
     batches = SyntheticLoader(LoaderOptions(4, 16, labels=True, rank=1, num_ranks=2))
     images, labels = next(batches)
-    assert labels.tolist() == batches.label_table[16:20].tolist()
-    assert len(batches.label_space.names) == CLASSES > max(labels)
+    table, space = batches.label_table, batches.label_space
+    assert table is not None
+    assert space is not None
+    assert labels.tolist() == table[16:20].tolist()
+    assert len(space.names) == CLASSES > max(labels)
     assert images.equal(next(SyntheticLoader(LoaderOptions(4, 16, rank=1, num_ranks=2))))
 
 
