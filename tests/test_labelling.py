@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.packing.labelling import label
 from pipeline.packing.labels import LabelTable
-from pipeline.packing.sources import FolderSource, Listing, Member, open_source
+from pipeline.packing.sources import FolderSource, open_source
 from tests.fuzzing import changed_bytes, changed_json, some, survives
 from tests.pictures import write_pictures
 
@@ -177,17 +177,14 @@ def test_what_tells_no_labels_is_refused(labelled, names, asked, said):
         labelled(names, asked)
 
 
-def test_a_column_of_numbers_and_a_huge_file_are_refused(tmp_path):
-    source = open_source(write_pictures(tmp_path / "src", {"a.jpg": b""}))
-    members = [Member(f"{number}.jpg", 0) for number in range((1 << 15) + 1)]
-    source.listing = Listing(members)
-    path = tmp_path / "x.csv"
-    path.write_text("".join(f"{member.name},{7 * k}\n" for k, member in enumerate(members)))
-    with pytest.raises(UserError, match="32,769 classes for 32,769 images"):
-        label(source, members, str(path))
-    os.truncate(path, 1 << 40)
+def test_a_column_of_numbers_and_a_huge_file_are_refused(labelled, monkeypatch):
+    text = "a/1.jpg,1700\nb/2.jpg,2040\n"
+    monkeypatch.setattr("pipeline.packing.labelling.MAX_CLASSES", 1)
+    with pytest.raises(UserError, match="2 classes for 2 images"):
+        labelled(TWO, "x.csv", text)
+    os.truncate("x.csv", 1 << 40)
     with pytest.raises(UserError, match="a file of 1,099,511,627,776 bytes"):
-        label(source, members, str(path))
+        labelled(TWO, "x.csv")
 
 
 @given(data=st.data())
