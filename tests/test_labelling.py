@@ -124,7 +124,7 @@ def test_a_source_may_have_labels_of_its_own(labelled, monkeypatch):
 REFUSED = {
     "missing": ("a/1.jpg,dog\n", "1 labels for 2 images: 1 images without a label, the first b/2"),
     "others": ("a/1.jpg,x\nb/2.jpg,x\nc/3.jpg,x", "3 labels .*: 1 labels without .* first c/3"),
-    "ambiguous": ("x/a.jpg,dog\nb/2.jpg,x", "1 images without .*a/1.jpg; 1 labels without .*x/a"),
+    "both": ("x/a.jpg,dog\nb/2.jpg,x", "1 images without .*a/1.jpg; 1 labels without .*x/a"),
     "twice": ("a/1.jpg,dog\nb/2.jpg,x\na/1.jpg,cat\n", "named more than once, the first a/1.jpg"),
     "page": ("<!DOCTYPE html><title>Sign in</title>", r"a web page of 37 bytes \(Sign in\)"),
     "empty": ("", "an empty file"),
@@ -158,6 +158,14 @@ def test_a_file_that_does_not_label_the_images_is_refused(labelled, case):
     text, said = REFUSED[case]
     with pytest.raises(UserError, match=said):
         labelled(TWO, "x.json" if case.startswith("json") else "x.csv", text)
+
+
+def test_a_last_part_that_two_images_have_names_neither(labelled):
+    images = ["a/1.jpg", "b/1.jpg"]
+    with pytest.raises(UserError, match=r"2 images without a label.*; 1 labels without an image"):
+        labelled(images, "x.csv", "1.jpg,dog\n")
+    found = labelled(images, "x.csv", "1.jpg,dog\nb/1.jpg,cat\n")  # where b's is named, it does
+    assert found == {"a/1.jpg": "dog", "b/1.jpg": "cat"}
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def npy(array):
 
 FOREIGN = {
     "pickle": npy(np.array([{}] * len(KEPT), object)),
-    "floats": npy(np.zeros(len(KEPT), np.float32)),
+    "floats": labels_file(CLASSES_OF.values[KEPT]).replace(b"<i4", b"<f4"),
     "shape": labels_file(np.zeros((len(KEPT), 32), np.int32)),
     "range": labels_file(np.full(len(KEPT), 3)),
     "negative": labels_file(np.full(len(KEPT), -1)),
