@@ -176,9 +176,11 @@ def test_labels_arrive_with_their_images(where, tmp_path):
         4, 32, device=torch.device("cuda"), dtype=torch.uint8, labels=True, workers=1
     )
     decoder = ThreadDecoder(shards, options)
-    loader: Batches = Loader(shards, options, decoder)
-    if where:
-        loader = ResidentCache(shards, options, torch.device(where), decoder=decoder)
+    loader: Batches = (
+        ResidentCache(shards, options, torch.device(where), decoder=decoder)
+        if where
+        else Loader(shards, options, decoder)
+    )
     images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8, device="cuda")
     labels, seen = torch.zeros(4, dtype=torch.int64, device="cuda"), []
 
