@@ -19,8 +19,8 @@ class Batches(ABC):
     Args:
         batch_size: images in a batch, on this rank.
         steps_per_epoch: batches in an epoch.
-        dtype: float32 for batches (B, C, S, S) in [-1, 1], channels_last; uint8 for stored pixels,
-            (B, S, S, C).
+        dtype: float32 for batches (B, C, H, W) in [-1, 1], channels_last; uint8 for stored pixels,
+            (B, H, W, C).
         identity: everything that batch b of epoch e depends on, by name; see
             `LoaderOptions.identity`.
         description: one line for people: which loader this is, and why.
@@ -62,7 +62,7 @@ class Batches(ABC):
         """Put the next batch into a static buffer, on the current stream: one copy, no allocation.
 
         Args:
-            buffer: (B, S, S, C) uint8 on the device, contiguous.
+            buffer: (B, H, W, C) uint8 on the device, contiguous.
         """
         assert not self.dtype.is_floating_point, "static buffers take uint8"
         self._take_next(buffer)
@@ -93,7 +93,7 @@ class Batches(ABC):
 
     @abstractmethod
     def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        """Batch `batch` of epoch `epoch`, (B, S, S, C); into `out` where that is given."""
+        """Batch `batch` of epoch `epoch`, (B, H, W, C); into `out` where that is given."""
 
     def _take_next(self, out: torch.Tensor | None) -> torch.Tensor:
         if self._closed:
@@ -106,11 +106,12 @@ class Batches(ABC):
         return images
 
     def _refuse_other(self, saved: dict[str, Any]) -> None:
-        names = [name for name in self.identity if saved.get(name) != self.identity[name]]
+        ours = self.identity
+        names = [name for name in ours | saved if saved.get(name) != ours.get(name)]
         if names:
             raise UserError(
                 "the saved position of the data",
-                ", ".join(f"{name} {saved.get(name)}" for name in names),
-                ", ".join(f"{name} {self.identity[name]}" for name in names),
+                ", ".join(f"{name} {saved.get(name, 'left out')}" for name in names),
+                ", ".join(f"{name} {ours.get(name, 'left out')}" for name in names),
                 "resume with the shard set and the options that the run began with",
             )

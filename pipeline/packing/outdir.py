@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, writing
+from pipeline.images.size import sides
 from pipeline.packing.shard import PROGRESS, Entry
 from pipeline.shards.manifest import (
     MANIFEST,
@@ -168,7 +170,7 @@ def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> Non
     Raises:
         UserError: it does not fit.
     """
-    pixels = 3 * recipe.size**2 if recipe.size else None
+    pixels = 3 * math.prod(sides(recipe.size)) if recipe.size else None
     needed = sum(
         _at_least(member.size, pixels, recipe) + TAR_OVERHEAD
         for entries in left
