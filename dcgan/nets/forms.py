@@ -8,8 +8,8 @@ weights (N, C, K, L), and consists of three products::
     weights  (big, small)    → weights    the gradient of either's weights
 
 Convolutions of 4×4 halve the sides (stride 2, padding 1), except between the smallest map and one
-pixel, where the kernel covers that map once. Which form of a product is fastest depends on the machine, on the number
-format and on the shape, so each product has its own form:
+pixel, where the kernel covers that map once. Which form of a product is fastest depends on the
+machine, on the number format and on the shape, so each product has its own form:
 
 - *library*: PyTorch's convolution (cuDNN, oneDNN).
 - *im2col*: one matrix product over patches (Chellapilla, Puri and Simard, "High Performance

@@ -91,7 +91,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Maps images to logits: it mirrors the generator, halving to its smallest map, then to a number.
+    """Maps images to logits: it mirrors the generator, halving the map, then to one number.
 
     The tutorial's discriminator ends in a sigmoid; this one does not. A sigmoid has no weights, so
     names and shapes still agree. A loss computed from the logit stays exact where a probability

@@ -110,9 +110,7 @@ def _moved(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
 def _within(
     tops: torch.Tensor, lefts: torch.Tensor, lengths: Sequence[int], sides: Sequence[int]
 ) -> torch.Tensor:
-    """Return (B, 1, H, W): whether a pixel is in the part of (height, width) `lengths` at its (B,)
-    corner, in images of `sides`.
-    """
+    """Return (B, 1, H, W): whether a pixel is in the part of `lengths` at its (B,) corner."""
     inside = []
     for corners, length, side in zip((tops, lefts), lengths, sides, strict=True):
         places = torch.arange(side, device=corners.device) - corners[:, None]

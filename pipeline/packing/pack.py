@@ -262,6 +262,7 @@ def _gather(target: Path, records: list[ShardRecord], images: int, packing: Pack
     largest = [record.largest for record in kept if record.largest]
     smallest = [record.smallest for record in kept if record.smallest]
     manifest = Manifest(
+        format=packing.recipe.format,
         recipe=packing.recipe,
         seed=packing.seed,
         samples=sum(record.shard.samples for record in kept if record.shard),
