@@ -48,10 +48,13 @@ def test_raw_stays_as_it_is_and_is_the_default(sets):
     assert tree(sets / "again") == tree(sets / "raw")
 
 
-def test_a_sets_crop_is_kept_until_another_is_asked_for(sets):
-    run(sets, "pictures", "--crop", 36, "--out", "cropped")
-    run(sets, "cropped", "--store", "raw", "--size", 32, "--out", "again")
-    assert ShardSet.open(sets / "again").manifest.recipe.crop == 36
+@pytest.mark.parametrize("cut", [["--crop", 36], ["--fit", "pad"]], ids=str)
+def test_a_sets_own_cut_is_kept_until_another_is_asked_for(sets, cut):
+    run(sets, "pictures", *cut, "--out", "cut")
+    run(sets, "cut", "--store", "raw", "--size", 32, "--out", "again")
+    run(sets, "pictures", *cut, "--store", "raw", "--size", 32, "--out", "directly")
+    assert len(tree(sets / "directly")) > 4
+    assert tree(sets / "again") == tree(sets / "directly")
 
 
 REFUSED = {

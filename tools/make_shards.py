@@ -23,6 +23,8 @@ from rich.progress import (
 
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import KINDS_SHOWN, counted, plain, plain_errors
+from pipeline.images.fit import CROP
+from pipeline.images.size import ImageSize
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
@@ -112,10 +114,10 @@ def make_shards(
         ),
     ] = None,
     size: Annotated[
-        int | None,
+        str | None,
         _option(
             STORED,
-            "Side in pixels, 8 to 4,096, for jpeg and raw.",
+            "Side in pixels, or width × height as in 96x64, for jpeg and raw.",
             show_default=f"{DEFAULT_SIZE}, or a source's own",
         ),
     ] = None,
@@ -123,8 +125,17 @@ def make_shards(
         str | None,
         _option(
             STORED,
-            "none, centre, or the side of a middle square (108 and 148 are common).",
-            show_default="centre for jpeg and raw",
+            "Side of a middle square to cut out first (108 and 148 are common), or none; for jpeg,"
+            " none also keeps the image whole.",
+            show_default="none",
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        _option(
+            STORED,
+            "How the image comes to its size: crop, stretch, pad, pad:edge or pad:COLOUR.",
+            show_default="crop for jpeg and raw",
         ),
     ] = None,
     quality: Annotated[
@@ -151,7 +162,7 @@ def make_shards(
     """
 
     def recipe_for(images: ImageFiles | None) -> Recipe:
-        return _recipe(images, store, size, crop, quality, check)
+        return _recipe(images, store, size, crop, quality, fit, check)
 
     if store is not None or not any(map(may_be_pixels, sources)):
         recipe_for(None)  # what contradicts itself need not wait for the source
@@ -196,9 +207,10 @@ def _first(listed: Sequence[str]) -> str:
 def _recipe(
     images: ImageFiles | None,
     store: Store | None,
-    size: int | None,
+    size: ImageSize | str | None,
     crop: str | None,
     quality: int | None,
+    fit: str | None,
     check: bool,
 ) -> Recipe:
     """The recipe for some images: what was not asked for is as they are already."""
@@ -207,11 +219,15 @@ def _recipe(
         store = "original" if pixels is None else "raw"
     if size is None and store != "original":
         size = pixels
-    if crop is None and shards is not None and shards.manifest.recipe.reader_crop is not None:
-        crop = str(shards.manifest.recipe.reader_crop)
-    recipe = make_recipe(store, size, crop, quality, checked=check)
-    if shards is not None:
-        require_fit(shards, recipe)
+    if shards is None:
+        return make_recipe(store, size, crop, quality, fit, checked=check)
+    made = shards.manifest.recipe
+    if crop is None and made.reader_crop is not None:
+        crop = str(made.reader_crop)
+    if fit is None and made.fit != CROP:
+        fit = made.fit
+    recipe = make_recipe(store, size, crop, quality, fit, checked=check)
+    require_fit(shards, recipe)
     return recipe
 
 

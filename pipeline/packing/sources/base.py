@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from pipeline.images.size import ImageSize
 from pipeline.packing.labels import LabelTable
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.tar import MAX_FILE_BYTES
@@ -69,8 +70,8 @@ class ImageFiles(ABC):
     """Stays behind when this is sent to another process."""
     shards: ShardSet | None = None
     """The shard set that the images are of, if they are of one; it stays behind, too."""
-    pixels: int | None = None
-    """The side of images that are pixels and no files: they are best stored as pixels too."""
+    pixels: ImageSize | None = None
+    """The size of images that are pixels and no files: they are best stored as pixels too."""
     category: str | None = None
     """What all images show, where one source has one class of several."""
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError
+from pipeline.images.size import sides, size_text
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import (
     DamagedError,
@@ -132,7 +133,7 @@ class ShardSetSource(ImageFiles):
             data = os.pread(tar.fileno(), member.size, member.offset)
         if zlib.crc32(data) != member.crc32:
             raise DamagedError("its checksum is wrong")
-        return data if self.pixels is None else netpbm(data, self.pixels, self.pixels, 3)
+        return data if self.pixels is None else netpbm(data, *sides(self.pixels), 3)
 
 
 def require_fit(shards: ShardSet, recipe: Recipe) -> None:
@@ -147,13 +148,13 @@ def require_fit(shards: ShardSet, recipe: Recipe) -> None:
             f"--store {recipe.store}",
             f"{shards.folder} holds no originals, but {made.describe()}",
             "a store of pictures that were cut already",
-            f"use --store raw --size {made.size}, or pack the original images",
+            f"use --store raw --size {size_text(made.size or 1)}, or pack the original images",
         )
     try:
         shards.require_size(recipe.size or 1)
     except UserError as fault:
         raise UserError(
-            f"--size {recipe.size}",
+            f"--size {size_text(recipe.size or 1)}",
             fault.found,
             fault.wanted,
             "use a smaller --size, or pack the original images for this size",
