@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import tarfile
@@ -19,23 +18,27 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.files import file_digest, replacing
 from pipeline.images.decode import Pixels, RejectedError, decode
+from pipeline.images.fit import PAD
 from pipeline.images.jpeg import read_header
+from pipeline.images.size import sides, size_text
+from pipeline.shards.labels import LabelSpace, Values, component, read_labels
 from pipeline.shards.manifest import (
+    LABEL_EXTENSION,
+    LABELS,
     MANIFEST,
     REJECTS,
     REJECTS_HEADER,
     SAMPLES,
     SAMPLES_HEADER,
+    Labels,
     Manifest,
     Recipe,
     Shard,
     ShardSet,
 )
 from pipeline.shards.order import permutation
-from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text
-
-MAX_LINE = 1 << 17
-"""Characters in a line of a table; file names have at most a few thousand."""
+from pipeline.shards.tables import read_table
+from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
 
 CELL, COLUMNS, ROWS, GAP = 96, 8, 8, 2
 """The contact sheet: pixels of a cell, cells, and black pixels around each cell."""
@@ -80,9 +83,10 @@ def verify(
     """
     findings = Findings()
     recorded = _recorded(shards, findings)
+    labels = _labels(shards, findings)
     seen: Keys = {}
     for shard in track(shards.manifest.shards):
-        keys = _verify_shard(shards, shard, recorded, decoding, findings)
+        keys = _verify_shard(shards, shard, recorded, labels, decoding, findings)
         for key in sorted(keys.keys() & seen.keys()):
             findings.faults.append(f"{shard.name}: sample {key} is in another shard, too")
         seen |= keys
@@ -109,9 +113,9 @@ def _manifest_faults(manifest: Manifest, findings: Findings, seen: Keys) -> Iter
         yield f"{MANIFEST}: the largest image is not {manifest.largest_image}"
     if manifest.smallest_image != (min(widths), min(heights)):
         yield f"{MANIFEST}: the smallest image is not {manifest.smallest_image}"
-    size = manifest.recipe.size
-    if size is not None and any(min(found) != size for found in findings.sizes):
-        yield f"{MANIFEST}: the stored images are not of size {size}"
+    recipe = manifest.recipe
+    if recipe.size is not None and not all(_is_of(size, recipe) for size in findings.sizes):
+        yield f"{MANIFEST}: the stored images are not of size {size_text(recipe.size)}"
     dealt = permutation(manifest.samples + manifest.rejected, manifest.seed)
     if [key for rank in dealt if (key := f"{rank:08d}") in seen] != list(seen):
         yield f"{MANIFEST}: the samples' order is not that of seed {manifest.seed}"
@@ -121,6 +125,7 @@ def _verify_shard(
     shards: ShardSet,
     shard: Shard,
     recorded: dict[str, tuple[str, str]],
+    labels: _Labels | None,
     decoding: bool,
     findings: Findings,
 ) -> Keys:
@@ -130,7 +135,10 @@ def _verify_shard(
     try:
         # If a tar is as it was written, a table that disagrees with it is at fault
         whole = file_digest(tar) == shard.tar_sha256
-        for key, data in samples(tar):
+        for key, extension, data in components(tar):
+            if extension in shards.manifest.extensions[1:]:
+                faults += labels.faults(shard, key, data, whole) if labels else ()
+                continue
             if key in keys:
                 faults.append(f"{shard.name}: sample {key} occurs twice")
             keys[key] = None
@@ -151,7 +159,17 @@ def _verify_shard(
 
 
 def samples(tar: Path) -> Iterator[tuple[str, bytes]]:
-    """Key and bytes of each sample of a shard, in order; passes over all but regular files.
+    """Key and bytes of each image of a shard, in order.
+
+    Raises:
+        tarfile.TarError: the archive is damaged.
+    """
+    of_labels = LABEL_EXTENSION.values()
+    return ((key, data) for key, extension, data in components(tar) if extension not in of_labels)
+
+
+def components(tar: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension and bytes of each file of a shard, in order; passes over all but regular ones.
 
     Raises:
         tarfile.TarError: the archive is damaged.
@@ -164,7 +182,44 @@ def samples(tar: Path) -> Iterator[tuple[str, bytes]]:
             if member.size > min(MAX_FILE_BYTES, end - member.offset_data):
                 raise tarfile.ReadError(f"{member.name:.80} has {member.size:,} bytes")
             file.seek(member.offset_data)
-            yield member.name.partition(".")[0], file.read(member.size)
+            key, _, extension = member.name.partition(".")
+            yield key, extension, file.read(member.size)
+
+
+class _Labels:
+    """The labels of a set by key, to be compared with those in its tars."""
+
+    def __init__(self, shards: ShardSet, labels: Labels, values: Values) -> None:
+        self._space, self._values = LabelSpace.of(labels), values
+        extensions = shards.manifest.extensions
+        places = [read_index(path.read_bytes(), *extensions) for path in shards.indexes]
+        self._keys = np.sort(np.concatenate([place.keys for place in places]))
+
+    def faults(self, shard: Shard, key: str, data: bytes, whole: bool) -> Iterator[str]:
+        """Compare the component of a sample; if its tar is whole, `labels.npy` is at fault."""
+        if key.isdecimal() and len(key) < 16:
+            place = int(np.searchsorted(self._keys, int(key)))
+            known = place < len(self._keys) and f"{self._keys[place]:08d}" == key
+            if known and component(self._space, self._values[place]) == data:
+                return
+        if whole:
+            yield f"{LABELS}: another label for sample {key} than that in {shard.name}"
+        else:
+            yield f"{shard.name}: sample {key} has another label than in {LABELS}"
+
+
+def _labels(shards: ShardSet, findings: Findings) -> _Labels | None:
+    """The labels that the tars are to have, if the set has some that can be read."""
+    labels = shards.manifest.labels
+    if labels is None:
+        return None
+    try:
+        return _Labels(shards, labels, read_labels(shards))
+    except UserError as error:
+        findings.faults.append(f"{LABELS}: {error.found}")
+    except (ValueError, OSError) as error:
+        findings.faults.append(f"an index beside {LABELS}: {error}")
+    return None
 
 
 def _sample_faults(
@@ -200,40 +255,33 @@ def _sample_faults(
 def _size(recipe: Recipe, data: bytes) -> tuple[int, int]:
     """Width and height of a stored image; (0, 0) if its bytes do not tell."""
     if recipe.store == "raw":
-        side = math.isqrt(len(data) // 3)
-        return (side, side) if 3 * side**2 == len(data) else (0, 0)
+        width, height = sides(recipe.size or 0)
+        if 3 * width * height != len(data):
+            width = height = math.isqrt(len(data) // 3)  # a square of another size, perhaps
+        return (width, height) if 3 * width * height == len(data) else (0, 0)
     header = read_header(data)
     return (header.width, header.height) if header else (0, 0)
 
 
+def _is_of(found: tuple[int, int], recipe: Recipe) -> bool:
+    """Whether a stored image has its recipe's size, or if it is whole, just covers that."""
+    assert recipe.size is not None, "only original stores have none"
+    spare = [side - wanted for side, wanted in zip(found, sides(recipe.size), strict=True)]
+    return min(spare) == 0 and (recipe.is_whole or max(spare) == 0)
+
+
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
     """Shard and CRC-32 by key."""
-    rows = dict(_table(shards.folder / SAMPLES, SAMPLES_HEADER))
+    rows = dict(read_table(shards.folder / SAMPLES, SAMPLES_HEADER))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
 
 
-def _table(path: Path, header: str) -> Iterator[tuple[str, list[str]]]:
-    """The first column and the others, row by row."""
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
-            if next(rows, None) != header.split(","):
-                raise csv.Error(f"its first line is not {header}")
-            for row in rows:
-                if row:
-                    yield row[0], row[1:]
-    except (OSError, csv.Error) as error:
-        raise UserError(
-            path, f"cannot be read ({error})", "the table that was written", "pack the set again"
-        ) from None
-
-
 def _rejects(path: Path) -> Counter[str]:
     if not path.exists():
         return Counter()
-    return Counter(row[0].partition(" (")[0] for _, row in _table(path, REJECTS_HEADER) if row)
+    return Counter(row[0].partition(" (")[0] for _, row in read_table(path, REJECTS_HEADER) if row)
 
 
 def save_sheet(shards: ShardSet, path: Path) -> None:
@@ -250,11 +298,13 @@ def save_sheet(shards: ShardSet, path: Path) -> None:
 def _cell(data: bytes, recipe: Recipe) -> Pixels:
     if recipe.store == "raw":
         assert recipe.size is not None, "raw stores have a size"
-        pixels = np.frombuffer(data, np.uint8).reshape(recipe.size, recipe.size, 3)
+        width, height = sides(recipe.size)
+        pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
     else:
         pixels = decode(data).pixels
     # Here, since it loads torch
-    from pipeline.images.resize import as_tensor, fit_square
+    from pipeline.images.resize import as_tensor, fit
 
-    # Grey spreads over the colours
-    return fit_square(as_tensor(pixels), CELL, recipe.reader_crop).numpy()
+    how = recipe.fit if isinstance(recipe.size or 0, int) else PAD  # all of what is no square
+    rgb = as_tensor(pixels).expand(-1, -1, 3)
+    return fit(rgb, CELL, how, recipe.reader_crop).numpy()

@@ -132,7 +132,7 @@ class Records:
         """Save real images and the untrained generator's, so that wrong colours are seen at once.
 
         Args:
-            reals: images of the first batch, (N, S, S, C) uint8 on the CPU.
+            reals: images of the first batch, (N, H, W, C) uint8 on the CPU.
             net: the generator before its first step.
         """
         save_grid(reals, self._folder.reals)
@@ -140,7 +140,7 @@ class Records:
         self._events.grid("reals", self._folder.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
-        """Draw and save the sample grid; return its images, (64, S, S, C) uint8 on the CPU."""
+        """Draw and save the sample grid; return its images, (64, H, W, C) uint8 on the CPU."""
         images = generate(net, self._fixed_noise)
         path = self._folder.fakes(self._plan.nimg(steps))
         save_grid(images, path)
@@ -202,7 +202,12 @@ class Records:
 
             config, device = self._config, torch.device(self._config.device)
             options = LoaderOptions(
-                BATCH, config.image_size, config.channels, device=device, workers=config.workers
+                BATCH,
+                config.image_size,
+                config.channels,
+                device=device,
+                workers=config.workers,
+                fit=config.fit,
             )
             self._swd = SwdMetric(Reals(config.shards, options))
         return self._swd

@@ -6,6 +6,7 @@ with a signal; a read just comes back short, and the error names the shard and t
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from contextlib import suppress
@@ -19,6 +20,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, require_bounded
 from pipeline.images.jpeg import read_header
+from pipeline.images.size import shown_size, sides
 from pipeline.machine import free_memory
 from pipeline.shards.manifest import ShardSet, repack_command
 from pipeline.shards.order import Rows
@@ -50,7 +52,8 @@ class Reader:
         places = [self._read_index(number) for number in range(len(self._tars))]
         self._offsets = np.concatenate([place.offsets for place in places])
         self._sizes = np.concatenate([place.sizes for place in places])
-        self._keys = np.concatenate([place.keys for place in places])
+        self.keys = np.concatenate([place.keys for place in places])
+        """(n,) of the samples, by row."""
         self._ends = np.cumsum([len(place.keys) for place in places])
         self._open: OrderedDict[int, FileIO] = OrderedDict()
         self.tar = self._tars[0]
@@ -94,7 +97,7 @@ class Reader:
                 self._shards.folder,
                 f"{len(encoded)} images that take {needed / 1e9:,.1f} GB decoded",
                 f"a batch that fits into the {free / 1e9:,.1f} GB that are free",
-                "use a smaller --batch-size, or pack smaller images: --crop centre --size 256",
+                "use a smaller --batch-size, or pack smaller images: --store jpeg --size 256",
             )
 
     def _read_at(self, row: int, number: int, offset: int, size: int) -> Encoded:
@@ -124,7 +127,7 @@ class Reader:
     def describe(self, row: int) -> tuple[Path, str]:
         """The tar that a row lies in, and the key of its sample there."""
         number = int(np.searchsorted(self._ends, row, side="right"))
-        return self._tars[number], f"{self._keys[row]:08d}"
+        return self._tars[number], f"{self.keys[row]:08d}"
 
     def undecodable(self, row: int, fault: RejectedError) -> UserError:
         """The error that names the sample which is no image, and why."""
@@ -145,7 +148,7 @@ class Reader:
         index, shard = self._shards.indexes[number], self._shards.manifest.shards[number]
         recipe = self._shards.manifest.recipe
         try:
-            places = read_index(index.read_bytes(), recipe.extension)
+            places = read_index(index.read_bytes(), *self._shards.manifest.extensions)
         except ValueError as error:
             raise self._damaged(index, str(error)) from None
         except OSError as error:
@@ -158,8 +161,9 @@ class Reader:
         # Lines may name the same bytes again and again: a batch of them would fill the memory
         if (sizes > MAX_FILE_BYTES).any() or sizes.sum() > shard.bytes:
             raise self._damaged(index, "samples that are larger than the tar can hold")
-        if recipe.store == "raw" and (sizes != 3 * (recipe.size or 0) ** 2).any():
-            raise self._damaged(index, f"samples that are not {recipe.size}×{recipe.size} pixels")
+        size = recipe.size or 0
+        if recipe.store == "raw" and (sizes != 3 * math.prod(sides(size))).any():
+            raise self._damaged(index, f"samples that are not {shown_size(size)} pixels")
         return places
 
     def _damaged(self, path: Path, found: str) -> UserError:

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
 from pipeline.packing.outdir import TAR_OVERHEAD
-from pipeline.packing.sources import DamagedError, ImageFiles, Member
+from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import permutation
@@ -53,11 +53,11 @@ def estimate(source: ImageFiles, members: Sequence[Member], recipe: Recipe) -> l
             "images that decode",
             "pack with --max-rejects 1 and see its .packing/*.rejects.csv for the reasons",
         )
-    size, crop = recipe.size, None if recipe.crop == "none" else str(recipe.crop)
+    crop = str(recipe.crop) if isinstance(recipe.crop, int) else None
     recipes = [
         Recipe(),
-        make_recipe("jpeg", size, crop, recipe.quality, checked=True),
-        make_recipe("raw", size, crop, None, checked=True),
+        make_recipe("jpeg", recipe.size, crop, recipe.quality, recipe.fit, checked=True),
+        make_recipe("raw", recipe.size, crop, None, recipe.fit, checked=True),
     ]
     return [_measure(files, recipe, len(members)) for recipe in recipes]
 

@@ -22,13 +22,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.sources import DamagedError, ImageFiles, Member
+from pipeline.packing.labels import LabelTable
+from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
-from pipeline.shards.manifest import Count, Recipe, Shard, Size
+from pipeline.shards.manifest import PROGRESS, Count, Recipe, Shard, Size
 from pipeline.shards.tar import TarWriter
-
-PROGRESS = ".packing"
-"""Sub-folder of an unfinished set: what is needed to resume it."""
 
 REPORT_EVERY = 32
 """Images between a worker's reports, at which it may be stopped."""
@@ -81,6 +79,8 @@ class Work:
     out: Path
     recipe: Recipe
     strict: bool
+    labels: LabelTable | None = None
+    """By key: of all the set's members."""
 
 
 @dataclass
@@ -185,6 +185,8 @@ def _fill(
             _reject(work, member, reject, tally)
         else:
             tar.add(f"{key:08d}", extension, stored.data)
+            if work.labels is not None:
+                tar.add(f"{key:08d}", *work.labels.component(key))
             tally.samples.append(
                 (f"{key:08d}", name, member.name, f"{zlib.crc32(stored.data):08x}")
             )
@@ -205,7 +207,7 @@ def _fill(
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
     if work.strict:
         raise UserError(
-            f"{work.source.path}: {member.name}",
+            work.source.where(member),
             str(reject),
             "an image that decodes, since --strict is given",
             "repair or remove it, or leave --strict out to have it listed in rejects.csv",
