@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from dcgan.nets.batch_norm import BatchNorm2d, count_batches
+from dcgan.nets.conditional import LabelEmbedding, join, project
 from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
+from pipeline.shards.labels import LabelSpace
 
 SIZES = (32, 64, 128, 256)
 """Image sizes for which the nets can be built: 4×4 doubled three to six times."""
@@ -35,6 +37,7 @@ class Generator(nn.Module):
         nz: length of the latents.
         ngf: channels of the last hidden map.
         channels: channels of the images, one of `CHANNELS`.
+        labels: what the images are labelled with, for a conditional net.
 
     Attributes:
         options: the values that the net was built with, by the names of their flags.
@@ -44,9 +47,15 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, image_size: int = 64, nz: int = 100, ngf: int = 64, channels: int = 3
+        self,
+        image_size: int = 64,
+        nz: int = 100,
+        ngf: int = 64,
+        channels: int = 3,
+        labels: LabelSpace | None = None,
     ) -> None:
         super().__init__()
+        self.labels = labels
         self.options = {
             "--image-size": image_size,
             "--channels": channels,
@@ -56,7 +65,7 @@ class Generator(nn.Module):
         _check(self.options)
         depth = ngf * image_size // 8
         layers: list[nn.Module] = [
-            ConvTranspose2d(nz, depth, 4, 1, 0, bias=False),
+            ConvTranspose2d(nz if labels is None else 2 * nz, depth, 4, 1, 0, bias=False),
             BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
@@ -69,17 +78,22 @@ class Generator(nn.Module):
             depth //= 2
         layers += [ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
+        # The vectors have the length and the spread of latents: neither drowns the other
+        self.embedding = None if labels is None else LabelEmbedding(labels, nz, spread=1.0)
 
-    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+    def forward(self, noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Draw one image for each latent.
 
         Args:
             noise: (B, nz, 1, 1), nominally N(0, 1).
+            labels: for a conditional net, as `LabelEmbedding` takes them.
 
         Returns:
             (B, C, S, S) in [-1, 1].
         """
         count_batches(self)
+        if self.embedding is not None:
+            noise = join(noise, self.embedding(labels))
         images: torch.Tensor = self.main(noise)
         return images
 
@@ -95,6 +109,7 @@ class Discriminator(nn.Module):
         image_size: side of the images in pixels, one of `SIZES`.
         ndf: channels of the first hidden map; the 4×4 map has `ndf * image_size // 8`.
         channels: channels of the images, one of `CHANNELS`.
+        labels: what the images are labelled with, for a conditional net.
 
     Attributes:
         options: the values that the net was built with, by the names of their flags.
@@ -103,8 +118,15 @@ class Discriminator(nn.Module):
         UserError: no such net can be built.
     """
 
-    def __init__(self, image_size: int = 64, ndf: int = 64, channels: int = 3) -> None:
+    def __init__(
+        self,
+        image_size: int = 64,
+        ndf: int = 64,
+        channels: int = 3,
+        labels: LabelSpace | None = None,
+    ) -> None:
         super().__init__()
+        self.labels = labels
         self.options = {"--image-size": image_size, "--channels": channels, "--ndf": ndf}
         _check(self.options)
         # No BatchNorm on the first layer: section 3 of the paper found it to cause oscillation.
@@ -122,12 +144,16 @@ class Discriminator(nn.Module):
             depth *= 2
         layers += [Conv2d(depth, 1, 4, 1, 0, bias=False)]
         self.main = nn.Sequential(*layers)
+        self.embedding = None if labels is None else LabelEmbedding(labels, depth, spread=0.02)
 
-    def forward(self, images: torch.Tensor, batches: int = 1) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor | None = None, batches: int = 1
+    ) -> torch.Tensor:
         """Discriminate between real and generated images.
 
         Args:
             images: (B, C, S, S) in [-1, 1].
+            labels: for a conditional net, as `LabelEmbedding` takes them.
             batches: the number of equal mini-batches in `images`, one after another. In training
                 the result is that of a call with each.
 
@@ -136,10 +162,14 @@ class Discriminator(nn.Module):
         """
         count_batches(self, batches)
         maps = images
-        for layer in self.main:
+        *layers, last = self.main
+        for layer in layers:
             separate = batches > 1 and isinstance(layer, BatchNorm2d)
             maps = layer(maps, batches) if separate else layer(maps)
-        return maps.flatten()  # from (B, 1, 1, 1)
+        logits: torch.Tensor = last(maps).flatten()  # from (B, 1, 1, 1)
+        if self.embedding is not None:
+            logits = logits + project(maps, self.embedding(labels))
+        return logits
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -148,7 +178,8 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     The weights of every convolution, transposed or not, are drawn from N(0, 0.02) (Radford et al.,
     section 4). The scales of every BatchNorm are drawn from N(1, 0.02), and its shifts are 0 (the
     tutorial). All are drawn on the CPU in float32, in the order of the layers, and then copied, so
-    a seed gives the same net on any device, and in any type and memory layout.
+    a seed gives the same net on any device, and in any type and memory layout. The embedding of a
+    conditional net comes last.
 
     Args:
         module: the net.
@@ -163,10 +194,14 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
             elif isinstance(layer, nn.BatchNorm2d):
                 layer.weight.copy_(_normal(1.0, layer.weight, generator))
                 layer.bias.zero_()
+            elif isinstance(layer, LabelEmbedding):
+                layer.weight.copy_(_normal(0.0, layer.weight, generator, layer.spread))
 
 
-def _normal(mean: float, like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    return torch.normal(mean, 0.02, like.shape, generator=generator, dtype=torch.float32)
+def _normal(
+    mean: float, like: torch.Tensor, generator: torch.Generator | None, spread: float = 0.02
+) -> torch.Tensor:
+    return torch.normal(mean, spread, like.shape, generator=generator, dtype=torch.float32)
 
 
 def count_parameters(net: nn.Module) -> int:
