@@ -17,16 +17,19 @@ from statistics import mean
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from PIL import Image, ImageFont
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
+from dcgan.metrics import NAMES  # noqa: E402
 from dcgan.metrics.faces import FaceRecogniser  # noqa: E402
 from dcgan.metrics.pretrained import Inception  # noqa: E402
-from dcgan.options import PRESETS, EvaluateOptions, TrainConfig  # noqa: E402
+from dcgan.options import EvaluateOptions, TrainConfig  # noqa: E402
 from dcgan.rundir.folder import RunFolder, read_lines  # noqa: E402
+from dcgan.sampling.pictures import PAPER, open_picture, under_heading  # noqa: E402
 from pipeline.errors import UserError, plain_errors  # noqa: E402
 from pipeline.files import write_whole  # noqa: E402
 from pipeline.shards.manifest import ShardSet  # noqa: E402
@@ -34,24 +37,26 @@ from pipeline.shards.manifest import ShardSet  # noqa: E402
 PAGE = ROOT / "docs/recipes.md"
 BEGIN, END = "<!-- made by make recipes -->\n", "<!-- until here -->\n"
 
-YARDSTICK: dict[str, Any] = {"batch_size": 64, "ngf": 32, "ndf": 32}
+YARDSTICK: dict[str, Any] = {"batch_size": 64, "lr": 2e-4, "ngf": 32, "ndf": 32}
 """What all recipes begin with: a quarter of the default nets' products, so that a CPU suffices."""
 
+DEFAULT = {name: TrainConfig.model_fields[name].default for name in ("batch_size", "lr")}
+
 RECIPES: dict[str, dict[str, Any]] = {
-    "default": {},
-    "preset-64": PRESETS["64"],
+    "tutorial": {},
+    "default": DEFAULT,
     "batch-32": {"batch_size": 32},
     "batch-16": {"batch_size": 16},
     "lr-8e-4": {"lr": 8e-4},
     "batch-32-lr-4e-4": {"batch_size": 32, "lr": 4e-4},
     "diffaugment": {"augment": "diff"},
-    "diffaugment-64": PRESETS["64"] | {"augment": "diff"},
-    "wide": {"batch_size": 128, "ngf": 64, "ndf": 64},
-    "wide-preset-64": {"ngf": 64, "ndf": 64} | PRESETS["64"],
+    "default-diffaugment": DEFAULT | {"augment": "diff"},
+    "tutorial-wide": {"batch_size": 128, "ngf": 64, "ndf": 64},
+    "default-wide": DEFAULT | {"ngf": 64, "ndf": 64},
 }
 """What each recipe changes."""
 
-METRICS = {"swd": "SWD", "faces": "faces", "fid": "FID"}
+METRICS = "swd", "faces", "fid"
 
 BUDGET = 1000
 """What budgets are multiples of: a run may see a part of a batch more."""
@@ -65,7 +70,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of all runs, of every set.")] = Path("recipes"),
     recipes: Annotated[
         str, typer.Option(help=f"Recipes, with commas: {', '.join(RECIPES)}.")
-    ] = "default,preset-64",
+    ] = "tutorial,default",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "1,2,3",
     budgets: Annotated[
         str, typer.Option(help="Images seen at which nets are measured, with commas.")
@@ -76,6 +81,9 @@ def main(
     faces: Annotated[int, typer.Option(help="Samples for faces; 0 for sets of no faces.")] = 200,
     weights: Annotated[
         Path | None, typer.Option(help="InceptionV3's weights, to measure FID too.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also show samples of the first seeds side by side here.")
     ] = None,
 ) -> None:
     """Train recipes × seeds to equal numbers of images, measure them, and write docs/recipes.md."""
@@ -103,6 +111,10 @@ def main(
                         return
                     _call("evaluate", run.path, *judges)
     write(out)
+    if picture is not None:
+        folder = out / shards.resolve().name
+        first = _numbers("--seeds", seeds)[0]
+        save_picture({name: RunFolder(folder / f"{name}-{first}") for name in names}, picture)
 
 
 def _numbers(flag: str, text: str) -> list[int]:
@@ -181,12 +193,32 @@ class Runs(NamedTuple):
 def write(out: Path) -> None:
     """Write a table for each set and size into the page, between its two marks."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    tables = [_section(runs) for runs in _groups(out)]
+    try:
+        tables = [_section(runs) for runs in _groups(out)]
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        found = f"a run that cannot be read ({type(error).__name__}: {error})"
+        wanted, remedy = "runs as this command makes them", "restore it, or move it away"
+        raise UserError(f"--out {out}", found, wanted, remedy) from error
     if not tables:
         return
     page = before + BEGIN + "\n\n".join(["", *tables, ""]) + END + rest.partition(END)[2]
     write_whole(PAGE, page.encode())
     typer.echo(f"written to {PAGE}")
+
+
+def save_picture(runs: dict[str, RunFolder], path: Path) -> None:
+    """Put the last grids of several runs side by side, each below its recipe's name."""
+    font, gap = ImageFont.load_default(size=20), 14
+    panels = [
+        under_heading(open_picture(run.grids()[-1][1]), name, font) for name, run in runs.items()
+    ]
+    width = sum(panel.width + gap for panel in panels) - gap
+    sheet = Image.new("RGB", (width, max(panel.height for panel in panels)), PAPER)
+    left = 0
+    for panel in panels:
+        sheet.paste(panel, (left, 0))
+        left += panel.width + gap
+    sheet.save(path, quality=88)
 
 
 def _groups(out: Path) -> list[Runs]:
@@ -209,13 +241,13 @@ def _section(runs: Runs) -> str:
     lines = [line for run in every for line in read_lines(run.metrics)]
     metrics = [metric for metric in METRICS if any(line["metric"] == metric for line in lines)]
     floors = {line["metric"]: f"{line['floor']:.3g} (n = {line['n']:,})" for line in lines}
-    real = ", ".join(f"{METRICS[metric]} {floors[metric]}" for metric in metrics)
+    real = ", ".join(f"{NAMES[metric]} {floors[metric]}" for metric in metrics)
     machine = json.loads(every[0].environment.read_text())
     facts = (
         f"{runs.reals}. {every[0].options()['precision']}, {machine['device_name']}, cores used:"
         f" {machine['cpus']}. Real against real: {real}."
     )
-    heads = ["images seen", "recipe", "seeds", "minutes", *map(METRICS.__getitem__, metrics)]
+    heads = ["images seen", "recipe", "seeds", "minutes", *map(NAMES.__getitem__, metrics)]
     rows = [heads, ["---:", "---", "---:", "---:", *["---:"] * len(metrics)]]
     for budget in sorted({BUDGET * round(line["nimg"] / BUDGET) for line in lines}):
         for recipe, group in runs.by_recipe.items():

@@ -29,6 +29,7 @@ DCGAN_TRAIN = Path(sys.executable).with_name("dcgan-train")
 
 TINY: dict[str, Any] = {
     "batch_size": 8,
+    "lr": 2e-4,
     "image_size": 32,
     "nz": 8,
     "ngf": 4,

@@ -1,4 +1,4 @@
-"""What a run is asked to do: the tutorial's defaults, what is refused, and when it ends."""
+"""What a run is asked to do: the defaults, what is refused, and when it ends."""
 
 import json
 
@@ -9,11 +9,11 @@ from pipeline.errors import UserError
 from tests.running import assert_four_parts
 
 
-def test_defaults_are_the_tutorials():
+def test_defaults_are_the_best_recipe_and_the_tutorials_for_all_else():
     config = TrainConfig(shards="shards")
-    assert (config.batch_size, config.image_size, config.channels) == (128, 64, 3)
+    assert (config.batch_size, config.image_size, config.channels) == (16, 64, 3)
     assert (config.nz, config.ngf, config.ndf) == (100, 64, 64)
-    assert (config.lr, config.beta1, config.seed, DEFAULT_EPOCHS) == (2e-4, 0.5, 999, 5)
+    assert (config.lr, config.beta1, config.seed, DEFAULT_EPOCHS) == (4e-4, 0.5, 999, 5)
     assert (config.log_every, config.sample_every) == (50, 500)
 
 

@@ -1,6 +1,7 @@
 """`dcgan-evaluate` and the metrics behind it: numbers, their floor, their origin, and the cache."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -323,6 +324,16 @@ def test_a_bare_net_is_measured_and_nothing_is_written(faces, tmp_path, monkeypa
         with pytest.raises(UserError) as caught:
             measure(options.replace(**change))
         assert_four_parts(caught.value, said)
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_at_once(run, tmp_path, capsys):
+    copy = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    copy.metrics.unlink(missing_ok=True)
+    copy.metrics.mkdir()
+    with pytest.raises(UserError) as caught:
+        measure(EvaluateOptions(net=copy.path, n=16))
+    assert_four_parts(caught.value, "metrics.jsonl")
+    assert not capsys.readouterr().out
 
 
 def test_a_set_that_has_moved_is_asked_for(tmp_path):

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import ROOT, flags
 
-VALUES = {"default-1": 40.0, "default-2": 50.0, "preset-64-1": 15.0, "preset-64-2": 16.0}
+VALUES = {"tutorial-1": 40.0, "tutorial-2": 50.0, "default-1": 15.0, "default-2": 16.0}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_it_goes_on_and_writes_what_was_measured(recipes, tmp_path):
     words = [str(shards), *more]
     first = CliRunner().invoke(app, words)
     assert "out of time" in first.output, first.exception
-    assert [row[:3] for row in rows(recipes.PAGE)[2:]] == [["1,000", "default", "1"]]
+    assert [row[:3] for row in rows(recipes.PAGE)[2:]] == [["1,000", "tutorial", "1"]]
     CliRunner().invoke(app, words)
     made = [
         given[given.index("--max-steps") + 1] for name, given in recipes.calls if name == "train"
@@ -82,10 +82,10 @@ def test_it_goes_on_and_writes_what_was_measured(recipes, tmp_path):
     head, _, *table = rows(recipes.PAGE)
     assert head == ["images seen", "recipe", "seeds", "minutes", "SWD"]
     assert table == [
-        ["1,000", "default", "2", "0.016 (0.016–0.016)", "45 (40–50)"],
-        ["1,000", "preset-64", "2", "0.063 (0.063–0.063)", "15.5 (15–16)"],
-        ["2,000", "default", "2", "0.032 (0.032–0.032)", "45 (40–50)"],
-        ["2,000", "preset-64", "2", "0.125 (0.125–0.125)", "15.5 (15–16)"],
+        ["1,000", "default", "2", "0.063 (0.063–0.063)", "15.5 (15–16)"],
+        ["1,000", "tutorial", "2", "0.016 (0.016–0.016)", "45 (40–50)"],
+        ["2,000", "default", "2", "0.125 (0.125–0.125)", "15.5 (15–16)"],
+        ["2,000", "tutorial", "2", "0.032 (0.032–0.032)", "45 (40–50)"],
     ]
     text = recipes.PAGE.read_text()
     assert text.startswith("before\n")
@@ -108,6 +108,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_trained(recipes, tmp_
     assert isinstance(done.exception, UserError)
     assert flag in str(done.exception)
     assert not recipes.calls
+    assert recipes.PAGE.read_text() == page
+
+
+def test_a_damaged_run_is_named_and_the_page_stays(recipes, tmp_path):
+    page, run = recipes.PAGE.read_text(), RunFolder(tmp_path / "runs/shards/default-1")
+    run.path.mkdir(parents=True)
+    run.config.write_text("{}")
+    append_line(run.metrics, {"nimg": 1000})
+    with pytest.raises(UserError, match="cannot be read"):
+        recipes.write(tmp_path / "runs")
     assert recipes.PAGE.read_text() == page
 
 

@@ -12,13 +12,14 @@ import torch
 
 from dcgan.distributed import ALONE, Ranks
 from dcgan.metrics import faces, fidelity
-from dcgan.metrics.evaluation import Evaluation
+from dcgan.metrics.evaluation import Evaluation, evaluate
 from dcgan.metrics.pretrained import Inception
 from dcgan.metrics.reals import BATCH, GROUP, Measured, Reals, regrouped
 from dcgan.metrics.sharing import draw
 from dcgan.nets.models import Generator, init_weights
 from dcgan.nets.weights import load_generator, save_weights
 from dcgan.options import EvaluateOptions
+from pipeline.errors import UserError
 from pipeline.loading.options import LoaderOptions
 from tests.ranks import in_ranks
 
@@ -70,7 +71,22 @@ def measured(ranks: Ranks) -> dict[str, Any]:
                 with_short_formulas(net, reals, ranks),
             ]
         )
-    return {"drawn": draw(net, N, ranks), "printed": printed.getvalue(), "numbers": again}
+    return {
+        "drawn": draw(net, N, ranks),
+        "printed": printed.getvalue(),
+        "numbers": again,
+        "refused": refusal(options.replace(shards="nowhere"), ranks),
+    }
+
+
+def refusal(options: EvaluateOptions, ranks: Ranks) -> str | int:
+    """The error that a rank tells, or the status with which it ends in silence."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "joined", lambda: contextlib.nullcontext(ranks))
+        try:
+            return evaluate(options)
+        except UserError as error:
+            return error.where
 
 
 def test_ranks_find_what_one_process_finds(tmp_path, monkeypatch):
@@ -90,3 +106,4 @@ def test_ranks_find_what_one_process_finds(tmp_path, monkeypatch):
     assert first["numbers"] == alone["numbers"]
     assert len(alone["numbers"][0][1]) == 3
     assert second["numbers"] == [[None, []]] * 2
+    assert (first["refused"], second["refused"]) == ("nowhere", 1)

@@ -1,1 +1,17 @@
 """Metrics: how good a generator's images are."""
+
+NAMES = {
+    "swd": "SWD",
+    "fid": "FID",
+    "kid": "KID",
+    "isc": "Inception score",
+    "precision": "precision",
+    "recall": "recall",
+    "neighbours": "distance to nearest real image",
+    "faces": "faces",
+    "persons": "distance to nearest real face",
+}
+"""What people read, by the name in `metrics.jsonl`."""
+
+HIGHER_IS_BETTER = frozenset({"isc", "precision", "recall"})
+"""Of all others, less is better."""

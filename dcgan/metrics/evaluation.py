@@ -63,7 +63,7 @@ class Evaluation:
         ranks: share the work.
 
     Raises:
-        UserError: no run, no net, or no set to compare with.
+        UserError: no run, no net, no set to compare with, or a run that cannot be written to.
     """
 
     def __init__(self, options: EvaluateOptions, ranks: Ranks) -> None:
@@ -74,6 +74,7 @@ class Evaluation:
         self._path = _net_of(options, self._folder)
         self._net = load_generator(self._path).to(self._device)
         stats = read_lines(self._folder.stats) if self._folder else []
+        self._record([])  # else what takes minutes would find out that nothing can be written
         self._nimg = next((tick["nimg"] for tick in reversed(stats) if "nimg" in tick), 0)
 
     def run(self) -> None:
@@ -175,6 +176,8 @@ class Evaluation:
             return
         path = self._folder.metrics
         with self._ranks.together(), _writing(path):
+            if self._ranks.is_first:
+                path.open("ab").close()
             for each in measured:
                 append_line(path, each.record(self._nimg, self._path.name))
 

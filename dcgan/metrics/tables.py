@@ -5,21 +5,10 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from dcgan.metrics import HIGHER_IS_BETTER, NAMES
 from dcgan.metrics.reals import Measured, Provenance
 from dcgan.metrics.swd import Swd
 from pipeline.errors import plain
-
-NAMES = {
-    "fid": "FID",
-    "kid": "KID",
-    "isc": "Inception score, higher is better",
-    "precision": "precision, higher is better",
-    "recall": "recall, higher is better",
-    "neighbours": "distance to nearest real",
-    "faces": "faces: kernel distance × 10³",
-    "persons": "faces: distance to nearest real",
-}
-"""By metric."""
 
 LEAST_COLUMNS = 140
 """Least width of a table in characters: figures must not be broken."""
@@ -49,7 +38,7 @@ def print_rest(measured: list[Measured]) -> None:
     """Print the other numbers, each beside that of real images, and what it means."""
     rows = [
         [
-            NAMES[each.metric],
+            _name(each.metric),
             f"{each.value:.4g}",
             f"{each.floor:.4g}",
             f"{each.n:,}",
@@ -59,6 +48,10 @@ def print_rest(measured: list[Measured]) -> None:
     ]
     if rows:
         _print_table("Other numbers", ["", "generated", "real", "n", ""], rows)
+
+
+def _name(metric: str) -> str:
+    return NAMES[metric] + (", higher is better" if metric in HIGHER_IS_BETTER else "")
 
 
 def _note(source: Provenance) -> str:

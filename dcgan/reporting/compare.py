@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dcgan.metrics import NAMES
 from dcgan.reporting import charts
 from dcgan.reporting.images import Packed
-from dcgan.reporting.page import METRIC_NAMES, metric_row, render, within_limit
+from dcgan.reporting.page import metric_row, render, within_limit
 from dcgan.reporting.read import Metric, RunRecord
 from dcgan.reporting.words import (
     ABSENT,
@@ -86,7 +87,7 @@ def _summary(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
         "data wait, median": [percent(r.median("data_wait_pct")) for r in records],
     }
     for metric in ("swd", "fid"):
-        name = METRIC_NAMES[metric]
+        name = NAMES[metric]
         rows[f"last {name}"] = [
             _value(next(reversed(record.measured(metric)), None)) for record in records
         ]

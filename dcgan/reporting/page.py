@@ -15,6 +15,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dcgan.cli import version
+from dcgan.metrics import NAMES
 from dcgan.reporting import charts
 from dcgan.reporting.images import MOST_GRIDS, Packed, pack_pictures
 from dcgan.reporting.read import Metric, RunRecord
@@ -23,15 +24,6 @@ from dcgan.rundir.curves import MOST_POINTS, spread
 
 LIMIT = 15_000_000
 """Bytes of a page, at most."""
-
-METRIC_NAMES = {
-    "swd": "SWD",
-    "fid": "FID",
-    "kid": "KID",
-    "isc": "Inception score",
-    "faces": "Faces",
-    "persons": "Distance to the nearest face",
-}
 
 MOST_SCALES = 10
 """Scales that a cell of a table names; images of 1024 pixels have seven."""
@@ -213,7 +205,7 @@ def metric_row(metric: Metric) -> tuple[str, ...]:
     digest = f", digest {metric.digest[:12]}" if metric.digest else ""
     unlike = "" if metric.comparable else " · not comparable with published numbers"
     cells = (
-        METRIC_NAMES.get(metric.metric, metric.metric),
+        NAMES.get(metric.metric, metric.metric),
         count(metric.nimg),
         metric.net,
         number(metric.value),

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dcgan.options import PRESETS
+from dcgan.options import TrainConfig
 from pipeline.errors import plain_errors
 from pipeline.files import write_whole
 from tests.gpu_report.parts import GRACE, INTERRUPTED, NOT_REACHED, Part, Result, carry_out
@@ -91,6 +91,7 @@ def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
         count, turns = 128, flags(rounds=1, seconds=0)
         batches = flags(**{name: TINY[name] for name in ("batch_size", "image_size")})
         nets = flags(**{name: TINY[name] for name in ("ngf", "ndf")})
+    small = TrainConfig.model_fields["batch_size"].default
     pack = ("tools/make_shards.py", faces, "--out", shards, "--per-shard", count // 4)
     tests = ("pytest", "-m", "gpu", "--quiet", "--durations=10", "--continue-on-collection-errors")
     doctor = ("-m", "dcgan.doctor", "--verify", "--shards", shards)
@@ -103,7 +104,7 @@ def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
         Part("dcgan-doctor --verify", doctor, 55),
         Part(f"{STEP} of {release}", step, 40, missing, code=code),
         Part(STEP, (*step, "--tune"), 180),
-        Part("the step of --preset 64", (*step, "--batch-size", PRESETS["64"]["batch_size"]), 30),
+        Part("the step in the default batches", (*step, "--batch-size", small), 30),
         Part("loaders", ("-m", "dcgan.profile", "compare", *on_set), 75),
         Part("training", ("-m", "dcgan.profile", "train", *on_set, *nets), 45),
         Part("kernels of a replay", ("-m", "tests.gpu_report.kernels"), 30, no_gpu),
