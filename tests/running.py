@@ -216,13 +216,13 @@ class CountedBatches(Batches):
         self.served = 0
         self.closed = False
 
-    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         self.before(self.served)
         side = TINY["image_size"]
         shape = (self.batch_size, side, side, 3)
         batch = torch.full(shape, self.served, dtype=torch.uint8, device=self.device)
         self.served += 1
-        return batch if out is None else out.copy_(batch)
+        return batch if out is None else out.copy_(batch), torch.arange(self.batch_size)
 
     def close(self) -> None:
         self.closed = True  # and goes on all the same: a test may train twice

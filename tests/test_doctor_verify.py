@@ -84,7 +84,12 @@ def test_a_resume_that_starts_anew_is_caught(monkeypatch):
 
 def test_a_cache_that_gives_other_batches_is_caught(monkeypatch):
     gather = ResidentCache._gather
-    monkeypatch.setattr(ResidentCache, "_gather", lambda self, out: gather(self, out).flip(0))
+
+    def upside_down(self, out):
+        images, places = gather(self, out)
+        return images.flip(0), places
+
+    monkeypatch.setattr(ResidentCache, "_gather", upside_down)
     finding = cache_is_stream(CPU)
     assert finding.verdict is FAIL
     assert finding.found == "5 of 15 batches equal; batch 5 differs first"
@@ -139,8 +144,8 @@ class _Kept(Batches):
         super().__init__(BATCH, len(taken), torch.uint8, {}, "kept")
         self.taken = taken
 
-    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        return self.taken[self.batch]
+    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.taken[self.batch], torch.arange(BATCH)
 
     def _close(self) -> None: ...
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 
 from pipeline.errors import UserError
 from pipeline.images.pixels import to_signed, to_signed_alone
+from pipeline.shards.labels import LabelSpace
+
+
+@dataclass(frozen=True)
+class LabelsOnDevice:
+    """The labels of a whole set."""
+
+    space: LabelSpace
+    table: torch.Tensor
+    """On the device, by row: int64 (n,) classes, or float32 (n, k) attributes of 0 and 1."""
+    first: int = 0
+    """This rank's first row."""
 
 
 class Batches(ABC):
@@ -24,6 +37,8 @@ class Batches(ABC):
         identity: everything that batch b of epoch e depends on, by name; see
             `LoaderOptions.identity`.
         description: one line for people: which loader this is, and why.
+        labels: the set's, if each batch is to come with its images' labels: int64 (B,), or float32
+            (B, k) of 0 and 1.
     """
 
     def __init__(
@@ -33,9 +48,11 @@ class Batches(ABC):
         dtype: torch.dtype,
         identity: dict[str, str | int],
         description: str,
+        labels: LabelsOnDevice | None = None,
     ) -> None:
         self.batch_size, self.steps_per_epoch = batch_size, steps_per_epoch
         self.dtype, self.identity, self.description = dtype, identity, description
+        self.labels = labels
         self.epoch = 0
         self.batch = 0
         """Place in the epoch of the batch that comes next."""
@@ -44,28 +61,54 @@ class Batches(ABC):
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> torch.Tensor:
-        """The next batch, in `dtype`.
+    @property
+    def label_space(self) -> LabelSpace | None:
+        """What the images are labelled with; None if batches come without labels."""
+        return None if self.labels is None else self.labels.space
+
+    @property
+    def label_table(self) -> torch.Tensor | None:
+        """The labels of the whole set, on the device: int64 (n,), or float32 (n, k) of 0 and 1."""
+        return None if self.labels is None else self.labels.table
+
+    def __next__(self) -> Any:
+        """The next batch, in `dtype`; with its labels, (images, labels).
 
         Raises:
             UserError: the data is damaged, or does not come in time.
             StopIteration: it is closed.
         """
-        images = self._take_next(None)
+        images, places = self._take_next(None)
+        images = self._converted(images)
+        return images if self.labels is None else (images, self._labels_at(places, None))
+
+    def fill(self, buffer: torch.Tensor, labels: torch.Tensor | None = None) -> None:
+        """Put the next batch into static buffers, on the current stream: no allocation of images.
+
+        Args:
+            buffer: (B, S, S, C) uint8 on the device, contiguous.
+            labels: int64 (B,) or float32 (B, k) on the device, for batches with labels.
+        """
+        assert not self.dtype.is_floating_point, "static buffers take uint8"
+        assert (labels is None) == (self.labels is None), "a buffer for labels, if there are some"
+        places = self._take_next(buffer)[1]
+        if labels is not None:
+            self._labels_at(places, labels)
+
+    def _converted(self, images: torch.Tensor) -> torch.Tensor:
         if not self.dtype.is_floating_point:
             return images
         if images.is_floating_point():
             return images.permute(0, 3, 1, 2)
         return to_signed(images) if images.device.type != "cpu" else to_signed_alone(images)
 
-    def fill(self, buffer: torch.Tensor) -> None:
-        """Put the next batch into a static buffer, on the current stream: one copy, no allocation.
-
-        Args:
-            buffer: (B, S, S, C) uint8 on the device, contiguous.
-        """
-        assert not self.dtype.is_floating_point, "static buffers take uint8"
-        self._take_next(buffer)
+    def _labels_at(self, places: torch.Tensor, out: torch.Tensor | None) -> torch.Tensor:
+        assert self.labels is not None, "only batches with labels come here"
+        table = self.labels.table
+        if places.device != table.device:
+            pinned = places.pin_memory() if table.device.type == "cuda" else places
+            places = pinned.to(table.device, non_blocking=True)
+        return torch.index_select(table[self.labels.first :], 0, places, out=out)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, in plain values: what `load_state_dict` needs to give the next batch."""
@@ -92,18 +135,26 @@ class Batches(ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        """Batch `batch` of epoch `epoch`, (B, S, S, C); into `out` where that is given."""
+    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch `batch` of epoch `epoch`.
 
-    def _take_next(self, out: torch.Tensor | None) -> torch.Tensor:
+        Args:
+            out: where to put the images, or None.
+
+        Returns:
+            The images, (B, S, S, C), and their places among this rank's rows, (B,) int64, on any
+            device.
+        """
+
+    def _take_next(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self._closed:
             raise StopIteration
-        images = self._take(out)
+        images, places = self._take(out)
         self._taken = True
         self.batch += 1
         if self.batch == self.steps_per_epoch:
             self.epoch, self.batch = self.epoch + 1, 0
-        return images
+        return images, places
 
     def _refuse_other(self, saved: dict[str, Any]) -> None:
         names = [name for name in self.identity if saved.get(name) != self.identity[name]]

@@ -53,6 +53,7 @@ class ResidentCache(Batches):
             options.dtype,
             loader.identity,
             loader.description,
+            loader.labels,
         )
         self._schedule, self._progress = loader.schedule, progress
         self._device = options.device
@@ -69,7 +70,7 @@ class ResidentCache(Batches):
         self._thread.shutdown(cancel_futures=True)
         self._images = torch.empty(0, dtype=torch.uint8)
 
-    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
+    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self.epoch == 0:
             return self._take_and_keep(out)
         if not self._complete:
@@ -85,12 +86,12 @@ class ResidentCache(Batches):
         for start in range(0, len(rest), self.batch_size):
             yield rest[start : start + self.batch_size]
 
-    def _take_and_keep(self, out: torch.Tensor | None) -> torch.Tensor:
+    def _take_and_keep(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         rows, images = self._loader.take_planned(out)
         places = torch.from_numpy(rows - self._schedule.first)
         self._images.index_copy_(0, places.to(self._images.device), images.to(self._images.device))
         self._filled += len(rows)
-        return images
+        return images, places
 
     def _fill_up(self) -> None:
         """Read what the first epoch left out; in a resumed process, that is nearly all."""
@@ -100,14 +101,14 @@ class ResidentCache(Batches):
         self._loader.close()
         self._complete = True
 
-    def _gather(self, out: torch.Tensor | None) -> torch.Tensor:
+    def _gather(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self._order is None or self.batch == 0:
             self._order = self._order_of_epoch()
         places = self._order[self.batch * self.batch_size :][: self.batch_size]
         if self._images.device.type != "cpu":
             if out is None:
-                return self._images[places]
-            return torch.index_select(self._images, 0, places, out=out)
+                return self._images[places], places
+            return torch.index_select(self._images, 0, places, out=out), places
         gathered = torch.empty(
             (self.batch_size, *self._images.shape[1:]),
             dtype=torch.uint8,
@@ -116,8 +117,8 @@ class ResidentCache(Batches):
         # One thread: torch would wake all of its own for a fifth of a millisecond
         np.take(self._images.numpy(), places.numpy(), axis=0, out=gathered.numpy(), mode="clip")
         if out is None:
-            return gathered.to(self._device, non_blocking=True)
-        return out.copy_(gathered, non_blocking=True)
+            return gathered.to(self._device, non_blocking=True), places
+        return out.copy_(gathered, non_blocking=True), places
 
     def _order_of_epoch(self) -> torch.Tensor:
         """This epoch's order, where the images are; the next one's is being drawn meanwhile."""

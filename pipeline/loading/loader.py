@@ -20,10 +20,11 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
-from pipeline.loading.batches import Batches
+from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
+from pipeline.shards.labels import LabelSpace, labels_of_rows, read_labels, require_labels
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Rows, Schedule
 
@@ -70,6 +71,7 @@ class Loader(Batches):
             options.dtype,
             options.identity(shards, self.decoder.name),
             self.decoder.description,
+            self._open_labels() if options.labels else None,
         )
         self._plan = self._rest() if plan is None else plan
         self._stage = "decoding"
@@ -123,8 +125,18 @@ class Loader(Batches):
             raise self._stuck() from None
         return rows, deliver(decoded, self.options.device, out)
 
-    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        return self.take_planned(out)[1]
+    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, images = self.take_planned(out)
+        return images, torch.from_numpy(rows - self.schedule.first)
+
+    def _open_labels(self) -> LabelsOnDevice:
+        """The set's labels by row, on the device."""
+        labels = labels_of_rows(read_labels(self.shards), self._reader.keys)
+        table = torch.from_numpy(labels)
+        dtype = torch.int64 if table.ndim == 1 else torch.float32
+        space = LabelSpace.of(require_labels(self.shards))
+        table = table.to(self.options.device, dtype)
+        return LabelsOnDevice(space, table, self.schedule.first)
 
     def _close(self) -> None:
         # What is stuck is left behind, and what it uses with it

@@ -48,6 +48,8 @@ class LoaderOptions:
     """The order of images is a function of it and the epoch; so is noise, where that is served."""
     dtype: torch.dtype = field(default_factory=_float32)
     """float32 for normalised batches, uint8 for stored pixels."""
+    labels: bool = False
+    """Whether batches come with the labels of their images."""
     workers: int | None = None
     """Decoding threads; None for one a core, at most 8, or 4 for a GPU."""
     cache: str = "auto"

@@ -50,7 +50,8 @@ class Reader:
         places = [self._read_index(number) for number in range(len(self._tars))]
         self._offsets = np.concatenate([place.offsets for place in places])
         self._sizes = np.concatenate([place.sizes for place in places])
-        self._keys = np.concatenate([place.keys for place in places])
+        self.keys = np.concatenate([place.keys for place in places])
+        """(n,) of the samples, by row."""
         self._ends = np.cumsum([len(place.keys) for place in places])
         self._open: OrderedDict[int, FileIO] = OrderedDict()
         self.tar = self._tars[0]
@@ -124,7 +125,7 @@ class Reader:
     def describe(self, row: int) -> tuple[Path, str]:
         """The tar that a row lies in, and the key of its sample there."""
         number = int(np.searchsorted(self._ends, row, side="right"))
-        return self._tars[number], f"{self._keys[row]:08d}"
+        return self._tars[number], f"{self.keys[row]:08d}"
 
     def undecodable(self, row: int, fault: RejectedError) -> UserError:
         """The error that names the sample which is no image, and why."""

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.loading.batches import Batches
+from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.options import LoaderOptions
+from pipeline.shards.labels import LabelSpace
 
 SAMPLES = 16_384
 """Images in an epoch: enough for a few hundred steps at the usual batch sizes."""
 
 BATCHES = 4
 """Different ones, served in turn: more than one, so that nothing can depend on a constant batch."""
+
+
+CLASSES = 10
+"""Of labels, where they are asked for: drawn, and independent of the noise."""
 
 
 class SyntheticLoader(Batches):
@@ -25,15 +30,27 @@ class SyntheticLoader(Batches):
         size, side = options.batch_size, options.image_size
         steps = max(1, SAMPLES // options.num_ranks // size)
         told = "synthetic noise: no images are read"
-        super().__init__(size, steps, options.dtype, options.identity(), told)
         random = torch.Generator().manual_seed((options.seed + options.rank) % 2**63)
+        labels = _drawn(options) if options.labels else None
+        super().__init__(size, steps, options.dtype, options.identity(), told, labels)
         shape = (BATCHES, size, side, side, options.channels)
         pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
         self._pixels = pixels.to(options.device)
+        self._places = torch.arange(BATCHES * size, device=options.device).view(BATCHES, size)
 
     def _close(self) -> None:
         self._pixels = torch.empty(0)
 
-    def _take(self, out: torch.Tensor | None) -> torch.Tensor:
-        pixels = self._pixels[(self.epoch * self.steps_per_epoch + self.batch) % BATCHES]
-        return pixels if out is None else out.copy_(pixels)
+    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        number = (self.epoch * self.steps_per_epoch + self.batch) % BATCHES
+        pixels = self._pixels[number]
+        return pixels if out is None else out.copy_(pixels), self._places[number]
+
+
+def _drawn(options: LoaderOptions) -> LabelsOnDevice:
+    """Classes for all images of all ranks' noise."""
+    own = BATCHES * options.batch_size
+    random = torch.Generator().manual_seed(options.seed % 2**63)
+    table = torch.randint(CLASSES, (own * options.num_ranks,), generator=random)
+    space = LabelSpace("classes", tuple(map(str, range(CLASSES))))
+    return LabelsOnDevice(space, table.to(options.device), own * options.rank)

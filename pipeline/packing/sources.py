@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.errors import UserError, counted
 from pipeline.packing.downloads import is_stand_in, not_an_archive, unpacked_folder
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.sieve import (
     FOLLOWED,
     IMAGE_SUFFIXES,
@@ -93,6 +94,14 @@ class ImageFiles(ABC):
     def members(self) -> list[Member]:
         """All images, sorted by name."""
         return self.listing.members
+
+    def labels(self, members: Sequence[Member]) -> LabelTable | None:
+        """The labels that the source itself has for some of its members; None if it has none.
+
+        Raises:
+            UserError: they are damaged, or some members have none.
+        """
+        return None
 
     @abstractmethod
     def read(self, member: Member) -> bytes:

@@ -1,11 +1,31 @@
-"""The labels of a shard set: one class for an image, or several yes/no attributes."""
+"""The labels of a shard set: one class for an image, or several yes/no attributes.
+
+They lie beside the image in the tars, as plain webdataset reads them (`cls`, an integer as text, or
+`json`, as in `{"Smiling": 1, "Male": 0}`), and all together in `labels.npy`, in the order of keys:
+int32 (n,) classes, or bits (n, ceil(k/8)) as `numpy.packbits` packs the k attributes of each image.
+Loaders read that file alone.
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from pipeline.files import digest
+from pipeline.shards.manifest import LABELS, Labels, ShardSet, repack_command
 
 Kind = Literal["classes", "attributes"]
+
+Values = npt.NDArray[Any]
+"""Classes as int32 (n,), or attributes as uint8 (n, k) of 0 and 1."""
+
+HEADER_BYTES = 128
+"""Of `labels.npy`, as numpy pads a short one."""
 
 
 @dataclass(frozen=True)
@@ -14,3 +34,115 @@ class LabelSpace:
 
     kind: Kind
     names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Labels) -> Self:
+        return cls(labels.kind, labels.names)
+
+
+def component(space: LabelSpace, value: Any) -> bytes:
+    """An image's label as it lies in a tar.
+
+    Args:
+        space: what the value is of.
+        value: the number of a class, or (k,) attributes.
+    """
+    if space.kind == "classes":
+        return b"%d" % value
+    return json.dumps(dict(zip(space.names, np.asarray(value, int).tolist(), strict=True))).encode()
+
+
+def labels_file(values: Values) -> bytes:
+    """The contents of `labels.npy`.
+
+    Its header is written here, not by numpy, whose padding differs between versions: so equal
+    labels have equal files, and a reader need compare it only
+    (numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0).
+
+    Args:
+        values: in key order.
+    """
+    stored = values.astype("<i4") if values.ndim == 1 else np.packbits(values != 0, axis=1)
+    return _header(stored.dtype, stored.shape) + stored.tobytes()
+
+
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    told = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    start = b"\x93NUMPY\x01\0" + (HEADER_BYTES - 10).to_bytes(2, "little")
+    return start + told.encode().ljust(HEADER_BYTES - 11) + b"\n"
+
+
+def read_labels(shards: ShardSet) -> Values:
+    """All labels of a set, in key order.
+
+    Raises:
+        UserError: the set has none, or `labels.npy` is not the file that was packed.
+    """
+    labels = require_labels(shards)
+    names, path = len(labels.names), shards.folder / LABELS
+    classes = labels.kind == "classes"
+    dtype: np.dtype[Any] = np.dtype("<i4" if classes else "u1")
+    shape = (len(shards),) if classes else (len(shards), -(-names // 8))
+    header = _header(dtype, shape)
+    wanted = len(header) + dtype.itemsize * int(np.prod(shape, dtype=object))
+    try:
+        if (size := path.stat().st_size) != wanted:
+            raise _damaged(shards, f"{size:,} bytes, not {wanted:,}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(shards, error.strerror or str(error)) from None
+    if digest(data) != labels.sha256:
+        raise _damaged(shards, "other contents")
+    if not data.startswith(header):
+        raise _damaged(shards, "an array of another shape or type")
+    stored = np.frombuffer(data, dtype, offset=len(header)).reshape(shape)
+    values = stored if classes else np.unpackbits(stored.view(np.uint8), axis=1, count=names)
+    if classes and not 0 <= values.min() <= values.max() < names:
+        raise _damaged(shards, f"classes outside of 0 to {names - 1}")
+    if counts_of(values, names) != labels.counts:
+        raise _damaged(shards, "other numbers of images than the manifest's")
+    return values
+
+
+def counts_of(values: Values, names: int) -> tuple[int, ...]:
+    """Images of each of so many classes, or with each attribute."""
+    counts = np.bincount(values, minlength=names) if values.ndim == 1 else values.sum(0, np.int64)
+    return tuple(counts.tolist())
+
+
+def labels_of_rows(values: Values, keys: npt.NDArray[np.int64]) -> Values:
+    """Labels in the order of rows, which is that of the tars.
+
+    Args:
+        values: in key order.
+        keys: (n,) of the samples, by row.
+    """
+    by_key = np.argsort(keys, kind="stable")
+    rows = np.empty_like(values)
+    rows[by_key] = values
+    return rows
+
+
+def require_labels(shards: ShardSet) -> Labels:
+    """What a set is labelled with.
+
+    Raises:
+        UserError: it has no labels.
+    """
+    if shards.manifest.labels is not None:
+        return shards.manifest.labels
+    raise UserError(
+        shards.folder,
+        "a shard set without labels",
+        "one whose images have classes or attributes",
+        "pack the images again with --labels: python tools/make_shards.py --help",
+    )
+
+
+def _damaged(shards: ShardSet, found: str) -> UserError:
+    return UserError(
+        shards.folder / LABELS,
+        found,
+        "the labels as tools/make_shards.py wrote them",
+        f"copy the set again, or pack it again: {repack_command(shards.folder)}",
+    )

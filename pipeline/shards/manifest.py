@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 from pipeline.files import digest, file_digest
 
 MANIFEST = "manifest.json"
@@ -30,6 +31,7 @@ SAMPLES = "samples.csv"
 SAMPLES_HEADER = "key,shard,source,crc32"
 REJECTS = "rejects.csv"
 REJECTS_HEADER = "source,reason,bytes"
+LABELS = "labels.npy"
 
 DEFAULT_SIZE = 64
 """The default of `dcgan-train --image-size`."""
@@ -51,6 +53,21 @@ Positive = Annotated[int, Field(gt=0, le=10**15)]
 Side = Annotated[int, Field(gt=0, le=1 << 26)]
 """In pixels; no image has more of them in all."""
 Size = tuple[Side, Side]
+
+MAX_CLASSES = 1 << 15
+"""More than any set of pictures has: ImageNet's whole tree has 21,841."""
+
+MAX_LABEL_NAME = 200
+"""In characters."""
+
+
+def _shown(name: str) -> str:
+    if plain(name) != name:
+        raise ValueError("a label with characters that are not shown")
+    return name
+
+
+LabelName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_NAME), AfterValidator(_shown)]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 """The start of a URL (RFC 3986, section 3.1), of two letters or more: drives have one."""
@@ -201,6 +218,32 @@ class Shard(_Record):
     index_sha256: Digest
 
 
+class Labels(_Record):
+    """What the images of a set are labelled with; `labels.npy` has each image's own."""
+
+    kind: Literal["classes", "attributes"]
+    """One class for an image, or several yes/no attributes."""
+    names: Annotated[tuple[LabelName, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    """Of the classes, by their number, or of the attributes."""
+    counts: Annotated[tuple[Count, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    """Images of each class, or those that have each attribute."""
+    sha256: Digest
+    """Of `labels.npy`."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("a label is named twice")
+        if len(self.counts) != len(self.names):
+            raise ValueError("as many counts as names are wanted")
+        return self
+
+    @property
+    def extension(self) -> str:
+        """The extension of the component beside the image, as webdataset decodes it."""
+        return "cls" if self.kind == "classes" else "json"
+
+
 class Manifest(_Record):
     """What `manifest.json` holds; sizes are (width, height) in pixels."""
 
@@ -217,6 +260,7 @@ class Manifest(_Record):
     smallest_image: Size
     """The extremes of each side: no image need have either size."""
     shards: Annotated[tuple[Shard, ...], Field(min_length=1, fail_fast=True)]
+    labels: Annotated[Labels | None, FROM_2] = None
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -229,6 +273,10 @@ class Manifest(_Record):
             raise ValueError(f"format {self.format}, with fields of another")
         if self.recipe.store == "raw" and self.recipe.size is None:
             raise ValueError("raw pixels without a size")
+        if self.labels is not None:
+            counts, classes = self.labels.counts, self.labels.kind == "classes"
+            if max(counts) > self.samples or (classes and sum(counts) != self.samples):
+                raise ValueError("the labels' counts do not add up to the samples")
         return self
 
     def sizes(self) -> str:

@@ -1,0 +1,28 @@
+"""Where labels come from when a set is packed: folders, a file, CelebA's list, or the source."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+from pipeline.shards.labels import Kind, LabelSpace, Values
+
+
+class LabelTable(NamedTuple):
+    """The labels of a list of members."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    """Of the classes by number, or of the attributes."""
+    values: Values
+    """int32 (n,) classes, or bool (n, k) attributes; in the members' order."""
+
+    @property
+    def space(self) -> LabelSpace:
+        return LabelSpace(self.kind, self.names)
+
+    def digest(self) -> str:
+        """A digest of all of it."""
+        whole = hashlib.sha256(repr((self.kind, self.names, self.values.shape)).encode())
+        whole.update(self.values.tobytes())
+        return whole.hexdigest()
