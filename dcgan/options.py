@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from dcgan.rundir.labels import RunLabels
 from pipeline.errors import UserError
 from pipeline.loading.options import LoaderOptions
 
@@ -218,6 +219,15 @@ class TrainConfig(Options):
     nz: Annotated[Count, Option("Length of a latent.", NETS, resume="fixed")] = 100
     ngf: Annotated[Count, Option("Width of the generator.", NETS, resume="fixed")] = 64
     ndf: Annotated[Count, Option("Width of the discriminator.", NETS, resume="fixed")] = 64
+    conditional: Annotated[
+        bool,
+        Option(
+            "Train on the set's labels too, so that samples can be asked for by label.",
+            NETS,
+            flag="--conditional",
+            resume="fixed",
+        ),
+    ] = False
     lr: Annotated[StepSize, Option("Adam's step size.", UPDATES)] = 4e-4
     lr_d: Annotated[
         StepSize | None, Option("Adam's step size for the discriminator.", UPDATES, "as --lr")
@@ -332,6 +342,8 @@ class TrainConfig(Options):
     """Number of processes that torchrun started. No command line sets it."""
     tuning: dict[str, Any] | None = None
     """The resolved `tune`, a `dcgan.step.tuning.Tuning`. No command line sets it."""
+    labels: RunLabels | None = None
+    """Those of the set, if the run is conditional. No command line sets it."""
 
     def differences(self, saved: dict[str, Any]) -> dict[str, str]:
         """Compare with the options of a run that is resumed, as far as they must be the same.

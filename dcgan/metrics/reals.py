@@ -15,6 +15,7 @@ import torch
 
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate_each, latents
+from dcgan.sampling.labels import labels_of
 from pipeline.errors import UserError
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import SYNTHETIC, open_loader
@@ -209,8 +210,8 @@ def fake_blocks(net: Generator, count: int, first: int = FIRST_SEED) -> Iterator
     Yields:
         (B, S, S, C) uint8 on the CPU, at most `BLOCK` images.
     """
-    nz = net.options["--nz"]
-    noise = (latents([seed], nz)[0] for seed in range(first, first + count))
-    images = generate_each(net, noise)
+    nz, seeds = net.options["--nz"], range(first, first + count)
+    noise = (latents([seed], nz)[0] for seed in seeds)
+    images = generate_each(net, noise, labels_of(net, seeds))
     while block := [*islice(images, BLOCK)]:
         yield torch.stack(block)

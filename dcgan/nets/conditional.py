@@ -13,10 +13,15 @@ A label is an integer for one class, or a row of 0 and 1 for yes/no attributes::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
-from pipeline.shards.labels import LabelSpace
+from pipeline.shards.labels import Kind, LabelSpace
+from pipeline.shards.manifest import MAX_CLASSES
+
+KINDS: tuple[Kind, ...] = ("classes", "attributes")
 
 
 class LabelEmbedding(nn.Module):
@@ -45,6 +50,10 @@ class LabelEmbedding(nn.Module):
     def weight(self) -> nn.Parameter:
         weight: nn.Parameter = getattr(self, self.labels.kind)
         return weight
+
+    def extra_repr(self) -> str:
+        count, features = self.weight.shape
+        return f"{count} {self.labels.kind}, {features}"
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
         """Return the vectors of labels.
@@ -93,3 +102,16 @@ def blank_labels(
     if labels.kind == "classes":
         return (torch.zeros(images, dtype=torch.int64, device=device),)
     return (torch.zeros(images, len(labels.names), device=device),)
+
+
+def numbered(shapes: Mapping[str, tuple[int, ...]]) -> LabelSpace | None:
+    """Recover the labels of a net from the shapes of its state dict, with numbers for names.
+
+    Returns:
+        None for the net of no labels, or of more than a set may have.
+    """
+    for kind in KINDS:
+        count, *_ = shapes.get(f"embedding.{kind}") or (0,)
+        if 0 < count <= MAX_CLASSES:
+            return LabelSpace(kind, tuple(map(str, range(count))))
+    return None

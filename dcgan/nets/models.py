@@ -41,6 +41,8 @@ class Generator(nn.Module):
 
     Attributes:
         options: the values that the net was built with, by the names of their flags.
+        usual_labels: the labels of images that nobody names a label for, (m,) int64 or (m, k)
+            float32, as `dcgan.sampling.labels` takes them; None if the net is all there is.
 
     Raises:
         UserError: no such net can be built.
@@ -80,6 +82,7 @@ class Generator(nn.Module):
         self.main = nn.Sequential(*layers)
         # The vectors have the length and the spread of latents: neither drowns the other
         self.embedding = None if labels is None else LabelEmbedding(labels, nz, spread=1.0)
+        self.usual_labels: torch.Tensor | None = None
 
     def forward(self, noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Draw one image for each latent.
@@ -93,6 +96,7 @@ class Generator(nn.Module):
         """
         count_batches(self)
         if self.embedding is not None:
+            assert labels is not None, "a conditional net takes labels"
             noise = join(noise, self.embedding(labels))
         images: torch.Tensor = self.main(noise)
         return images
@@ -168,6 +172,7 @@ class Discriminator(nn.Module):
             maps = layer(maps, batches) if separate else layer(maps)
         logits: torch.Tensor = last(maps).flatten()  # from (B, 1, 1, 1)
         if self.embedding is not None:
+            assert labels is not None, "a conditional net takes labels"
             logits = logits + project(maps, self.embedding(labels))
         return logits
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcgan.nets.conditional import numbered
 from dcgan.nets.models import SIZES, Discriminator, Generator
 from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
@@ -166,6 +167,7 @@ def load_generator(path: str | Path) -> Generator:
 
     Returns:
         The generator on the CPU, in float32 and in eval mode. Torch's random state is unchanged.
+        The labels of a conditional one have numbers for names, because the file has no others.
 
     Raises:
         UserError: the file is missing, or contains anything else.
@@ -209,6 +211,8 @@ def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag
             f"this file holds a {type(origin).__name__};"
             f" give {flag} the weights of a {type(net).__name__}"
         )
+    if (remedy := _labels_remedy(net, origin)) is not None:
+        return remedy
     differing = (
         f"{option} {value}"
         for option, value in origin.options.items()
@@ -217,16 +221,33 @@ def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag
     return f"run with {' '.join(differing)}"
 
 
+def _labels_remedy(net: Generator | Discriminator, origin: Generator | Discriminator) -> str | None:
+    """Say what to do if a file's net was trained on other labels; None if on such as these."""
+    wanted, found = net.labels, origin.labels
+    if found is None:
+        if wanted is None:
+            return None
+        return "it was trained without labels: run without --conditional, or name another file"
+    trained = f"it was trained on {len(found.names):,} {found.kind}"
+    if wanted is None:
+        return f"{trained}: run with --conditional, or name another file"
+    if (len(found.names), found.kind) == (len(wanted.names), wanted.kind):
+        return None
+    return f"{trained}: name a set with as many, or another file"
+
+
 def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
     """Build on the meta device the net that has these weights; None if no options give it."""
     kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
     if not kernels or 0 in kernels[0] + kernels[-1]:
         return None
     first, last = kernels[0], kernels[-1]  # (in, out, 4, 4) in a Generator, else (out, in, 4, 4)
+    labels = numbered(_shapes(state))
+    nz = first[0] if labels is None else first[0] // 2
     with torch.device("meta"):
         for build in (
-            lambda: Generator(8 * first[1] // last[0], nz=first[0], ngf=last[0], channels=last[1]),
-            lambda: Discriminator(8 * last[1] // first[0], ndf=first[0], channels=first[1]),
+            lambda: Generator(8 * first[1] // last[0], nz, last[0], last[1], labels),
+            lambda: Discriminator(8 * last[1] // first[0], first[0], first[1], labels),
         ):
             with contextlib.suppress(UserError):
                 net = build()

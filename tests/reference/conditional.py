@@ -59,8 +59,8 @@ class LiteralDiscriminator(nn.Module):
         hook.remove()
         found = []
         for logit, phi, label in zip(logits, maps[0], labels, strict=True):
-            v = vector(self.weight, label, self.space)
+            v, product = vector(self.weight, label, self.space), torch.zeros_like(logit)
             for channel in range(len(phi)):
-                logit = logit + v[channel] * phi[channel].sum()
-            found.append(logit)
+                product = product + v[channel] * phi[channel].sum()
+            found.append(logit + product)
         return torch.stack(found)
