@@ -20,19 +20,23 @@ from pipeline.errors import UserError
 from pipeline.files import file_digest, replacing
 from pipeline.images.decode import Pixels, RejectedError, decode
 from pipeline.images.jpeg import read_header
+from pipeline.shards.labels import LabelSpace, Values, component, read_labels
 from pipeline.shards.manifest import (
+    LABEL_EXTENSION,
+    LABELS,
     MANIFEST,
     REJECTS,
     REJECTS_HEADER,
     SAMPLES,
     SAMPLES_HEADER,
+    Labels,
     Manifest,
     Recipe,
     Shard,
     ShardSet,
 )
 from pipeline.shards.order import permutation
-from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text
+from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
 
 MAX_LINE = 1 << 17
 """Characters in a line of a table; file names have at most a few thousand."""
@@ -80,9 +84,10 @@ def verify(
     """
     findings = Findings()
     recorded = _recorded(shards, findings)
+    labels = _labels(shards, findings)
     seen: Keys = {}
     for shard in track(shards.manifest.shards):
-        keys = _verify_shard(shards, shard, recorded, decoding, findings)
+        keys = _verify_shard(shards, shard, recorded, labels, decoding, findings)
         for key in sorted(keys.keys() & seen.keys()):
             findings.faults.append(f"{shard.name}: sample {key} is in another shard, too")
         seen |= keys
@@ -121,6 +126,7 @@ def _verify_shard(
     shards: ShardSet,
     shard: Shard,
     recorded: dict[str, tuple[str, str]],
+    labels: _Labels | None,
     decoding: bool,
     findings: Findings,
 ) -> Keys:
@@ -130,7 +136,10 @@ def _verify_shard(
     try:
         # If a tar is as it was written, a table that disagrees with it is at fault
         whole = file_digest(tar) == shard.tar_sha256
-        for key, data in samples(tar):
+        for key, extension, data in components(tar):
+            if extension in shards.manifest.extensions[1:]:
+                faults += labels.faults(shard, key, data, whole) if labels else ()
+                continue
             if key in keys:
                 faults.append(f"{shard.name}: sample {key} occurs twice")
             keys[key] = None
@@ -151,7 +160,17 @@ def _verify_shard(
 
 
 def samples(tar: Path) -> Iterator[tuple[str, bytes]]:
-    """Key and bytes of each sample of a shard, in order; passes over all but regular files.
+    """Key and bytes of each image of a shard, in order.
+
+    Raises:
+        tarfile.TarError: the archive is damaged.
+    """
+    of_labels = LABEL_EXTENSION.values()
+    return ((key, data) for key, extension, data in components(tar) if extension not in of_labels)
+
+
+def components(tar: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key, extension and bytes of each file of a shard, in order; passes over all but regular ones.
 
     Raises:
         tarfile.TarError: the archive is damaged.
@@ -164,7 +183,44 @@ def samples(tar: Path) -> Iterator[tuple[str, bytes]]:
             if member.size > min(MAX_FILE_BYTES, end - member.offset_data):
                 raise tarfile.ReadError(f"{member.name:.80} has {member.size:,} bytes")
             file.seek(member.offset_data)
-            yield member.name.partition(".")[0], file.read(member.size)
+            key, _, extension = member.name.partition(".")
+            yield key, extension, file.read(member.size)
+
+
+class _Labels:
+    """The labels of a set by key, to be compared with those in its tars."""
+
+    def __init__(self, shards: ShardSet, labels: Labels, values: Values) -> None:
+        self._space, self._values = LabelSpace.of(labels), values
+        extensions = shards.manifest.extensions
+        places = [read_index(path.read_bytes(), *extensions) for path in shards.indexes]
+        self._keys = np.sort(np.concatenate([place.keys for place in places]))
+
+    def faults(self, shard: Shard, key: str, data: bytes, whole: bool) -> Iterator[str]:
+        """Compare the component of a sample; if its tar is whole, `labels.npy` is at fault."""
+        if key.isdecimal() and len(key) < 16:
+            place = int(np.searchsorted(self._keys, int(key)))
+            known = place < len(self._keys) and f"{self._keys[place]:08d}" == key
+            if known and component(self._space, self._values[place]) == data:
+                return
+        if whole:
+            yield f"{LABELS}: another label for sample {key} than that in {shard.name}"
+        else:
+            yield f"{shard.name}: sample {key} has another label than in {LABELS}"
+
+
+def _labels(shards: ShardSet, findings: Findings) -> _Labels | None:
+    """The labels that the tars are to have, if the set has some that can be read."""
+    labels = shards.manifest.labels
+    if labels is None:
+        return None
+    try:
+        return _Labels(shards, labels, read_labels(shards))
+    except UserError as error:
+        findings.faults.append(f"{LABELS}: {error.found}")
+    except (ValueError, OSError) as error:
+        findings.faults.append(f"an index beside {LABELS}: {error}")
+    return None
 
 
 def _sample_faults(

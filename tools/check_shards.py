@@ -14,11 +14,12 @@ from rich.progress import track
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import UserError, counted, plain_errors
 from pipeline.files import writing
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.manifest import Labels, ShardSet
 from pipeline.verify import Findings, save_sheet, verify
 
 MAX_FAULTS_SHOWN = 8
 MAX_SIZES_SHOWN = 5
+MAX_LABELS_SHOWN = 50
 
 app = typer.Typer(add_completion=False)
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -109,8 +110,18 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
         console.print(f"size    {width}×{height}: {count:,} ({count / manifest.samples:.1%})")
     if (others := len(findings.sizes) - MAX_SIZES_SHOWN) > 0:
         console.print(f"        {others} other sizes; in all {manifest.sizes()}")
+    if manifest.labels is not None:
+        _show_labels(manifest.labels, manifest.samples)
     if findings.rejects:
         console.print(f"reject  {counted(findings.rejects)}: see rejects.csv")
+
+
+def _show_labels(labels: Labels, samples: int) -> None:
+    console.print(f"labels  {len(labels.names):,} {labels.kind}")
+    for name, count in list(zip(labels.names, labels.counts, strict=True))[:MAX_LABELS_SHOWN]:
+        console.print(f"        {name}: {count:,} ({count / samples:.1%})")
+    if (others := len(labels.names) - MAX_LABELS_SHOWN) > 0:
+        console.print(f"        {others:,} others")
 
 
 def main() -> None:

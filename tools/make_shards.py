@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,12 +21,15 @@ from rich.progress import (
 )
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import counted, plain, plain_errors
+from pipeline.errors import KINDS_SHOWN, counted, plain, plain_errors
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
+from pipeline.packing.labelling import Labelling, label
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources import ImageFiles, Member, open_source
+from pipeline.shards.labels import counts_of
 from pipeline.shards.manifest import DEFAULT_SIZE, make_recipe
 
 app = typer.Typer(add_completion=False)
@@ -35,7 +39,8 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 Store = Literal["original", "jpeg", "raw"]
 
 
-CHOICE, STORED, CHECKED, OUTPUT = "Which images", "What is stored", "What is checked", "The output"
+CHOICE, LABELLED, STORED = "Which images", "How they are labelled", "What is stored"
+CHECKED, OUTPUT = "What is checked", "The output"
 
 
 def _option(panel: str, text: str, *flag: str, **more: Any) -> Any:
@@ -74,6 +79,16 @@ def make_shards(
         str | None,
         _option(
             CHOICE, "Take by CelebA's attributes, as in Smiling=1,Male=-1.", metavar="NAME=±1,…"
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        _option(
+            LABELLED,
+            "folders: each top folder is a class; a file: CSV or JSON of names and classes, or of"
+            " names and 0/1 columns; celeba, or celeba:Smiling,Male: its attributes; or none.",
+            metavar="folders|FILE|celeba[:A,B]|none",
+            show_default="the source's own, if any",
         ),
     ] = None,
     store: Annotated[
@@ -127,12 +142,30 @@ def make_shards(
         console.print(f"others  left out: {counted(left_out)}")
     if told := counted(links):
         console.print(f"links   {told}")
+    labelling = label(images, members, labels)
+    if labelling is not None:
+        _show_labels(labelling)
     if only_estimate:
         _show(estimate(images, members, recipe))
         return
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
-    _pack(images, members, out, packing)
+    _pack(images, members, out, packing, labelling and labelling.table)
+
+
+def _show_labels(labelling: Labelling) -> None:
+    kind, names, values = labelling.table
+    shown = [
+        f"{count:,} {name}"
+        for name, count in zip(names, counts_of(values, len(names)), strict=True)
+    ]
+    console.print(f"labels  {len(names):,} {kind}: {_first(shown)}")
+    if labelling.left_out:
+        console.print(f"        without an image, and left out: {_first(labelling.left_out)}")
+
+
+def _first(listed: Sequence[str]) -> str:
+    return ", ".join(listed[:KINDS_SHOWN]) + (", …" if len(listed) > KINDS_SHOWN else "")
 
 
 def _choose(
@@ -149,7 +182,13 @@ def _choose(
     return members
 
 
-def _pack(images: ImageFiles, members: list[Member], out: Path, packing: Packing) -> None:
+def _pack(
+    images: ImageFiles,
+    members: list[Member],
+    out: Path,
+    packing: Packing,
+    labels: LabelTable | None,
+) -> None:
     started = time.perf_counter()
     with _progress() as bar:
         task = bar.add_task("packing", total=None, rate="")
@@ -159,7 +198,7 @@ def _pack(images: ImageFiles, members: list[Member], out: Path, packing: Packing
             bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} img/s")
 
         try:
-            packed = pack(images, members, out, packing, show)
+            packed = pack(images, members, out, packing, show, labels)
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on with the shards that are finished")
             raise typer.Exit(130) from None

@@ -146,7 +146,7 @@ class Reader:
         index, shard = self._shards.indexes[number], self._shards.manifest.shards[number]
         recipe = self._shards.manifest.recipe
         try:
-            places = read_index(index.read_bytes(), recipe.extension)
+            places = read_index(index.read_bytes(), *self._shards.manifest.extensions)
         except ValueError as error:
             raise self._damaged(index, str(error)) from None
         except OSError as error:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from pipeline.shards.labels import Kind, LabelSpace, Values
+from pipeline.shards.labels import Kind, LabelSpace, Values, component
+from pipeline.shards.manifest import LABEL_EXTENSION
 
 
 class LabelTable(NamedTuple):
@@ -17,9 +18,10 @@ class LabelTable(NamedTuple):
     values: Values
     """int32 (n,) classes, or bool (n, k) attributes; in the members' order."""
 
-    @property
-    def space(self) -> LabelSpace:
-        return LabelSpace(self.kind, self.names)
+    def component(self, place: int) -> tuple[str, bytes]:
+        """Extension and bytes of the component that labels the member at a place."""
+        space = LabelSpace(self.kind, self.names)
+        return LABEL_EXTENSION[self.kind], component(space, self.values[place])
 
     def digest(self) -> str:
         """A digest of all of it."""

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, writing
 from pipeline.packing.shard import PROGRESS, Entry
 from pipeline.shards.manifest import (
+    LABELS,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     REJECTS,
@@ -34,7 +35,7 @@ NOT_CONTENT = frozenset(("README.md", ".gitignore", LOCK))
 """Files that may stand in an output folder though it counts as empty."""
 
 OURS = re.compile(
-    rf"(shard-\d{{6}}\.(tar|idx)|{re.escape(SAMPLES)}|{re.escape(REJECTS)}|{re.escape(MANIFEST)})"
+    rf"(shard-\d{{6}}\.(tar|idx)|{'|'.join(map(re.escape, (SAMPLES, REJECTS, LABELS, MANIFEST)))})"
     rf"({re.escape(PARTIAL)})?"
 )
 """Files of a set, finished or not."""
@@ -85,6 +86,8 @@ def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
     foreign = sorted(
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
+    if LABELS in held and MANIFEST in held and "labels" not in _json_object(out / MANIFEST):
+        foreign.append(LABELS)  # somebody's own, beside a set that has none
     ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
     # A damaged set, or a copy that lacks its manifest: --overwrite gives it up
     ours = ours or (overwrite and any(name.endswith(".idx") for name in held))
@@ -162,15 +165,18 @@ def _vouches_for(entry: Path) -> int:
     return 2 if entry.name == PLAN else 0 if entry.suffix == ".json" else 1
 
 
-def require_space(out: Path, left: Iterable[list[Entry]], recipe: Recipe) -> None:
+def require_space(
+    out: Path, left: Iterable[list[Entry]], recipe: Recipe, *, labelled: bool = False
+) -> None:
     """Compare what is still to be written with the disk's free space.
 
     Raises:
         UserError: it does not fit.
     """
     pixels = 3 * recipe.size**2 if recipe.size else None
+    overhead = TAR_OVERHEAD * (2 if labelled else 1)  # a label is a member of a few bytes
     needed = sum(
-        _at_least(member.size, pixels, recipe) + TAR_OVERHEAD
+        _at_least(member.size, pixels, recipe) + overhead
         for entries in left
         for _, member in entries
     )
@@ -217,6 +223,7 @@ def _drop_leftovers(folder: Path, manifest: Manifest) -> None:
     """Delete files of an interrupted run or of the set before that are not this set's."""
     kept = {f"{shard.name}.{suffix}" for shard in manifest.shards for suffix in ("tar", "idx")}
     kept |= {MANIFEST, SAMPLES} | ({REJECTS} if manifest.rejected else set())
+    kept |= {LABELS} if manifest.labels else set()
     for entry in list(folder.iterdir()):
         if OURS.fullmatch(entry.name) and entry.name not in kept:
             entry.unlink()

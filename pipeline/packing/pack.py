@@ -15,14 +15,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import UserError, counted
-from pipeline.files import replacing, write_whole
+from pipeline.files import digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
 from pipeline.packing.shard import (
     DIGEST,
@@ -37,12 +39,15 @@ from pipeline.packing.shard import (
 )
 from pipeline.packing.sources import ImageFiles, Member
 from pipeline.processes import KilledError, Workers
+from pipeline.shards.labels import counts_of, labels_file
 from pipeline.shards.manifest import (
+    LABELS,
     MANIFEST,
     REJECTS,
     REJECTS_HEADER,
     SAMPLES,
     SAMPLES_HEADER,
+    Labels,
     Manifest,
     Recipe,
 )
@@ -113,6 +118,7 @@ def pack(
     out: Path,
     packing: Packing,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    labels: LabelTable | None = None,
 ) -> Packed:
     """Pack images of a source into a shard set, or resume where an earlier run was cut off.
 
@@ -124,12 +130,13 @@ def pack(
         packing: the options.
         progress: called a few times a second with the images that this call has gone through, and
             those that it has to go through.
+        labels: of the members, if they have some.
 
     Raises:
         UserError: an occupied folder, another process in it, too many rejects, a full disk, a
             source that went away.
     """
-    plan = _plan(source, members, packing)
+    plan = _plan(source, members, packing, labels)
     try:
         with held(out):
             target = claim(out, plan, overwrite=packing.overwrite)
@@ -141,7 +148,7 @@ def pack(
                 for number, entries in enumerate(dealt)
                 if _is_left(finished(target, out, number), packing)
             }
-            require_space(out, left.values(), packing.recipe)
+            require_space(out, left.values(), packing.recipe, labelled=labels is not None)
             written = sum(map(len, left.values()))
 
             def report(done: int, rejected: int) -> None:
@@ -149,10 +156,10 @@ def pack(
                 if rejected > packing.max_rejects * len(members):
                     raise _TooManyRejectsError
 
-            work = Work(source, target, packing.recipe, packing.strict)
+            work = Work(source, target, packing.recipe, packing.strict, labels)
             write_shards(work, left, packing.workers, report)
             records = [_record(target, out, number) for number in range(len(dealt))]
-            manifest = _gather(target, records, len(members), packing)
+            manifest = _gather(target, records, len(members), packing, labels)
             copies = _copies(target, records, members)
             swap_in(target, out, manifest)
     except _TooManyRejectsError:
@@ -228,7 +235,9 @@ def deal(members: Sequence[Member], seed: int, per_shard: int) -> list[list[Entr
     return [entries[first : first + per_shard] for first in range(0, len(entries), per_shard)]
 
 
-def _plan(source: ImageFiles, members: Sequence[Member], packing: Packing) -> dict[str, object]:
+def _plan(
+    source: ImageFiles, members: Sequence[Member], packing: Packing, labels: LabelTable | None
+) -> dict[str, object]:
     """What must be equal for an unfinished set to be resumed."""
     content = hashlib.sha256()
     for member in members:
@@ -240,10 +249,17 @@ def _plan(source: ImageFiles, members: Sequence[Member], packing: Packing) -> di
         "recipe": packing.recipe.model_dump(mode="json"),
         "seed": packing.seed,
         "per_shard": packing.per_shard,
+        "labels": labels and labels.digest(),
     }
 
 
-def _gather(target: Path, records: list[ShardRecord], images: int, packing: Packing) -> Manifest:
+def _gather(
+    target: Path,
+    records: list[ShardRecord],
+    images: int,
+    packing: Packing,
+    labels: LabelTable | None,
+) -> Manifest:
     """Join the shards' records; write the tables, then the manifest."""
     rejected = _count(records)
     if sum(rejected.values()) > packing.max_rejects * images:
@@ -262,6 +278,7 @@ def _gather(target: Path, records: list[ShardRecord], images: int, packing: Pack
     largest = [record.largest for record in kept if record.largest]
     smallest = [record.smallest for record in kept if record.smallest]
     manifest = Manifest(
+        format=packing.recipe.format if labels is None else 2,
         recipe=packing.recipe,
         seed=packing.seed,
         samples=sum(record.shard.samples for record in kept if record.shard),
@@ -270,9 +287,21 @@ def _gather(target: Path, records: list[ShardRecord], images: int, packing: Pack
         largest_image=(max(w for w, _ in largest), max(h for _, h in largest)),
         smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
         shards=tuple(record.shard for record in kept if record.shard),
+        labels=None if labels is None else _write_labels(target, labels),
     )
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
+
+
+def _write_labels(target: Path, labels: LabelTable) -> Labels:
+    """Write the labels of the images that are in the set, which its table names."""
+    with (target / SAMPLES).open(newline="", encoding="utf-8", errors="surrogateescape") as table:
+        keys = sorted(int(row[0]) for row in islice(csv.reader(table), 1, None))
+    values = labels.values[keys]
+    data = labels_file(values)
+    write_whole(target / LABELS, data)
+    counts = counts_of(values, len(labels.names))
+    return Labels(kind=labels.kind, names=labels.names, counts=counts, sha256=digest(data))
 
 
 def _count(records: list[ShardRecord]) -> dict[str, int]:

@@ -11,8 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from pipeline.errors import UserError
 from pipeline.packing.downloads import PAGE_BYTES, web_page
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources import Member
 
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
@@ -63,7 +66,7 @@ def in_split(members: list[Member], source: Path, split: str) -> list[Member]:
     flag = f"--split {split}"
     if split not in SPLITS:
         raise UserError(flag, "an unknown split", "one of " + ", ".join(SPLITS), "correct it")
-    rows = _read(source, PARTITION, flag)
+    rows = _read_list(source, PARTITION, flag)
     return _keep(members, rows, lambda row: row["partition"] == SPLITS[split], flag)
 
 
@@ -79,14 +82,70 @@ def with_attributes(members: list[Member], source: Path, where: str) -> list[Mem
         UserError: as `in_split`.
     """
     flag = f"--where {where}"
-    rows = _read(source, ATTRIBUTES, flag)
+    rows = _read_list(source, ATTRIBUTES, flag)
     wanted = _conditions(where, next(iter(rows.values())))
     return _keep(members, rows, lambda row: all(row[name] == value for name, value in wanted), flag)
+
+
+def attributes_of(
+    members: Sequence[Member], source: Path, names: Sequence[str], flag: str
+) -> LabelTable:
+    """The attributes of images, as `list_attr_celeba` has them.
+
+    Args:
+        members: as for `in_split`.
+        source: likewise.
+        names: of the attributes; all of the list's, if empty.
+        flag: for an error.
+
+    Raises:
+        UserError: as `in_split`.
+    """
+    rows = _read_list(source, ATTRIBUTES, flag)
+    known = list(next(iter(rows.values())))
+    for name in names:
+        _require_attribute(name, known, flag)
+    names = names or known
+    found = _rows_of(members, rows, flag)
+    others = {row[name] for row in found for name in names} - {"1", "-1"}
+    if others:
+        raise UserError(
+            flag,
+            f"the value {min(others)[:40]!r} in CelebA's list",
+            "1 or -1",
+            "download the list again",
+        )
+    values = np.array([[row[name] == "1" for name in names] for row in found])
+    return LabelTable("attributes", tuple(names), values)
+
+
+def _require_attribute(name: str, known: Sequence[str], flag: str) -> None:
+    if name not in known:
+        raise UserError(
+            flag,
+            f"an attribute {name!r} that the list does not have",
+            "some of: " + ", ".join(known),
+            "correct the name",
+        )
 
 
 def _keep(
     members: list[Member], rows: Rows, matches: Callable[[dict[str, str]], bool], flag: str
 ) -> list[Member]:
+    found = _rows_of(members, rows, flag)
+    kept = [member for member, row in zip(members, found, strict=True) if matches(row)]
+    if not kept:
+        raise UserError(
+            flag,
+            f"none of {len(members):,} images",
+            "a selection with images in it",
+            "loosen it, or leave the option out",
+        )
+    return kept
+
+
+def _rows_of(members: Sequence[Member], rows: Rows, flag: str) -> list[dict[str, str]]:
+    """The list's row for each image."""
     # CelebA's PNG edition has the numbers of the list, which says .jpg
     stems = {PurePosixPath(name).stem: row for name, row in rows.items()}
     paths = [PurePosixPath(member.name) for member in members]
@@ -99,15 +158,7 @@ def _keep(
             "a list that names every image",
             "use the list that came with these images, or leave the option out",
         )
-    kept = [member for member, row in zip(members, found, strict=True) if row and matches(row)]
-    if not kept:
-        raise UserError(
-            flag,
-            f"none of {len(members):,} images",
-            "a selection with images in it",
-            "loosen it, or leave the option out",
-        )
-    return kept
+    return [row for row in found if row is not None]
 
 
 def _conditions(where: str, columns: dict[str, str]) -> list[tuple[str, str]]:
@@ -121,18 +172,12 @@ def _conditions(where: str, columns: dict[str, str]) -> list[tuple[str, str]]:
                 "conditions of the form Name=1 or Name=-1",
                 'for example --where "Smiling=1,Male=-1"',
             )
-        if name not in columns:
-            raise UserError(
-                f"--where {where}",
-                f"an attribute {name!r} that the list does not have",
-                "some of: " + ", ".join(columns),
-                "correct the name",
-            )
+        _require_attribute(name, list(columns), f"--where {where}")
         conditions.append((name, value))
     return conditions
 
 
-def _read(source: Path, stem: str, flag: str) -> Rows:
+def _read_list(source: Path, stem: str, flag: str) -> Rows:
     # The name "." does not say which folder it lies in
     folders = list(
         dict.fromkeys(

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Count, Recipe, Shard, Size
@@ -81,6 +82,8 @@ class Work:
     out: Path
     recipe: Recipe
     strict: bool
+    labels: LabelTable | None = None
+    """By key: of all the set's members."""
 
 
 @dataclass
@@ -185,6 +188,8 @@ def _fill(
             _reject(work, member, reject, tally)
         else:
             tar.add(f"{key:08d}", extension, stored.data)
+            if work.labels is not None:
+                tar.add(f"{key:08d}", *work.labels.component(key))
             tally.samples.append(
                 (f"{key:08d}", name, member.name, f"{zlib.crc32(stored.data):08x}")
             )

@@ -54,8 +54,14 @@ Side = Annotated[int, Field(gt=0, le=1 << 26)]
 """In pixels; no image has more of them in all."""
 Size = tuple[Side, Side]
 
+LABEL_EXTENSION = {"classes": "cls", "attributes": "json"}
+"""Of the component beside the image, as webdataset decodes it."""
+
 MAX_CLASSES = 1 << 15
 """More than any set of pictures has: ImageNet's whole tree has 21,841."""
+
+MAX_ATTRIBUTES = 1 << 10
+"""What has more values for an image is an embedding."""
 
 MAX_LABEL_NAME = 200
 """In characters."""
@@ -232,16 +238,13 @@ class Labels(_Record):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
+        if self.kind == "attributes" and len(self.names) > MAX_ATTRIBUTES:
+            raise ValueError(f"more than {MAX_ATTRIBUTES:,} attributes")
         if len(set(self.names)) != len(self.names):
             raise ValueError("a label is named twice")
         if len(self.counts) != len(self.names):
             raise ValueError("as many counts as names are wanted")
         return self
-
-    @property
-    def extension(self) -> str:
-        """The extension of the component beside the image, as webdataset decodes it."""
-        return "cls" if self.kind == "classes" else "json"
 
 
 class Manifest(_Record):
@@ -278,6 +281,12 @@ class Manifest(_Record):
             if max(counts) > self.samples or (classes and sum(counts) != self.samples):
                 raise ValueError("the labels' counts do not add up to the samples")
         return self
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """The extensions of a sample's components, the image's first."""
+        labels = () if self.labels is None else (LABEL_EXTENSION[self.labels.kind],)
+        return (self.recipe.extension, *labels)
 
     def sizes(self) -> str:
         """The one size of all images, or the range of each side, in words."""

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from io import BufferedIOBase, FileIO
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -251,7 +252,7 @@ class TarWriter:
 
 
 def index_text(tar: Path) -> str:
-    """Index a tar whose samples have one component each, as `TarWriter` writes them.
+    """Index a tar, as `TarWriter` does: files of one key that follow each other are a sample.
 
     Raises:
         tarfile.TarError: the archive is damaged.
@@ -261,8 +262,14 @@ def index_text(tar: Path) -> str:
 
 def _index(places: list[tuple[str, int, int]]) -> str:
     """The index of files by name, offset and size."""
-    rows = [f"{name.partition('.')[2]} {start} {size} {name}\n" for name, start, size in places]
+    samples = groupby(places, key=lambda place: place[0].partition(".")[0])
+    rows = [" ".join(map(_component, components)) + "\n" for _, components in samples]
     return f"{VERSION} {len(rows)}\n" + "".join(rows)
+
+
+def _component(place: tuple[str, int, int]) -> str:
+    name, start, size = place
+    return f"{name.partition('.')[2]} {start} {size} {name}"
 
 
 class Places(NamedTuple):
@@ -275,22 +282,27 @@ class Places(NamedTuple):
     keys: Rows
 
 
-def read_index(data: bytes, extension: str) -> Places:
-    """Read an index; a million lines take half a second.
+def read_index(data: bytes, *extensions: str) -> Places:
+    """Read an index, for the first component of each sample; a million lines take half a second.
 
     Args:
         data: the index.
-        extension: of the one component that each sample has.
+        extensions: of the components that each sample has, in their order.
 
     Raises:
         ValueError: it is not such an index; the message says what is wrong.
     """
     header, _, lines = data.partition(b"\n")
-    word = extension.encode()
-    if lines.count(word + b" ") != lines.count(b"\n"):
-        raise ValueError(f"lines that are not of one {extension} component each")
+    words = [extension.encode() for extension in extensions]
+    others = lines.count(b"\n") - 1  # lines after the first
+    if not lines.startswith(words[0] + b" ") or lines.count(b"\n" + words[0] + b" ") != others:
+        raise ValueError(f"lines that are not of one {extensions[0]} component each")
+    if any(lines.count(b" " + word + b" ") != others + 1 for word in words[1:]):
+        raise ValueError(f"lines that are not of {' and '.join(extensions)} components each")
     # Keys are numbers, so what is left of "jpg 512 7213 00000012.jpg" is three of them
-    numbers = lines.replace(b"." + word, b"").replace(word, b"").decode("ascii", "replace")
+    for word in words:
+        lines = lines.replace(b"." + word, b"").replace(word, b"")
+    numbers = lines.decode("ascii", "replace")
     if not numbers.strip():
         raise ValueError("no samples")
     try:
@@ -298,6 +310,8 @@ def read_index(data: bytes, extension: str) -> Places:
     except (ValueError, OverflowError, DeprecationWarning):
         raise ValueError("lines that do not read as extension, offset, size and name") from None
     expected = f"{VERSION} {len(table)}".encode()
-    if header != expected or table.shape[1:] != (3,):
+    if header != expected or table.shape[1:] != (3 * len(words),):
         raise ValueError(f"the header {header[:40]!r}, where {expected!r} would be right")
-    return Places(*table.T)
+    if (table[:, 2::3] != table[:, 2:3]).any():
+        raise ValueError("lines that name two samples")
+    return Places(*table[:, :3].T)
