@@ -613,6 +613,14 @@ class SampleOptions(Options):
         Option("Write all into this PNG.", default="samples.png, unless --each is given"),
     ] = None
     each: Annotated[Path | None, Option("Write one PNG a seed into this folder.")] = None
+    label: Annotated[
+        str | None,
+        Option(
+            "What to draw with a conditional net, as in cats or Smiling=1,Male=-1; in a walk also"
+            " from label to label, as in cats:dogs.",
+            default="a row of the grid for each label",
+        ),
+    ] = None
     interpolate: Annotated[
         str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.")
     ] = None

@@ -86,6 +86,20 @@ class Label:
             rows[:, place] = value
         return rows
 
+    def of_seeds(
+        self, seeds: Iterable[int], examples: torch.Tensor | None
+    ) -> Iterator[torch.Tensor]:
+        """Return for each seed the label to draw with, () or (k,); see `labels`."""
+        labels = self.labels(examples)
+        return (labels[seed % len(labels)] for seed in seeds)
+
+    def row(self, seed: int, examples: torch.Tensor | None) -> torch.Tensor:
+        """Return the label of a seed as a row that can be mixed with others, (n,) float."""
+        (label,) = self.of_seeds([seed], examples)
+        if self.space.kind == "classes":
+            return torch.nn.functional.one_hot(label, len(self.space.names)).float()
+        return label
+
 
 def each_label(space: LabelSpace) -> list[Label]:
     """Return all labels that a grid or a table has a row for: classes, or values of attributes."""
@@ -170,12 +184,9 @@ def label_rows(
     labels: Sequence[Label], seeds: Sequence[int], nz: int, examples: torch.Tensor | None
 ) -> LabelRows:
     """Return what a grid with a row for each label and a column for each seed is drawn from."""
-    rows = []
-    for label in labels:
-        found = label.labels(examples)
-        rows.append(found[torch.tensor([seed % len(found) for seed in seeds])])
+    rows = [row for label in labels for row in label.of_seeds(seeds, examples)]
     noise = latents(seeds, nz).repeat(len(labels), 1, 1, 1)
-    return LabelRows([label.name for label in labels], noise, torch.cat(rows))
+    return LabelRows([label.name for label in labels], noise, torch.stack(rows))
 
 
 # From the command line
