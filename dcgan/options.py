@@ -13,11 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from dcgan.rundir.labels import RunLabels
 from pipeline.errors import UserError
+from pipeline.images.fit import parse_fit
+from pipeline.images.size import ImageSize, parse_size, plain_size
 from pipeline.loading.options import LoaderOptions
 
 DEFAULT_EPOCHS = 5
@@ -136,6 +146,9 @@ Count = Annotated[int, Field(ge=1, le=10**12)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 """A number of threads. The system refuses to start many more, which would end the process."""
 
+Size = Annotated[
+    ImageSize, BeforeValidator(parse_size), PlainSerializer(plain_size, when_used="json")
+]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Images16 = Annotated[int, Field(ge=16, le=10**7)]
 """Images on each side of a metric: fewer make it meaningless, many more do not fit into memory."""
@@ -148,6 +161,7 @@ MEASURING = "The measuring"
 
 DEVICE = "Device to compute on: auto, cpu, cuda, cuda:N or mps."
 THREADS = "one per core, up to 8; 4 for a GPU"
+SIZE = "Side in pixels, or width × height, as in 96 or 64x96."
 
 
 def _drawn(seed: object) -> object:
@@ -212,9 +226,16 @@ class TrainConfig(Options):
     batch_size: Annotated[
         Count, Option("Images in a step, over all processes.", DATA, resume="fixed")
     ] = 16
-    image_size: Annotated[
-        int, Option("Side in pixels: 32, 64, 128 or 256.", DATA, resume="fixed")
-    ] = 64
+    image_size: Annotated[Size, Option(SIZE, DATA, written=str, resume="fixed")] = 64
+    fit: Annotated[
+        str | None,
+        BeforeValidator(parse_fit),
+        Option(
+            "How images of another shape are fitted: crop, stretch, pad, pad:edge or pad:COLOUR.",
+            DATA,
+            "as the set says, else crop",
+        ),
+    ] = None
     channels: Annotated[int, Option("3 for colour, 1 for grey.", DATA, resume="fixed")] = 3
     nz: Annotated[Count, Option("Length of a latent.", NETS, resume="fixed")] = 100
     ngf: Annotated[Count, Option("Width of the generator.", NETS, resume="fixed")] = 64
@@ -456,9 +477,7 @@ class MeasuringSet(Measuring):
     """Two shards of the default size. They warm the page cache, and are written out and packed
     again within seconds."""
     batch_size: Annotated[int, Field(ge=1, le=10**6), Option("Images in a batch.", DATA)] = 128
-    image_size: Annotated[
-        int, Field(ge=8, le=4096), Option("Side in pixels, 8 to 4,096.", DATA)
-    ] = 64
+    image_size: Annotated[Size, Option(SIZE, DATA, written=str)] = 64
     workers: Annotated[
         Threads | None, Option("Threads of our loader, processes of others.", DATA, THREADS)
     ] = None
@@ -486,9 +505,6 @@ class MeasuringTraining(MeasuringSet):
     """The options of `dcgan-profile train`."""
 
     seconds: TurnSeconds = 4.0
-    image_size: Annotated[
-        int, Field(ge=8, le=4096), Option("Side in pixels: 32, 64, 128 or 256.", DATA)
-    ] = 64
     ngf: Annotated[Count, Option("Width of the generator.", NETS)] = 64
     ndf: Annotated[Count, Option("Width of the discriminator.", NETS)] = 64
 
@@ -498,9 +514,7 @@ class MeasuringStep(Measuring):
 
     seconds: TurnSeconds = 2.0
     batch_size: Annotated[int, Field(ge=1, le=10**6), Option("Images in a batch.", DATA)] = 128
-    image_size: Annotated[
-        int, Field(ge=8, le=4096), Option("Side in pixels: 32, 64, 128 or 256.", DATA)
-    ] = 64
+    image_size: Annotated[Size, Option(SIZE, DATA, written=str)] = 64
     channels: Annotated[int, Option("3 for colour, 1 for grey.", DATA)] = 3
     nz: Annotated[Count, Option("Length of a latent.", NETS)] = 100
     ngf: Annotated[Count, Option("Width of the generator.", NETS)] = 64

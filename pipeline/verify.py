@@ -19,7 +19,9 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.files import file_digest, replacing
 from pipeline.images.decode import Pixels, RejectedError, decode
+from pipeline.images.fit import PAD
 from pipeline.images.jpeg import read_header
+from pipeline.images.size import sides, size_text
 from pipeline.shards.labels import LabelSpace, Values, component, read_labels
 from pipeline.shards.manifest import (
     LABEL_EXTENSION,
@@ -114,9 +116,9 @@ def _manifest_faults(manifest: Manifest, findings: Findings, seen: Keys) -> Iter
         yield f"{MANIFEST}: the largest image is not {manifest.largest_image}"
     if manifest.smallest_image != (min(widths), min(heights)):
         yield f"{MANIFEST}: the smallest image is not {manifest.smallest_image}"
-    size = manifest.recipe.size
-    if size is not None and any(min(found) != size for found in findings.sizes):
-        yield f"{MANIFEST}: the stored images are not of size {size}"
+    recipe = manifest.recipe
+    if recipe.size is not None and not all(_is_of(size, recipe) for size in findings.sizes):
+        yield f"{MANIFEST}: the stored images are not of size {size_text(recipe.size)}"
     dealt = permutation(manifest.samples + manifest.rejected, manifest.seed)
     if [key for rank in dealt if (key := f"{rank:08d}") in seen] != list(seen):
         yield f"{MANIFEST}: the samples' order is not that of seed {manifest.seed}"
@@ -256,10 +258,19 @@ def _sample_faults(
 def _size(recipe: Recipe, data: bytes) -> tuple[int, int]:
     """Width and height of a stored image; (0, 0) if its bytes do not tell."""
     if recipe.store == "raw":
-        side = math.isqrt(len(data) // 3)
-        return (side, side) if 3 * side**2 == len(data) else (0, 0)
+        width, height = sides(recipe.size or 0)
+        if 3 * width * height != len(data):
+            width = height = math.isqrt(len(data) // 3)  # a square of another size, perhaps
+        return (width, height) if 3 * width * height == len(data) else (0, 0)
     header = read_header(data)
     return (header.width, header.height) if header else (0, 0)
+
+
+def _is_of(found: tuple[int, int], recipe: Recipe) -> bool:
+    """Whether a stored image has its recipe's size, or if it is whole, just covers that."""
+    assert recipe.size is not None, "only original stores have none"
+    spare = [side - wanted for side, wanted in zip(found, sides(recipe.size), strict=True)]
+    return min(spare) == 0 and (recipe.is_whole or max(spare) == 0)
 
 
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
@@ -306,11 +317,13 @@ def save_sheet(shards: ShardSet, path: Path) -> None:
 def _cell(data: bytes, recipe: Recipe) -> Pixels:
     if recipe.store == "raw":
         assert recipe.size is not None, "raw stores have a size"
-        pixels = np.frombuffer(data, np.uint8).reshape(recipe.size, recipe.size, 3)
+        width, height = sides(recipe.size)
+        pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
     else:
         pixels = decode(data).pixels
     # Here, since it loads torch
-    from pipeline.images.resize import as_tensor, fit_square
+    from pipeline.images.resize import as_tensor, fit
 
-    # Grey spreads over the colours
-    return fit_square(as_tensor(pixels), CELL, recipe.reader_crop).numpy()
+    how = recipe.fit if isinstance(recipe.size or 0, int) else PAD  # all of what is no square
+    rgb = as_tensor(pixels).expand(-1, -1, 3)
+    return fit(rgb, CELL, how, recipe.reader_crop).numpy()

@@ -7,6 +7,7 @@ from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.ema import EMA
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep
+from pipeline.images.size import ImageSize, sides
 from pipeline.shards.labels import LabelSpace
 
 SIZE, NZ, BATCH = 64, 16, 8
@@ -22,7 +23,7 @@ TABLES = {
 
 
 def nets(
-    dtype: torch.dtype = torch.float32, size: int = SIZE, labels: LabelSpace | None = None
+    dtype: torch.dtype = torch.float32, size: ImageSize = SIZE, labels: LabelSpace | None = None
 ) -> tuple[Generator, Discriminator]:
     """Draw a generator and a discriminator, always the same ones."""
     seed = torch.Generator().manual_seed(11)
@@ -37,11 +38,12 @@ def nets(
 
 
 def batch(
-    seed: int, dtype: torch.dtype = torch.float32, size: int = SIZE
+    seed: int, dtype: torch.dtype = torch.float32, size: ImageSize = SIZE
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw real images and noise."""
     draw = torch.Generator().manual_seed(seed)
-    real = torch.rand(BATCH, 3, size, size, generator=draw, dtype=torch.float64) * 2 - 1
+    width, height = sides(size)
+    real = torch.rand(BATCH, 3, height, width, generator=draw, dtype=torch.float64) * 2 - 1
     noise = torch.randn(BATCH, NZ, 1, 1, generator=draw, dtype=torch.float64)
     return real.to(dtype), noise.to(dtype)
 
@@ -68,14 +70,15 @@ def whole_step(
     update: type[AdversarialStep] = AdversarialStep,
     augmented: bool = False,
     labels: LabelSpace | None = None,
+    size: ImageSize = 32,
 ) -> WholeStep:
-    """Build a step on 32×32 pixels as the trainer does, always the same one."""
-    generator, discriminator = nets(size=32, labels=labels)
+    """Build a step as the trainer does, always the same one."""
+    generator, discriminator = nets(size=size, labels=labels)
     for net in (generator, discriminator):
         net.to(device).to(memory_format=torch.channels_last)
     return WholeStep(
         update(generator, discriminator, bf16=bf16, augmented=augmented),
-        (BATCH, 32, 32, 3),
+        (BATCH, *sides(size)[::-1], 3),
         NZ,
         torch.Generator(device).manual_seed(5),
         StepRows(32, torch.device(device)),

@@ -7,7 +7,7 @@ from dcgan.step.augment import DRAWS, augment
 from tests.reference.augment import augmented
 from tests.steps import BATCH, NZ, batch, pixel_batch, whole_step
 
-SIDE = 32
+HEIGHT, WIDTH = 24, 40
 
 
 def drawn(count: int) -> torch.Tensor:
@@ -19,7 +19,7 @@ def drawn(count: int) -> torch.Tensor:
 
 def pictures(channels: int, dtype: torch.dtype) -> torch.Tensor:
     random = torch.Generator().manual_seed(4)
-    return torch.rand(6, channels, SIDE, SIDE, generator=random, dtype=dtype) * 2 - 1
+    return torch.rand(6, channels, HEIGHT, WIDTH, generator=random, dtype=dtype) * 2 - 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

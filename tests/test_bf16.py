@@ -25,7 +25,7 @@ from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep
 from pipeline.images.demo_faces import Face, draw
 from pipeline.images.pixels import to_signed
-from pipeline.images.resize import as_tensor, fit_square
+from pipeline.images.resize import as_tensor, fit
 
 SIZE, NZ, DEPTH, BATCH, FACES = 32, 16, 16, 32, 256
 AFTER = (5, 10, 20, 40, 60)
@@ -55,7 +55,7 @@ Change = Callable[[AdversarialStep, State], AbstractContextManager[object]]
 @pytest.fixture(scope="module")
 def faces():
     pictures = (as_tensor(np.asarray(draw(Face(0, number)))) for number in range(FACES))
-    return torch.stack([fit_square(picture, SIZE) for picture in pictures])
+    return torch.stack([fit(picture, SIZE) for picture in pictures])
 
 
 @pytest.fixture(scope="module")
@@ -202,9 +202,11 @@ def stale_weights(step, state):
 def keeping(step: AdversarialStep) -> None:
     """Let autocast keep the weights that it casts."""
 
-    def run(net: Callable[..., torch.Tensor], batch: torch.Tensor, **options: int) -> torch.Tensor:
+    def run(
+        net: Callable[..., torch.Tensor], *inputs: torch.Tensor, **options: int
+    ) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=True):
-            return net(batch, **options)
+            return net(*inputs, **options)
 
     step._run = run  # type: ignore[method-assign]
 

@@ -7,9 +7,9 @@ import torch
 
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.step.adversarial import AdversarialStep
-from tests.reference.conditional import LiteralDiscriminator, LiteralGenerator
+from tests.reference.conditional import LiteralDiscriminator, LiteralGenerator, embedding_of
 from tests.reference.tutorial import tutorial_optimizers, tutorial_step
-from tests.steps import ATTRIBUTES, BATCH, CLASSES, NZ, TABLES, batch, nets, pixel_batch, whole_step
+from tests.steps import ATTRIBUTES, BATCH, CLASSES, TABLES, batch, nets, pixel_batch, whole_step
 from tests.test_models import seeded
 
 SPACES = pytest.mark.parametrize("space", [CLASSES, ATTRIBUTES], ids=lambda space: space.kind)
@@ -28,23 +28,25 @@ def test_steps_are_those_of_a_projection_discriminator_written_out(space, joint)
     theirs = LiteralGenerator(ours[0]), LiteralDiscriminator(ours[1])
     step, optimizers = AdversarialStep(*ours), tutorial_optimizers(*theirs)
     step.joint = joint
-    first = ours[0].embedding.weight.clone(), ours[1].embedding.weight.clone()
+    first = tuple(embedding_of(net).weight.clone() for net in ours)
     for k in range(3):
         labels_x, labels_gz = drawn(space, BATCH, k), drawn(space, BATCH, 10 + k)
         theirs[0].labels, theirs[1].labels_in_turn = labels_gz, [labels_x, labels_gz, labels_gz]
         statistics = step(*batch(k, torch.float64, 32), None, labels_x, labels_gz)
         expected = tutorial_step(*theirs, *optimizers, *batch(k, torch.float64, 32))
         assert statistics.tolist() == pytest.approx(list(expected), rel=1e-9, abs=0), k
-    for mine, theirs_too, before in zip(ours, theirs, first, strict=True):
-        torch.testing.assert_close(mine.embedding.weight, theirs_too.weight, rtol=1e-8, atol=1e-10)
-        assert (mine.embedding.weight - before).abs().max() > 1e-4
-        wanted = theirs_too.net.state_dict()
-        for name, tensor in mine.main.state_dict(prefix="main.").items():
-            torch.testing.assert_close(tensor, wanted[name], rtol=1e-8, atol=1e-10, msg=name)
+    for place, before in enumerate(first):
+        net, literal = ours[place], theirs[place]
+        weight = embedding_of(net).weight
+        torch.testing.assert_close(weight, literal.weight, rtol=1e-8, atol=1e-10)
+        assert (weight - before).abs().max() > 1e-4
+        found = net.state_dict()
+        for name, tensor in literal.net.state_dict().items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
 
 
 def test_a_row_of_shares_is_a_class_and_classes_can_be_mixed():
-    embedding = nets(labels=CLASSES)[0].embedding
+    embedding = embedding_of(nets(labels=CLASSES)[0])
     rows = torch.tensor([[0.0, 1.0, 0.0], [0.25, 0.0, 0.75]])
     whole, mixed = embedding(rows)
     assert torch.equal(whole, embedding(torch.tensor([1]))[0])
@@ -68,11 +70,11 @@ def test_first_vectors_are_as_long_as_latents_in_g_and_small_in_d():
         (Discriminator(32, 8, labels=many), 0.02),
     ):
         init_weights(net, seeded())
-        assert net.embedding.weight.std().item() == pytest.approx(spread, rel=0.02)
-        plain = type(net)(32, ngf=2) if isinstance(net, Generator) else type(net)(32, ndf=8)
-        init_weights(plain, seeded())
-        if isinstance(net, Discriminator):  # drawn last: the others are as without labels
-            assert torch.equal(plain.main[-1].weight, net.main[-1].weight)
+        assert embedding_of(net).weight.std().item() == pytest.approx(spread, rel=0.02)
+    plain = Discriminator(32, 8)
+    init_weights(plain, seeded())
+    for name, tensor in plain.state_dict().items():  # the vectors are drawn last
+        assert torch.equal(net.state_dict()[name], tensor), name
 
 
 # The whole step
@@ -124,7 +126,3 @@ def test_a_batch_without_its_labels_is_refused():
     ):
         with pytest.raises(AssertionError, match="a batch of"):
             step(*given)
-
-
-def test_latents_keep_their_length():
-    assert nets(labels=CLASSES)[0].options["--nz"] == NZ

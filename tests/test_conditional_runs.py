@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.shards.labels import LabelSpace
 from tests.conditional_runs import ATTRIBUTES, NAMES, SIDE, labelled_set
 from tests.pictures import names_in
+from tests.reference.conditional import embedding_of
 from tests.running import assert_four_parts, new_trainer, stopped_after, tiny, train_here
 from tests.test_animation import frames_of
 
@@ -116,7 +117,7 @@ def test_nets_of_the_other_kind_do_not_begin_a_run(sets, runs, tmp_path):
     begun = tiny(tmp_path / "d", shards=shards, conditional=True, netG=net)
     state = torch.load(net, weights_only=True)
     trainer = new_trainer(begun)
-    assert torch.equal(trainer.run.generator.embedding.weight, state["embedding.classes"])
+    assert torch.equal(embedding_of(trainer.run.generator).weight, state["embedding.classes"])
     trainer.batches.close()
 
 

@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from pipeline.images.decode import decode
 from pipeline.images.pixels import luma
-from pipeline.images.resize import fit_square
+from pipeline.images.resize import fit
 from pipeline.loading.decoders import BATCHES_AHEAD, DecodeError, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe
@@ -127,7 +127,7 @@ def test_luma_of_colour_files_is_near_whoever_decodes(sets):
 
 def test_a_stored_square_has_the_pixels_that_a_loader_would_make_of_its_source(sets):
     sources = [decode(data).pixels for data in pictures()]
-    expected = {fit_square(torch.from_numpy(p), 64).numpy().tobytes() for p in sources}
+    expected = {fit(torch.from_numpy(p), 64).numpy().tobytes() for p in sources}
     stored = _stored_samples(sets["raw"])
     (batch,) = run(open_raw(sets["raw"]), [stored])
     assert batch.shape == (len(stored), 64, 64, 3)
@@ -152,7 +152,7 @@ def test_raw_pixels_are_turned_grey_and_then_fitted(sets, size, channels):
     assert [len(batch) for batch in batches] == [5, 7]
     for square, sample in zip(torch.cat(batches), stored, strict=True):
         image = torch.from_numpy(sample.copy()).view(64, 64, 3)
-        assert torch.equal(square, fit_square(luma(image) if channels == 1 else image, size))
+        assert torch.equal(square, fit(luma(image) if channels == 1 else image, size))
 
 
 @pytest.mark.parametrize("open_", OPENERS)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from dcgan.nets import forms
 from dcgan.nets.batch_norm import BatchNorm2d
 from dcgan.nets.forms import HALVING, IM2COL, ONE_PATCH, Conv2d, ConvTranspose2d, Forms
-from dcgan.step.tuning import Tuning, measure_layers, named_layers
+from dcgan.step.tuning import Tuning, for_cpu, measure_layers, named_layers
 from tests.steps import NZ, batch, nets, whole_step
 
 EXACT = 1e-14
@@ -18,10 +18,10 @@ EXACT = 1e-14
 
 SHAPES = [
     (side, channels, features, images)
-    for side in (8, 6, 64)
+    for side in ((8, 8), (6, 6), (64, 64), (6, 14))
     for channels, features, images in ((3, 8, 3), (1, 5, 1), (16, 7, 2))
 ]
-"""Side of the big map, C, N and B."""
+"""Height and width of the big map, C, N and B."""
 
 
 def maps(*shape, seed=0, dtype=torch.float64):
@@ -33,13 +33,18 @@ def farthest(found, wanted):
     return float(((found - wanted).abs().max() / wanted.abs().max()).detach())
 
 
-@pytest.mark.parametrize(("side", "channels", "features", "images"), SHAPES)
-def test_every_form_of_a_product_is_the_librarys(side, channels, features, images):
-    for products, big, small in ((HALVING, side, side // 2), (ONE_PATCH, 4, 1)):
+@pytest.mark.parametrize(("sides", "channels", "features", "images"), SHAPES)
+def test_every_form_of_a_product_is_the_librarys(sides, channels, features, images):
+    halves = [side // 2 for side in sides]
+    patch = (4, 4) if sides[0] == sides[1] else (2, 7)
+    for products, big, small, kernel in (
+        (HALVING, sides, halves, (4, 4)),
+        (ONE_PATCH, patch, (1, 1), patch),
+    ):
         of = {
-            "big": maps(images, channels, big, big, seed=1),
-            "small": maps(images, features, small, small, seed=2),
-            "weights": maps(features, channels, 4, 4, seed=3),
+            "big": maps(images, channels, *big, seed=1),
+            "small": maps(images, features, *small, seed=2),
+            "weights": maps(features, channels, *kernel, seed=3),
         }
         operands = {"down": ("big", "weights"), "up": ("small", "weights")}
         for product, known in products._asdict().items():
@@ -63,14 +68,17 @@ def test_patches_are_those_of_unfold_and_overlaps_those_of_fold():
     torch.testing.assert_close(forms._overlap_add(gathered).permute(0, 3, 1, 2), folded)
 
 
-@pytest.mark.parametrize("name", ["im2col", "blocks", "padded"])
-def test_a_step_in_any_form_is_the_librarys(name):
+@pytest.mark.parametrize(
+    ("name", "size"), [("im2col", 32), ("blocks", 32), ("padded", 32), ("blocks", (20, 12))]
+)
+def test_a_step_in_any_form_is_the_librarys(name, size):
     """The layers choose the right product for forward and for each gradient."""
-    steps = [whole_step(), whole_step()]
-    real, noise = batch(0, torch.float64, size=32)
+    steps = [whole_step(size=size), whole_step(size=size)]
+    real, noise = batch(0, torch.float64, size=size)
+    last = [each for each, _ in named_layers(steps[0].update)][-1]
     layers = {}
     for each, _ in named_layers(steps[0].update):
-        one_patch = each in ("G.main.0", "D.main.8")
+        one_patch = each in ("G.main.0", last)
         layers[each] = IM2COL if one_patch else Forms(name, name, name)
     for step, tuning in zip(steps, (Tuning(layers=layers), Tuning()), strict=True):
         tuning.apply(step.update)
@@ -134,7 +142,14 @@ def test_between_one_pixel_and_one_patch_gradients_are_laid_out_as_the_weights()
         assert torch.equal(compiled(inputs), layer(inputs))
 
 
-def test_sizes_of_layers_are_found():
+def test_sizes_of_layers_are_found_and_those_of_any_smallest_map_have_a_fixed_choice(monkeypatch):
+    wide = measure_layers(whole_step(size=(28, 20)).update, NZ, (3, 20, 28))
+    assert (wide["G.main.0"].big, wide["D.main.5"].big) == ((16, 5, 7), (16, 5, 7))
+    assert wide["D.main.5"].is_one_patch
+    assert wide["D.main.5"].weights == (1, 16, 5, 7)
+    assert wide["G.main.3"].weights == (16, 8, 4, 4)
+    monkeypatch.setattr("dcgan.step.tuning.instruction_set", lambda: "AVX2")
+    assert [*for_cpu(wide, "fp32").layers] == ["G.main.3", "G.main.6", "D.main.0", "D.main.2"]
     step = whole_step()
     layers = measure_layers(step.update, NZ, (3, 32, 32))
     assert layers["G.main.0"] == ((32, 4, 4), (NZ, 1, 1))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as transforms
 
 from pipeline.images.resize import centred, resized
-from pipeline.shards.manifest import Recipe
+from pipeline.images.size import ImageSize, sides
 from tests.needs import require, within
 
 SIDES = st.integers(1, 2000)
@@ -39,12 +39,18 @@ def test_the_crop_begins_where_torchvisions_does(length, data):
     assert row[0, 0].tolist() == column[0, :, 0].tolist() == expected
 
 
-def region(width: int, height: int, size: int) -> Box:
-    """What Resize(size) and then CenterCrop(size) keep, in pixels of the image."""
-    new_width, new_height = resized(width, height, size)
-    left, top = centred(new_width, size), centred(new_height, size)
-    across, down = width / new_width, height / new_height
-    return left * across, top * down, (left + size) * across, (top + size) * down
+def region(width: int, height: int, size: ImageSize, crop: int | None = None) -> Box:
+    """What Resize and then CenterCrop keep, of an image or its middle, in pixels of the image."""
+    left, top = (0, 0) if crop is None else (centred(width, crop), centred(height, crop))
+    part = (width, height) if crop is None else (crop, crop)
+    boxes = []
+    for start, side, new, kept in zip(
+        (left, top), part, resized(*part, size), sides(size), strict=True
+    ):
+        begin, scale = centred(new, kept), side / new
+        boxes.append((start + begin * scale, start + (begin + kept) * scale))
+    (left_, right), (top_, bottom) = boxes
+    return left_, top_, right, bottom
 
 
 def square(width: int, height: int, crop: int) -> Box:
@@ -66,7 +72,9 @@ def test_the_region_by_hand(box, expected):
     assert box == pytest.approx(expected)
 
 
-def by_dali(sizes: list[tuple[int, int]], recipe: Recipe, image_size: int) -> np.ndarray:
+def by_dali(
+    sizes: list[tuple[int, int]], image_size: ImageSize, how: str = "crop", crop: int | None = None
+) -> np.ndarray:
     """The graph's own expressions for images of these widths and heights: rows of a box."""
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
@@ -76,7 +84,7 @@ def by_dali(sizes: list[tuple[int, int]], recipe: Recipe, image_size: int) -> np
     graph = Pipeline(batch_size=len(sizes), num_threads=1, device_id=None)
     with graph:
         shape = fn.external_source(source=[[np.array((h, w), np.int32) for w, h in sizes]])
-        graph.set_outputs(*_seen(shape[0], shape[1], recipe, image_size))
+        graph.set_outputs(*_seen(shape[0], shape[1], image_size, how, crop))
     graph.build()
     start, end = within(20, graph.run)
     starts, ends = np.array(start.as_tensor()), np.array(end.as_tensor())
@@ -90,15 +98,14 @@ def some_sizes(least: int) -> list[tuple[int, int]]:
     return [*map(tuple, drawn), *((a, b) for a in edges for b in edges), (2000, 1999)]
 
 
-@pytest.mark.parametrize(
-    "recipe", [Recipe(), Recipe(crop="centre")], ids=lambda recipe: recipe.crop
-)
-@pytest.mark.parametrize("image_size", [8, 64, 256])
-def test_dalis_expressions_are_ours(image_size, recipe):
+@pytest.mark.parametrize("image_size", [8, 64, 256, (96, 64), (8, 28)], ids=str)
+def test_dalis_expressions_are_ours(image_size):
     require("dali")
     sizes = some_sizes(1)
     expected = [region(*size, image_size) for size in sizes]
-    np.testing.assert_allclose(by_dali(sizes, recipe, image_size), expected, rtol=2e-6, atol=1e-5)
+    np.testing.assert_allclose(by_dali(sizes, image_size), expected, rtol=2e-6, atol=1e-5)
+    whole = [(0, 0, *size) for size in sizes]
+    assert np.array_equal(by_dali(sizes, image_size, "pad"), whole)
 
 
 @pytest.mark.parametrize("crop", [8, 107, 108, 148])
@@ -106,4 +113,7 @@ def test_dalis_expressions_of_a_crop_are_ours(crop):
     require("dali")
     sizes = some_sizes(crop)
     expected = [square(*size, crop) for size in sizes]
-    assert np.array_equal(by_dali(sizes, Recipe(crop=crop), 64), expected)
+    for how, image_size in (("crop", 64), ("stretch", (96, 64))):
+        assert np.array_equal(by_dali(sizes, image_size, how, crop), expected)
+    expected = [region(*size, (96, 64), crop) for size in sizes]
+    np.testing.assert_allclose(by_dali(sizes, (96, 64), crop=crop), expected, rtol=2e-6, atol=1e-5)

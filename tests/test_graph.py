@@ -16,6 +16,8 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline.images.pixels import to_signed
+from pipeline.images.resize import contained
+from pipeline.images.resize import fit as fitted
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
@@ -106,7 +108,7 @@ def through_dali(shards):
     """Everything through the whole graph once, on the CPU: name → (S, S, C)."""
 
     @functools.cache
-    def run(image_size, channels=3, until="resize"):
+    def run(image_size, channels=3, until="resize", fit=None):
         from pipeline.loading.dali import build_graph
 
         with closing(Reader(shards)) as reader:
@@ -114,7 +116,7 @@ def through_dali(shards):
         graph: Any = build_graph(
             shards,
             lambda: next(read),
-            LoaderOptions(len(shards), image_size, channels, workers=2),
+            LoaderOptions(len(shards), image_size, channels, workers=2, fit=fit),
             until,
         )
         graph.build()
@@ -224,6 +226,35 @@ def test_floats_are_the_normalised_pixels(through_dali, channels):
         assert image.dtype == torch.float32
         # Normalised after rounding to whole levels: a quarter of a level would show
         torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad", "pad:edge", "pad:#0ac81e"])
+@pytest.mark.parametrize("image_size", [(96, 64), (24, 56)], ids=str)
+def test_other_shapes_and_fits_are_those_of_the_cpu(through_dali, encoded, image_size, fit):
+    (width, height), padded = image_size, fit.startswith("pad")
+    got = through_dali(image_size, fit=fit)
+    for name, data in encoded.items():
+        picture = torch.from_numpy(np.array(Image.open(io.BytesIO(data))))
+        tall, wide, _ = picture.shape
+        across, down = contained(wide, tall, image_size) if padded else image_size
+        left, top = (width - across) // 2, (height - down) // 2
+        error = np.abs(got[name].numpy().astype(int) - fitted(picture, image_size, fit).numpy())
+        inside = error[top + 1 : top + down - 1, left + 1 : left + across - 1]
+        if inside.size:
+            assert_close(inside, INSIDE)
+        rows = np.clip(np.arange(height), top, top + down - 1)
+        columns = np.clip(np.arange(width), left, left + across - 1)
+        if fit == "pad:edge":
+            assert np.array_equal(got[name], got[name][rows[:, None], columns])
+        else:
+            error[top : top + down, left : left + across] = 0
+            assert not error.any(), "the colour"
+    assert len(got) == len(SIZES) * len(KINDS)
+
+
+def test_grey_images_are_padded_with_the_luma_of_a_colour(through_dali):
+    got = through_dali(64, 1, fit="pad:#0ac81e")["smooth-tall.jpg"]
+    assert got[:, 0].unique().tolist() == got[:, -1].unique().tolist() == [124]
 
 
 # The loader's pixels on the CPU

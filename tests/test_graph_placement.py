@@ -20,11 +20,11 @@ def operators(numbered_set, monkeypatch):
         "pipeline.loading.dali._device_id", lambda device: None
     )  # where there is no GPU
 
-    def build(device, until="normalise", shards=None, channels=3, **options):
+    def build(device, until="normalise", shards=None, channels=3, fit=None, **options):
         graph = build_graph(
             shards or numbered_set(12, 5),
             lambda: pytest.fail("nothing is to be read"),
-            LoaderOptions(8, 64, channels, device=torch.device(device), workers=1),
+            LoaderOptions(8, 64, channels, device=torch.device(device), workers=1, fit=fit),
             until,
             **options,
         )
@@ -67,6 +67,21 @@ def test_everything_from_decoding_on_runs_on_the_device(operators, device, decod
     others = set(found) - set(named)
     assert {found[name]._device for name in others} == {"cpu"}
     assert not any("reader" in str(getattr(op, "schema_name", "")) for op in found.values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("fit", "kind"), [("pad:edge", "WarpAffine"), ("pad", "Slice"), ("stretch", None)]
+)
+def test_what_is_padded_is_padded_on_the_device(operators, fit, kind, channels):
+    found = operators("cuda", channels=channels, fit=fit)
+    assert found["resize"]._device == found["normalise"]._device == "gpu"
+    if kind is None:
+        assert "pad" not in found
+    else:
+        assert (found["pad"].schema_name, found["pad"]._device) == (kind, "gpu")
+    after = {"decode", "resize", "pad", "normalise"}
+    assert {op._device for name, op in found.items() if name not in after} == {"cpu"}
 
 
 def test_the_gpus_decoder_is_told_how_to_decode(operators, tmp_path):

@@ -9,13 +9,13 @@ from torch import nn
 from dcgan.nets import forms
 from dcgan.nets.models import (
     CHANNELS,
-    SIZES,
     Discriminator,
     Generator,
     count_parameters,
     init_weights,
 )
 from pipeline.errors import UserError
+from pipeline.images.size import sides
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
 
 
@@ -27,20 +27,33 @@ def shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
 
+SIZES = {  # → width and height of the smallest map, and the widths' factor there
+    32: (4, 4, 4),
+    64: (4, 4, 8),
+    256: (4, 4, 32),
+    28: (7, 7, 2),
+    (96, 64): (6, 4, 8),
+    (64, 128): (2, 4, 16),
+    (8, 12): (2, 3, 2),
+}
+
+
 @pytest.mark.parametrize(("size", "channels"), [*itertools.product(SIZES, CHANNELS)])
 def test_from_noise_to_images_to_logits(size, channels):
     generator = Generator(size, nz=7, ngf=2, channels=channels)
     discriminator = Discriminator(size, ndf=2, channels=channels)
     init_weights(generator, seeded())
     images = generator(torch.randn(3, 7, 1, 1, generator=seeded()))
-    assert images.shape == (3, channels, size, size)
+    (width, height), (*base, factor) = sides(size), SIZES[size]
+    assert images.shape == (3, channels, height, width)
     assert 0 < images.abs().amax() <= 1
     assert discriminator(images).shape == (3,)
     assert discriminator.eval()(images[:1]).shape == (1,)
     assert generator.main[-2].in_channels == 2  # ngf, whatever the size
     assert discriminator.main[0].out_channels == 2  # ndf
-    for width in (generator.main[0].out_channels, discriminator.main[-1].in_channels):
-        assert width == 2 * size // 8  # the 4×4 map
+    first, last = generator.main[0], discriminator.main[-1]
+    assert first.out_channels == last.in_channels == 2 * factor
+    assert first.kernel_size == last.kernel_size == (base[1], base[0])
 
 
 def test_logits_are_not_squashed():
@@ -55,7 +68,7 @@ def test_logits_are_not_squashed():
 @pytest.mark.parametrize(
     ("build", "where", "found", "wanted", "remedy"),
     [
-        (lambda: Generator(image_size=48), "--image-size", "48", "one of 32, 64, 128, 256", "32"),
+        (lambda: Generator(image_size=50), "--image-size", "50", "doubled", "48 or 56"),
         (lambda: Generator(channels=4), "--channels", "4", "one of 1, 3", "--channels 3"),
         (lambda: Generator(nz=0), "--nz", "0", "at least 1", "leave --nz out"),
         (lambda: Discriminator(ndf=0), "--ndf", "0", "at least 1", "leave --ndf out"),

@@ -13,7 +13,7 @@ from PIL import Image
 import pipeline.images.decode
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError
-from pipeline.images.resize import fit_square, resize, resized
+from pipeline.images.resize import fit, resize, resized
 from pipeline.packing.store import cut, store
 from pipeline.shards.manifest import Recipe, make_recipe
 from tests.pictures import CELEBA, decode, encode, noisy, smooth
@@ -46,7 +46,7 @@ def test_what_is_stored_is_what_the_loaders_make_of_the_pixels(width, height, si
     if crop == "none":
         expected = resize(image, *resized(width, height, size))
     else:
-        expected = fit_square(image, size, None if crop == "centre" else crop)
+        expected = fit(image, size, crop=None if crop == "centre" else crop)
     assert made.dtype == np.uint8
     assert made.flags.c_contiguous
     assert np.array_equal(made, expected.numpy())
@@ -57,7 +57,7 @@ def test_what_is_stored_is_what_the_loaders_make_of_the_pixels(width, height, si
 def test_a_raw_store_is_bit_for_bit_what_the_loaders_make_of_its_source(crop, kind):
     data = encode(smooth(*CELEBA), kind)
     image = torch.from_numpy(pipeline.images.decode.decode(data).pixels.copy())
-    expected = fit_square(image, 64, None if crop == "centre" else crop)
+    expected = fit(image, 64, crop=None if crop == "centre" else crop)
     assert np.array_equal(of_raw(data, 64, crop), expected.numpy())
 
 
@@ -116,10 +116,11 @@ def test_an_image_smaller_than_the_crop_is_rejected(recipe):
 # Options
 
 RECIPES = {
-    # store, size, crop, quality → the recipe
+    # store, size, crop, quality, and perhaps fit → the recipe
     "default": (("original", None, None, None), Recipe()),
     "original-108": (("original", None, "108", None), Recipe(crop=108)),
-    "original-centre": (("original", None, "centre", None), Recipe(crop="centre")),
+    "original-centre": (("original", None, None, None, "crop"), Recipe(crop="centre")),
+    "original-pad": (("original", None, "108", None, "pad:black"), Recipe(crop=108, fit="pad")),
     "jpeg": (
         ("jpeg", None, None, None),
         Recipe(store="jpeg", crop="centre", size=64, filter="bilinear", quality=95),
@@ -130,6 +131,15 @@ RECIPES = {
     ),
     "raw": (("raw", None, None, None), raw(64)),
     "raw-108": (("raw", 108, "108", None), raw(108, 108)),
+    "raw-square": (("raw", "64x64", "none", None, "crop"), raw(64)),
+    "raw-wide": (
+        ("raw", "96×64", None, None),
+        Recipe(store="raw", crop="centre", size=(96, 64), filter="bilinear"),
+    ),
+    "jpeg-pad": (
+        ("jpeg", None, None, None, "pad:White"),
+        Recipe(store="jpeg", fit="pad:#ffffff", size=64, filter="bilinear", quality=95),
+    ),
 }
 
 
@@ -139,8 +149,35 @@ def test_options_make_recipes(options, expected):
     assert make_recipe(*options, checked=False) == expected.model_copy(update={"checked": False})
 
 
+def test_squares_that_are_cropped_are_of_format_1_and_all_else_is_told_in_its_own_words():
+    told = {
+        name: (recipe.format, recipe.describe())
+        for name, (_, recipe) in RECIPES.items()
+        if recipe.format == 2 or recipe.crop == "centre"
+    }
+    assert told == {
+        "original-centre": (1, "--store original --crop centre"),
+        "original-pad": (2, "--store original --crop 108 --fit pad"),
+        "jpeg": (1, "--store jpeg --crop centre --size 64 --quality 95"),
+        "raw": (1, "--store raw --crop centre --size 64"),
+        "raw-square": (1, "--store raw --crop centre --size 64"),
+        "raw-wide": (2, "--store raw --fit crop --size 96x64"),
+        "jpeg-pad": (2, "--store jpeg --crop none --fit pad:#ffffff --size 64 --quality 95"),
+    }
+    assert "fit" not in RECIPES["raw"][1].model_dump()
+
+
+def test_a_grey_image_beside_a_colour_becomes_rgb():
+    recipe = Recipe(store="jpeg", fit="pad:#c80000", size=(96, 64), filter="bilinear", quality=95)
+    pixels = decode(store(GREY, recipe).data).astype(int)
+    assert np.abs(pixels[:, 0] - (200, 0, 0)).max() < 4
+    assert np.ptp(pixels[:, 40:56], axis=2).max() < 12
+    black = store(GREY, recipe.model_copy(update={"fit": "pad"})).data
+    assert (Image.open(io.BytesIO(black)).mode, pixels.shape) == ("L", (64, 96, 3))
+
+
 REFUSED = {
-    # store, size, crop, quality → where, words of `found`, words of `do`
+    # store, size, crop, quality, and perhaps fit → where, words of `found`, words of `do`
     "original-size": (
         ("original", 64, None, None),
         "--size 64",
@@ -148,7 +185,15 @@ REFUSED = {
         "--store jpeg",
     ),
     "raw-quality": (("raw", None, None, 9), "--quality 9", "--store raw", "leave --quality out"),
-    "raw-none": (("raw", None, "none", None), "--crop none", "--store raw", "--crop centre"),
+    "raw-none": (("raw", None, "none", None), "--crop none", "--store raw", "--fit crop"),
+    "centre": (("raw", None, "centre", None), "--crop centre", "a fit", "--fit crop"),
+    "fit-word": (("raw", None, None, None, "cover"), "--fit", "cover", "correct it"),
+    "crop-below-side": (
+        ("raw", "64x128", "108", None),
+        "--crop 108",
+        "--size 64x128",
+        "--size 108 or less",
+    ),
     "crop-below-size": (
         ("raw", 128, "108", None),
         "--crop 108",
@@ -157,7 +202,7 @@ REFUSED = {
     ),
     "crop-word": (("raw", None, "middle", None), "--crop middle", "neither", "--crop 108"),
     "crop-tiny": (("original", None, "7", None), "--crop 7", "out of range", "correct it"),
-    "size-tiny": (("jpeg", 7, None, None), "--size 7", "out of range", "correct it"),
+    "size-tiny": (("jpeg", 7, None, None), "--size", "7", "correct it"),
     "quality-101": (("jpeg", None, None, 101), "--quality 101", "out of range", "correct it"),
 }
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.images.size import sides
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import Schedule
-from tests.loaders import decoder_of, keys
+from tests.loaders import keys, open_kind
 from tests.needs import require, take, within
 from tests.pictures import encode, pack_pictures, smooth
 
@@ -27,11 +28,12 @@ PICTURES = {
 
 @pytest.fixture(scope="module")
 def set_of(tmp_path_factory):
-    """A set by its store, crop and size."""
+    """A set by its store, what is cut out or how the whole is fitted, and size."""
 
     @functools.cache
-    def make(store, crop, size=None):
-        recipe = make_recipe(store, size, crop, None, checked=True)
+    def make(store, cut, size=None):
+        crop, fit = (cut, None) if cut in ("none", "108") else (None, cut)
+        recipe = make_recipe(store, size, crop, None, fit, checked=True)
         return pack_pictures(tmp_path_factory.mktemp(store), PICTURES, recipe=recipe)
 
     return make
@@ -39,21 +41,24 @@ def set_of(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixels_of(set_of):
-    """All pictures of a set as a loader shows them, in their names' order: (n, S, S, C) levels."""
+    """All pictures of a set as a loader shows them, in their names' order: (n, H, W, C) levels."""
 
     @functools.cache
-    def show(kind, image_size, channels, *how):
-        if kind == "dali":
+    def show(kind, image_size, channels, *how, fit=None):
+        if kind.startswith("dali"):
             require("dali")
         shards = set_of(*how)
         count = len(shards)
-        options = LoaderOptions(count, image_size, channels, dtype=torch.uint8, workers=2)
-        loader = Loader(shards, options, decoder_of(kind, shards, options))
-        (batch,) = take(loader, 1)
+        options = {"channels": channels, "dtype": torch.uint8, "fit": fit}
+        loader = open_kind(kind, shards, count, image_size, **options)
+        # From the second epoch on, a cache has it from memory
+        batch = take(loader, 2 if "cached" in kind else 1)[-1]
         within(10, loader.close)
-        assert batch.shape == (len(PICTURES), image_size, image_size, channels)
+        width, height = sides(image_size)
+        assert batch.shape == (len(PICTURES), height, width, channels)
         key_of = keys(shards)
-        shown = [key_of[row] for row in Schedule.of(shards, count, seed=0).order(0)]
+        epoch = int("cached" in kind)
+        shown = [key_of[row] for row in Schedule.of(shards, count, seed=0).order(epoch)]
         return batch.numpy()[np.argsort(shown)].astype(int)
 
     return show
@@ -66,7 +71,7 @@ def assert_within(error, mean, largest, share):
     assert (error > 1).mean() <= share
 
 
-CROPS = ["centre", "108"]
+CROPS = ["crop", "108"]
 SIZES = [32, 64, 108]
 
 
@@ -77,6 +82,25 @@ def test_raw_is_bit_for_bit_what_original_comes_to(pixels_of, crop, image_size, 
     original = pixels_of(kind, image_size, 3, "original", crop)
     raw = pixels_of("raw", image_size, 3, "raw", crop, image_size)
     assert np.array_equal(raw, original)
+
+
+@pytest.mark.parametrize(
+    ("cut", "size"),
+    [
+        ("crop", (64, 40)),
+        ("108", (24, 56)),
+        ("stretch", (24, 56)),
+        ("pad:edge", (24, 56)),
+        ("pad:#0ac81e", 48),
+    ],
+)
+def test_of_any_fit_and_shape_all_show_the_same(pixels_of, cut, size):
+    raw = pixels_of("raw", size, 3, "raw", cut, size)
+    for kind in ("dali-cached", "threads"):
+        assert np.array_equal(pixels_of(kind, size, 3, "original", cut), raw)
+    if cut != "108":  # the reader may choose, too
+        assert np.array_equal(pixels_of("threads", size, 3, "original", "none", fit=cut), raw)
+    assert len({picture.tobytes() for picture in raw}) == len(PICTURES)
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -115,8 +139,8 @@ def test_both_decoders_show_nearly_the_same_luma(pixels_of, how):
 
 @pytest.mark.parametrize("image_size", [32, 48])
 def test_stored_pixels_are_made_smaller_where_asked(pixels_of, image_size):
-    original = pixels_of("threads", image_size, 3, "original", "centre")
-    raw = pixels_of("raw", image_size, 3, "raw", "centre", 64)
+    original = pixels_of("threads", image_size, 3, "original", "crop")
+    raw = pixels_of("raw", image_size, 3, "raw", "crop", 64)
     assert_within(np.abs(raw - original), mean=3.0, largest=40, share=1.0)  # resized twice
 
 
@@ -127,10 +151,26 @@ def test_the_crop_is_not_a_pixel_off(pixels_of):
     assert np.abs(right[:, 1:] - right[:, :-1]).mean() > 0.5
 
 
+def test_another_fit_than_was_packed_is_refused(set_of):
+    shards = set_of("raw", "pad", 64)
+    assert Loader(shards, LoaderOptions(1, 64, fit="pad")).identity["--fit"] == "pad"
+    with pytest.raises(UserError) as error:
+        Loader(shards, LoaderOptions(1, 64, fit="crop"))
+    assert (error.value.where, "--fit pad" in error.value.wanted) == ("--fit crop", True)
+    assert "no longer whole" in error.value.found
+    whole = set_of("original", "crop")
+    assert "--fit" not in Loader(whole, LoaderOptions(1, 64)).identity
+    assert Loader(whole, LoaderOptions(1, (64, 96), fit="pad:edge")).identity == {
+        **Loader(whole, LoaderOptions(1, 64)).identity,
+        "--fit": "pad:edge",
+        "--image-size": "64x96",
+    }
+
+
 REFUSED = {
-    "jpeg": (("jpeg", "centre", 32), 64, 32),
+    "jpeg": (("jpeg", "crop", 32), 64, 32),
     "jpeg-whole": (("jpeg", "none", 32), 33, 32),
-    "raw": (("raw", "centre", 32), 33, 32),
+    "raw": (("raw", "crop", 32), 33, 32),
     "original-cropped": (("original", "108"), 128, 108),
 }
 

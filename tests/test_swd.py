@@ -40,19 +40,34 @@ def test_scales_go_down_to_sixteen():
     assert swd.scales(256) == [256, 128, 64, 32, 16]
 
 
-@pytest.mark.parametrize("channels", [3, 1])
-def test_it_is_what_the_paper_says(monkeypatch, channels):
+@pytest.mark.parametrize(
+    ("channels", "shape", "scales"),
+    [
+        (3, (32, 32), [32, 16]),
+        (1, (32, 32), [32, 16]),
+        (1, (32, 20), [(20, 32)]),
+        (1, (32, 33), [(33, 32), (17, 16)]),
+    ],
+)
+def test_it_is_what_the_paper_says(monkeypatch, channels, shape, scales):
     monkeypatch.setattr(swd, "PATCHES", 24)  # the literal one takes seconds for all of them
     monkeypatch.setattr(swd, "DIRECTIONS", 64)
-    one, other = textured(0, 2)[..., :channels], noise(2)[..., :channels]
+    height, width = shape
+    one, other = (
+        images.repeat(1, 1, 2, 1)[:, :height, :width, :channels]
+        for images in (textured(0, 2), noise(2))
+    )
     found = swd.distances(one, other)
-    assert list(found) == [32, 16]
-    for level, (side, distance) in enumerate(found.items()):
-        random = torch.Generator().manual_seed(swd.SEED + side)
+    assert list(found) == scales
+    for level, (size, distance) in enumerate(found.items()):
+        random = swd.random_of(size)
+        if isinstance(size, int):
+            assert random.initial_seed() == swd.SEED + size
         directions = swd.draw_directions(channels, random).double().numpy()
-        corners = swd.draw_corners(2, side, random).numpy()
+        corners = swd.draw_corners(2, size, random).numpy()
         cut = [
-            literal.patches(images.double().numpy(), level, 2, corners) for images in (one, other)
+            literal.patches(images.double().numpy(), level, len(scales), corners)
+            for images in (one, other)
         ]
         expected = literal.sliced_wasserstein(cut[0], cut[1], directions)
         assert distance == pytest.approx(expected, rel=1e-5)

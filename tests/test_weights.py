@@ -11,6 +11,7 @@ from torch import nn
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.nets.weights import load_generator, load_weights
 from pipeline.errors import UserError
+from pipeline.images.size import size_text
 from tests.reference.tutorial import TutorialDiscriminator, TutorialGenerator, weights_init
 from tests.running import assert_four_parts
 from tests.test_models import seeded, shapes
@@ -29,6 +30,17 @@ def refusal(net: Generator | Discriminator, path: Path, flag: str = "--netG") ->
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} was changed by a refused file"
     return error.value
+
+
+@pytest.mark.parametrize("size", [28, (96, 64), (8, 12)], ids=str)
+def test_the_size_of_the_images_is_read_from_the_shapes(tmp_path, size):
+    net = Generator(size, nz=6, ngf=2, channels=1)
+    found = load_generator(saved(tmp_path / "netG.pth", net))
+    assert (found.image_size, found.options) == (net.image_size, net.options) == (size, net.options)
+    other = refusal(Generator(64, nz=6, ngf=2, channels=1), tmp_path / "netG.pth")
+    assert other.remedy == f"run with --image-size {size_text(size)}"
+    error = refusal(net, saved(tmp_path / "netD.pth", Discriminator(size, ndf=2)))
+    assert "holds a Discriminator" in error.remedy
 
 
 @pytest.mark.parametrize(("prefix", "old"), [("", True), ("module._orig_mod.", False)])
@@ -125,7 +137,7 @@ def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch)
     assert "ls -ld" in error.remedy
 
 
-SMALL = {"image_size": 64, "nz": 6, "ngf": 4, "channels": 3}
+SMALL: dict[str, Any] = {"image_size": 64, "nz": 6, "ngf": 4, "channels": 3}
 
 
 @pytest.mark.parametrize(

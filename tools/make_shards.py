@@ -95,17 +95,28 @@ def make_shards(
         Store, _option(STORED, "The files' own bytes, small JPEGs, or pixels for the fastest path.")
     ] = "original",
     size: Annotated[
-        int | None,
+        str | None,
         _option(
-            STORED, "Side in pixels, 8 to 4,096, for jpeg and raw.", show_default=str(DEFAULT_SIZE)
+            STORED,
+            "Side in pixels, or width × height as in 96x64, for jpeg and raw.",
+            show_default=str(DEFAULT_SIZE),
         ),
     ] = None,
     crop: Annotated[
         str | None,
         _option(
             STORED,
-            "none, centre, or the side of a middle square (108 and 148 are common).",
-            show_default="centre for jpeg and raw",
+            "Side of a middle square to cut out first (108 and 148 are common), or none; for jpeg,"
+            " none also keeps the image whole.",
+            show_default="none",
+        ),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        _option(
+            STORED,
+            "How the image comes to its size: crop, stretch, pad, pad:edge or pad:COLOUR.",
+            show_default="crop for jpeg and raw",
         ),
     ] = None,
     quality: Annotated[
@@ -130,7 +141,7 @@ def make_shards(
     The set depends on the source and the options alone, byte for byte, whatever the number of
     workers. Stopped at any moment, the same command goes on where it was.
     """
-    recipe = make_recipe(store, size, crop, quality, checked=check)
+    recipe = make_recipe(store, size, crop, quality, fit, checked=check)
     place = out.absolute()
     scratch = next(folder for folder in (place, *place.parents) if folder.is_dir())
     with console.status("reading the source"):

@@ -20,6 +20,7 @@ from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked,
 from dcgan.checks.system import CORES, DALI, DISK, GIB, PACKAGES, dali_wheels, enough, numbers
 from dcgan.step.precision import choose_precision
 from pipeline.errors import UserError
+from pipeline.images.size import sides
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import MIB, free_memory, free_shared_memory, shared_memory_lack
 from pipeline.shards.manifest import ShardSet
@@ -289,7 +290,8 @@ def one_batch(folder: Path, device: torch.device) -> Iterator[Finding]:
         yield not_checked("the set does not open")
         return
     recipe = shards.manifest.recipe
-    size = min(64, recipe.size or 64, recipe.crop if isinstance(recipe.crop, int) else 64)
+    crop = recipe.crop if isinstance(recipe.crop, int) else 64
+    size = min(64, *sides(recipe.size or 64), crop)
     options = LoaderOptions(
         min(64, len(shards)), size, device=device, dtype=torch.uint8, data_timeout=BATCH_TIMEOUT
     )

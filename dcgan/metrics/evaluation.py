@@ -23,6 +23,7 @@ from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
 from pipeline.errors import UserError
 from pipeline.files import file_digest, writing
+from pipeline.images.fit import parse_fit
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
@@ -71,6 +72,8 @@ class Evaluation:
         self._device = own_device(pick_device(options.device), ranks)
         self._folder = None if options.net.is_file() else RunFolder.open(options.net)
         self._shards = options.shards or _shards_of(options, self._folder)
+        config = self._folder.options() if self._folder else {}
+        self._fit = parse_fit(config.get("fit"))
         self._path = _net_of(options, self._folder)
         self._net = load_generator(self._path).to(self._device)
         stats = read_lines(self._folder.stats) if self._folder else []
@@ -131,9 +134,14 @@ class Evaluation:
         return found
 
     def _reals(self, wanted: int) -> Reals:
-        side, channels = self._net.options["--image-size"], self._net.options["--channels"]
-        workers = self._options.workers
-        loader = LoaderOptions(BATCH, side, channels, device=self._device, workers=workers)
+        loader = LoaderOptions(
+            BATCH,
+            self._net.image_size,
+            self._net.options["--channels"],
+            device=self._device,
+            workers=self._options.workers,
+            fit=self._fit,
+        )
         with self._ranks.together():
             return Reals(self._shards, loader, wanted)
 

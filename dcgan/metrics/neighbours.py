@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d
 
 from dcgan.metrics.reals import Measured, Reals, fake_blocks
 from dcgan.nets.models import Generator
@@ -93,9 +93,10 @@ def find(net: Generator, reals: Reals) -> Neighbours:
 
 
 def summary(images: torch.Tensor) -> torch.Tensor:
-    """Reduce (N, S, S, C) uint8 images to means of fields, (N, C · GRID²) float32."""
-    fields = avg_pool2d(images.permute(0, 3, 1, 2).float(), images.shape[1] // GRID)
-    return fields.flatten(1)
+    """Reduce (N, H, W, C) uint8 images to means of fields, (N, C · GRID²) float32 or fewer."""
+    height, width = images.shape[1:3]
+    fields = min(GRID, height), min(GRID, width)
+    return adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), fields).flatten(1)
 
 
 class Shortlist:

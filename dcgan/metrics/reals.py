@@ -17,6 +17,7 @@ from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate_each, latents
 from dcgan.sampling.labels import labels_of
 from pipeline.errors import UserError
+from pipeline.images.size import shown_size
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import SYNTHETIC, open_loader
 from pipeline.loading.options import LoaderOptions
@@ -132,7 +133,7 @@ class Reals:
     def __init__(self, shards: str, options: LoaderOptions, wanted: int = 2 * N) -> None:
         self._shards, batch = shards, max(1, -(-wanted // BATCHES))
         self.options = replace(options, batch_size=batch, dtype=torch.uint8, cache="off")
-        shape = f"{options.image_size}×{options.image_size}×{options.channels}"
+        shape = f"{shown_size(options.image_size)}×{options.channels}"
         self.fingerprint, self.recipe = SYNTHETIC, f"uniform noise, {shape}"
         self.total = BATCHES * batch
         if shards == SYNTHETIC:
@@ -140,12 +141,14 @@ class Reals:
         loader = open_loader(shards, replace(self.options, batch_size=1))
         assert isinstance(loader, Loader)
         manifest = loader.shards.manifest
+        fit = loader.shards.fit_of(options.fit)
+        fitted = "" if fit == manifest.recipe.fit else f" with --fit {fit}"
         batch = min(options.batch_size, manifest.samples)
         self.options = replace(self.options, batch_size=batch)
         self.total = manifest.samples // batch * batch
         self.fingerprint = loader.shards.fingerprint
         self.recipe = (
-            f"{manifest.recipe.describe()}, antialiased bilinear, read at {shape}"
+            f"{manifest.recipe.describe()}, antialiased bilinear, read at {shape}{fitted}"
             f" by {loader.decoder.name}"
         )
         loader.close()

@@ -13,6 +13,7 @@ import torch
 from dcgan.distributed import Ranks
 from dcgan.metrics.reals import FIRST_SEED, GROUP, Extractor, fake_blocks
 from dcgan.nets.models import Generator
+from pipeline.images.size import sides
 
 Blocks = Callable[[int, int], Iterator[torch.Tensor]]
 """From the first image, and the one after the last, to blocks of them, (B, S, S, C) uint8."""
@@ -27,12 +28,12 @@ def draw(net: Generator, n: int, ranks: Ranks, first: int = FIRST_SEED) -> torch
     """Draw the images of `n` seeds from `first` on; a collective.
 
     Returns:
-        (n, S, S, C) uint8 on the CPU, on every rank.
+        (n, H, W, C) uint8 on the CPU, on every rank.
     """
     start, stop = _share(n, ranks)
-    side, channels = net.options["--image-size"], net.options["--channels"]
+    width, height = sides(net.image_size)
     with ranks.together():
-        none = torch.empty(0, side, side, channels, dtype=torch.uint8)
+        none = torch.empty(0, height, width, net.options["--channels"], dtype=torch.uint8)
         own = torch.cat([none, *fakes_from(net, first)(start, stop)])
     return _joined(own, n, ranks)
 

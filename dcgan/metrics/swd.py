@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from dcgan.metrics.reals import Measured, N, Reals, fake_blocks
 from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.nets.models import Generator
+from pipeline.images.size import ImageSize, image_size, sides, size_text
 
 PATCH = 7
 """Side of a patch, in pixels of its scale (section 5)."""
@@ -32,10 +33,10 @@ DIRECTIONS = 512
 """Random projections (section 5)."""
 
 SMALLEST = 16
-"""Side of the coarsest scale, in pixels (section 5)."""
+"""Shorter side of the coarsest scale, in pixels (section 5)."""
 
 SEED = 1710_10196
-"""Seed of places and directions; the scale's side is added."""
+"""Seed of places and directions; the scale's side is added, or both if they differ."""
 
 KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 """The pyramid's kernel along each axis: Burt and Adelson, "The Laplacian Pyramid as a Compact Image
@@ -54,39 +55,51 @@ RECIPE = (
 """In one line, for records and for the cache's key."""
 
 
-def scales(image_size: int) -> list[int]:
-    """The sides that are measured, in pixels, from the images' own down to `SMALLEST`."""
-    sides = [image_size]
-    while sides[-1] // 2 >= SMALLEST:
-        sides.append(sides[-1] // 2)
-    return sides
+def scales(size: ImageSize) -> list[ImageSize]:
+    """The sizes that are measured, from the images' own down to `SMALLEST`."""
+    found = [size]
+    while min(sides(found[-1])) // 2 >= SMALLEST:
+        width, height = sides(found[-1])
+        found.append(image_size(-(-width // 2), -(-height // 2)))
+    return found
 
 
 def distances(
     one: torch.Tensor, other: torch.Tensor, device: torch.device | None = None
-) -> dict[int, float]:
+) -> dict[ImageSize, float]:
     """Measure how far apart two sets of images are, at each scale.
 
     Image i of both sets is looked at in the same places, so a set is at 0 from itself.
 
     Args:
-        one: (N, S, S, C) uint8 on the CPU.
+        one: (N, H, W, C) uint8 on the CPU.
         other: of the same shape.
         device: where to compute; the CPU by default.
 
     Returns:
-        For each side of `scales`, the distance × 10³ (the paper's unit), 0 or more.
+        For each size of `scales`, the distance × 10³ (the paper's unit), 0 or more.
     """
     assert one.shape == other.shape, f"{tuple(one.shape)} beside {tuple(other.shape)}"
     device = device or torch.device("cpu")
     found = {}
-    for level, side in enumerate(scales(one.shape[1])):
-        random = torch.Generator().manual_seed(SEED + side)
+    for level, size in enumerate(scales(_size_of(one))):
+        random = random_of(size)
         directions = draw_directions(one.shape[3], random).to(device)
-        corners = draw_corners(len(one), side, random)
+        corners = draw_corners(len(one), size, random)
         pair = [descriptors(images, level, corners, device) for images in (one, other)]
-        found[side] = 1e3 * _mean_distance(pair[0], pair[1], directions)
+        found[size] = 1e3 * _mean_distance(pair[0], pair[1], directions)
     return found
+
+
+def random_of(size: ImageSize) -> torch.Generator:
+    """What the directions and the places of a scale are drawn from."""
+    width, height = sides(size)
+    seed = width if width == height else (width << 16) + height
+    return torch.Generator().manual_seed(SEED + seed)
+
+
+def _size_of(images: torch.Tensor) -> ImageSize:
+    return image_size(images.shape[2], images.shape[1])
 
 
 def draw_directions(channels: int, random: torch.Generator) -> torch.Tensor:
@@ -99,13 +112,19 @@ def draw_directions(channels: int, random: torch.Generator) -> torch.Tensor:
     return torch.nn.functional.normalize(drawn).float()
 
 
-def draw_corners(count: int, side: int, random: torch.Generator) -> torch.Tensor:
+def draw_corners(count: int, size: ImageSize, random: torch.Generator) -> torch.Tensor:
     """Draw where patches lie: each wholly inside the image, all places alike.
 
     Returns:
         (count, PATCHES, 2) int64: row and column of the upper left pixel.
     """
-    return torch.randint(0, side - PATCH + 1, (count, PATCHES, 2), generator=random)
+    if isinstance(size, int):
+        return torch.randint(0, size - PATCH + 1, (count, PATCHES, 2), generator=random)
+    places = [
+        torch.randint(0, side - PATCH + 1, (count, PATCHES), generator=random)
+        for side in size[::-1]
+    ]
+    return torch.stack(places, dim=-1)
 
 
 def descriptors(
@@ -114,7 +133,7 @@ def descriptors(
     """Cut patches out of one level of the pyramid, and normalise them.
 
     Args:
-        images: (N, S, S, C) uint8.
+        images: (N, H, W, C) uint8.
         level: 0 for the finest; the coarsest is what is left after all differences.
         corners: (N, PATCHES, 2), as `draw_corners` gives them.
         device: where to compute.
@@ -123,8 +142,8 @@ def descriptors(
         (N · PATCHES, C · PATCH²) float32: over all patches, each channel has mean 0 and standard
         deviation 1, or is 0 throughout where it does not vary.
     """
-    count, side, _, channels = images.shape
-    last = level == len(scales(side)) - 1
+    count, channels = len(images), images.shape[3]
+    last = level == len(scales(_size_of(images))) - 1
     found = torch.empty(count * PATCHES, channels, PATCH, PATCH, device=device)
     for start in range(0, count, IMAGES_AT_ONCE):
         part = slice(start, start + IMAGES_AT_ONCE)
@@ -147,10 +166,11 @@ def _moments(values: torch.Tensor) -> tuple[float, float]:
 
 
 def _level(images: torch.Tensor, level: int, last: bool) -> torch.Tensor:
-    """One level of the pyramid of (B, C, S, S) float32 images."""
+    """One level of the pyramid of (B, C, H, W) float32 images."""
     for _ in range(level):
         images = _halved(images)
-    return images if last else images - _doubled(_halved(images))
+    height, width = images.shape[2:]  # of odd ones, the half is rounded up
+    return images if last else images - _doubled(_halved(images))[:, :, :height, :width]
 
 
 def _halved(images: torch.Tensor) -> torch.Tensor:
@@ -179,7 +199,7 @@ def _blurred(images: torch.Tensor) -> torch.Tensor:
 
 
 def _cut(images: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-    """Patches of (B, C, S, S) images, (B · PATCHES, C, PATCH, PATCH)."""
+    """Patches of (B, C, H, W) images, (B · PATCHES, C, PATCH, PATCH)."""
     windows = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (B, C, rows, columns, 7, 7)
     which = torch.arange(len(images), device=images.device)[:, None]
     return windows[which, :, corners[..., 0], corners[..., 1]].flatten(0, 1)
@@ -202,7 +222,7 @@ def _sorted(rows: torch.Tensor) -> torch.Tensor:
     return rows.sort(dim=1).values
 
 
-def mean(by_scale: dict[int, float]) -> float:
+def mean(by_scale: dict[ImageSize, float]) -> float:
     """The average over scales, by which runs are compared."""
     return float(np.mean(list(by_scale.values())))
 
@@ -211,15 +231,15 @@ def mean(by_scale: dict[int, float]) -> float:
 class Swd(Measured):
     """The sliced Wasserstein distance: `value` is its mean over scales, × 10³."""
 
-    scales: dict[int, float] = field(default_factory=dict)
-    """By the scale's side in pixels."""
-    floor_scales: dict[int, float] = field(default_factory=dict)
+    scales: dict[ImageSize, float] = field(default_factory=dict)
+    """By the scale's size."""
+    floor_scales: dict[ImageSize, float] = field(default_factory=dict)
 
     def record(self, nimg: int, net: str) -> dict[str, Any]:
-        """A line of `metrics.jsonl`; the scales' sides become strings, as JSON has it."""
+        """A line of `metrics.jsonl`; the scales' sizes become strings, as JSON has it."""
         return super().record(nimg, net) | {
-            "scales": {str(side): value for side, value in self.scales.items()},
-            "floor_scales": {str(side): value for side, value in self.floor_scales.items()},
+            "scales": {size_text(size): value for size, value in self.scales.items()},
+            "floor_scales": {size_text(size): value for size, value in self.floor_scales.items()},
         }
 
 
@@ -264,7 +284,7 @@ class SwdMetric:
         return self.compare(torch.cat([*fake_blocks(net, self.n)]))
 
     def compare(self, fakes: torch.Tensor) -> Swd:
-        """Measure images, (n, S, S, C) uint8 on the CPU."""
+        """Measure images, (n, H, W, C) uint8 on the CPU."""
         found = distances(self._reals, fakes, self._device)
         return Swd(
             "swd",

@@ -9,6 +9,7 @@ from dcgan.metrics import HIGHER_IS_BETTER, NAMES
 from dcgan.metrics.reals import Measured, Provenance
 from dcgan.metrics.swd import Swd
 from pipeline.errors import plain
+from pipeline.images.size import shown_size
 
 LEAST_COLUMNS = 140
 """Least width of a table in characters: figures must not be broken."""
@@ -29,7 +30,7 @@ def print_swd(swd: Swd) -> None:
     }
     _print_table(
         f"Sliced Wasserstein distance × 10³, n = {swd.n:,}",
-        ["", *(f"{side}×{side}" for side in swd.scales), "mean"],
+        ["", *map(shown_size, swd.scales), "mean"],
         [[name, *(f"{value:.2f}" for value in values)] for name, values in rows.items()],
     )
 

@@ -1,15 +1,15 @@
 """One layer, several equal ways to compute it.
 
 Every layer of the nets lies between a *small* map (B, N, h, w) and a *big* one (B, C, H, W), with
-weights (N, C, 4, 4), and consists of three products::
+weights (N, C, K, L), and consists of three products::
 
     down     (big, weights)  → small      a convolution; the gradient of a transposed one's input
     up       (small, weights) → big       a transposed convolution; the gradient of a plain one's
     weights  (big, small)    → weights    the gradient of either's weights
 
-Convolutions halve the side (stride 2, padding 1), except between 4×4 and 1×1, where the kernel
-covers the map once. Which form of a product is fastest depends on the machine, on the number
-format and on the shape, so each product has its own form:
+Convolutions of 4×4 halve the sides (stride 2, padding 1), except between the smallest map and one
+pixel, where the kernel covers that map once. Which form of a product is fastest depends on the
+machine, on the number format and on the shape, so each product has its own form:
 
 - *library*: PyTorch's convolution (cuDNN, oneDNN).
 - *im2col*: one matrix product over patches (Chellapilla, Puri and Simard, "High Performance
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import nn
 
 KERNEL = 4
+"""Side of the kernels that halve."""
 
 PADDED_TO = 8
 """*padded* pads the channels to a multiple of this."""
@@ -78,7 +79,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         products = products_of(self, images.shape[2:])
-        forms = _forms(self, products, images.device, images.shape[-1])
+        forms = _forms(self, products, images.device, max(images.shape[2:]))
         if products is None or forms is None:
             return super().forward(images)
         maps: torch.Tensor = _Layer.apply(*_autocast(images, self.weight), products, forms, False)
@@ -96,9 +97,12 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, maps: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         stride, padding = self.stride[0], int(self.padding[0])
-        sides = [stride * (side - 1) + self.kernel_size[0] - 2 * padding for side in maps.shape[2:]]
+        sides = [
+            stride * (side - 1) + kernel - 2 * padding
+            for side, kernel in zip(maps.shape[2:], self.kernel_size, strict=True)
+        ]
         products = products_of(self, sides) if output_size is None else None
-        forms = _forms(self, products, maps.device, sides[-1])
+        forms = _forms(self, products, maps.device, max(sides))
         if products is None or forms is None:
             return super().forward(maps, output_size)
         images: torch.Tensor = _Layer.apply(*_autocast(maps, self.weight), products, forms, True)
@@ -111,10 +115,11 @@ def products_of(layer: Conv2d | ConvTranspose2d, sides: Sequence[int]) -> Produc
         return None
     if layer.dilation != (1, 1) or layer.output_padding != (0, 0):
         return None
-    geometry = *layer.kernel_size, *layer.stride, *layer.padding
-    if geometry == (4, 4, 2, 2, 1, 1) and not any(side % 2 for side in sides):
+    moves = *layer.stride, *layer.padding
+    square = layer.kernel_size == (KERNEL, KERNEL)
+    if square and moves == (2, 2, 1, 1) and not any(side % 2 for side in sides):
         return HALVING
-    if geometry == (4, 4, 1, 1, 0, 0) and tuple(sides) == (KERNEL, KERNEL):
+    if moves == (1, 1, 0, 0) and layer.kernel_size == tuple(sides):
         return ONE_PATCH
     return None
 
@@ -187,9 +192,12 @@ def not_a_view(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class _Library:
-    """The library's convolutions with a stride and a padding."""
+    """The library's convolutions with a kernel, a stride and a padding.
 
-    def __init__(self, kernel: int, stride: int, padding: int) -> None:
+    A kernel of None is as large as the big map.
+    """
+
+    def __init__(self, kernel: int | None, stride: int, padding: int) -> None:
         self._kernel, self._stride, self._padding = kernel, stride, padding
 
     def down(self, big: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -200,7 +208,8 @@ class _Library:
 
     def weights(self, big: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
         # Only the shape, type and layout of the weights are read
-        like = big.new_empty(small.shape[1], big.shape[1], self._kernel, self._kernel)
+        kernel = big.shape[2:] if self._kernel is None else (self._kernel, self._kernel)
+        like = big.new_empty(small.shape[1], big.shape[1], *kernel)
         like = like.contiguous(memory_format=torch.channels_last)
         stride, padding = [self._stride] * 2, [self._padding] * 2
         gradients: Sequence[torch.Tensor] = torch.ops.aten.convolution_backward(
@@ -209,7 +218,7 @@ class _Library:
         return gradients[1]
 
 
-_library, _library_of_one_patch = _Library(KERNEL, 2, 1), _Library(KERNEL, 1, 0)
+_library, _library_of_one_patch = _Library(KERNEL, 2, 1), _Library(None, 1, 0)
 _library_of_blocks = _Library(2, 1, 0)
 
 
@@ -235,12 +244,12 @@ def _patch_down(big: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def _patch_up(small: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     patches = small.flatten(1) @ _matrix(weights)
-    return patches.view(len(small), KERNEL, KERNEL, -1).permute(0, 3, 1, 2)
+    return patches.view(len(small), *weights.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 def _patch_weights(big: torch.Tensor, small: torch.Tensor) -> torch.Tensor:
     product = small.flatten(1).t() @ _last(big).flatten(1)
-    return product.view(-1, KERNEL, KERNEL, big.shape[1]).permute(0, 3, 1, 2)
+    return product.view(-1, *big.shape[2:], big.shape[1]).permute(0, 3, 1, 2)
 
 
 def _last(maps: torch.Tensor) -> torch.Tensor:
@@ -249,7 +258,7 @@ def _last(maps: torch.Tensor) -> torch.Tensor:
 
 
 def _matrix(weights: torch.Tensor) -> torch.Tensor:
-    """(N, C, 4, 4) → (N, 16·C), a view of weights in channels_last."""
+    """(N, C, K, L) → (N, K·L·C), a view of weights in channels_last."""
     return _last(weights).flatten(1)
 
 
@@ -387,4 +396,4 @@ ONE_PATCH = Products(
     up={"library": _library_of_one_patch.up, "im2col": _patch_up},
     weights={"library": _library_of_one_patch.weights, "im2col": _patch_weights},
 )
-"""The products of the layers between 1×1 and 4×4."""
+"""The products of the layers between one pixel and the smallest map."""

@@ -5,10 +5,15 @@ Generative Adversarial Networks", ICLR 2016 (arXiv:1511.06434): figure 1 is the 
 At 64 pixels the layers, their order and their names are those of the PyTorch DCGAN tutorial and of
 pytorch/examples, so that weights from there load here::
 
-    noise (B, nz, 1, 1) ─ Generator ─ images (B, C, S, S) in [-1, 1] ─ Discriminator ─ logits (B,)
+    noise (B, nz, 1, 1) ─ Generator ─ images (B, C, H, W) in [-1, 1] ─ Discriminator ─ logits (B,)
+
+At other sizes the smallest map, which is 4×4 there, may be another rectangle, and the kernels that
+make it and see it have its size (`pipeline.images.size.base_of`).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,29 +22,28 @@ from dcgan.nets.batch_norm import BatchNorm2d, count_batches
 from dcgan.nets.conditional import LabelEmbedding, join, project
 from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
+from pipeline.images.size import ImageSize, base_of, plain_size
 from pipeline.shards.labels import LabelSpace
-
-SIZES = (32, 64, 128, 256)
-"""Image sizes for which the nets can be built: 4×4 doubled three to six times."""
 
 CHANNELS = (1, 3)
 """Grey or RGB."""
 
 
 class Generator(nn.Module):
-    """Draws images from noise: 1×1 → 4×4 → doubled until `image_size`, then tanh.
+    """Draws images from noise: 1×1 → the smallest map → doubled until `image_size`, then tanh.
 
-    The 4×4 map has `ngf * image_size // 8` channels, and each doubling of the size halves them. So
-    the last hidden map, at half the image's size, has `ngf` channels whatever the size.
+    Each doubling of the size halves the channels, and the last hidden map, at half the image's
+    size, has `ngf` of them: so after k doublings, the smallest map has `ngf * 2**(k - 1)`.
 
     Args:
-        image_size: side of the images in pixels, one of `SIZES`.
+        image_size: of the images, in pixels: the side, or (width, height).
         nz: length of the latents.
         ngf: channels of the last hidden map.
         channels: channels of the images, one of `CHANNELS`.
         labels: what the images are labelled with, for a conditional net.
 
     Attributes:
+        image_size: as given.
         options: the values that the net was built with, by the names of their flags.
         usual_labels: the labels of images that nobody names a label for, (m,) int64 or (m, k)
             float32, as `dcgan.sampling.labels` takes them; None if the net is all there is.
@@ -50,24 +54,27 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         nz: int = 100,
         ngf: int = 64,
         channels: int = 3,
         labels: LabelSpace | None = None,
     ) -> None:
         super().__init__()
-        self.labels = labels
-        self.options = {
-            "--image-size": image_size,
+        self.image_size, self.labels = image_size, labels
+        self.options: dict[str, Any] = {
+            "--image-size": plain_size(image_size),
             "--channels": channels,
             "--nz": nz,
             "--ngf": ngf,
         }
-        _check(self.options)
-        depth = ngf * image_size // 8
+        width, height, doublings = base_of(image_size)
+        _check(channels, {"--nz": nz, "--ngf": ngf})
+        depth = ngf << doublings - 1
         layers: list[nn.Module] = [
-            ConvTranspose2d(nz if labels is None else 2 * nz, depth, 4, 1, 0, bias=False),
+            ConvTranspose2d(
+                nz if labels is None else 2 * nz, depth, (height, width), 1, 0, bias=False
+            ),
             BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
@@ -92,7 +99,7 @@ class Generator(nn.Module):
             labels: for a conditional net, as `LabelEmbedding` takes them.
 
         Returns:
-            (B, C, S, S) in [-1, 1].
+            (B, C, H, W) in [-1, 1].
         """
         count_batches(self)
         if self.embedding is not None:
@@ -103,19 +110,20 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Maps images to logits: it mirrors the generator, halving down to 4×4, then to one number.
+    """Maps images to logits: it mirrors the generator, halving the map, then to one number.
 
     The tutorial's discriminator ends in a sigmoid; this one does not. A sigmoid has no weights, so
     names and shapes still agree. A loss computed from the logit stays exact where a probability
     would round to 0 or 1.
 
     Args:
-        image_size: side of the images in pixels, one of `SIZES`.
-        ndf: channels of the first hidden map; the 4×4 map has `ndf * image_size // 8`.
+        image_size: of the images, in pixels: the side, or (width, height).
+        ndf: channels of the first hidden map; after k halvings there are `ndf * 2**(k - 1)`.
         channels: channels of the images, one of `CHANNELS`.
         labels: what the images are labelled with, for a conditional net.
 
     Attributes:
+        image_size: as given.
         options: the values that the net was built with, by the names of their flags.
 
     Raises:
@@ -124,29 +132,34 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        image_size: int = 64,
+        image_size: ImageSize = 64,
         ndf: int = 64,
         channels: int = 3,
         labels: LabelSpace | None = None,
     ) -> None:
         super().__init__()
-        self.labels = labels
-        self.options = {"--image-size": image_size, "--channels": channels, "--ndf": ndf}
-        _check(self.options)
+        self.image_size, self.labels = image_size, labels
+        self.options: dict[str, Any] = {
+            "--image-size": plain_size(image_size),
+            "--channels": channels,
+            "--ndf": ndf,
+        }
+        width, height, doublings = base_of(image_size)
+        _check(channels, {"--ndf": ndf})
         # No BatchNorm on the first layer: section 3 of the paper found it to cause oscillation.
         layers: list[nn.Module] = [
             Conv2d(channels, ndf, 4, 2, 1, bias=False),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         depth = ndf
-        while depth < ndf * image_size // 8:
+        while depth < ndf << doublings - 1:
             layers += [
                 Conv2d(depth, depth * 2, 4, 2, 1, bias=False),
                 BatchNorm2d(depth * 2),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             depth *= 2
-        layers += [Conv2d(depth, 1, 4, 1, 0, bias=False)]
+        layers += [Conv2d(depth, 1, (height, width), 1, 0, bias=False)]
         self.main = nn.Sequential(*layers)
         self.embedding = None if labels is None else LabelEmbedding(labels, depth, spread=0.02)
 
@@ -156,7 +169,7 @@ class Discriminator(nn.Module):
         """Discriminate between real and generated images.
 
         Args:
-            images: (B, C, S, S) in [-1, 1].
+            images: (B, C, H, W) in [-1, 1].
             labels: for a conditional net, as `LabelEmbedding` takes them.
             batches: the number of equal mini-batches in `images`, one after another. In training
                 the result is that of a call with each.
@@ -214,14 +227,14 @@ def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _check(options: dict[str, int]) -> None:
+def _check(channels: int, counts: dict[str, int]) -> None:
     """Refuse values from which no net can be built."""
-    allowed = {"--image-size": SIZES, "--channels": CHANNELS}
-    for option, value in options.items():
-        choices = allowed.get(option)
-        if choices is None and value < 1:
+    for option, value in counts.items():
+        if value < 1:
             raise UserError(option, str(value), "at least 1", f"leave {option} out for its default")
-        if choices is not None and value not in choices:
-            nearest = min(choices, key=lambda choice: abs(choice - value))
-            wanted = "one of " + ", ".join(map(str, choices))
-            raise UserError(option, str(value), wanted, f"use the nearest, {option} {nearest}")
+    if channels not in CHANNELS:
+        nearest = min(CHANNELS, key=lambda choice: abs(choice - channels))
+        wanted = "one of " + ", ".join(map(str, CHANNELS))
+        raise UserError(
+            "--channels", str(channels), wanted, f"use the nearest, --channels {nearest}"
+        )

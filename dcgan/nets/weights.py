@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from dcgan.nets.conditional import numbered
-from dcgan.nets.models import SIZES, Discriminator, Generator
+from dcgan.nets.models import Discriminator, Generator
 from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
+from pipeline.images.size import DOUBLINGS, ImageSize, image_size
 
 WRAPPERS = ("module", "_orig_mod")
 """Prefixes that DataParallel and torch.compile add to the names of a net's tensors."""
@@ -174,7 +175,7 @@ def load_generator(path: str | Path) -> Generator:
     """
     state = read_state(Path(path), str(path))
     net = _origin(state)
-    wanted = f"the weights of a Generator of {', '.join(map(str, SIZES))} pixels, grey or RGB"
+    wanted = "the weights of a DCGAN's generator, as dcgan-train and pytorch/examples save them"
     if not isinstance(net, Generator):
         found = "the weights of a Discriminator" if net else "tensors of another net"
         remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
@@ -239,21 +240,30 @@ def _labels_remedy(net: Generator | Discriminator, origin: Generator | Discrimin
 def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
     """Build on the meta device the net that has these weights; None if no options give it."""
     kernels = [tuple(tensor.shape) for tensor in state.values() if tensor.ndim == 4]
-    if not kernels or 0 in kernels[0] + kernels[-1]:
+    if len(kernels) < 2 or 0 in kernels[0] + kernels[-1]:
         return None
-    first, last = kernels[0], kernels[-1]  # (in, out, 4, 4) in a Generator, else (out, in, 4, 4)
+    first, last = kernels[0], kernels[-1]  # (in, out, …) in a Generator, else (out, in, …)
+    doublings = len(kernels) - 1
+    # Numbers of a file: no net is to be built that it has no numbers for
+    if doublings > DOUBLINGS[-1] or max(first[1], last[1]) > max(first[0], last[0]) << doublings:
+        return None
     labels = numbered(_shapes(state))
     nz = first[0] if labels is None else first[0] // 2
     with torch.device("meta"):
         for build in (
-            lambda: Generator(8 * first[1] // last[0], nz, last[0], last[1], labels),
-            lambda: Discriminator(8 * last[1] // first[0], first[0], first[1], labels),
+            lambda: Generator(_drawn(first, doublings), nz, last[0], last[1], labels),
+            lambda: Discriminator(_drawn(last, doublings), first[0], first[1], labels),
         ):
             with contextlib.suppress(UserError):
                 net = build()
                 if _shapes(net.state_dict()) == _shapes(state):
                     return net
     return None
+
+
+def _drawn(kernel: tuple[int, ...], doublings: int) -> ImageSize:
+    """The size of the images of a net whose kernel at the smallest map has this shape."""
+    return image_size(kernel[3] << doublings, kernel[2] << doublings)
 
 
 def save_weights(net: nn.Module, path: Path) -> None:

@@ -9,6 +9,7 @@ from dcgan.options import MeasuringSet
 from dcgan.profiling.contenders import first_shards
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, measure
 from dcgan.rundir.environment import pick_device
+from pipeline.images.size import shown_size
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
 from pipeline.shards.manifest import ShardSet
@@ -56,7 +57,7 @@ class Bench:
         return {
             "images": f"{len(self.shards):,}{part}, of {size} pixels at most, in {options.shards}"
             f" ({manifest.recipe.describe()})",
-            "batches": f"of {options.batch_size}, {options.image_size}×{options.image_size} pixels,"
+            "batches": f"of {options.batch_size}, {shown_size(options.image_size)} pixels,"
             f" {self.conditions.threads} workers",
             "rounds": f"{options.rounds} each, in turn, of at least {options.seconds:g} s and"
             f" {AHEAD_FACTOR} times what is read ahead",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
+from pipeline.images.fit import CROP, STRETCH, padding_of
 from pipeline.images.pixels import MEAN, STD
+from pipeline.images.resize import contained, resized
+from pipeline.images.size import ImageSize, sides
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import BATCHES_AHEAD, Decoder, ThreadDecoder
 from pipeline.loading.loader import READY, Loader, open_decoder
@@ -173,7 +177,7 @@ def shared_by_dataloader(conditions: LoaderOptions) -> int:
     """
     c = conditions
     batches = DATALOADER_AHEAD * c.threads + 1
-    return batches * c.batch_size * 3 * c.image_size**2 * torch.float32.itemsize
+    return batches * c.batch_size * 3 * math.prod(sides(c.image_size)) * torch.float32.itemsize
 
 
 def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Contender:
@@ -183,7 +187,8 @@ def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Conten
     from torch.utils.dlpack import from_dlpack
 
     on_gpu = conditions.device.type == "cuda"
-    size, recipe = conditions.image_size, shards.manifest.recipe
+    (width, height), recipe = sides(conditions.image_size), shards.manifest.recipe
+    modes = {CROP: "not_smaller", STRETCH: "stretch"}
     graph = Pipeline(
         batch_size=conditions.batch_size,
         num_threads=conditions.threads,
@@ -207,8 +212,13 @@ def plain_dali(name: str, shards: ShardSet, conditions: LoaderOptions) -> Conten
         if crop := recipe.reader_crop:
             images = fn.crop(images, crop=(crop, crop))
         # With subpixel_scale, the default, it sees other pixels than torchvision does
-        images = fn.resize(images, resize_shorter=size, subpixel_scale=False)
-        middle = {"crop": (size, size), "mean": [MEAN] * 3, "std": [STD] * 3}
+        how = modes.get(recipe.fit, "not_larger")
+        images = fn.resize(images, size=(height, width), mode=how, subpixel_scale=False)
+        if how == "not_larger":
+            colour = padding_of(recipe.fit) or (0, 0, 0)  # it has no pixels of the edge to pad with
+            outside = {"out_of_bounds_policy": "pad", "fill_values": colour}
+            images = fn.crop(images, crop=(height, width), **outside)
+        middle = {"crop": (height, width), "mean": [MEAN] * 3, "std": [STD] * 3}
         graph.set_outputs(fn.crop_mirror_normalize(images, dtype=types.FLOAT, **middle))
     graph.build()
 
@@ -250,15 +260,42 @@ def _dataloader(
     return Contender(name, running, conditions.batch_size, ahead, running.close)
 
 
-def _transform(recipe: Recipe, size: int) -> Any:
+def _transform(recipe: Recipe, size: ImageSize) -> Any:
     """The tutorial's, or for a set with a crop of its own, that crop and a resize."""
     from torchvision import transforms
 
-    fit = [transforms.Resize(size), transforms.CenterCrop(size)]
+    fit: list[Any] = [transforms.Resize(size), transforms.CenterCrop(size)]
+    if recipe.fit != CROP or not isinstance(size, int):
+        fit = [_Fitted(size, recipe.fit)]
     if crop := recipe.reader_crop:
-        fit = [transforms.CenterCrop(crop), transforms.Resize(size)]
+        fit = [transforms.CenterCrop(crop), fit[0]]
     normalise = transforms.Normalize((0.5,) * 3, (0.5,) * 3)
     return transforms.Compose([*fit, transforms.ToTensor(), normalise])
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Fits a Pillow image, in torchvision's calls, where none of its transforms does so alone."""
+
+    size: ImageSize
+    how: str
+
+    def __call__(self, image: Any) -> Any:
+        from torchvision.transforms import functional
+
+        (width, height), (wide, tall) = sides(self.size), image.size
+        if self.how == STRETCH:
+            return functional.resize(image, [height, width])
+        if self.how == CROP:
+            across, down = resized(wide, tall, self.size)
+            return functional.center_crop(functional.resize(image, [down, across]), [height, width])
+        across, down = contained(wide, tall, self.size)
+        left, top = (width - across) // 2, (height - down) // 2
+        around = [left, top, width - across - left, height - down - top]
+        colour, small = padding_of(self.how), functional.resize(image, [down, across])
+        if colour is None:
+            return functional.pad(small, around, padding_mode="edge")
+        return functional.pad(small, around, fill=colour)
 
 
 # Other forms of a set
@@ -306,7 +343,7 @@ def pack_as(
     store: Literal["jpeg", "raw"],
     shards: ShardSet,
     images: Path,
-    image_size: int,
+    image_size: ImageSize,
     out: Path,
     workers: int,
 ) -> ShardSet:
@@ -321,7 +358,8 @@ def pack_as(
         workers: processes.
     """
     source = open_source(images)
-    crop = str(shards.manifest.recipe.reader_crop or "centre")
-    recipe = make_recipe(store, image_size, crop, None, checked=True)
+    before = shards.manifest.recipe
+    crop = str(before.reader_crop) if before.reader_crop else None
+    recipe = make_recipe(store, image_size, crop, None, before.fit, checked=True)
     pack(source, source.members(), out, Packing(recipe, workers=workers))
     return ShardSet.open(out)

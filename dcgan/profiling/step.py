@@ -43,6 +43,7 @@ from dcgan.training.build import build_nets, build_step, trial_step
 from dcgan.training.tuned import choose_tuning, measure_step, stored_or_measured
 from pipeline.errors import first_line
 from pipeline.images.pixels import to_signed
+from pipeline.images.size import shown_size
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 from pipeline.machine import MIB, limit_torch_threads
@@ -175,7 +176,7 @@ def profile(options: MeasuringStep) -> None:
         device,
         {
             "nets": f"nz {o.nz}, ngf {o.ngf}, ndf {o.ndf}",
-            "batches": f"of {o.batch_size}, {o.image_size}×{o.image_size} pixels, {o.channels}"
+            "batches": f"of {o.batch_size}, {shown_size(o.image_size)} pixels, {o.channels}"
             " channels, of noise that lies ready",
             "rounds": f"{o.rounds} each, in turn, of at least {o.seconds:g} s and {LEAST_STEPS}"
             " steps",
@@ -364,7 +365,7 @@ def build_ours(
 
 
 def make_pixels(config: TrainConfig, device: torch.device) -> list[torch.Tensor]:
-    """Some batches, (B, S, S, C) uint8 on the device."""
+    """Some batches, (B, H, W, C) uint8 on the device."""
     sizes = config.batch_size, config.image_size, config.channels
     options = LoaderOptions(*sizes, device=device, seed=config.seed, dtype=torch.uint8)
     noise = SyntheticLoader(options)

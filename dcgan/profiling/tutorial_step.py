@@ -17,17 +17,19 @@ from typing import TypeAlias
 import torch
 from torch import nn, optim
 
+from pipeline.images.size import ImageSize, base_of
+
 Losses: TypeAlias = tuple[float, float, float, float, float]
 """errD, errG, D_x, D_G_z1 and D_G_z2."""
 
 
 def tutorial_generator(
-    image_size: int = 64, nz: int = 100, ngf: int = 64, nc: int = 3
+    image_size: ImageSize = 64, nz: int = 100, ngf: int = 64, nc: int = 3
 ) -> nn.Sequential:
     """Make netG's layers; the tutorial writes out those of size 64."""
-    widths = _widths(image_size)
+    kernel, widths = _smallest(image_size)
     layers: list[nn.Module] = [
-        nn.ConvTranspose2d(nz, ngf * widths[-1], 4, 1, 0, bias=False),
+        nn.ConvTranspose2d(nz, ngf * widths[-1], kernel, 1, 0, bias=False),
         nn.BatchNorm2d(ngf * widths[-1]),
         nn.ReLU(True),
     ]
@@ -40,9 +42,9 @@ def tutorial_generator(
     return nn.Sequential(*layers, nn.ConvTranspose2d(ngf, nc, 4, 2, 1, bias=False), nn.Tanh())
 
 
-def tutorial_discriminator(image_size: int = 64, ndf: int = 64, nc: int = 3) -> nn.Sequential:
+def tutorial_discriminator(image_size: ImageSize = 64, ndf: int = 64, nc: int = 3) -> nn.Sequential:
     """Make netD's layers, which end in a sigmoid."""
-    widths = _widths(image_size)
+    kernel, widths = _smallest(image_size)
     layers: list[nn.Module] = [
         nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),
         nn.LeakyReLU(0.2, inplace=True),
@@ -53,12 +55,14 @@ def tutorial_discriminator(image_size: int = 64, ndf: int = 64, nc: int = 3) -> 
             nn.BatchNorm2d(ndf * wide),
             nn.LeakyReLU(0.2, inplace=True),
         ]
-    return nn.Sequential(*layers, nn.Conv2d(ndf * widths[-1], 1, 4, 1, 0, bias=False), nn.Sigmoid())
+    last = nn.Conv2d(ndf * widths[-1], 1, kernel, 1, 0, bias=False)
+    return nn.Sequential(*layers, last, nn.Sigmoid())
 
 
-def _widths(image_size: int) -> list[int]:
-    """Multiples of ngf and ndf: 1, 2, 4, 8 at size 64."""
-    return [2**power for power in range((image_size // 8).bit_length())]
+def _smallest(image_size: ImageSize) -> tuple[tuple[int, int], list[int]]:
+    """Height and width of the smallest map; multiples of ngf and ndf: 1, 2, 4, 8 at size 64."""
+    width, height, doublings = base_of(image_size)
+    return (height, width), [2**power for power in range(doublings)]
 
 
 def tutorial_step(

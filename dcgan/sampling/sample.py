@@ -33,6 +33,7 @@ from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_imag
 from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
 from pipeline.files import file_digest
+from pipeline.images.size import ImageSize, sides
 from pipeline.shards.labels import LabelSpace
 
 SOFTWARE = "Software"
@@ -206,7 +207,7 @@ def save_pictures(
     columns = COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
     columns = count(seeds) if len(labels) > 1 else columns
     if grid is not None:
-        _check_grid(grid, total, columns, source.generator.options["--image-size"])
+        _check_grid(grid, total, columns, source.generator.image_size)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     kept = []
@@ -264,9 +265,9 @@ def is_ours(picture: Path) -> bool:
         return False
 
 
-def _check_grid(grid: Path, total: int, columns: int, side: int) -> None:
-    pitch, rows = side + PADDING, -(-total // columns)
-    pixels = (columns * pitch + PADDING) * (rows * pitch + PADDING)
+def _check_grid(grid: Path, total: int, columns: int, image_size: ImageSize) -> None:
+    (width, height), rows = sides(image_size), -(-total // columns)
+    pixels = (columns * (width + PADDING) + PADDING) * (rows * (height + PADDING) + PADDING)
     if pixels > MAX_PIXELS:
         raise UserError(
             f"--grid {grid}",

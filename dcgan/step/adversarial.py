@@ -141,13 +141,14 @@ class AdversarialStep:
         # Update D: descend -log D(x) - log(1 - D(G(z))). Real and fake images go through D as
         # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
-        fake = self._run(self.generate, noise, labels_gz)
+        of_x, of_gz = (() if each is None else (each,) for each in (labels_x, labels_gz))
+        fake = self._run(self.generate, noise, *of_gz)
         seen_x, seen_gz = self._seen(real, draws, 0), self._seen(fake.detach(), draws, 1)
         if self.joint:
-            logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz, labels_x, labels_gz)
+            logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz, of_x, of_gz)
         else:
-            logits_x = self._logits(seen_x, labels_x)
-            logits_gz1 = self._logits(seen_gz, labels_gz)
+            logits_x = self._logits(seen_x, *of_x)
+            logits_gz1 = self._logits(seen_gz, *of_gz)
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
@@ -156,7 +157,7 @@ class AdversarialStep:
         # Update G: descend -log D(G(z)), through the updated D and the same fake images.
         self.generator.zero_grad()
         with _frozen(self.discriminator):
-            logits_gz2 = self._logits(self._seen(fake, draws, 2), labels_gz)
+            logits_gz2 = self._logits(self._seen(fake, draws, 2), *of_gz)
             loss_g = self.loss_g(logits_gz2)
             torch.autograd.backward(loss_g)
         self.reduce_gradients(self.generator)
@@ -184,38 +185,31 @@ class AdversarialStep:
         self,
         real: torch.Tensor,
         fake: torch.Tensor,
-        labels_x: torch.Tensor | None,
-        labels_gz: torch.Tensor | None,
+        labels_x: tuple[torch.Tensor, ...],
+        labels_gz: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits of two batches from one call of the discriminator."""
         both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
-        labels = None
-        if labels_x is not None and labels_gz is not None:
-            labels = torch.cat((labels_x, labels_gz))
-        logits_x, logits_gz = self._logits(both, labels, batches=2).chunk(2)
+        labels = map(torch.cat, zip(labels_x, labels_gz, strict=True))
+        logits_x, logits_gz = self._logits(both, *labels, batches=2).chunk(2)
         return logits_x, logits_gz
 
-    def _run(
-        self, net: Net, batch: torch.Tensor, labels: torch.Tensor | None, **options: int
-    ) -> torch.Tensor:
-        """Run a net forward, on labels if there are some, in bfloat16 if `bf16` is set.
+    def _run(self, net: Net, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
+        """Run a net forward, in bfloat16 if `bf16` is set.
 
         Autocast caches the weights that it has cast until the outermost region ends, and would
         still use them after an update. Hence each pass has its own region, and nothing is cached,
         in case the step itself is called inside a region
         (docs.pytorch.org/docs/stable/amp.html, `cache_enabled`).
         """
-        inputs = (batch,) if labels is None else (batch, labels)
         if not self.bf16:
             return net(*inputs, **options)
-        with torch.autocast(batch.device.type, torch.bfloat16, cache_enabled=False):
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, cache_enabled=False):
             return net(*inputs, **options)
 
-    def _logits(
-        self, images: torch.Tensor, labels: torch.Tensor | None, **options: int
-    ) -> torch.Tensor:
+    def _logits(self, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
         """Return D's logits in float32: in bfloat16 a loss would have only two digits."""
-        logits = self._run(self.discriminate, images, labels, **options)
+        logits = self._run(self.discriminate, *inputs, **options)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -8,6 +8,7 @@ anew, so D cannot tell them apart by the changes, and G does not learn to draw t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,32 +21,37 @@ MOVED = 1 / 8
 """Largest translation, as a share of the side."""
 
 CUT = 1 / 2
-"""Side of the square that is cut out, as a share of the image's."""
+"""Sides of the part that is cut out, as a share of the image's."""
 
 
 def augment(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """Change images at random; differentiable once in the images.
 
     Args:
-        images: (B, C, S, S) float; not modified.
+        images: (B, C, H, W) float; not modified.
         draws: (DRAWS, B), uniform in [0, 1): brightness, saturation, contrast, row and column of
             the translation, row and column of the cutout's centre.
 
     Returns:
-        (B, C, S, S) in the images' type. What moves in from outside, and what is cut out, is 0.
+        (B, C, H, W) in the images' type. What moves in from outside, and what is cut out, is 0.
     """
     brightness, saturation, contrast, row, column, cut_row, cut_column = draws
-    side = images.shape[2]
-    furthest, cut = int(side * MOVED + 0.5), int(side * CUT + 0.5)
-    ways = 2 * furthest + 1
-    centres = side + 1 - cut % 2  # the centre of an even square lies between two pixels
+    sides = images.shape[2:]
+    furthest, cut = ([int(side * share + 0.5) for side in sides] for share in (MOVED, CUT))
     # Planes that are contiguous meanwhile are faster on a CPU
     dtype = torch.promote_types(images.dtype, torch.float32)
     planes = images.to(dtype, memory_format=torch.contiguous_format)
     coloured = _coloured(planes, brightness - 0.5, 2 * saturation, contrast + 0.5)
-    rows, columns = ((draw * ways).long() - furthest for draw in (row, column))
-    tops, lefts = ((draw * centres).long() - cut // 2 for draw in (cut_row, cut_column))
-    kept = _within(rows, columns, side, side) & ~_within(tops, lefts, cut, side)
+    rows, columns = (
+        (draw * (2 * most + 1)).long() - most
+        for draw, most in zip((row, column), furthest, strict=True)
+    )
+    tops, lefts = (
+        # The centre of an even length lies between two pixels
+        (draw * (side + 1 - length % 2)).long() - length // 2
+        for draw, side, length in zip((cut_row, cut_column), sides, cut, strict=True)
+    )
+    kept = _within(rows, columns, sides, sides) & ~_within(tops, lefts, cut, sides)
     changed: torch.Tensor = _Translation.apply(coloured, rows, columns, kept)
     return changed.to(images.dtype, memory_format=torch.channels_last)
 
@@ -84,26 +90,29 @@ class _Translation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         rows, columns, kept = ctx.saved_tensors
-        side = gradient.shape[2]
-        within = _within(-rows, -columns, side, side)
+        sides = gradient.shape[2:]
+        within = _within(-rows, -columns, sides, sides)
         return _moved(gradient * kept, -rows, -columns) * within, None, None, None
 
 
 def _moved(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Move (B, C, S, S) images down and right by their (B,) pixels; what comes in is the edge."""
-    side = images.shape[2]
-    places = torch.arange(side, device=images.device)
+    """Move (B, C, H, W) images down and right by their (B,) pixels; what comes in is the edge."""
+    width = images.shape[3]
     from_rows, from_columns = (
-        (places - each[:, None]).clamp(0, side - 1) for each in (rows, columns)
+        (torch.arange(side, device=images.device) - each[:, None]).clamp(0, side - 1)
+        for each, side in zip((rows, columns), images.shape[2:], strict=True)
     )
-    sources = (from_rows[:, None, :, None] * side + from_columns[:, None, None, :]).flatten(2)
+    sources = (from_rows[:, None, :, None] * width + from_columns[:, None, None, :]).flatten(2)
     moved = images.flatten(2).gather(2, sources.expand(-1, images.shape[1], -1))
     return moved.view_as(images)
 
 
-def _within(tops: torch.Tensor, lefts: torch.Tensor, size: int, side: int) -> torch.Tensor:
-    """Return (B, 1, side, side): whether a pixel is in the square of `size` at its (B,) corner."""
-    places = torch.arange(side, device=tops.device)
-    rows, columns = (places - corners[:, None] for corners in (tops, lefts))
-    in_rows, in_columns = ((each >= 0) & (each < size) for each in (rows, columns))
-    return in_rows[:, None, :, None] & in_columns[:, None, None, :]
+def _within(
+    tops: torch.Tensor, lefts: torch.Tensor, lengths: Sequence[int], sides: Sequence[int]
+) -> torch.Tensor:
+    """Return (B, 1, H, W): whether a pixel is in the part of `lengths` at its (B,) corner."""
+    inside = []
+    for corners, length, side in zip((tops, lefts), lengths, sides, strict=True):
+        places = torch.arange(side, device=corners.device) - corners[:, None]
+        inside.append((places >= 0) & (places < length))
+    return inside[0][:, None, :, None] & inside[1][:, None, None, :]

@@ -181,8 +181,7 @@ def tune_layers(
                     obstacles[form] = first_line(error)
             times = race(turns, rounds)
             taken = pick(times, "library")
-            _, height, width = layer.small
-            flops = 2 * images * height * width * layer.small[0] * layer.big[0] * 16
+            flops = 2 * images * math.prod(layer.small[1:]) * math.prod(layer.weights)
             found += [
                 FormTimes(
                     tuple(same), product, form, tuple(times.get(form, ())), flops,
@@ -231,7 +230,7 @@ def operands(
     shapes = {
         "big": (images, *layer.big),
         "small": (images, *layer.small),
-        "weights": (layer.small[0], layer.big[0], 4, 4),
+        "weights": layer.weights,
     }
     taken = {"down": ("big", "weights"), "up": ("small", "weights"), "weights": ("big", "small")}
     random = torch.Generator(device).manual_seed(0)

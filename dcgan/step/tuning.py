@@ -18,6 +18,7 @@ from torch import nn
 from dcgan.nets.conditional import blank_labels
 from dcgan.nets.forms import (
     HALVING,
+    KERNEL,
     ONE_PATCH,
     PADDED_TO,
     Conv2d,
@@ -111,7 +112,13 @@ class LayerSize(NamedTuple):
     @property
     def is_one_patch(self) -> bool:
         """Whether it lies between one pixel and one patch."""
-        return self.big[1:] == (4, 4) and self.small[1:] == (1, 1)
+        return self.small[1:] == (1, 1)
+
+    @property
+    def weights(self) -> tuple[int, int, int, int]:
+        """The shape of its weights, (N, C, K, L)."""
+        height, width = self.big[1:] if self.is_one_patch else (KERNEL, KERNEL)
+        return self.small[0], self.big[0], height, width
 
     def forms(self) -> dict[str, dict[str, Product]]:
         """Return the forms by name, of each product by name, without those that are the same."""
@@ -140,7 +147,7 @@ def measure_layers(
     Args:
         update: the step; its nets are on their device.
         nz: length of the latents.
-        image: (C, S, S).
+        image: (C, H, W).
     """
     layers = dict(named_layers(update))
     found: dict[str, LayerSize] = {}
@@ -200,10 +207,10 @@ def for_cpu(layers: Mapping[str, LayerSize], precision: str) -> Tuning:
         return UNTUNED
     chosen = library(layers).layers
     for name in chosen:
-        channels, side, _ = layers[name].big
+        channels, *sides = layers[name].big
         if channels <= PICTURES:
             chosen[name] = OF_PICTURES
-        elif side <= SMALL:
+        elif max(sides) <= SMALL:
             chosen[name] = of_small
     return Tuning(layers=chosen)
 

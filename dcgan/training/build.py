@@ -34,6 +34,7 @@ from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous, find
 from dcgan.training.run import Plan, Run
 from dcgan.training.tuned import choose_tuning, kept_tuning
+from pipeline.images.size import sides
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
@@ -252,7 +253,7 @@ def build_step(
     choose_kernels()
     ema = EMA(generator, config.batch_size, config.ema_nimg) if config.ema_nimg else None
     bf16 = config.precision == "bf16"
-    images = ranks.share_of(config.batch_size)
+    images, (width, height) = ranks.share_of(config.batch_size), sides(config.image_size)
     return WholeStep(
         AdversarialStep(
             generator,
@@ -264,7 +265,7 @@ def build_step(
             label_smoothing=config.label_smoothing,
             augmented=config.augment == "diff",
         ),
-        (images, config.image_size, config.image_size, config.channels),
+        (images, height, width, config.channels),
         config.nz,
         stream(config.seed, _noise(rollbacks, ranks.rank), device),
         rows,
@@ -294,6 +295,7 @@ def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: 
         rank=ranks.rank,
         num_ranks=ranks.count,
         labels=config.conditional,
+        fit=config.fit,
     )
     return open_loader(config.shards, options, _Refill(log))
 

@@ -182,5 +182,5 @@ def _read_options(run: RunFolder) -> dict[str, Any]:
             "restore the file, or begin a new run with another --run",
         ) from None
     # Versions without these options computed as they are by default
-    later = {name: checked[name] for name in ("tune", "augment", "conditional")}
+    later = {name: checked[name] for name in ("tune", "augment", "fit", "conditional")}
     return later | {name: checked[name] for name in known}

@@ -133,7 +133,7 @@ class Records:
         """Save real images and the untrained generator's, so that wrong colours are seen at once.
 
         Args:
-            reals: images of the first batch, (N, S, S, C) uint8 on the CPU.
+            reals: images of the first batch, (N, H, W, C) uint8 on the CPU.
             net: the generator before its first step.
         """
         save_grid(reals, self._folder.reals)
@@ -141,7 +141,7 @@ class Records:
         self._events.grid("reals", self._folder.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
-        """Draw and save the sample grid; return its images, (N, S, S, C) uint8 on the CPU."""
+        """Draw and save the sample grid; return its images, (N, H, W, C) uint8 on the CPU."""
         path = self._folder.fakes(self._plan.nimg(steps))
         images = self._draw(net, path)
         self._events.grid("fakes", path, steps)
@@ -207,7 +207,12 @@ class Records:
 
             config, device = self._config, torch.device(self._config.device)
             options = LoaderOptions(
-                BATCH, config.image_size, config.channels, device=device, workers=config.workers
+                BATCH,
+                config.image_size,
+                config.channels,
+                device=device,
+                workers=config.workers,
+                fit=config.fit,
             )
             self._swd = SwdMetric(Reals(config.shards, options))
         return self._swd

@@ -23,6 +23,7 @@ from dcgan.step.tuning import UNTUNED, LayerSize, Tuning, for_cpu, library, meas
 from dcgan.training.previous import Log, Previous
 from pipeline.errors import first_line
 from pipeline.files import cache_folder, digest, write_whole
+from pipeline.images.size import sides
 
 VERSION = 1
 """Raise it when what is stored, or what a form does, changes."""
@@ -217,8 +218,8 @@ def _folder() -> Path:
 
 
 def _layers(config: TrainConfig, update: AdversarialStep) -> dict[str, LayerSize]:
-    image = config.channels, config.image_size, config.image_size
-    return measure_layers(update, config.nz, image)
+    width, height = sides(config.image_size)
+    return measure_layers(update, config.nz, (config.channels, height, width))
 
 
 _FOUND = TypeAdapter(Found)

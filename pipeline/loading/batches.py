@@ -32,8 +32,8 @@ class Batches(ABC):
     Args:
         batch_size: images in a batch, on this rank.
         steps_per_epoch: batches in an epoch.
-        dtype: float32 for batches (B, C, S, S) in [-1, 1], channels_last; uint8 for stored pixels,
-            (B, S, S, C).
+        dtype: float32 for batches (B, C, H, W) in [-1, 1], channels_last; uint8 for stored pixels,
+            (B, H, W, C).
         identity: everything that batch b of epoch e depends on, by name; see
             `LoaderOptions.identity`.
         description: one line for people: which loader this is, and why.
@@ -86,7 +86,7 @@ class Batches(ABC):
         """Put the next batch into static buffers, on the current stream: no allocation of images.
 
         Args:
-            buffer: (B, S, S, C) uint8 on the device, contiguous.
+            buffer: (B, H, W, C) uint8 on the device, contiguous.
             labels: int64 (B,) or float32 (B, k) on the device, for batches with labels.
         """
         assert not self.dtype.is_floating_point, "static buffers take uint8"
@@ -142,7 +142,7 @@ class Batches(ABC):
             out: where to put the images, or None.
 
         Returns:
-            The images, (B, S, S, C), and their places among this rank's rows, (B,) int64, on any
+            The images, (B, H, W, C), and their places among this rank's rows, (B,) int64, on any
             device.
         """
 
@@ -157,11 +157,12 @@ class Batches(ABC):
         return images, places
 
     def _refuse_other(self, saved: dict[str, Any]) -> None:
-        names = [name for name in self.identity if saved.get(name) != self.identity[name]]
+        ours = self.identity
+        names = [name for name in ours | saved if saved.get(name) != ours.get(name)]
         if names:
             raise UserError(
                 "the saved position of the data",
-                ", ".join(f"{name} {saved.get(name)}" for name in names),
-                ", ".join(f"{name} {self.identity[name]}" for name in names),
+                ", ".join(f"{name} {saved.get(name, 'left out')}" for name in names),
+                ", ".join(f"{name} {ours.get(name, 'left out')}" for name in names),
                 "resume with the shard set and the options that the run began with",
             )

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from pipeline.images.size import sides
 from pipeline.loading.batches import Batches
 from pipeline.loading.decoders import Decoder
 from pipeline.loading.loader import Loader
@@ -57,7 +58,8 @@ class ResidentCache(Batches):
         )
         self._schedule, self._progress = loader.schedule, progress
         self._device = options.device
-        shape = (len(self._schedule), options.image_size, options.image_size, options.channels)
+        width, height = sides(options.image_size)
+        shape = (len(self._schedule), height, width, options.channels)
         self._images = torch.empty(shape, dtype=torch.uint8, device=where)
         self._filled = 0
         self._complete = False

@@ -1,4 +1,4 @@
-"""Decoding by DALI: decode → resize and crop → normalise, one graph for CPU and GPU.
+"""Decoding by DALI: decode → resize, and crop or pad → normalise, one graph for CPU and GPU.
 
 On a GPU the decoder is DALI's `mixed` one (encoded bytes on the host, pixels on the device) and
 everything after it runs on the device; on a CPU all of it runs on the host. There the loader stops
@@ -18,12 +18,14 @@ from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline
 from torch.utils.dlpack import from_dlpack
 
-from pipeline.images.pixels import MEAN, STD
-from pipeline.images.resize import batch_of, fit_square
+from pipeline.images.fit import CROP, PAD, padding_of
+from pipeline.images.pixels import MEAN, STD, luma
+from pipeline.images.resize import batch_of, centred, fit, resized
+from pipeline.images.size import ImageSize, sides
 from pipeline.loading.decoders import DecodeError, Decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import ShardSet
 
 PREFETCH = 3
 """Batches prepared ahead: two hide the decoder's jitter, the third the reader's."""
@@ -63,12 +65,12 @@ def build_graph(
         source: called for each batch; raises StopIteration when there are no more.
         options: of the loader; everything from decoding on runs on its device.
         until: the last stage. `decode` gives images of their own sizes, (H, W, C) uint8; `resize`
-            squares, uint8; `normalise` squares, float in [-1, 1].
+            images of one size, uint8; `normalise` the same, float in [-1, 1].
         prefetch: batches prepared ahead.
         decoder_share: see `DECODER_SHARE`.
 
     Returns:
-        A pipeline with one output, (B, S, S, C) unless `until` says less.
+        A pipeline with one output, (B, H, W, C) unless `until` says less.
     """
     on_gpu = options.device.type == "cuda"
     graph = Pipeline(
@@ -91,7 +93,7 @@ def build_graph(
             **(_gpu_decoder(shards, options.batch_size, decoder_share) if on_gpu else {}),
         )
         if until != "decode":
-            images = _resize(encoded, images, shards.manifest.recipe, options.image_size)
+            images = _fit(encoded, images, shards, options)
         if until == "normalise":
             images = _normalise(images, options.channels)
         graph.set_outputs(images)
@@ -114,17 +116,54 @@ def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dic
     }
 
 
-def _resize(encoded: Any, images: Any, recipe: Recipe, image_size: int) -> Any:
+def _fit(encoded: Any, images: Any, shards: ShardSet, options: LoaderOptions) -> Any:
     # Read from the encoded bytes: known on the host, before the GPU has decoded anything
     shape = fn.peek_image_shape(encoded, name="shape", dtype=types.INT32)
-    roi_start, roi_end = _seen(shape[0], shape[1], recipe, image_size)
-    return fn.resize(
+    how, crop = shards.fit_of(options.fit), shards.manifest.recipe.reader_crop
+    size = options.image_size
+    start, end = _seen(shape[0], shape[1], size, how, crop)
+    width, height = sides(size)
+    inside = _contained(shape[0], shape[1], size, crop) if how.startswith(PAD) else None
+    small = fn.resize(
         images,
         name="resize",
-        size=[image_size, image_size],
-        roi_start=roi_start,
-        roi_end=roi_end,
+        size=[height, width] if inside is None else fn.cast(fn.stack(*inside), dtype=types.FLOAT),
+        roi_start=start,
+        roi_end=end,
         interp_type=types.INTERP_TRIANGULAR,  # antialiased, as Pillow's BILINEAR is
+    )
+    return small if inside is None else _pad(small, inside, options, padding_of(how))
+
+
+def _pad(
+    images: Any,
+    inside: tuple[Any, Any],
+    options: LoaderOptions,
+    colour: tuple[int, int, int] | None,
+) -> Any:
+    """Put images of (height, width) `inside` into the middle of the size that is wanted."""
+    width, height = sides(options.image_size)
+    top, left = (height - inside[0]) // 2, (width - inside[1]) // 2
+    if colour is None:
+        # Moved by whole pixels; without a value for what lies outside, that is the edge
+        away = fn.cast(fn.stack(left, top), dtype=types.FLOAT)
+        return fn.warp_affine(
+            images,
+            matrix=fn.transforms.translation(offset=away),
+            name="pad",
+            size=[height, width],
+            inverse_map=False,
+            interp_type=types.INTERP_NN,
+        )
+    levels = torch.tensor(colour, dtype=torch.uint8)
+    return fn.slice(
+        images,
+        name="pad",
+        start=fn.stack(0 - top, 0 - left),
+        shape=[height, width],
+        axes=[0, 1],
+        out_of_bounds_policy="pad",
+        fill_values=(luma(levels) if options.channels == 1 else levels).tolist(),
     )
 
 
@@ -139,7 +178,7 @@ def _normalise(images: Any, channels: int) -> Any:
     )
 
 
-def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any, Any]:
+def _seen(height: Any, width: Any, size: ImageSize, how: str, crop: int | None) -> tuple[Any, Any]:
     """The region to resize, in pixels of the stored image: `resize.py`, in DALI's expressions.
 
     One resize of that region is the same as a resize of the whole image and then a crop, and
@@ -148,20 +187,45 @@ def _seen(height: Any, width: Any, recipe: Recipe, image_size: int) -> tuple[Any
     Returns:
         (top, left) and (bottom, right).
     """
-    sides = height, width
-    if recipe.reader_crop is not None:
-        spans = [_span(side, side, recipe.reader_crop) for side in sides]
+    tall, wide = (height, width) if crop is None else (crop, crop)
+    across, down = sides(size)
+    if how != CROP or (crop is not None and across == down):
+        spans = [_span(height, height, tall), _span(width, width, wide)]
+    elif crop is None:
+        spans = [
+            _span(height, dali_math.max(down, across * height // width), down),
+            _span(width, dali_math.max(across, down * width // height), across),
+        ]
     else:
-        shorter = dali_math.min(height, width)
-        spans = [_span(side, image_size * side // shorter, image_size) for side in sides]
+        covering = resized(crop, crop, size)
+        spans = [
+            _span_of_part(height, crop, covering[1], down),
+            _span_of_part(width, crop, covering[0], across),
+        ]
     return fn.stack(*(start for start, _ in spans)), fn.stack(*(end for _, end in spans))
 
 
-def _span(side: Any, resized: Any, kept: int) -> tuple[Any, Any]:
+def _contained(height: Any, width: Any, size: ImageSize, crop: int | None) -> tuple[Any, Any]:
+    """Height and width of what is to be padded, as `resize.contained` has them."""
+    if crop is not None:
+        height, width = dali_math.min(height, crop), dali_math.min(width, crop)
+    across, down = sides(size)
+    tall = dali_math.min(down, across * height // width)
+    wide = dali_math.min(across, down * width // height)
+    return dali_math.max(1, tall), dali_math.max(1, wide)
+
+
+def _span(side: Any, resized: Any, kept: Any) -> tuple[Any, Any]:
     """Start and end, in pixels of `side`, of the middle `kept` pixels of `resized`."""
     scale = fn.cast(side, dtype=types.FLOAT) / fn.cast(resized, dtype=types.FLOAT)
     start = fn.cast(_half_to_even(resized - kept), dtype=types.FLOAT) * scale
     return start, start + kept * scale
+
+
+def _span_of_part(side: Any, part: int, resized: int, kept: int) -> tuple[Any, Any]:
+    """Likewise, of the middle `part` pixels of `side`, which are `resized`."""
+    start = _span(side, side, part)[0] + centred(resized, kept) * part / resized
+    return start, start + kept * part / resized
 
 
 def _half_to_even(spare: Any) -> Any:
@@ -188,6 +252,7 @@ class DaliDecoder(Decoder):
         decoder_share: float = DECODER_SHARE,
     ) -> None:
         self._crop, self._options = shards.manifest.recipe.reader_crop, options
+        self._fit = shards.fit_of(options.fit)
         self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
         self.name = f"dali-{options.device.type}"
@@ -224,13 +289,12 @@ class DaliDecoder(Decoder):
         self._graph = None  # and its threads with it
 
     def _on_cpu(self, output: Any) -> torch.Tensor:
-        """Squares of what the graph has decoded on the CPU."""
-        size = self._options.image_size
+        """Images of one size, of what the graph has decoded on the CPU."""
+        size, how = self._options.image_size, (self._fit, self._crop)
         if not output.is_dense_tensor():  # images of several sizes
-            squares = (fit_square(from_dlpack(image), size, self._crop) for image in output)
-            return batch_of(squares, pinned=False)
+            return batch_of((fit(from_dlpack(i), size, *how) for i in output), pinned=False)
         # The dynamic executor never writes again to a batch that somebody holds
         batch = from_dlpack(output.as_tensor())
-        if batch.shape[1:3] == (size, size):
+        if batch.shape[1:3] == sides(size)[::-1]:
             return batch
-        return batch_of(fit_square(batch, size, self._crop), pinned=False)
+        return batch_of(fit(batch, size, *how), pinned=False)

@@ -13,7 +13,8 @@ import torch
 
 from pipeline.images.decode import RejectedError, decode
 from pipeline.images.pixels import luma
-from pipeline.images.resize import as_tensor, batch_of, fit_square
+from pipeline.images.resize import as_tensor, batch_of, fit
+from pipeline.images.size import sides
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
 from pipeline.shards.manifest import ShardSet
@@ -27,7 +28,7 @@ class DecodeError(Exception):
 
 
 class Decoder(ABC):
-    """One way to turn the encoded samples of a set into squares of pixels."""
+    """One way to turn the encoded samples of a set into images of one size."""
 
     name: str
     """Decoders of the same name give the same pixels, bit for bit."""
@@ -39,7 +40,7 @@ class Decoder(ABC):
         """Decode batches in order, reading some ahead.
 
         Yields:
-            (B, S, S, C) uint8 on the CPU, or DALI's own batch on the GPU: the loader's `deliver`
+            (B, H, W, C) uint8 on the CPU, or DALI's own batch on the GPU: the loader's `deliver`
             takes both.
 
         Raises:
@@ -58,16 +59,17 @@ class RawDecoder(Decoder):
 
     def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
         self._stored, self._options = shards.manifest.recipe.size or 0, options
+        self._fit = shards.fit_of(options.fit)
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
         size, on_cuda = self._options.image_size, self._options.device.type == "cuda"
+        width, height = sides(self._stored)
         for batch in encoded:
-            pixels = torch.from_numpy(np.concatenate(batch))
-            pixels = pixels.view(-1, self._stored, self._stored, 3)
+            pixels = torch.from_numpy(np.concatenate(batch)).view(-1, height, width, 3)
             if self._options.channels == 1:
                 pixels = luma(pixels)
             if on_cuda or self._stored != size:
-                pixels = batch_of(fit_square(pixels, size), pinned=on_cuda)
+                pixels = batch_of(fit(pixels, size, self._fit), pinned=on_cuda)
             yield pixels
 
 
@@ -87,6 +89,7 @@ class ThreadDecoder(Decoder):
 
     def __init__(self, shards: ShardSet, options: LoaderOptions, reason: str = "asked for") -> None:
         self._crop, self._options = shards.manifest.recipe.reader_crop, options
+        self._fit = shards.fit_of(options.fit)
         self.description = f"libjpeg-turbo and torch, {options.threads} threads, because {reason}"
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
@@ -94,7 +97,7 @@ class ThreadDecoder(Decoder):
         threads = ThreadPoolExecutor(self._options.threads, thread_name_prefix="decode")
         try:
             for batch in encoded:
-                ahead.append([threads.submit(self._square, sample) for sample in batch])
+                ahead.append([threads.submit(self._image, sample) for sample in batch])
                 if len(ahead) == BATCHES_AHEAD:
                     yield self._batch(ahead.popleft())
             while ahead:
@@ -102,15 +105,15 @@ class ThreadDecoder(Decoder):
         finally:
             threads.shutdown(wait=True, cancel_futures=True)
 
-    def _square(self, sample: Encoded) -> torch.Tensor:
+    def _image(self, sample: Encoded) -> torch.Tensor:
         pixels = as_tensor(decode(sample.tobytes()).pixels)
         if pixels.shape[2] != self._options.channels:
             pixels = luma(pixels) if self._options.channels == 1 else pixels.expand(-1, -1, 3)
-        return fit_square(pixels, self._options.image_size, self._crop)
+        return fit(pixels, self._options.image_size, self._fit, self._crop)
 
-    def _batch(self, squares: list[Future[torch.Tensor]]) -> torch.Tensor:
+    def _batch(self, images: list[Future[torch.Tensor]]) -> torch.Tensor:
         pinned = self._options.device.type == "cuda"
         try:
-            return batch_of((square.result() for square in squares), pinned=pinned)
+            return batch_of((image.result() for image in images), pinned=pinned)
         except RejectedError as error:
             raise DecodeError(str(error)) from error

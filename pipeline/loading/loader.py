@@ -179,7 +179,7 @@ def deliver(decoded: Any, device: torch.device, out: torch.Tensor | None) -> tor
             already is.
 
     Returns:
-        (B, S, S, C) uint8, or float in [-1, 1] where DALI normalised it.
+        (B, H, W, C) uint8, or float in [-1, 1] where DALI normalised it.
     """
     if isinstance(decoded, torch.Tensor):
         if out is None:

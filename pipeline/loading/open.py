@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
 
 from pipeline.errors import UserError
+from pipeline.images.size import sides
 from pipeline.loading.batches import Batches
 from pipeline.loading.cache import Progress, ResidentCache
 from pipeline.loading.loader import Loader
@@ -63,7 +65,7 @@ def place_cache(images: int, options: LoaderOptions) -> tuple[torch.device | Non
     Raises:
         UserError: the memory that was asked for has not that much free.
     """
-    cache, decoded = options.cache, images * options.image_size**2 * options.channels
+    cache, decoded = options.cache, images * math.prod(sides(options.image_size)) * options.channels
     if cache == "off":
         return None, "no cache, as asked"
     host = torch.device("cpu")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.images.fit import CROP
+from pipeline.images.size import ImageSize, plain_size
 from pipeline.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ class LoaderOptions:
 
     batch_size: int
     """Images in a batch, on this rank."""
-    image_size: int = 64
-    """Side of the square images, in pixels."""
+    image_size: ImageSize = 64
+    """Side of square images, or width and height of others, in pixels."""
     channels: int = 3
     """3 (RGB) or 1 (luma)."""
     device: torch.device = field(default_factory=_cpu)
@@ -61,6 +63,9 @@ class LoaderOptions:
     """Number of this process; each reads and keeps its own share of the set."""
     num_ranks: int = 1
     """Number of processes."""
+    fit: str | None = None
+    """How images of another shape come to that size, as `pipeline.images.fit` has it; None for the
+    set's own way, which is `crop` unless it was packed to have another."""
 
     @property
     def threads(self) -> int:
@@ -76,7 +81,7 @@ class LoaderOptions:
         """
         own: dict[str, str | int] = {
             "--batch-size": self.batch_size,
-            "--image-size": self.image_size,
+            "--image-size": plain_size(self.image_size),
             "--channels": self.channels,
             "--seed": self.seed,
             "rank": self.rank,
@@ -87,7 +92,9 @@ class LoaderOptions:
         from pipeline.shards.order import WINDOW
 
         source = {"shard set": shards.fingerprint, "recipe": shards.manifest.recipe.describe()}
-        return source | own | {"decoder": decoder, "window": WINDOW}
+        fit = shards.fit_of(self.fit)
+        fitted = {} if fit == CROP else {"--fit": fit}
+        return source | own | {"decoder": decoder, "window": WINDOW} | fitted
 
 
 def default_workers(device: torch.device) -> int:

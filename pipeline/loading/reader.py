@@ -6,6 +6,7 @@ with a signal; a read just comes back short, and the error names the shard and t
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from contextlib import suppress
@@ -19,6 +20,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, require_bounded
 from pipeline.images.jpeg import read_header
+from pipeline.images.size import shown_size, sides
 from pipeline.machine import free_memory
 from pipeline.shards.manifest import ShardSet, repack_command
 from pipeline.shards.order import Rows
@@ -95,7 +97,7 @@ class Reader:
                 self._shards.folder,
                 f"{len(encoded)} images that take {needed / 1e9:,.1f} GB decoded",
                 f"a batch that fits into the {free / 1e9:,.1f} GB that are free",
-                "use a smaller --batch-size, or pack smaller images: --crop centre --size 256",
+                "use a smaller --batch-size, or pack smaller images: --store jpeg --size 256",
             )
 
     def _read_at(self, row: int, number: int, offset: int, size: int) -> Encoded:
@@ -159,8 +161,9 @@ class Reader:
         # Lines may name the same bytes again and again: a batch of them would fill the memory
         if (sizes > MAX_FILE_BYTES).any() or sizes.sum() > shard.bytes:
             raise self._damaged(index, "samples that are larger than the tar can hold")
-        if recipe.store == "raw" and (sizes != 3 * (recipe.size or 0) ** 2).any():
-            raise self._damaged(index, f"samples that are not {recipe.size}×{recipe.size} pixels")
+        size = recipe.size or 0
+        if recipe.store == "raw" and (sizes != 3 * math.prod(sides(size))).any():
+            raise self._damaged(index, f"samples that are not {shown_size(size)} pixels")
         return places
 
     def _damaged(self, path: Path, found: str) -> UserError:

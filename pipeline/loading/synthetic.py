@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.images.size import sides
 from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.labels import LabelSpace
@@ -27,13 +28,13 @@ class SyntheticLoader(Batches):
     """
 
     def __init__(self, options: LoaderOptions) -> None:
-        size, side = options.batch_size, options.image_size
+        size, (width, height) = options.batch_size, sides(options.image_size)
         steps = max(1, SAMPLES // options.num_ranks // size)
         told = "synthetic noise: no images are read"
         random = torch.Generator().manual_seed((options.seed + options.rank) % 2**63)
         labels = _drawn(options) if options.labels else None
         super().__init__(size, steps, options.dtype, options.identity(), told, labels)
-        shape = (BATCHES, size, side, side, options.channels)
+        shape = (BATCHES, size, height, width, options.channels)
         pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
         self._pixels = pixels.to(options.device)
         self._places = torch.arange(BATCHES * size, device=options.device).view(BATCHES, size)

@@ -53,11 +53,11 @@ def estimate(source: ImageFiles, members: Sequence[Member], recipe: Recipe) -> l
             "images that decode",
             "pack with --max-rejects 1 and see its .packing/*.rejects.csv for the reasons",
         )
-    size, crop = recipe.size, None if recipe.crop == "none" else str(recipe.crop)
+    crop = str(recipe.crop) if isinstance(recipe.crop, int) else None
     recipes = [
         Recipe(),
-        make_recipe("jpeg", size, crop, recipe.quality, checked=True),
-        make_recipe("raw", size, crop, None, checked=True),
+        make_recipe("jpeg", recipe.size, crop, recipe.quality, recipe.fit, checked=True),
+        make_recipe("raw", recipe.size, crop, None, recipe.fit, checked=True),
     ]
     return [_measure(files, recipe, len(members)) for recipe in recipes]
 

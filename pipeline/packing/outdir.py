@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, writing
+from pipeline.images.size import sides
 from pipeline.packing.shard import PROGRESS, Entry
 from pipeline.shards.manifest import (
     LABELS,
@@ -173,7 +175,7 @@ def require_space(
     Raises:
         UserError: it does not fit.
     """
-    pixels = 3 * recipe.size**2 if recipe.size else None
+    pixels = 3 * math.prod(sides(recipe.size)) if recipe.size else None
     overhead = TAR_OVERHEAD * (2 if labelled else 1)  # a label is a member of a few bytes
     needed = sum(
         _at_least(member.size, pixels, recipe) + overhead

@@ -8,6 +8,7 @@ import numpy as np
 import simplejpeg
 
 from pipeline.images.decode import Pixels, RejectedError, decode, is_ordinary, require_bounded
+from pipeline.images.fit import PAD, padding_of
 from pipeline.images.jpeg import read_header
 from pipeline.shards.manifest import DEFAULT_QUALITY, Recipe
 
@@ -59,18 +60,21 @@ def cut(pixels: Pixels, recipe: Recipe) -> Pixels:
         recipe: with a size.
 
     Returns:
-        (S, S, C) uint8; without a crop, the shorter side is S.
+        (H, W, C) uint8 of the recipe's size, which a whole image just covers.
     """
     assert recipe.size is not None, "only original stores have no size"
     # Here, since it loads torch: `original` stores and `--help` do not wait for that
-    from pipeline.images.resize import as_tensor, fit_square, resize, resized
+    from pipeline.images.resize import as_tensor, fit, resize, resized
 
+    if recipe.fit.startswith(PAD) and len({*(padding_of(recipe.fit) or ())}) > 1:
+        pixels = _as_rgb(pixels)  # a colour beside grey
     image = as_tensor(pixels)
-    if recipe.crop == "none":
+    if recipe.is_whole:
         height, width, _ = pixels.shape
         small = resize(image, *resized(width, height, recipe.size))
     else:
-        small = fit_square(image, recipe.size, None if recipe.crop == "centre" else recipe.crop)
+        crop = recipe.crop if isinstance(recipe.crop, int) else None
+        small = fit(image, recipe.size, recipe.fit, crop)
     return small.contiguous().numpy()
 
 

@@ -19,12 +19,24 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from pipeline.errors import UserError, plain
 from pipeline.files import digest, file_digest
+from pipeline.images.fit import CROP, PATTERN, parse_fit
+from pipeline.images.size import (
+    LEAST,
+    MOST,
+    ImageSize,
+    image_size,
+    parse_size,
+    shown_size,
+    sides,
+    size_text,
+)
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
@@ -53,6 +65,7 @@ Positive = Annotated[int, Field(gt=0, le=10**15)]
 Side = Annotated[int, Field(gt=0, le=1 << 26)]
 """In pixels; no image has more of them in all."""
 Size = tuple[Side, Side]
+StoredSide = Annotated[int, Field(ge=LEAST, le=MOST)]
 
 LABEL_EXTENSION = {"classes": "cls", "attributes": "json"}
 """Of the component beside the image, as webdataset decodes it."""
@@ -106,13 +119,17 @@ class Recipe(_Record):
 
     store: Literal["original", "jpeg", "raw"] = "original"
     """`original`: the source file's own bytes; `jpeg`: cropped, resized and encoded; `raw`: pixels,
-    uint8 RGB of exactly `size`×`size`."""
+    uint8 RGB of exactly `size`."""
     crop: Literal["none", "centre"] | Annotated[int, Field(ge=8, le=1 << 16)] = "none"
-    """The part of the image that is used: all (loaders take the middle of it), the middle as Resize
-    and CenterCrop take it, or the middle square of so many pixels. Readers apply it to `original`
-    stores; in the others it is applied already."""
-    size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """The side of what is stored, in pixels; without a crop, the shorter side."""
+    """The part of the image that is used: all, the middle as Resize and CenterCrop take it, or the
+    middle square of so many pixels. Readers apply it to `original` stores; in the others it is
+    applied already."""
+    fit: Annotated[str, Field(pattern=PATTERN), FROM_2] = CROP
+    """How that part comes to its size, as `pipeline.images.fit` has it. Readers fit what is stored
+    whole (`original`, and `jpeg` with neither a crop nor another fit), and may do it otherwise."""
+    size: StoredSide | tuple[StoredSide, StoredSide] | None = None
+    """The size of what is stored, which only in format 2 may be (width, height) instead of the side
+    of a square; a whole image just covers it."""
     filter: Literal["bilinear"] | None = None
     """The resize: antialiased bilinear, as torchvision's Resize and DALI's TRIANGULAR."""
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
@@ -123,13 +140,27 @@ class Recipe(_Record):
     @property
     def format(self) -> Literal[1, 2]:
         """The format of a set of this recipe, as far as the recipe decides on it."""
-        return 2 if any(self._later_fields().values()) else 1
+        return 2 if any(self._later_fields().values()) or isinstance(self.size, tuple) else 1
+
+    @field_validator("size")
+    @classmethod
+    def _in_one_form(cls, size: ImageSize | None) -> ImageSize | None:
+        return None if size is None else image_size(*sides(size))
 
     def describe(self) -> str:
-        """The recipe as options of the packing command."""
-        size = "" if self.size is None else f" --size {self.size}"
-        quality = "" if self.quality is None else f" --quality {self.quality}"
-        return f"--store {self.store} --crop {self.crop}{size}{quality}"
+        """The recipe as options of the packing command; of format 1, as they once were."""
+        words = [f"--store {self.store}"]
+        in_fit = self.format == 2 and self.crop == "centre"
+        words += [] if in_fit else [f"--crop {self.crop}"]
+        words += [f"--fit {self.fit}"] if in_fit or self.fit != CROP else []
+        words += [] if self.size is None else [f"--size {size_text(self.size)}"]
+        words += [] if self.quality is None else [f"--quality {self.quality}"]
+        return " ".join(words)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether images are stored whole, for readers to fit them."""
+        return self.store == "original" or (self.crop == "none" and self.fit == CROP)
 
     @property
     def reader_crop(self) -> int | None:
@@ -144,9 +175,10 @@ class Recipe(_Record):
 
 def make_recipe(
     store: Literal["original", "jpeg", "raw"],
-    size: int | None,
+    size: ImageSize | str | None,
     crop: str | None,
     quality: int | None,
+    fit: str | None = None,
     *,
     checked: bool,
 ) -> Recipe:
@@ -155,7 +187,8 @@ def make_recipe(
     Raises:
         UserError: options that contradict one another, or a value out of range.
     """
-    given = {"--size": size, "--quality": quality}
+    size = None if size is None else parse_size(size, "--size")
+    given = {"--size": None if size is None else size_text(size), "--quality": quality}
     useless = {"original": ("--size", "--quality"), "jpeg": (), "raw": ("--quality",)}[store]
     for flag in useless:
         if given[flag] is not None:
@@ -165,28 +198,25 @@ def make_recipe(
                 "a store that it has a meaning for",
                 f"leave {flag} out, or choose --store jpeg",
             )
-    cropping = _crop(crop if crop is not None else "none" if store == "original" else "centre")
+    fitted = parse_fit(fit)
+    cropping = _crop(crop, store, fitted)
     if store == "original":
-        return Recipe(crop=cropping, checked=checked)
+        return Recipe(crop=cropping, fit=fitted or CROP, checked=checked)
     size = DEFAULT_SIZE if size is None else size
     quality = (DEFAULT_QUALITY if quality is None else quality) if store == "jpeg" else None
-    _require_range("--size", size, 8, 4096)
     if quality is not None:
         _require_range("--quality", quality, 1, 100)
-    if store == "raw" and cropping == "none":
-        raise UserError(
-            "--crop none", "--store raw", "square pixels", "use --crop centre, or --store jpeg"
-        )
-    if isinstance(cropping, int) and cropping < size:
+    if isinstance(cropping, int) and cropping < max(sides(size)):
         raise UserError(
             f"--crop {cropping}",
-            f"--size {size}",
+            f"--size {size_text(size)}",
             "a crop of at least the size that is stored",
             f"use --size {cropping} or less, or a larger --crop",
         )
     return Recipe(
         store=store,
         crop=cropping,
+        fit=fitted or CROP,
         size=size,
         filter="bilinear",
         quality=quality,
@@ -194,14 +224,27 @@ def make_recipe(
     )
 
 
-def _crop(text: str) -> Literal["none", "centre"] | int:
-    if text in ("none", "centre"):
-        return "centre" if text == "centre" else "none"
+def _crop(text: str | None, store: str, fit: str | None) -> Literal["none", "centre"] | int:
+    """What is cut out first; or where that is nothing, whether the middle is taken in the end."""
+    if text is None or text == "none":
+        if text is None and fit is None and store != "original":
+            fit = CROP
+        if store == "raw" and fit is None:
+            raise UserError(
+                "--crop none",
+                "--store raw, without --fit",
+                "images of one size",
+                "add --fit crop, pad or stretch, or choose --store jpeg",
+            )
+        return "centre" if fit == CROP else "none"
+    if text == "centre":
+        remedy = "write --fit crop in its place"
+        raise UserError("--crop centre", "what is now a fit", "none, or a number of pixels", remedy)
     if not text.isdecimal():
         raise UserError(
             f"--crop {text}",
-            "neither a word that is known nor a number",
-            "none, centre, or a number of pixels",
+            "neither none nor a number",
+            "none, or a number of pixels",
             "for CelebA, --crop 108 and --crop 148 are common",
         )
     _require_range("--crop", int(text), 8, 1 << 16)
@@ -337,7 +380,7 @@ class ShardSet:
             _check_shard(folder, shard)
         return cls(folder, manifest)
 
-    def require_size(self, image_size: int) -> None:
+    def require_size(self, image_size: ImageSize) -> None:
         """Refuse to enlarge what was made small on purpose.
 
         Raises:
@@ -346,13 +389,35 @@ class ShardSet:
         recipe = self.manifest.recipe
         crop = recipe.crop if isinstance(recipe.crop, int) else None
         limit = recipe.size if recipe.size is not None else crop
-        if limit is not None and image_size > limit:
+        if limit is None:
+            return
+        if any(side > most for side, most in zip(sides(image_size), sides(limit), strict=True)):
+            most = size_text(limit)
             raise UserError(
-                f"--image-size {image_size}",
-                f"{self.folder} holds images of {limit}×{limit} pixels ({recipe.describe()})",
-                f"at most {limit}",
-                f"train at --image-size {limit} or less, or pack the source again for this size",
+                f"--image-size {size_text(image_size)}",
+                f"{self.folder} holds images of {shown_size(limit)} pixels ({recipe.describe()})",
+                f"at most {most}",
+                f"train at --image-size {most} or less, or pack the source again for this size",
             )
+
+    def fit_of(self, asked: str | None) -> str:
+        """How readers are to fit this set's images.
+
+        Args:
+            asked: the fit that somebody asked for; None for the set's own.
+
+        Raises:
+            UserError: another one than was applied when it was packed.
+        """
+        recipe = self.manifest.recipe
+        if asked is not None and asked != recipe.fit and not recipe.is_whole:
+            raise UserError(
+                f"--fit {asked}",
+                f"{self.folder} holds images that are no longer whole ({recipe.describe()})",
+                f"--fit {recipe.fit}, or a set of whole images, as --store original has them",
+                f"leave --fit out, or pack the source again with --fit {asked}",
+            )
+        return asked or recipe.fit
 
     @property
     def fingerprint(self) -> str:

@@ -3,18 +3,26 @@
 import torch
 from torch import nn
 
+from dcgan.nets.conditional import LabelEmbedding
 from dcgan.nets.models import Discriminator, Generator
 from pipeline.shards.labels import LabelSpace
 
 
-def vector(weight: torch.Tensor, label: torch.Tensor, space: LabelSpace) -> torch.Tensor:
+def embedding_of(net: Generator | Discriminator) -> LabelEmbedding:
+    assert net.embedding is not None
+    return net.embedding
+
+
+def vector_of(weight: torch.Tensor, label: torch.Tensor, space: LabelSpace) -> torch.Tensor:
     """The learned vector of one image's label."""
     if space.kind == "classes":
-        return weight[int(label)]
-    total = torch.zeros_like(weight[0])
+        vector: torch.Tensor = weight[int(label)]
+        return vector
+    total: torch.Tensor = torch.zeros_like(weight[0])
     for place in range(len(space.names)):
         total = total + (weight[place] if label[place] == 1 else -weight[place])
-    return total / len(space.names) ** 0.5
+    scaled: torch.Tensor = total / len(space.names) ** 0.5
+    return scaled
 
 
 class LiteralGenerator(nn.Module):
@@ -26,13 +34,13 @@ class LiteralGenerator(nn.Module):
         self.space = net.labels
         options = net.options
         self.net = Generator(options["--image-size"], 2 * options["--nz"], options["--ngf"])
-        self.net.to(net.embedding.weight.dtype).main.load_state_dict(net.main.state_dict())
-        self.weight = nn.Parameter(net.embedding.weight.detach().clone())
+        self.net.to(embedding_of(net).weight.dtype).main.load_state_dict(net.main.state_dict())
+        self.weight = nn.Parameter(embedding_of(net).weight.detach().clone())
         self.labels: torch.Tensor
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
         rows = [
-            torch.cat((latent.flatten(), vector(self.weight, label, self.space)))
+            torch.cat((latent.flatten(), vector_of(self.weight, label, self.space)))
             for latent, label in zip(noise, self.labels, strict=True)
         ]
         images: torch.Tensor = self.net(torch.stack(rows)[:, :, None, None])
@@ -47,8 +55,8 @@ class LiteralDiscriminator(nn.Module):
         assert net.labels is not None
         self.space = net.labels
         self.net = Discriminator(net.options["--image-size"], net.options["--ndf"])
-        self.net.to(net.embedding.weight.dtype).main.load_state_dict(net.main.state_dict())
-        self.weight = nn.Parameter(net.embedding.weight.detach().clone())
+        self.net.to(embedding_of(net).weight.dtype).main.load_state_dict(net.main.state_dict())
+        self.weight = nn.Parameter(embedding_of(net).weight.detach().clone())
         self.labels_in_turn: list[torch.Tensor] = []
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -59,7 +67,7 @@ class LiteralDiscriminator(nn.Module):
         hook.remove()
         found = []
         for logit, phi, label in zip(logits, maps[0], labels, strict=True):
-            v, product = vector(self.weight, label, self.space), torch.zeros_like(logit)
+            v, product = vector_of(self.weight, label, self.space), torch.zeros_like(logit)
             for channel in range(len(phi)):
                 product = product + v[channel] * phi[channel].sum()
             found.append(logit + product)

@@ -47,7 +47,8 @@ def pyramid(plane: Array, levels: int) -> list[Array]:
     out = []
     for _ in range(levels - 1):
         next_plane = smaller(plane)
-        out.append(plane - larger(next_plane))
+        height, width = plane.shape
+        out.append(plane - larger(next_plane)[:height, :width])
         plane = next_plane
     return [*out, plane]
 
@@ -56,7 +57,7 @@ def patches(images: Array, level: int, levels: int, corners: npt.NDArray[np.int6
     """Normalised patches, one a row: channel by channel, row by row.
 
     Args:
-        images: (N, S, S, C).
+        images: (N, H, W, C).
         level: 0 for the finest.
         levels: of the pyramid.
         corners: (N, patches, 2), rows and columns.
