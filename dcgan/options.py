@@ -563,6 +563,14 @@ class EvaluateOptions(Options):
         Images16,
         Option("Images a side for the sliced Wasserstein distance, 16 or more.", flag="--n"),
     ] = 2048
+    per_label: Annotated[
+        bool,
+        Option(
+            "Also measure each class, or each value of an attribute, of a conditional net by"
+            " itself.",
+            flag="--per-label",
+        ),
+    ] = False
     faces: Annotated[
         bool,
         Option(
