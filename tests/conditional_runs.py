@@ -30,7 +30,7 @@ def labelled_set(
     attributes: bool = False,
     names: tuple[str, ...] | None = None,
     labelled: bool = True,
-    images: int = 44,
+    images: int = 64,
 ) -> ShardSet:
     """Pack pictures of which every second is bright and every third red.
 

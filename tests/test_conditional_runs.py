@@ -2,18 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dcgan.metrics import evaluation, sharing
+from dcgan.metrics.reals import Reals
 from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator, save_weights
+from dcgan.options import EvaluateOptions
+from dcgan.reporting.page import run_page
+from dcgan.reporting.read import read_run
 from dcgan.sample import sample
 from dcgan.sampling.generate import generate, latents
 from dcgan.sampling.labels import Label, parse_label, parse_walk
 from pipeline.errors import UserError
+from pipeline.loading.options import LoaderOptions
 from pipeline.shards.labels import LabelSpace
 from tests.conditional_runs import ATTRIBUTES, NAMES, SIDE, labelled_set
 from tests.pictures import names_in
@@ -25,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 DARK, BRIGHT = NAMES
 FULL = {"conditional": True, "mirror": True, "augment": "diff", "ema_nimg": 64, "max_steps": 9}
+"""Into the second epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +49,12 @@ def sets(tmp_path_factory):
 def runs(sets, tmp_path_factory):
     """Trained runs, by kind."""
     folder = tmp_path_factory.mktemp("runs")
+    options: dict[str, dict[str, Any]] = {
+        "classes": {"conditional": True, "max_steps": 2},
+        "attributes": FULL,
+    }
     return {
-        kind: train_here(tiny(folder / kind, shards=shards, **FULL)).run.folder
+        kind: train_here(tiny(folder / kind, shards=shards, **options[kind])).run.folder
         for kind, shards in sets.items()
     }
 
@@ -51,26 +63,31 @@ def last_state(run):
     return torch.load(max(run.checkpoints.glob("*.pt")), weights_only=True)["step"]
 
 
-@pytest.mark.parametrize("kind", ["classes", "attributes"])
-def test_a_run_goes_on_to_the_bit(kind, sets, runs, tmp_path):
-    config = tiny(tmp_path / "run", shards=sets[kind], **FULL)
-    stopped_after(new_trainer(config), 4)  # within an epoch of five steps
+def test_a_run_goes_on_to_the_bit(sets, runs, tmp_path):
+    config = tiny(tmp_path / "run", shards=sets["attributes"], **FULL)
+    stopped_after(new_trainer(config), 4)
     again = train_here(config).run.folder
-    found, wanted = last_state(again), last_state(runs[kind])
+    found, wanted = last_state(again), last_state(runs["attributes"])
     for net in ("generator", "discriminator", "average"):
-        assert f"embedding.{kind}" in found[net]
+        assert "embedding.attributes" in found[net]
         for name, tensor in wanted[net].items():
             assert torch.equal(found[net][name], tensor), name
     assert torch.equal(found["random"], wanted["random"])
-    kept = json.loads(again.config.read_text())["labels"]
-    assert kept["names"] == [*(NAMES if kind == "classes" else ATTRIBUTES)]
-    assert len(kept["rows"]) == (44 if kind == "attributes" else 0)
+
+
+def test_a_run_keeps_what_its_labels_are_called(runs):
+    kept = {kind: json.loads(run.config.read_text())["labels"] for kind, run in runs.items()}
+    assert kept["classes"] == {"kind": "classes", "names": [*NAMES], "rows": []}
+    assert kept["attributes"]["names"] == [*ATTRIBUTES]
+    rows = kept["attributes"]["rows"]
+    assert len(rows) == 64
+    assert rows.count("11") == 11  # every sixth image
 
 
 def test_the_batches_labels_are_those_of_its_pixels(sets, tmp_path):
     for kind, shards in sets.items():
         trainer = new_trainer(tiny(tmp_path / kind, shards=shards, conditional=True))
-        for _ in range(7):  # into the second epoch, from the cache
+        for _ in range(9):  # into the second epoch, from the cache
             trainer.batches.fill(*trainer.step.inputs)
             pixels, labels = trainer.step.inputs
             bright = pixels.float().mean((1, 2, 3)) > 128
@@ -88,12 +105,12 @@ def refused(config, *said):
 
 
 def test_sets_without_labels_and_with_others(sets, runs, tmp_path):
-    bare = str(labelled_set(tmp_path / "bare", labelled=False).folder)
+    bare = str(labelled_set(tmp_path / "bare", labelled=False, images=8).folder)
     refused(tiny(tmp_path / "new", shards=bare, conditional=True), bare, "--labels")
-    swapped = str(labelled_set(tmp_path / "swapped", names=(BRIGHT, DARK)).folder)
+    swapped = str(labelled_set(tmp_path / "swapped", names=(BRIGHT, DARK), images=8).folder)
     run = runs["classes"].path
-    refused(tiny(run, **FULL | {"shards": swapped, "allow_change": True}), "number 0 is", DARK)
-    plain = FULL | {"shards": sets["classes"], "conditional": False, "allow_change": True}
+    refused(tiny(run, conditional=True, shards=swapped, allow_change=True), "number 0 is", DARK)
+    plain = {"shards": sets["classes"], "allow_change": True}
     refused(tiny(run, **plain), "--conditional off (was on)")
     train_here(tiny(tmp_path / "plain", shards=bare, max_steps=1))
     old = tmp_path / "plain/config.json"  # of a version that knew of no labels
@@ -173,7 +190,7 @@ def test_a_grid_has_a_row_for_each_label(runs, tmp_path, monkeypatch, capsys):
     run = runs["classes"]
     sample(net=run.path, grid=Path("g.png"), each=Path("each"), device="cpu")
     assert capsys.readouterr().out.startswith("a row for each of 2 labels\n16 images in each/\n")
-    net = load_generator(run.generator_average)
+    net = load_generator(run.generator)
     expected = generate(net, latents(range(8), 8), torch.ones(8, dtype=torch.int64)).numpy()
     pixels, info = picture("each/label001-seed000005.png")
     assert np.array_equal(pixels, expected[5])
@@ -197,7 +214,7 @@ def test_a_label_is_drawn_by_name_or_by_number(kind, runs, tmp_path, monkeypatch
     }[kind]
     value = torch.tensor([1] if kind == "classes" else [[1.0, 0.0]])
     sample(net=runs[kind].path, label=label, seeds="3-5", each=Path("named"), device="cpu")
-    net = load_generator(runs[kind].generator_average)
+    net = load_generator(runs[kind].generator_to_sample())
     expected = generate(net, latents([3, 4, 5], 8), value.repeat(3, *[1] * (value.dim() - 1)))
     assert np.array_equal(picture("named/seed000004.png")[0], expected[1].numpy())
     save_weights(net, Path("bare.pt"))
@@ -208,7 +225,7 @@ def test_a_label_is_drawn_by_name_or_by_number(kind, runs, tmp_path, monkeypatch
 
 def test_a_walk_goes_from_label_to_label(runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    net, out = load_generator(runs["classes"].generator_average), Path("w.webp")
+    net, out = load_generator(runs["classes"].generator), Path("w.webp")
     both = f"{DARK}:{BRIGHT}"
     sample(net=runs["classes"].path, label=both, interpolate="5:5", frames=5, out=out, device="cpu")
     shares = torch.linspace(0, 1, 5)
@@ -238,3 +255,65 @@ def test_labels_that_a_net_has_not(runs, tmp_path, monkeypatch):
             sample(net=net, label=label, each=Path("each"), device="cpu")
         assert_four_parts(error.value, f"--label {label}", said)
         assert not Path("each").exists()
+
+
+# Measurements
+
+
+def images_of(shards, label):
+    options = LoaderOptions(16, SIDE, 3, labels=True)
+    return Reals(shards, options, 64, None if label is None else parse_label(*label))
+
+
+@pytest.mark.parametrize("kind", ["classes", "attributes"])
+def test_real_images_of_a_label(kind, sets):
+    everything = images_of(sets[kind], None)
+    space = everything.label_space
+    label = BRIGHT if kind == "classes" else "Bright=1,Red=-1"
+    some = images_of(sets[kind], (label, space))
+    (pixels,) = everything.blocks()
+    levels = pixels.float().mean((1, 2))
+    wanted = levels.mean(1) > 128
+    if kind == "attributes":
+        wanted &= levels[:, 0] - levels[:, 2] < 10
+    (found,) = some.blocks()
+    assert some.total == len(found) == wanted.sum() > 15
+    assert torch.equal(found, pixels[wanted])
+    assert torch.equal(torch.cat([*some.blocks(5, 9)]), found[5:9])
+    assert some.recipe == f"{everything.recipe}, only {label}"
+
+
+def test_each_label_is_measured_by_itself(runs, sets, monkeypatch):
+    run, drawn = runs["classes"], []
+    draw = sharing.draw
+
+    def noted(net, n, ranks):
+        drawn.append((sorted(set(net.usual_labels.tolist())), n))
+        return draw(net, n, ranks)
+
+    monkeypatch.setattr(evaluation, "draw", noted)
+    evaluation.evaluate(EvaluateOptions(net=run.path, n=16, per_label=True, device="cpu"))
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    found = [(line["metric"], line.get("label"), line["n"]) for line in lines]
+    assert found == [
+        *(("swd", None, 16), ("neighbours", None, 64), ("swd", DARK, 16), ("swd", BRIGHT, 16))
+    ]
+    assert drawn == [([0, 1], 16), ([0], 16), ([1], 16)]
+    page = run_page(read_run(run.path))
+    assert all(f">{name}</th>" in page for name in NAMES)
+    assert "Each row has the label beside it" in page
+    best = read_run(run.path).best("swd")
+    assert best is not None
+    assert best.value == lines[0]["value"]
+
+
+def test_nets_and_sets_of_other_labels_are_not_compared(runs, sets, tmp_path):
+    save_weights(Generator(32, 8, 4), tmp_path / "plain.pt")
+    for net, shards, said in (
+        (runs["classes"].path, sets["attributes"], "2 attributes, Bright, Red"),
+        (tmp_path / "plain.pt", sets["classes"], "without labels"),
+    ):
+        options = EvaluateOptions(net=net, shards=shards, n=16, per_label=True, device="cpu")
+        with pytest.raises(UserError) as error:
+            evaluation.evaluate(options)
+        assert_four_parts(error.value, said)
