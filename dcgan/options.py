@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from dcgan.rundir.labels import RunLabels
 from pipeline.errors import UserError
 from pipeline.images.fit import parse_fit
 from pipeline.images.size import ImageSize, parse_size, plain_size
@@ -239,6 +240,15 @@ class TrainConfig(Options):
     nz: Annotated[Count, Option("Length of a latent.", NETS, resume="fixed")] = 100
     ngf: Annotated[Count, Option("Width of the generator.", NETS, resume="fixed")] = 64
     ndf: Annotated[Count, Option("Width of the discriminator.", NETS, resume="fixed")] = 64
+    conditional: Annotated[
+        bool,
+        Option(
+            "Train on the set's labels too, so that samples can be asked for by label.",
+            NETS,
+            flag="--conditional",
+            resume="fixed",
+        ),
+    ] = False
     lr: Annotated[StepSize, Option("Adam's step size.", UPDATES)] = 4e-4
     lr_d: Annotated[
         StepSize | None, Option("Adam's step size for the discriminator.", UPDATES, "as --lr")
@@ -353,6 +363,8 @@ class TrainConfig(Options):
     """Number of processes that torchrun started. No command line sets it."""
     tuning: dict[str, Any] | None = None
     """The resolved `tune`, a `dcgan.step.tuning.Tuning`. No command line sets it."""
+    labels: RunLabels | None = None
+    """Those of the set, if the run is conditional. No command line sets it."""
 
     def differences(self, saved: dict[str, Any]) -> dict[str, str]:
         """Compare with the options of a run that is resumed, as far as they must be the same.
@@ -550,6 +562,14 @@ class EvaluateOptions(Options):
         Images16,
         Option("Images a side for the sliced Wasserstein distance, 16 or more.", flag="--n"),
     ] = 2048
+    per_label: Annotated[
+        bool,
+        Option(
+            "Also measure each class, or each value of an attribute, of a conditional net by"
+            " itself.",
+            flag="--per-label",
+        ),
+    ] = False
     faces: Annotated[
         bool,
         Option(
@@ -614,6 +634,14 @@ class SampleOptions(Options):
         Option("Write all into this PNG.", default="samples.png, unless --each is given"),
     ] = None
     each: Annotated[Path | None, Option("Write one PNG a seed into this folder.")] = None
+    label: Annotated[
+        str | None,
+        Option(
+            "What to draw with a conditional net, as in cats or Smiling=1,Male=-1; in a walk also"
+            " from label to label, as in cats:dogs.",
+            default="a row of the grid for each label",
+        ),
+    ] = None
     interpolate: Annotated[
         str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.")
     ] = None

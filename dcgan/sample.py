@@ -20,6 +20,8 @@ app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 DEFAULT_SEEDS, DEFAULT_GRID, DEFAULT_FRAMES = "0-63", Path("samples.png"), 60
+SEEDS_OF_A_ROW = "0-7"
+"""The default where a grid has a row for each label."""
 
 MAX_FRAMES = 3600
 """Three minutes; all are held in memory while the file is written."""
@@ -32,11 +34,12 @@ ROOM = ("a place for new files", "choose another, or make room")
     cls=PlainArguments,
     context_settings=SETTINGS,
     epilog="For example: dcgan-sample runs/0001 --seeds 0-99 --each faces/, or"
-    " dcgan-sample runs/0001 --interpolate 12:34 --out walk.gif.",
+    " dcgan-sample runs/0001 --interpolate 12:34 --out walk.gif. Of a conditional net:"
+    " dcgan-sample runs/0002 --label cats.",
 )
 @command
 def sample(options: SampleOptions) -> None:
-    """Draw images from a trained generator: image i depends on seed i alone."""
+    """Draw images from a trained generator: each depends on its seed, and its label, alone."""
     _require_one_purpose(options)
     if options.interpolate is None:
         _draw_pictures(options)
@@ -64,16 +67,22 @@ def _require_one_purpose(options: SampleOptions) -> None:
 def _draw_pictures(options: SampleOptions) -> None:
     from dcgan.sampling.seeds import count, parse_seeds
 
-    seeds = parse_seeds(DEFAULT_SEEDS if options.seeds is None else options.seeds)
+    seeds = None if options.seeds is None else parse_seeds(options.seeds)
     each = options.each
     if each is not None and each.exists() and not each.is_dir():
         raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
-    grid, total = _grid(options.grid, each), count(seeds)
+    grid = _grid(options.grid, each)
     source = _open(options)
     from dcgan.sampling.sample import save_pictures
 
+    labels = source.labels_to_draw(options.label)
+    if seeds is None:
+        seeds = parse_seeds(SEEDS_OF_A_ROW if len(labels) > 1 else DEFAULT_SEEDS)
+    total = count(seeds) * max(1, len(labels))
     with writing(each or grid, *ROOM), progress(console, "drawing", total) as done:
-        save_pictures(source, seeds, grid, each, done)
+        save_pictures(source, seeds, grid, each, done, labels)
+    if len(labels) > 1:
+        console.print(source.describe_rows(labels))
     if each is not None:
         console.print(f"{total:,} images in {each}/")
     if grid is not None:
@@ -112,8 +121,9 @@ def _draw_walk(options: SampleOptions, interpolate: str) -> None:
     source = _open(options)
     from dcgan.sampling.sample import save_interpolation
 
+    labels = source.labels_of_walk(options.label, stops)
     with writing(out, *ROOM), progress(console, "drawing", frames) as done:
-        save_interpolation(source, stops, frames, out, done)
+        save_interpolation(source, stops, frames, out, done, labels)
     console.print(f"{frames:,} frames in {out}")
 
 

@@ -202,9 +202,11 @@ def stale_weights(step, state):
 def keeping(step: AdversarialStep) -> None:
     """Let autocast keep the weights that it casts."""
 
-    def run(net: Callable[..., torch.Tensor], batch: torch.Tensor, **options: int) -> torch.Tensor:
+    def run(
+        net: Callable[..., torch.Tensor], *inputs: torch.Tensor, **options: int
+    ) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=True):
-            return net(batch, **options)
+            return net(*inputs, **options)
 
     step._run = run  # type: ignore[method-assign]
 

@@ -14,7 +14,7 @@ from dcgan.step.masks import recompute_masks
 from dcgan.step.one_graph import adam_, trace
 from dcgan.step.train_step import WholeStep
 from dcgan.step.tuning import Tuning
-from tests.steps import pixel_batch, states, whole_step
+from tests.steps import ATTRIBUTES, labelled_batch, pixel_batch, states, whole_step
 from tests.test_extending import batches, in_examples_step
 from tests.test_modes import compare_over_20_steps, fail
 
@@ -54,20 +54,23 @@ def half_precision(step: WholeStep) -> None:
     step.update.bf16 = True
 
 
-@pytest.mark.parametrize("change", [lambda step: None, smoothed_without_average, half_precision])
-def test_what_is_traced_are_the_calls_of_an_eager_step(library, monkeypatch, change):
+@pytest.mark.parametrize(
+    ("change", "labels"),
+    [(lambda step: None, None), (smoothed_without_average, ATTRIBUTES), (half_precision, None)],
+)
+def test_what_is_traced_are_the_calls_of_an_eager_step(library, monkeypatch, change, labels):
     """To the bit, but for Adam: hence the eager step, too, has the one that is written out."""
-    eager, step = whole_step(), whole_step()
+    eager, step = whole_step(labels=labels), whole_step(labels=labels)
     for each in (eager, step):
         change(each)
-        each(pixel_batch(9))  # so that nothing is at its beginning
+        each(*labelled_batch(each, 9))  # so that nothing is at its beginning
     before = states(step)
     traced(step, monkeypatch)
     assert all(map(torch.equal, states(step), before)), "tracing leaves no trace"
     places = [tensor.data_ptr() for tensor in step.state()]
     monkeypatch.setattr(torch, "_fused_adam_", adam_)
     for k in range(3):
-        assert torch.equal(step(pixel_batch(k)), eager(pixel_batch(k)))
+        assert torch.equal(step(*labelled_batch(step, k)), eager(*labelled_batch(eager, k)))
     assert [tensor.data_ptr() for tensor in step.state()] == places
     unmoved = [old for old, new in zip(before, states(step), strict=True) if old.equal(new)]
     assert not unmoved, "what does not move was not compared"

@@ -10,20 +10,26 @@ import torch.distributed as dist
 from dcgan.distributed import GradientReduction, Ranks
 from dcgan.step.train_step import WholeStep
 from tests.reference.tape import Tape
-from tests.steps import pixel_batch, states, whole_step
+from tests.steps import ATTRIBUTES, CLASSES, labelled_batch, pixel_batch, states, whole_step
 
 REPLAYS = 3
 
 
 def record(step: WholeStep) -> Tape:
     """Warm up by one step and record the second."""
-    step(pixel_batch(0))
-    step.pixels.copy_(pixel_batch(1))
+    step(*labelled_batch(step, 0))
+    put(step, 1)
     tape = Tape(step.random)
     with tape:
         step.body()
     assert len(tape.calls) > 150, "the tape saw nothing"
     return tape
+
+
+def put(step: WholeStep, seed: int) -> None:
+    """Put a batch into the static buffers."""
+    for buffer, given in zip(step.inputs, labelled_batch(step, seed), strict=True):
+        buffer.copy_(given)
 
 
 def replayed_and_eager(
@@ -40,14 +46,14 @@ def replayed_and_eager(
     """
     tape = record(captured)
     for k in range(2):
-        eager(pixel_batch(k))
+        eager(*labelled_batch(eager, k))
     found, wanted = [], []
     for k in range(2, 2 + REPLAYS):
         between(captured)
-        captured.pixels.copy_(pixel_batch(k))
+        put(captured, k)
         tape.replay()
         between(eager)
-        wanted.append(eager(pixel_batch(k)).clone())
+        wanted.append(eager(*labelled_batch(eager, k)).clone())
         found.append(captured.statistics.clone())
     return found + states(captured), wanted + states(eager)
 
@@ -57,7 +63,9 @@ def differ(pair: tuple[list[torch.Tensor], list[torch.Tensor]]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"bf16": True}, {"augmented": True}], ids=["fp32", "bf16", "augmented"]
+    "how",
+    [{}, {"bf16": True}, {"augmented": True, "labels": CLASSES}, {"labels": ATTRIBUTES}],
+    ids=["fp32", "bf16", "augmented, classes", "attributes"],
 )
 def test_replays_are_eager_steps_to_the_bit(how):
     captured, eager = whole_step(**how), whole_step(**how)

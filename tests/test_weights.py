@@ -137,7 +137,7 @@ def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path, monkeypatch)
     assert "ls -ld" in error.remedy
 
 
-SMALL = {"image_size": 64, "nz": 6, "ngf": 4, "channels": 3}
+SMALL: dict[str, Any] = {"image_size": 64, "nz": 6, "ngf": 4, "channels": 3}
 
 
 @pytest.mark.parametrize(

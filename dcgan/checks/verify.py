@@ -33,6 +33,7 @@ from dcgan.checks.data import (
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.options import TrainConfig
+from dcgan.rundir.labels import RunLabels
 from dcgan.step.augment import DRAWS
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code
@@ -64,6 +65,9 @@ EXACT = 1e-14
 
 JOINT = 1e-11
 """Relative difference of gradients that went through several layers, in float64."""
+
+LABELS = "0", "1", "2"
+"""Classes: the step is a conditional one, which computes all that another does, and more."""
 
 SETTLING = 1.0
 """Seconds in which a loader fills its queues, and then waits."""
@@ -108,11 +112,11 @@ def step_resumes(device: torch.device) -> Finding:
     whole, first, second = (small_step(device) for _ in range(3))
     began = _weights(whole)
     for seed in range(STEPS):
-        pixels = _pixels(seed, whole.pixels.shape).to(device)
+        batch = _batch(seed, whole)
         if seed == STEPS // 2:
             second.load_state_dict(first.state_dict(), same_random=True)
-        whole(pixels)
-        (first if seed < STEPS // 2 else second)(pixels)
+        whole(*batch)
+        (first if seed < STEPS // 2 else second)(*batch)
     share = _apart(_weights(second), _weights(whole), began)
     if share == 0:
         return ok("equal to the bit", f"at most {WEIGHTS:.0e} of the way they went")
@@ -152,7 +156,8 @@ def joint_is_two(device: torch.device) -> Finding:
         real = torch.rand(shape, generator=draw, device=device, dtype=torch.float64) * 2 - 1
         noise = torch.randn(BATCH, 16, 1, 1, generator=draw, device=device, dtype=torch.float64)
         draws = torch.rand(3, DRAWS, BATCH, generator=draw, device=device)
-        update(real, noise, draws)
+        labels_x, labels_gz = torch.randint(len(LABELS), (2, BATCH), generator=draw, device=device)
+        update(real, noise, draws, labels_x, labels_gz)
         found = [each.grad for each in update.discriminator.parameters()]
         gradients.append(torch.cat([each.flatten() for each in found if each is not None]))
     two, one = gradients
@@ -174,9 +179,9 @@ def same_steps(
         yield fail(f"{taken}{form} was taken: {reason}", f"train with {instead}", name)
         return
     for seed in range(STEPS):
-        pixels = _pixels(seed, fast.pixels.shape).to(device)
-        fast(pixels)
-        eager(pixels)
+        batch = _batch(seed, fast)
+        fast(*batch)
+        eager(*batch)
     rows, wanted = (step.rows.take(STEPS)() for step in (fast, eager))
     apart = abs(rows - wanted) / abs(wanted).clip(1e-6)
     yield _below(f"{name}, first step", float(apart[0].max()), FIRST_STEP, "relative")
@@ -191,10 +196,12 @@ def small_step(device: torch.device) -> WholeStep:
     """A step as the trainer builds it, always the same one, with everything that it can do."""
     config = TrainConfig(
         shards="none", batch_size=BATCH, image_size=32, nz=16, ngf=8, ndf=8,
-        precision="fp32", mirror=True, augment="diff", ema_nimg=100,
+        precision="fp32", mirror=True, augment="diff", ema_nimg=100, conditional=True,
+        labels=RunLabels(kind="classes", names=LABELS),
     )  # fmt: skip
-    generator, discriminator = build_nets(config, device)
-    return build_step(config, generator, discriminator, StepRows(STEPS, device))
+    table = torch.arange(len(LABELS), device=device)
+    rows = StepRows(STEPS, device)
+    return build_step(config, *build_nets(config, device), rows, label_table=table)
 
 
 def why_no_compiler(device: torch.device) -> str | None:
@@ -240,9 +247,15 @@ def _apart(found: torch.Tensor, wanted: torch.Tensor, began: float | torch.Tenso
     return float((found - wanted).norm() / (wanted - began).norm())
 
 
-def _pixels(seed: int, shape: torch.Size) -> torch.Tensor:
+def _batch(seed: int, step: WholeStep) -> list[torch.Tensor]:
+    """Draw what a step takes: pixels and labels, on its device."""
     draw = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, tuple(shape), generator=draw, dtype=torch.uint8)
+    pixels, labels = step.inputs
+    drawn = [
+        torch.randint(0, 256, tuple(pixels.shape), generator=draw, dtype=torch.uint8),
+        torch.randint(len(LABELS), tuple(labels.shape), generator=draw),
+    ]
+    return [each.to(step.pixels.device) for each in drawn]
 
 
 def _below(name: str, figure: float, threshold: float, unit: str) -> Finding:
@@ -281,7 +294,7 @@ def capture_beside(loader: Batches, device: torch.device, log: Log, busy: bool) 
         return fail(failures[-1], "train with --step compiled, and send this report")
     if busy and not meanwhile:
         return not_checked("the loader gave no batch during the capture")
-    statistics = step(_pixels(0, step.pixels.shape).to(device))
+    statistics = step(*_batch(0, step))
     if not bool(statistics.isfinite().all()):
         return fail("a replay gives no numbers", REPORT)
     if failures:

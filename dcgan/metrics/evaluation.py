@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
+
+import torch
 
 from dcgan.cli import tell_progress
 from dcgan.distributed import Ranks
@@ -15,21 +19,32 @@ from dcgan.metrics.neighbours import Neighbours
 from dcgan.metrics.pretrained import Inception, Vgg16
 from dcgan.metrics.reals import BATCH, Extractor, Measured, Reals
 from dcgan.metrics.sharing import draw
-from dcgan.metrics.swd import SwdMetric
-from dcgan.metrics.tables import print_facts, print_rest, print_swd
+from dcgan.metrics.swd import Swd, SwdMetric
+from dcgan.metrics.tables import print_by_label, print_facts, print_rest, print_swd
 from dcgan.nets.weights import load_generator
 from dcgan.options import EvaluateOptions
 from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
+from dcgan.rundir.labels import SHOWN
+from dcgan.sampling.labels import Label, each_label, usual_labels
 from pipeline.errors import UserError
 from pipeline.files import file_digest, writing
 from pipeline.images.fit import parse_fit
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
+from pipeline.shards.labels import LabelSpace
 from pipeline.shards.manifest import ShardSet
 
 E = TypeVar("E", bound=Extractor)
+
+Extractors: TypeAlias = tuple[FaceRecogniser | None, Inception | None, Vgg16 | None]
+
+MOST_LABELS = 100
+"""Labels that --per-label measures, each in its own passes over the set."""
+
+LEAST = 16
+"""Images a side, at least, of a label's numbers: as of `--n`."""
 
 
 def evaluate(options: EvaluateOptions) -> int:
@@ -76,6 +91,13 @@ class Evaluation:
         self._fit = parse_fit(config.get("fit"))
         self._path = _net_of(options, self._folder)
         self._net = load_generator(self._path).to(self._device)
+        if options.per_label and self._net.labels is None:
+            raise UserError(
+                "--per-label",
+                f"{self._path}, which was trained without labels",
+                "a net of dcgan-train --conditional",
+                "leave --per-label out, or name another net",
+            )
         stats = read_lines(self._folder.stats) if self._folder else []
         self._record([])  # else what takes minutes would find out that nothing can be written
         self._nimg = next((tick["nimg"] for tick in reversed(stats) if "nimg" in tick), 0)
@@ -85,36 +107,98 @@ class Evaluation:
         ranks, net, options = self._ranks, self._net, self._options
         again = "see that no run writes to it, and that all machines have the same file"
         ranks.require_same(f"weights in {self._path}", lambda: file_digest(self._path), again)
-        recogniser, inception, vgg = self._extractors()  # before minutes are spent on the rest
+        extractors = self._extractors()  # before minutes are spent on the rest
         reals = self._reals(2 * options.n)
+        if net.labels is not None:
+            self._take_labels(net.labels, reals)
         ranks.require_same("images", lambda: reals.fingerprint, "give --shards the same set")
         nimg = f", after {self._nimg:,} images" if self._folder else ""
         self._print({"net": f"{self._path}{nimg}", "reals": f"{self._shards}, {reals.recipe}"})
 
         self._tell("sliced Wasserstein distance")
         fakes = draw(net, reals.at_most(options.n), ranks)
-        swd = ranks.first(lambda: SwdMetric(reals, options.n).compare(fakes))
+        swd = ranks.first(lambda: _swd(reals, options.n, fakes))
         if swd is not None:
             print_swd(swd)
         self._record([swd] if swd is not None else [])
 
-        rest = self._neighbours(reals)
-        if recogniser is not None:
-            rest += self._faces(recogniser)
-        if inception is not None:
-            self._tell("FID, KID, Inception score: each image goes through InceptionV3 at 299×299")
-            reals = self._reals(2 * options.fid_n)
-            rest += fidelity.measure_fid(net, reals, inception, options.fid_n, ranks)
-        if vgg is not None:
-            self._tell("precision and recall: each image goes through VGG16 at 224×224")
-            reals = self._reals(2 * options.fid_n)
-            rest += fidelity.measure_precision(net, reals, vgg, options.fid_n, ranks)
+        rest = self._neighbours(reals) + self._by_extractors(extractors, None)
         self._record(rest)
         print_rest(rest)
+        if options.per_label:
+            self._measure_labels(extractors)
         written = f"{self._folder.metrics}" if self._folder else "not written: they are no run's"
         self._print({"numbers": written})
 
-    def _extractors(self) -> tuple[FaceRecogniser | None, Inception | None, Vgg16 | None]:
+    def _take_labels(self, space: LabelSpace, reals: Reals) -> None:
+        """Give the net the labels of the set, with their names.
+
+        Raises:
+            UserError: the set has others than the net was trained on.
+        """
+        found, known = reals.label_space, self._folder and self._folder.options().get("labels")
+        assert found is not None
+        assert reals.label_table is not None
+        names = tuple(known["names"]) if isinstance(known, dict) and "names" in known else None
+        same = (found.kind, len(found.names)) == (space.kind, len(space.names))
+        if not same or names not in (None, found.names):
+            raise UserError(
+                f"--shards {self._shards}",
+                f"a set with other labels: {len(found.names):,} {found.kind},"
+                f" {', '.join(found.names[:SHOWN])}",
+                f"those that the net was trained on: {len(space.names):,} {space.kind}",
+                "name the set that it was trained on, or another with the same labels",
+            )
+        self._net.labels, self._net.usual_labels = found, usual_labels(reals.label_table)
+        self._table = reals.label_table
+
+    def _measure_labels(self, extractors: Extractors) -> None:
+        """Measure the images of each label by themselves, as all were; a collective."""
+        net, n, ranks = self._net, self._options.n, self._ranks
+        assert net.labels is not None
+        labels, usual, rows = each_label(net.labels), net.usual_labels, list[list[Measured]]()
+        for label in labels[:MOST_LABELS]:
+            reals = self._reals(2 * n, label)
+            if reals.at_most(n) < LEAST:
+                self._tell(f"{label.name}: left out, because it has {reals.total} images")
+                continue
+            self._tell(f"{label.name}: {reals.total:,} real images")
+            net.usual_labels = label.labels(self._table)
+            fakes = draw(net, reals.at_most(n), ranks)
+            swd = ranks.first(partial(_swd, reals, n, fakes))
+            found: list[Measured] = [] if swd is None else [swd]
+            found += self._by_extractors(extractors, label)
+            rows.append([replace(each, label=label.name) for each in found])
+            self._record(rows[-1])
+        net.usual_labels = usual
+        if ranks.is_first:
+            print_by_label(rows)
+            if len(labels) > MOST_LABELS:
+                self._tell(f"the first {MOST_LABELS} of {len(labels):,} labels were measured")
+
+    def _by_extractors(self, extractors: Extractors, label: Label | None) -> list[Measured]:
+        """Measure with each of the extractors; a collective.
+
+        Args:
+            extractors: those that were asked for.
+            label: of all images; None for the whole set.
+        """
+        options, net, ranks = self._options, self._net, self._ranks
+        recogniser, inception, vgg = extractors
+        found: list[Measured] = []
+        if recogniser is not None:
+            found += self._faces(recogniser, label)
+        if inception is not None:
+            self._tell("FID, KID, Inception score: each image goes through InceptionV3 at 299×299")
+            reals = self._reals(2 * options.fid_n, label)
+            found += fidelity.measure_fid(net, reals, inception, options.fid_n, ranks)
+        if vgg is not None:
+            self._tell("precision and recall: each image goes through VGG16 at 224×224")
+            reals = self._reals(2 * options.fid_n, label)
+            found += fidelity.measure_precision(net, reals, vgg, options.fid_n, ranks)
+        return found
+
+    def _extractors(self) -> Extractors:
         options, device, weights = self._options, self._device, self._options.weights
         recogniser = self._on_all(FaceRecogniser) if options.faces else None
         inception = vgg = None
@@ -133,7 +217,7 @@ class Evaluation:
         self._ranks.require_same(found.description, lambda: found.digest, remedy)
         return found
 
-    def _reals(self, wanted: int) -> Reals:
+    def _reals(self, wanted: int, label: Label | None = None) -> Reals:
         loader = LoaderOptions(
             BATCH,
             self._net.image_size,
@@ -141,9 +225,10 @@ class Evaluation:
             device=self._device,
             workers=self._options.workers,
             fit=self._fit,
+            labels=self._net.labels is not None,
         )
         with self._ranks.together():
-            return Reals(self._shards, loader, wanted)
+            return Reals(self._shards, loader, wanted, label)
 
     def _neighbours(self, reals: Reals) -> list[Measured]:
         self._tell("nearest real neighbours")
@@ -159,11 +244,13 @@ class Evaluation:
             return []
         return [found.measured]
 
-    def _faces(self, recogniser: FaceRecogniser) -> list[Measured]:
+    def _faces(self, recogniser: FaceRecogniser, label: Label | None) -> list[Measured]:
         self._tell("faces: each image goes through dlib's recogniser")
         n = self._options.faces_n
-        reals = self._reals(faces.reals_for(n))
+        reals = self._reals(faces.reals_for(n), label)
         found = faces.measure(self._net, reals, recogniser, n, self._ranks)
+        if label is not None:
+            return [] if found is None else [found.distance, found.persons]
         shown = None if found is None else found.most_alike
         if self._folder is not None:
             path = self._folder.neighbours_faces
@@ -196,6 +283,10 @@ class Evaluation:
     def _print(self, facts: dict[str, str]) -> None:
         if self._ranks.is_first:
             print_facts(facts)
+
+
+def _swd(reals: Reals, n: int, fakes: torch.Tensor) -> Swd:
+    return SwdMetric(reals, n).compare(fakes)
 
 
 def _net_of(options: EvaluateOptions, folder: RunFolder | None) -> Path:

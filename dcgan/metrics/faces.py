@@ -25,6 +25,7 @@ from dcgan.metrics.reference_cache import Arrays, kept
 from dcgan.metrics.sharing import describe, fakes_from
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate, latents
+from dcgan.sampling.labels import labels_of
 from pipeline.errors import UserError, first_line
 from pipeline.files import file_digest
 
@@ -201,7 +202,7 @@ def measure(
     persons = measured("persons", NEAREST, float(nearest.median()))
     chosen = nearest.argsort(stable=True)[:SHOWN]
     seeds = [FIRST_SEED + place for place in chosen.tolist()]
-    samples = generate(net, latents(seeds, net.options["--nz"]))
+    samples = generate(net, latents(seeds, net.options["--nz"]), labels_of(net, seeds))
     shown = _neighbours(samples, fakes[chosen], others, reals.blocks(n, total))
     return Faces(distance, persons, Neighbours(persons, samples, shown), seeds)
 

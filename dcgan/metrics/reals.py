@@ -7,20 +7,24 @@ through the same decoder; what is computed from them alone is kept for the next 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate_each, latents
+from dcgan.sampling.labels import Label, labels_of
 from pipeline.errors import UserError
 from pipeline.images.size import shown_size
+from pipeline.loading.batches import Batches
 from pipeline.loading.loader import Loader
 from pipeline.loading.open import SYNTHETIC, open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES
+from pipeline.shards.order import Rows
 
 N = 2048
 """Images a side by default. A distance of samples shrinks as they grow: compare equal n only."""
@@ -67,6 +71,8 @@ class Measured:
     n: int
     """Images on each side, the floor's sides too."""
     source: Provenance
+    label: str | None = field(default=None, kw_only=True)
+    """What the images of all sides have in common; None if they are of the whole set."""
 
     def record(self, nimg: int, net: str) -> dict[str, Any]:
         """A line of `metrics.jsonl`.
@@ -83,6 +89,7 @@ class Measured:
             "floor": self.floor,
             "n": self.n,
             **asdict(self.source),
+            **({} if self.label is None else {"label": self.label}),
         }
 
 
@@ -118,26 +125,40 @@ class Reals:
         options: of its loader. It reads `batch_size` images at a time; fewer than that are missed
             at the end of a set.
         wanted: how many will be asked for; noise is made to that number.
+        label: leaves only the images that have it; the options must ask for labels.
 
     Attributes:
-        options: of its loader, with uint8 batches and no cache.
+        options: of its loader, with uint8 batches, without labels and cache.
         total: images there are to read.
         recipe: what was done to them, for people.
         fingerprint: of the set.
+        label_space: what the set's labels say, if the options ask for labels.
+        label_table: the labels by row, (n,) int64 or (n, k) float32 on the CPU.
 
     Raises:
-        UserError: no usable set of at least two images.
+        UserError: no usable set of at least two images, or none with labels.
     """
 
-    def __init__(self, shards: str, options: LoaderOptions, wanted: int = 2 * N) -> None:
+    def __init__(
+        self,
+        shards: str,
+        options: LoaderOptions,
+        wanted: int = 2 * N,
+        label: Label | None = None,
+    ) -> None:
         self._shards, batch = shards, max(1, -(-wanted // BATCHES))
-        self.options = replace(options, batch_size=batch, dtype=torch.uint8, cache="off")
+        self.options = replace(
+            options, batch_size=batch, dtype=torch.uint8, labels=False, cache="off"
+        )
         shape = f"{shown_size(options.image_size)}×{options.channels}"
         self.fingerprint, self.recipe = SYNTHETIC, f"uniform noise, {shape}"
         self.total = BATCHES * batch
+        with_labels = replace(self.options, labels=options.labels)
+        self._chosen: torch.Tensor | None = None
         if shards == SYNTHETIC:
+            self._keep_labels(open_loader(shards, with_labels), np.arange(self.total), label)
             return
-        loader = open_loader(shards, replace(self.options, batch_size=1))
+        loader = open_loader(shards, replace(with_labels, batch_size=1))
         assert isinstance(loader, Loader)
         manifest = loader.shards.manifest
         fit = loader.shards.fit_of(options.fit)
@@ -150,9 +171,26 @@ class Reals:
             f"{manifest.recipe.describe()}, antialiased bilinear, read at {shape}{fitted}"
             f" by {loader.decoder.name}"
         )
+        self._keep_labels(loader, loader.schedule.order(0)[: self.total], label)
         loader.close()
-        if self.total < 2:
+        if self.total < 2 and label is None:
             raise UserError(shards, "one image", "two or more to compare", "pack more images")
+
+    def _keep_labels(self, loader: Batches, rows: Rows, label: Label | None) -> None:
+        """Keep the set's labels, and leave only images of one.
+
+        Args:
+            loader: has the labels.
+            rows: in the order in which images are read.
+            label: what the images that are left must have.
+        """
+        self.label_space, table = loader.label_space, loader.label_table
+        self.label_table = None if table is None else table.cpu()
+        if label is not None:
+            assert self.label_table is not None, "options that ask for labels"
+            self._chosen = label.fits(self.label_table[torch.from_numpy(rows)]).nonzero().flatten()
+            self.total = len(self._chosen)
+            self.recipe += f", only {label.name}"
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """Read images `start` to `stop` of that order; all of them by default.
@@ -163,15 +201,21 @@ class Reals:
         stop = self.total if stop is None else stop
         assert 0 <= start <= stop <= self.total, f"{start}:{stop} of {self.total}"
         batches, size = open_loader(self._shards, self.options), self.options.batch_size
+        chosen = self._chosen
+        if chosen is not None:
+            chosen = chosen[start:stop]
+            start, stop = 0, int(chosen[-1]) + 1 if len(chosen) else 0
         try:
-            place, held = 0, []
+            place, held = 0, list[torch.Tensor]()
             while place < stop:
                 batch = next(batches)
                 part = batch[max(0, start - place) : stop - place].cpu()
+                if chosen is not None:
+                    part = part[chosen[(place <= chosen) & (chosen < place + size)] - place]
                 place += size
                 if len(part):
                     held.append(part.clone())  # the loader may fill the same memory again
-                if len(held) * size >= BLOCK or (place >= stop and held):
+                if sum(map(len, held)) >= BLOCK or (place >= stop and held):
                     yield torch.cat(held)
                     held = []
         finally:
@@ -212,8 +256,8 @@ def fake_blocks(net: Generator, count: int, first: int = FIRST_SEED) -> Iterator
     Yields:
         (B, S, S, C) uint8 on the CPU, at most `BLOCK` images.
     """
-    nz = net.options["--nz"]
-    noise = (latents([seed], nz)[0] for seed in range(first, first + count))
-    images = generate_each(net, noise)
+    nz, seeds = net.options["--nz"], range(first, first + count)
+    noise = (latents([seed], nz)[0] for seed in seeds)
+    images = generate_each(net, noise, labels_of(net, seeds))
     while block := [*islice(images, BLOCK)]:
         yield torch.stack(block)

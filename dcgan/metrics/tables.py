@@ -51,6 +51,26 @@ def print_rest(measured: list[Measured]) -> None:
         _print_table("Other numbers", ["", "generated", "real", "n", ""], rows)
 
 
+def print_by_label(rows: list[list[Measured]]) -> None:
+    """Print a line for each label: each number, and in brackets that of real images.
+
+    Args:
+        rows: the numbers of each label, of the same metrics.
+    """
+    if not rows:
+        return
+    head = ["", "n", *(_name(each.metric) for each in rows[0])]
+    cells = [
+        [
+            plain(row[0].label or ""),
+            f"{row[0].n:,}",
+            *(f"{each.value:.4g} ({each.floor:.4g})" for each in row),
+        ]
+        for row in rows
+    ]
+    _print_table("By label; in brackets, real against real", head, cells)
+
+
 def _name(metric: str) -> str:
     return NAMES[metric] + (", higher is better" if metric in HIGHER_IS_BETTER else "")
 

@@ -19,9 +19,11 @@ import torch
 from torch import nn
 
 from dcgan.nets.batch_norm import BatchNorm2d, count_batches
+from dcgan.nets.conditional import LabelEmbedding, join, project
 from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
 from pipeline.images.size import ImageSize, base_of, plain_size
+from pipeline.shards.labels import LabelSpace
 
 CHANNELS = (1, 3)
 """Grey or RGB."""
@@ -38,20 +40,28 @@ class Generator(nn.Module):
         nz: length of the latents.
         ngf: channels of the last hidden map.
         channels: channels of the images, one of `CHANNELS`.
+        labels: what the images are labelled with, for a conditional net.
 
     Attributes:
         image_size: as given.
         options: the values that the net was built with, by the names of their flags.
+        usual_labels: the labels of images that nobody names a label for, (m,) int64 or (m, k)
+            float32, as `dcgan.sampling.labels` takes them; None if the net is all there is.
 
     Raises:
         UserError: no such net can be built.
     """
 
     def __init__(
-        self, image_size: ImageSize = 64, nz: int = 100, ngf: int = 64, channels: int = 3
+        self,
+        image_size: ImageSize = 64,
+        nz: int = 100,
+        ngf: int = 64,
+        channels: int = 3,
+        labels: LabelSpace | None = None,
     ) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size, self.labels = image_size, labels
         self.options: dict[str, Any] = {
             "--image-size": plain_size(image_size),
             "--channels": channels,
@@ -62,7 +72,9 @@ class Generator(nn.Module):
         _check(channels, {"--nz": nz, "--ngf": ngf})
         depth = ngf << doublings - 1
         layers: list[nn.Module] = [
-            ConvTranspose2d(nz, depth, (height, width), 1, 0, bias=False),
+            ConvTranspose2d(
+                nz if labels is None else 2 * nz, depth, (height, width), 1, 0, bias=False
+            ),
             BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
@@ -75,17 +87,24 @@ class Generator(nn.Module):
             depth //= 2
         layers += [ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
+        # The vectors have the length and the spread of latents: neither drowns the other
+        self.embedding = None if labels is None else LabelEmbedding(labels, nz, spread=1.0)
+        self.usual_labels: torch.Tensor | None = None
 
-    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+    def forward(self, noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Draw one image for each latent.
 
         Args:
             noise: (B, nz, 1, 1), nominally N(0, 1).
+            labels: for a conditional net, as `LabelEmbedding` takes them.
 
         Returns:
             (B, C, H, W) in [-1, 1].
         """
         count_batches(self)
+        if self.embedding is not None:
+            assert labels is not None, "a conditional net takes labels"
+            noise = join(noise, self.embedding(labels))
         images: torch.Tensor = self.main(noise)
         return images
 
@@ -101,6 +120,7 @@ class Discriminator(nn.Module):
         image_size: of the images, in pixels: the side, or (width, height).
         ndf: channels of the first hidden map; after k halvings there are `ndf * 2**(k - 1)`.
         channels: channels of the images, one of `CHANNELS`.
+        labels: what the images are labelled with, for a conditional net.
 
     Attributes:
         image_size: as given.
@@ -110,9 +130,15 @@ class Discriminator(nn.Module):
         UserError: no such net can be built.
     """
 
-    def __init__(self, image_size: ImageSize = 64, ndf: int = 64, channels: int = 3) -> None:
+    def __init__(
+        self,
+        image_size: ImageSize = 64,
+        ndf: int = 64,
+        channels: int = 3,
+        labels: LabelSpace | None = None,
+    ) -> None:
         super().__init__()
-        self.image_size = image_size
+        self.image_size, self.labels = image_size, labels
         self.options: dict[str, Any] = {
             "--image-size": plain_size(image_size),
             "--channels": channels,
@@ -135,12 +161,16 @@ class Discriminator(nn.Module):
             depth *= 2
         layers += [Conv2d(depth, 1, (height, width), 1, 0, bias=False)]
         self.main = nn.Sequential(*layers)
+        self.embedding = None if labels is None else LabelEmbedding(labels, depth, spread=0.02)
 
-    def forward(self, images: torch.Tensor, batches: int = 1) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor | None = None, batches: int = 1
+    ) -> torch.Tensor:
         """Discriminate between real and generated images.
 
         Args:
             images: (B, C, H, W) in [-1, 1].
+            labels: for a conditional net, as `LabelEmbedding` takes them.
             batches: the number of equal mini-batches in `images`, one after another. In training
                 the result is that of a call with each.
 
@@ -149,10 +179,15 @@ class Discriminator(nn.Module):
         """
         count_batches(self, batches)
         maps = images
-        for layer in self.main:
+        *layers, last = self.main
+        for layer in layers:
             separate = batches > 1 and isinstance(layer, BatchNorm2d)
             maps = layer(maps, batches) if separate else layer(maps)
-        return maps.flatten()  # from (B, 1, 1, 1)
+        logits: torch.Tensor = last(maps).flatten()  # from (B, 1, 1, 1)
+        if self.embedding is not None:
+            assert labels is not None, "a conditional net takes labels"
+            logits = logits + project(maps, self.embedding(labels))
+        return logits
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -161,7 +196,8 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     The weights of every convolution, transposed or not, are drawn from N(0, 0.02) (Radford et al.,
     section 4). The scales of every BatchNorm are drawn from N(1, 0.02), and its shifts are 0 (the
     tutorial). All are drawn on the CPU in float32, in the order of the layers, and then copied, so
-    a seed gives the same net on any device, and in any type and memory layout.
+    a seed gives the same net on any device, and in any type and memory layout. The embedding of a
+    conditional net comes last.
 
     Args:
         module: the net.
@@ -176,10 +212,14 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
             elif isinstance(layer, nn.BatchNorm2d):
                 layer.weight.copy_(_normal(1.0, layer.weight, generator))
                 layer.bias.zero_()
+            elif isinstance(layer, LabelEmbedding):
+                layer.weight.copy_(_normal(0.0, layer.weight, generator, layer.spread))
 
 
-def _normal(mean: float, like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    return torch.normal(mean, 0.02, like.shape, generator=generator, dtype=torch.float32)
+def _normal(
+    mean: float, like: torch.Tensor, generator: torch.Generator | None, spread: float = 0.02
+) -> torch.Tensor:
+    return torch.normal(mean, spread, like.shape, generator=generator, dtype=torch.float32)
 
 
 def count_parameters(net: nn.Module) -> int:

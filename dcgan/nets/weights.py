@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dcgan.nets.conditional import numbered
 from dcgan.nets.models import Discriminator, Generator
 from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
@@ -167,6 +168,7 @@ def load_generator(path: str | Path) -> Generator:
 
     Returns:
         The generator on the CPU, in float32 and in eval mode. Torch's random state is unchanged.
+        The labels of a conditional one have numbers for names, because the file has no others.
 
     Raises:
         UserError: the file is missing, or contains anything else.
@@ -210,12 +212,29 @@ def _remedy(net: Generator | Discriminator, state: dict[str, torch.Tensor], flag
             f"this file holds a {type(origin).__name__};"
             f" give {flag} the weights of a {type(net).__name__}"
         )
+    if (remedy := _labels_remedy(net, origin)) is not None:
+        return remedy
     differing = (
         f"{option} {value}"
         for option, value in origin.options.items()
         if net.options[option] != value
     )
     return f"run with {' '.join(differing)}"
+
+
+def _labels_remedy(net: Generator | Discriminator, origin: Generator | Discriminator) -> str | None:
+    """Say what to do if a file's net was trained on other labels; None if on such as these."""
+    wanted, found = net.labels, origin.labels
+    if found is None:
+        if wanted is None:
+            return None
+        return "it was trained without labels: run without --conditional, or name another file"
+    trained = f"it was trained on {len(found.names):,} {found.kind}"
+    if wanted is None:
+        return f"{trained}: run with --conditional, or name another file"
+    if (len(found.names), found.kind) == (len(wanted.names), wanted.kind):
+        return None
+    return f"{trained}: name a set with as many, or another file"
 
 
 def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
@@ -228,10 +247,12 @@ def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
     # Numbers of a file: no net is to be built that it has no numbers for
     if doublings > DOUBLINGS[-1] or max(first[1], last[1]) > max(first[0], last[0]) << doublings:
         return None
+    labels = numbered(_shapes(state))
+    nz = first[0] if labels is None else first[0] // 2
     with torch.device("meta"):
         for build in (
-            lambda: Generator(_drawn(first, doublings), nz=first[0], ngf=last[0], channels=last[1]),
-            lambda: Discriminator(_drawn(last, doublings), ndf=first[0], channels=first[1]),
+            lambda: Generator(_drawn(first, doublings), nz, last[0], last[1], labels),
+            lambda: Discriminator(_drawn(last, doublings), first[0], first[1], labels),
         ):
             with contextlib.suppress(UserError):
                 net = build()

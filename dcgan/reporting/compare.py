@@ -117,7 +117,8 @@ def _provenance(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """The last value of each metric of each run, and how it was made."""
     rows: list[tuple[str, ...]] = []
     for record in records:
-        for metric in {each.metric: each for each in record.metrics}.values():
+        whole = (each for each in record.metrics if each.label is None)
+        for metric in {each.metric: each for each in whole}.values():
             name, nimg, net, value, floor, n, _, *made = metric_row(metric)
             how = ", ".join(word for word in (net, *made) if word)
             rows.append((short(record.name), nimg, name, value, floor, n, how))

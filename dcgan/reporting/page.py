@@ -123,7 +123,8 @@ def _policy(*scripts: str) -> str:
 
 def run_values(record: RunRecord) -> dict[str, Any]:
     """Gather what the template of a run needs, apart from pictures and notes."""
-    metrics, alarms = record.metrics[-MOST_ROWS:], record.alarms[-MOST_ROWS:]
+    whole = [metric for metric in record.metrics if metric.label is None]
+    metrics, alarms = whole[-MOST_ROWS:], record.alarms[-MOST_ROWS:]
     last = {(each.metric, each.net): place for place, each in enumerate(metrics)}.values()
     earlier = [each for place, each in enumerate(metrics) if place not in last]
     return {
@@ -137,7 +138,9 @@ def run_values(record: RunRecord) -> dict[str, Any]:
         "environment": flat(record.environment),
         "latest": [metric_row(metrics[place]) for place in last],
         "metrics": [metric_row(metric) for metric in reversed(earlier)],
-        "metrics_cut": _cut(len(metrics), len(record.metrics)),
+        "metrics_cut": _cut(len(metrics), len(whole)),
+        "by_label": _by_label(record),
+        "conditional": record.config.get("conditional") is True,
         "alarms": [
             tuple(map(short, (a.kind, count(a.step), count(a.nimg), a.message, a.action)))
             for a in reversed(alarms)
@@ -217,6 +220,16 @@ def metric_row(metric: Metric) -> tuple[str, ...]:
         metric.shards,
     )
     return tuple(map(short, cells))
+
+
+def _by_label(record: RunRecord) -> list[tuple[str, ...]]:
+    """Return the cells of each label's last numbers, in the order of their labels."""
+    last = {
+        (each.label, each.metric, each.net): each
+        for each in record.metrics
+        if each.label is not None
+    }
+    return [(short(label), *metric_row(each)[:6]) for (label, *_), each in last.items()][:MOST_ROWS]
 
 
 def _about_curves(record: RunRecord) -> str:

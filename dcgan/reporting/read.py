@@ -56,6 +56,8 @@ class Metric(BaseModel):
     digest: str | None = None
     comparable: bool = True
     shards: str = ""
+    label: str | None = None
+    """What the images of all sides have in common."""
 
 
 class Alarm(BaseModel):
@@ -132,8 +134,8 @@ class RunRecord:
         return float(np.median(values)) if values.size else None
 
     def measured(self, metric: str) -> list[Metric]:
-        """One metric's values, by images seen."""
-        found = (each for each in self.metrics if each.metric == metric)
+        """One metric's values of the whole set, by images seen."""
+        found = (each for each in self.metrics if each.metric == metric and each.label is None)
         return sorted(found, key=lambda each: each.nimg)
 
     def best(self, metric: str) -> Metric | None:

@@ -20,8 +20,9 @@ NUMBERED = Path("runs")
 LOCK = ".lock"
 """Locked by the process that trains."""
 
-MAX_OBJECT_BYTES = 1 << 20
-"""Size of a file of plain values; the options take about one kilobyte."""
+MAX_OBJECT_BYTES = 1 << 26
+"""Size of a file of plain values. The options take about one kilobyte; the names of the most labels
+that there may be, with 200 characters each, take 40 MB."""
 
 MAX_LINE = 1 << 16
 """Characters of a line of JSON; ours have a few hundred."""
@@ -261,9 +262,17 @@ def read_json(text: str) -> Any:
         ValueError: it is none.
     """
     # Of a thousand lists inside each other, what reads or writes them fails
-    if text.count("[") + text.count("{") > MAX_NESTED:
+    brackets = text.count("[") + text.count("{")
+    if brackets > MAX_NESTED and _in_strings(text) < brackets - MAX_NESTED:
         raise ValueError(f"more than {MAX_NESTED} lists and objects")
     return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _in_strings(text: str) -> int:
+    """Count the opening brackets within strings, such as the names of labels."""
+    # Without an end a string goes to that of the text, so that nothing is searched twice
+    strings = re.findall(r'"(?:[^"\\]|\\.)*"?', text)
+    return sum(string.count("[") + string.count("{") for string in strings)
 
 
 def read_object(path: Path) -> dict[str, Any]:

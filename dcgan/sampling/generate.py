@@ -72,16 +72,37 @@ def walk(seeds: Sequence[int], frames: int, nz: int) -> Iterator[torch.Tensor]:
         `frames` latents, (nz, 1, 1) float32.
     """
     stops = latents(seeds, nz)
-    legs = len(seeds) - 1
-    places = [round(stop * (frames - 1) / legs) for stop in range(len(seeds))]
-    for leg in range(legs):
+    for leg, share in _legs(len(seeds), frames):
+        yield slerp(stops[leg], stops[leg + 1], share) if share else stops[leg]
+
+
+def walk_between_labels(stops: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
+    """Go straight from label to label, beside a `walk` of as many stops and frames.
+
+    Args:
+        stops: (stops, n) float, shares of classes or attributes.
+        frames: of the whole walk.
+
+    Yields:
+        `frames` labels, (n,).
+    """
+    for leg, share in _legs(len(stops), frames):
+        yield torch.lerp(stops[leg], stops[leg + 1], share) if share else stops[leg]
+
+
+def _legs(stops: int, frames: int) -> Iterator[tuple[int, float]]:
+    """Yield for each frame the stop behind it, and how much of the way to the next is done."""
+    places = [round(stop * (frames - 1) / (stops - 1)) for stop in range(stops)]
+    for leg in range(stops - 1):
         length = places[leg + 1] - places[leg]
         for step in range(length):
-            yield slerp(stops[leg], stops[leg + 1], step / length)
-    yield stops[-1]
+            yield leg, step / length
+    yield stops - 1, 0.0
 
 
-def generate(generator: nn.Module, noise: torch.Tensor) -> torch.Tensor:
+def generate(
+    generator: nn.Module, noise: torch.Tensor, labels: Iterable[torch.Tensor] | None = None
+) -> torch.Tensor:
     """Generate images with BatchNorm's running statistics, from a copy of the net.
 
     The ancestors sample in train mode, which mixes the images of a batch and disturbs training.
@@ -90,20 +111,27 @@ def generate(generator: nn.Module, noise: torch.Tensor) -> torch.Tensor:
         generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
             it stays as it is.
         noise: (N, nz, 1, 1) float.
+        labels: for a conditional net, (N,) int64 or (N, n) float, or as many single ones; see
+            `dcgan.nets.conditional.LabelEmbedding`.
 
     Returns:
         (N, S, S, C) uint8 on the CPU, drawn in float32.
     """
-    return torch.stack([*generate_each(generator, noise)])
+    return torch.stack([*generate_each(generator, noise, labels)])
 
 
-def generate_each(generator: nn.Module, noise: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+def generate_each(
+    generator: nn.Module,
+    noise: Iterable[torch.Tensor],
+    labels: Iterable[torch.Tensor] | None = None,
+) -> Iterator[torch.Tensor]:
     """Generate images one after another, as `generate` does, however many: in constant memory.
 
     Args:
         generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
             it stays as it is.
         noise: latents of (nz, 1, 1) float each, taken a batch at a time.
+        labels: for a conditional net, one for each latent, () int64 or (n,) float.
 
     Yields:
         (S, S, C) uint8 on the CPU.
@@ -111,10 +139,17 @@ def generate_each(generator: nn.Module, noise: Iterable[torch.Tensor]) -> Iterat
     device = next(generator.parameters()).device
     # In the trainer's layout: a net fresh from a file has another, which selects other kernels too
     net = copy.deepcopy(generator).eval().float().to(memory_format=torch.channels_last)
-    left = iter(noise)
+    left = zip(noise, strict=False) if labels is None else zip(noise, labels, strict=False)
     while batch := [*islice(left, BATCH)]:
-        padded = torch.zeros(BATCH, *batch[0].shape)
-        padded[: len(batch)] = torch.stack(batch)
+        inputs = [_padded(each).to(device) for each in zip(*batch, strict=True)]
         with torch.no_grad(), same_in_every_process(device):
-            images = to_uint8(net(padded.to(device)))[: len(batch)].cpu()
+            images = to_uint8(net(*inputs))[: len(batch)].cpu()
         yield from images
+
+
+def _padded(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Stack up to `BATCH` rows, and zeros below; floats become float32."""
+    dtype = torch.float32 if rows[0].is_floating_point() else rows[0].dtype
+    padded = torch.zeros(BATCH, *rows[0].shape, dtype=dtype)
+    padded[: len(rows)] = torch.stack([*rows])
+    return padded

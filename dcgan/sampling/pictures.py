@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,16 @@ PADDING = 2
 
 INK, PAPER = (0, 0, 0), (255, 255, 255)
 
+MARGIN, LONGEST_NAME = 6, 24
+"""Pixels around the names of rows, and characters of a name that are shown."""
+
 
 def save_grid(
     images: torch.Tensor,
     path: Path,
     columns: int = COLUMNS,
     texts: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Lay images out in rows.
 
@@ -37,11 +41,30 @@ def save_grid(
         path: of the PNG.
         columns: images in a row.
         texts: for the PNG to hold, by keyword.
+        names: of the rows, to write on white to the left of them.
     """
     from torchvision.utils import make_grid
 
     grid = make_grid(images.permute(0, 3, 1, 2), nrow=columns, padding=PADDING)
-    _save_png(Image.fromarray(grid.permute(1, 2, 0).numpy()), path, texts)
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    if names is not None:
+        picture = _beside_names(picture, names)
+    _save_png(picture, path, texts)
+
+
+def _beside_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
+    """Write the names of a grid's rows beside them, as far as they are short."""
+    pitch = (grid.height - PADDING) / len(names)
+    font = ImageFont.load_default(size=max(9, min(14, int(pitch) - 2 * PADDING)))
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
+    width = MARGIN + max(int(font.getlength(name)) for name in shown) + MARGIN
+    sheet = Image.new("RGB", (width + grid.width, grid.height), PAPER)
+    sheet.paste(grid, (width, 0))
+    draw = ImageDraw.Draw(sheet)
+    for row, name in enumerate(shown):
+        middle = PADDING / 2 + (row + 0.5) * pitch
+        draw.text((width - MARGIN, middle), name, fill=INK, font=font, anchor="rm")
+    return sheet
 
 
 def save_image(image: torch.Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:

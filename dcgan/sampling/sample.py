@@ -5,24 +5,36 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from dcgan.cli import PACKAGE, version
 from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator
 from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.labels import RunLabels
 from dcgan.sampling.animation import save_walk
-from dcgan.sampling.generate import generate_each, latents, walk
+from dcgan.sampling.generate import generate_each, latents, walk, walk_between_labels
+from dcgan.sampling.labels import (
+    MOST_ROWS,
+    Label,
+    each_label,
+    examples_of,
+    parse_label,
+    parse_walk,
+)
 from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
 from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
 from pipeline.files import file_digest
 from pipeline.images.size import ImageSize, sides
+from pipeline.shards.labels import LabelSpace
 
 SOFTWARE = "Software"
 """The PNG keyword by which our pictures are recognised."""
@@ -40,12 +52,74 @@ class Source:
     """A net to sample, and what its pictures hold about it.
 
     Attributes:
-        generator: in eval mode, on the device that it is to run on.
+        generator: in eval mode, on the device that it is to run on; its labels have their names
+            where the run's folder tells them, and else numbers.
         texts: for each PNG to hold, by keyword.
+        examples: attributes of images that the net was trained on, (m, k) float32, if it has such
+            labels and the run's folder tells them.
     """
 
     generator: Generator
     texts: dict[str, str]
+    examples: torch.Tensor | None = None
+
+    def labels_to_draw(self, label: str | None) -> list[Label]:
+        """Return the label that was asked for, or else one for each row of a grid.
+
+        Returns:
+            At most `MOST_ROWS`; none for an unconditional net.
+
+        Raises:
+            UserError: the net has no such label.
+        """
+        space = self._space(label)
+        if space is None:
+            return []
+        return each_label(space)[:MOST_ROWS] if label is None else [parse_label(label, space)]
+
+    def describe_rows(self, labels: Sequence[Label]) -> str:
+        """Describe what the rows of a grid are, as far as they are not all labels of the net."""
+        assert self.generator.labels is not None
+        total = len(each_label(self.generator.labels))
+        rest = f", of {total:,}; --label draws any of them" if len(labels) < total else ""
+        return f"a row for each of {len(labels)} labels{rest}"
+
+    def labels_of_walk(self, label: str | None, seeds: Sequence[int]) -> torch.Tensor | None:
+        """Return the labels at the stops of a walk, (stops, n) float; None for no labels.
+
+        Args:
+            label: one for the whole walk, or one for each stop.
+            seeds: of the stops.
+
+        Raises:
+            UserError: the net has no such labels, or there are too few or too many.
+        """
+        space = self._space(label)
+        if space is None:
+            return None
+        found = [] if label is None else parse_walk(label, space)
+        if len(found) not in (1, len(seeds)):
+            raise UserError(
+                "--interpolate, of a conditional net" if label is None else f"--label {label}",
+                f"{len(found)} labels for {len(seeds)} seeds",
+                "one for all, or one for each",
+                f"for example --label {each_label(space)[0].name!r}; a seed may be named twice, to"
+                " go from label to label alone",
+            )
+        stops = found * len(seeds) if len(found) == 1 else found
+        pairs = zip(stops, seeds, strict=True)
+        return torch.stack([each.row(seed, self.examples) for each, seed in pairs])
+
+    def _space(self, label: str | None) -> LabelSpace | None:
+        space = self.generator.labels
+        if space is None and label is not None:
+            raise UserError(
+                f"--label {label}",
+                "a net that was trained without labels",
+                "one of dcgan-train --conditional",
+                "leave --label out, or name another net",
+            )
+        return space
 
 
 def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
@@ -75,50 +149,111 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     generator = load_generator(path)
     texts["Net"] = _printable(path.name)
     texts["Net SHA-256"] = file_digest(path)
-    return Source(generator.to(device), texts)
+    labels = None if generator.labels is None else _labels_beside(path, generator.labels)
+    if labels is None:
+        return Source(generator.to(device), texts)
+    generator.labels = labels.space
+    return Source(generator.to(device), texts, examples_of(labels))
+
+
+def _labels_beside(net: Path, like: LabelSpace) -> RunLabels | None:
+    """Read what the labels of a net are called, in the folder of its run.
+
+    Args:
+        net: a file in that folder or in a folder there, or anywhere else.
+        like: the net's labels, without names.
+
+    Returns:
+        None if there is no run's folder, or one of other labels.
+
+    Raises:
+        UserError: its config.json cannot be read.
+    """
+    for folder in map(RunFolder, net.resolve().parents[:2]):
+        if folder.config.is_file():
+            with suppress(ValidationError):
+                labels = RunLabels.model_validate(folder.options().get("labels"))
+                if (labels.kind, len(labels.names)) == (like.kind, len(like.names)):
+                    return labels
+    return None
 
 
 def save_pictures(
-    source: Source, seeds: Sequence[range], grid: Path | None, folder: Path | None, done: Done
+    source: Source,
+    seeds: Sequence[range],
+    grid: Path | None,
+    folder: Path | None,
+    done: Done,
+    labels: Sequence[Label] = (),
 ) -> None:
-    """Draw one image for each seed; without a grid, in constant memory.
+    """Draw one image for each seed, and each label if there are several.
 
-    A grid has the columns of training's up to 64 images, and is about square beyond.
+    A grid has the columns of training's up to 64 images, and is about square beyond; with several
+    labels it has a row for each. Without a grid the memory is constant.
 
     Args:
         source: the net.
         seeds: in the order of the grid.
         grid: the PNG of a grid.
-        folder: made where there is none, for one PNG a seed, named after it.
+        folder: made where there is none, for one PNG an image, named after its seed and the number
+            of its label, if there are several.
         done: called after each image.
+        labels: of a conditional net; at least one.
 
     Raises:
         UserError: too many images for a grid.
     """
-    total, nz = count(seeds), source.generator.options["--nz"]
+    total, names = count(seeds) * max(1, len(labels)), [label.name for label in labels]
     columns = COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
+    columns = count(seeds) if len(labels) > 1 else columns
     if grid is not None:
         _check_grid(grid, total, columns, source.generator.image_size)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    noise = (latents([seed], nz)[0] for seed in chain(*seeds))
     kept = []
-    for seed, image in zip(chain(*seeds), generate_each(source.generator, noise), strict=True):
+    for name, texts, image in _images(source, seeds, labels):
         if folder is not None:
-            save_image(image, folder / f"seed{seed:06d}.png", source.texts | {"Seed": str(seed)})
+            save_image(image, folder / f"{name}.png", texts)
         if grid is not None:
             kept.append(image)
         done()
     if grid is not None:
-        save_grid(torch.stack(kept), grid, columns, source.texts | {"Seeds": format_seeds(seeds)})
+        texts = source.texts | {"Seeds": format_seeds(seeds)}
+        texts |= {"Labels": "; ".join(names)} if names else {}
+        save_grid(torch.stack(kept), grid, columns, texts, names if len(names) > 1 else None)
+
+
+def _images(
+    source: Source, seeds: Sequence[range], labels: Sequence[Label]
+) -> Iterator[tuple[str, dict[str, str], torch.Tensor]]:
+    """Draw the images; yield each one's name, what its PNG is to hold, and its pixels."""
+    nz = source.generator.options["--nz"]
+    for place, label in enumerate(labels or [None]):
+        name, texts, own = "", source.texts, None
+        if label is not None:
+            name, texts = (
+                f"label{place:03d}-" if len(labels) > 1 else "",
+                texts | {"Label": label.name},
+            )
+            own = label.of_seeds(chain(*seeds), source.examples)
+        noise = (latents([seed], nz)[0] for seed in chain(*seeds))
+        images = generate_each(source.generator, noise, own)
+        for seed, image in zip(chain(*seeds), images, strict=True):
+            yield f"{name}seed{seed:06d}", texts | {"Seed": str(seed)}, image
 
 
 def save_interpolation(
-    source: Source, stops: Sequence[int], frames: int, out: Path, done: Done
+    source: Source,
+    stops: Sequence[int],
+    frames: int,
+    out: Path,
+    done: Done,
+    labels: torch.Tensor | None = None,
 ) -> None:
-    """Draw a walk from seed to seed; see `walk` and `save_walk`."""
+    """Draw a walk from seed to seed, and from label to label; see `walk` and `save_walk`."""
     noise = walk(stops, frames, source.generator.options["--nz"])
-    save_walk(_counted(generate_each(source.generator, noise), done), out)
+    between = None if labels is None else walk_between_labels(labels, frames)
+    save_walk(_counted(generate_each(source.generator, noise, between), done), out)
 
 
 def is_ours(picture: Path) -> bool:

@@ -70,7 +70,8 @@ class AdversarialStep:
 
     Args:
         generator: (B, nz, 1, 1) → (B, C, S, S); already on its device and in train mode.
-        discriminator: (B, C, S, S) → logits (B,); already on its device and in train mode.
+        discriminator: (B, C, S, S) → logits (B,); already on its device and in train mode. Where
+            a step gets labels, both nets take them as their second argument.
         lr_d: Adam's step size for the discriminator.
         lr_g: Adam's step size for the generator.
         beta1: Adam's first decay rate; the second stays at 0.999.
@@ -117,7 +118,12 @@ class AdversarialStep:
         self.reduce_gradients: Reduce = no_sync
 
     def __call__(
-        self, real: torch.Tensor, noise: torch.Tensor, draws: torch.Tensor | None = None
+        self,
+        real: torch.Tensor,
+        noise: torch.Tensor,
+        draws: torch.Tensor | None = None,
+        labels_x: torch.Tensor | None = None,
+        labels_gz: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Do one step.
 
@@ -126,6 +132,8 @@ class AdversarialStep:
             noise: (B, nz, 1, 1) float, N(0, 1); not modified.
             draws: (3, DRAWS, B), uniform in [0, 1), if D sees changed images: for the real ones,
                 for the generated ones in D's update, and for these in G's.
+            labels_x: those of the real images, (B,) int64 or (B, k) float, for conditional nets.
+            labels_gz: those of the images to generate, likewise.
 
         Returns:
             (5,) on the device, detached, in the order of `STATISTICS`.
@@ -133,13 +141,14 @@ class AdversarialStep:
         # Update D: descend -log D(x) - log(1 - D(G(z))). Real and fake images go through D as
         # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
         self.discriminator.zero_grad()
-        fake = self._run(self.generate, noise)
+        of_x, of_gz = (() if each is None else (each,) for each in (labels_x, labels_gz))
+        fake = self._run(self.generate, noise, *of_gz)
         seen_x, seen_gz = self._seen(real, draws, 0), self._seen(fake.detach(), draws, 1)
         if self.joint:
-            logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz)
+            logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz, of_x, of_gz)
         else:
-            logits_x = self._logits(seen_x)
-            logits_gz1 = self._logits(seen_gz)
+            logits_x = self._logits(seen_x, *of_x)
+            logits_gz1 = self._logits(seen_gz, *of_gz)
         loss_d = self.loss_d(logits_x, logits_gz1)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
@@ -148,7 +157,7 @@ class AdversarialStep:
         # Update G: descend -log D(G(z)), through the updated D and the same fake images.
         self.generator.zero_grad()
         with _frozen(self.discriminator):
-            logits_gz2 = self._logits(self._seen(fake, draws, 2))
+            logits_gz2 = self._logits(self._seen(fake, draws, 2), *of_gz)
             loss_g = self.loss_g(logits_gz2)
             torch.autograd.backward(loss_g)
         self.reduce_gradients(self.generator)
@@ -173,14 +182,19 @@ class AdversarialStep:
         return self.augment(images, draws[which])
 
     def _logits_of_both(
-        self, real: torch.Tensor, fake: torch.Tensor
+        self,
+        real: torch.Tensor,
+        fake: torch.Tensor,
+        labels_x: tuple[torch.Tensor, ...],
+        labels_gz: tuple[torch.Tensor, ...],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits of two batches from one call of the discriminator."""
         both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
-        logits_x, logits_gz = self._logits(both, batches=2).chunk(2)
+        labels = map(torch.cat, zip(labels_x, labels_gz, strict=True))
+        logits_x, logits_gz = self._logits(both, *labels, batches=2).chunk(2)
         return logits_x, logits_gz
 
-    def _run(self, net: Net, batch: torch.Tensor, **options: int) -> torch.Tensor:
+    def _run(self, net: Net, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
         """Run a net forward, in bfloat16 if `bf16` is set.
 
         Autocast caches the weights that it has cast until the outermost region ends, and would
@@ -189,13 +203,13 @@ class AdversarialStep:
         (docs.pytorch.org/docs/stable/amp.html, `cache_enabled`).
         """
         if not self.bf16:
-            return net(batch, **options)
-        with torch.autocast(batch.device.type, torch.bfloat16, cache_enabled=False):
-            return net(batch, **options)
+            return net(*inputs, **options)
+        with torch.autocast(inputs[0].device.type, torch.bfloat16, cache_enabled=False):
+            return net(*inputs, **options)
 
-    def _logits(self, images: torch.Tensor, **options: int) -> torch.Tensor:
+    def _logits(self, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
         """Return D's logits in float32: in bfloat16 a loss would have only two digits."""
-        logits = self._run(self.discriminate, images, **options)
+        logits = self._run(self.discriminate, *inputs, **options)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

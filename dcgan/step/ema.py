@@ -67,7 +67,7 @@ class EMA:
             )
             torch._foreach_copy_(copies, buffers)
 
-    def fit_batch_norm(self, nz: int) -> None:
+    def fit_batch_norm(self, nz: int, label_table: torch.Tensor | None = None) -> None:
         """Fit BatchNorm's statistics to the averaged weights, before pictures are drawn.
 
         The original net's statistics belong to its latest weights. On 8,000 of CelebA's faces,
@@ -76,8 +76,26 @@ class EMA:
 
         Args:
             nz: length of the net's latents.
+            label_table: for a conditional net, labels to draw from, on the net's device.
         """
         random = torch.Generator().manual_seed(0)
         device = next(self.net.parameters()).device
         noise = torch.randn(FITTED_BATCHES, FITTED_IMAGES, nz, 1, 1, generator=random).to(device)
-        update_bn(noise, self.net)
+        if label_table is None:
+            update_bn(noise, self.net)
+            return
+        rows = torch.randint(len(label_table), noise.shape[:2], generator=random).to(device)
+        update_bn(noise, _Labelled(self.net, label_table[rows]))
+
+
+class _Labelled(nn.Module):
+    """A conditional net that is called with noise alone, as `update_bn` does."""
+
+    def __init__(self, net: nn.Module, labels: torch.Tensor) -> None:
+        super().__init__()
+        self.net, self.training = net, net.training
+        self._batches = iter(labels)
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = self.net(noise, next(self._batches))
+        return images

@@ -98,10 +98,10 @@ class _AsCompiled:
     def __init__(self, net: Net) -> None:
         self.net = net
 
-    def __call__(self, batch: torch.Tensor, **options: int) -> torch.Tensor:
+    def __call__(self, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
         asked, torch.compiler.is_compiling = torch.compiler.is_compiling, lambda: True
         try:
-            return self.net(batch, **options)
+            return self.net(*inputs, **options)
         finally:
             torch.compiler.is_compiling = asked
 

@@ -3,7 +3,8 @@
 ::
 
     pixels uint8 ─ flip ─ normalise ─┐
-                       noise, draws ─┴─ AdversarialStep ─ average of G ─ row of statistics
+                       noise, draws ─┼─ AdversarialStep ─ average of G ─ row of statistics
+               labels ─ drawn labels ┘
 
 All three modes run this code. "eager" calls it; "compiled" has torch.compile make fewer and larger
 kernels of the nets and losses; "graph" records the compiled step once and repeats it in one launch.
@@ -70,8 +71,11 @@ class WholeStep:
         rows: the table for the statistics.
         mirror: whether to flip every image with probability one half.
         ema: the moving average of the generator, if any.
+        label_table: for conditional nets, the labels of the whole set, (n,) int64 or (n, k)
+            float32 on the device. Each generated image has those of a row drawn from it.
 
     Attributes:
+        inputs: the static buffers of a batch: pixels, and labels if the nets are conditional.
         is_one_graph: whether `prepare` has compiled the update as one graph.
     """
 
@@ -84,6 +88,7 @@ class WholeStep:
         rows: StepRows,
         mirror: bool = False,
         ema: EMA | None = None,
+        label_table: torch.Tensor | None = None,
     ) -> None:
         self.update, self.random, self.rows = update, random, rows
         self.mirror, self.ema = mirror, ema
@@ -93,47 +98,60 @@ class WholeStep:
         self.flips = torch.zeros(shape[0], 1, 1, 1, device=device)
         self.draws = torch.zeros(3, DRAWS, shape[0], device=device)
         self.statistics = torch.zeros(len(STATISTICS), device=device)
+        self.label_table = label_table
+        self.inputs, self.labels = [self.pixels], list[torch.Tensor]()
+        if label_table is not None:
+            self.rows_drawn = torch.zeros(shape[0], dtype=torch.int64, device=device)
+            self.labels = [label_table[self.rows_drawn] for _ in ("real", "generated")]
+            self.inputs.append(self.labels[0])
         self.is_one_graph = False
         self._compute: Callable[[], object] = self.compute
         self._run: Callable[[], object] = self.body
 
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *batch: torch.Tensor) -> torch.Tensor:
         """Do one step.
 
         Args:
-            pixels: (B, S, S, C) uint8; not modified.
+            batch: (B, S, S, C) uint8 pixels and, if the nets are conditional, labels, (B,) int64
+                or (B, k) float32; not modified.
 
         Returns:
             (5,) on the device, in the order of `STATISTICS`; the next step overwrites it.
         """
-        found, wanted = (pixels.shape, pixels.dtype), (self.pixels.shape, self.pixels.dtype)
+        found, wanted = (
+            [(each.shape, each.dtype) for each in some] for some in (batch, self.inputs)
+        )
         assert found == wanted, f"a batch of {found}, not {wanted}"
-        self.pixels.copy_(pixels, non_blocking=True)
+        for buffer, given in zip(self.inputs, batch, strict=True):
+            buffer.copy_(given, non_blocking=True)
         return self.run()
 
     def run(self) -> torch.Tensor:
-        """Do one step on the content of `pixels`; the result is that of a call."""
+        """Do one step on the content of `inputs`; the result is that of a call."""
         self._run()
         return self.statistics
 
     def body(self) -> None:
-        """Do what a CUDA graph captures: a step on the content of `pixels`."""
+        """Do what a CUDA graph captures: a step on the content of `inputs`."""
         self.draw()
         self._compute()
 
     def draw(self) -> None:
-        """Draw the noise, and what decides on the flips and the augmentation."""
+        """Draw the noise, and what decides on the flips, the augmentation and the labels."""
         self.noise.normal_(generator=self.random)
         if self.mirror:
             self.flips.uniform_(generator=self.random)
         if self.update.augment is not None:
             self.draws.uniform_(generator=self.random)
+        if self.label_table is not None:
+            self.rows_drawn.random_(0, len(self.label_table), generator=self.random)
+            torch.index_select(self.label_table, 0, self.rows_drawn, out=self.labels[1])
 
     def compute(self) -> None:
         """Do all the rest of a step, which is compiled as a whole if that is asked for."""
         pixels = self._flipped() if self.mirror else self.pixels
         real = to_signed(pixels, torch.bfloat16 if self.update.bf16 else torch.float32)
-        self.statistics.copy_(self.update(real, self.noise, self.draws))
+        self.statistics.copy_(self.update(real, self.noise, self.draws, *self.labels))
         if self.ema is not None:
             self.ema.update(self.update.updates_of_g())
         self.rows.write(self.statistics)
@@ -334,7 +352,7 @@ class WholeStep:
         optimizers = self.update.optimizer_d, self.update.optimizer_g
         rates = (group["lr"] for optimizer in optimizers for group in optimizer.param_groups)
         tensors = chain(
-            (self.pixels, self.noise, self.flips, self.draws, self.statistics),
+            (self.pixels, self.noise, self.flips, self.draws, *self.labels, self.statistics),
             self.state(),
             (rate for rate in rates if isinstance(rate, torch.Tensor)),
         )

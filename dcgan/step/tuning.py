@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import nn
 
+from dcgan.nets.conditional import blank_labels
 from dcgan.nets.forms import (
     HALVING,
     KERNEL,
@@ -164,7 +165,8 @@ def measure_layers(
     device = next(update.generator.parameters()).device
     for net, shape in ((update.generator, (nz, 1, 1)), (update.discriminator, image)):
         training = net.training
-        net.eval()(torch.zeros(1, *shape, device=device))
+        labels = blank_labels(getattr(net, "labels", None), 1, device)
+        net.eval()(torch.zeros(1, *shape, device=device), *labels)
         net.train(training)
     for hook in hooks:
         hook.remove()

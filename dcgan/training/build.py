@@ -19,6 +19,8 @@ from dcgan.nets.weights import load_weights
 from dcgan.options import TrainConfig
 from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.labels import RunLabels
+from dcgan.sampling.labels import describe_labels, usual_labels
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.determinism import set_determinism
 from dcgan.step.ema import EMA
@@ -73,18 +75,24 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
 
     config = config.replace(tuning=kept_tuning(config, previous))
 
-    # Nets, data, step
+    # Data, nets, step
+    batches = _open_batches(config, device, ranks, log)
+    config = config.replace(labels=_labels_of(batches))
+    if previous is not None:
+        previous.require_labels(config)
     first = config
     if state is not None:  # which has the weights; the files of the initial ones may be gone
         first = config.replace(netG=None, netD=None)
     generator, discriminator = build_nets(first, device)
-    batches = _open_batches(config, device, ranks, log)
+    table = batches.label_table
+    if table is not None:
+        generator.usual_labels = usual_labels(table)
     steps = batches.steps_per_epoch
     plan = Plan(config.total_steps(steps), steps, config.batch_size)
     # A tick that an earlier process began may have another length
     begun = 0 if state is None else state.step.rows.shape[1]
     rows = StepRows(begun + min(config.log_every, plan.total_steps), device)
-    step = build_step(config, generator, discriminator, rows, rollbacks, ranks)
+    step = build_step(config, generator, discriminator, rows, rollbacks, ranks, table)
     if ranks.is_first:
         check_disk(folder.path, step, config.keep)
 
@@ -108,12 +116,22 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
             config,
             step.update,
             mode.name,
-            partial(trial_step, config.replace(netG=None, netD=None, tuning=None), device),
+            partial(
+                trial_step,
+                config.replace(netG=None, netD=None, tuning=None),
+                device,
+                label_table=table,
+            ),
         ),
     )
 
 
-def trial_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Trial:
+def trial_step(
+    config: TrainConfig,
+    device: torch.device,
+    tuning: Tuning,
+    label_table: torch.Tensor | None = None,
+) -> Trial:
     """Build a step for the tuner, captured on CUDA, always from the same state.
 
     Raises:
@@ -125,7 +143,8 @@ def trial_step(config: TrainConfig, device: torch.device, tuning: Tuning) -> Tri
     # A rate at which a wrong update shows, whatever the run's is
     rates: dict[str, Any] = {"lr": 2e-4, "lr_d": None, "lr_g": None}
     config = config.replace(batch_size=config.batch_size // config.ranks, **rates)
-    step = build_step(config, *build_nets(config, device), StepRows(1, device))
+    nets, rows = build_nets(config, device), StepRows(1, device)
+    step = build_step(config, *nets, rows, label_table=label_table)
     step.pixels.random_(0, 256, generator=stream(0, "pixels", device))
     began = _flat(step)
     logged: list[str] = []
@@ -185,8 +204,10 @@ def _resolve(
 
 def build_nets(config: TrainConfig, device: torch.device) -> tuple[Generator, Discriminator]:
     """Build both nets on their device, in channels_last, with their initial weights."""
-    generator = Generator(config.image_size, config.nz, config.ngf, config.channels)
-    discriminator = Discriminator(config.image_size, config.ndf, config.channels)
+    size, channels = config.image_size, config.channels
+    labels = None if config.labels is None else config.labels.space
+    generator = Generator(size, config.nz, config.ngf, channels, labels)
+    discriminator = Discriminator(size, config.ndf, channels, labels)
     weights = stream(config.seed, "weights", torch.device("cpu"))
     init_weights(generator, weights)
     init_weights(discriminator, weights)
@@ -214,6 +235,7 @@ def build_step(
     rows: StepRows,
     rollbacks: int = 0,
     ranks: Ranks = ALONE,
+    label_table: torch.Tensor | None = None,
 ) -> WholeStep:
     """Build the step from nets that are on their device.
 
@@ -224,6 +246,7 @@ def build_step(
         rows: the table for the statistics.
         rollbacks: how often the run was rolled back; each time it draws other random numbers.
         ranks: the processes that share each batch; each draws its own random numbers.
+        label_table: the labels of the whole set, for conditional nets.
     """
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
@@ -248,6 +271,7 @@ def build_step(
         rows,
         config.mirror,
         ema,
+        label_table,
     )
 
 
@@ -270,9 +294,15 @@ def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: 
         data_timeout=config.data_timeout,
         rank=ranks.rank,
         num_ranks=ranks.count,
+        labels=config.conditional,
         fit=config.fit,
     )
     return open_loader(config.shards, options, _Refill(log))
+
+
+def _labels_of(batches: Batches) -> RunLabels | None:
+    space, table = batches.label_space, batches.label_table
+    return None if space is None or table is None else describe_labels(space, table)
 
 
 class _Refill:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,26 @@ class Previous:
             log(f"changed  {each}")
         return bool(differing)
 
+    def require_labels(self, config: TrainConfig) -> None:
+        """Compare the set's labels with those that the run began with.
+
+        Raises:
+            UserError: they have other names, or another order.
+        """
+        before, now = self.options.get("labels"), config.to_json()["labels"]
+        if before is None or now is None:
+            return
+        names = zip_longest(before["names"], now["names"])
+        place = next((place for place, (one, other) in enumerate(names) if one != other), 0)
+        found, wanted = (_describe_label(labels, place) for labels in (now, before))
+        if found != wanted:
+            raise UserError(
+                f"--shards {config.shards}",
+                f"other labels: {found}",
+                f"those that the run began with: {wanted}",
+                "name the set that the run began with, or begin a new run with another --run",
+            )
+
     def _require_ranks(self, config: TrainConfig) -> None:
         before = self.options.get("ranks", 1)
         if before == config.ranks:
@@ -108,6 +129,12 @@ class Previous:
             " of each batch for BatchNorm",
             f"resume with {'dcgan-train' if before == 1 else many}, or begin a new run",
         )
+
+
+def _describe_label(labels: dict[str, Any], place: int) -> str:
+    names = labels["names"]
+    name = f"number {place} is {names[place]}" if place < len(names) else f"no number {place}"
+    return f"{len(names):,} {labels['kind']}, {name}"
 
 
 def _same_place(one: str, other: str) -> bool:
@@ -155,5 +182,5 @@ def _read_options(run: RunFolder) -> dict[str, Any]:
             "restore the file, or begin a new run with another --run",
         ) from None
     # Versions without these options computed as they are by default
-    later = {name: checked[name] for name in ("tune", "augment", "fit")}
+    later = {name: checked[name] for name in ("tune", "augment", "fit", "conditional")}
     return later | {name: checked[name] for name in known}

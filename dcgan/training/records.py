@@ -21,7 +21,8 @@ from dcgan.rundir.curves import save_losses
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
 from dcgan.rundir.tensorboard import Events
 from dcgan.sampling.animation import save_progress
-from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
+from dcgan.sampling.generate import generate
+from dcgan.sampling.labels import fixed_grid
 from dcgan.sampling.pictures import save_grid, save_reals_vs_fakes
 from dcgan.step import STATISTICS
 from dcgan.training.clock import Spent
@@ -49,7 +50,7 @@ class Records:
     ) -> None:
         self._config, self._folder, self._plan, self._log = config, folder, plan, log
         self.history = np.zeros((0, len(STATISTICS)), dtype=np.float32)
-        self._fixed_noise = latents(FIXED_SEEDS, config.nz)
+        self._grid = fixed_grid(config.nz, config.labels)
         self._events = Events(log)
         self._swd: SwdMetric | None = None
 
@@ -136,16 +137,20 @@ class Records:
             net: the generator before its first step.
         """
         save_grid(reals, self._folder.reals)
-        save_grid(generate(net, self._fixed_noise), self._folder.fakes_init)
+        self._draw(net, self._folder.fakes_init)
         self._events.grid("reals", self._folder.reals, 0)
 
     def sample(self, net: Generator, steps: int) -> torch.Tensor:
-        """Draw and save the sample grid; return its images, (64, H, W, C) uint8 on the CPU."""
-        images = generate(net, self._fixed_noise)
+        """Draw and save the sample grid; return its images, (N, H, W, C) uint8 on the CPU."""
         path = self._folder.fakes(self._plan.nimg(steps))
-        save_grid(images, path)
+        images = self._draw(net, path)
         self._events.grid("fakes", path, steps)
         self._plot()
+        return images
+
+    def _draw(self, net: Generator, path: Path) -> torch.Tensor:
+        images = generate(net, self._grid.noise, self._grid.labels)
+        save_grid(images, path, names=self._grid.names)
         return images
 
     def evaluate(self, net: Generator, steps: int) -> float | None:
@@ -153,7 +158,7 @@ class Records:
         folder, nimg = self._folder, self._plan.nimg(steps)
         name = (folder.generator_average if self._config.ema_nimg else folder.generator).name
         known = [line for line in read_lines(folder.metrics) if line.get("nimg") == nimg]
-        if any(line.get("metric") == "swd" for line in known):
+        if any(line.get("metric") == "swd" and "label" not in line for line in known):
             return None
         record = self._swd_metric().measure(net).record(nimg, name)
         append_line(folder.metrics, record)

@@ -107,7 +107,7 @@ class Run:
         ema = self.step.ema
         if ema is None:
             return self.generator
-        ema.fit_batch_norm(self.config.nz)
+        ema.fit_batch_norm(self.config.nz, self.batches.label_table)
         assert isinstance(ema.net, Generator)
         return ema.net
 
@@ -141,12 +141,15 @@ class Run:
             images = self.plan.nimg(steps)
             yield f"resumed  after {steps:,} step{'s'[: steps != 1]}, {images:,} images"
         yield f"seed     {self.config.seed}"
-        options = {name: value for name, value in self.options().items() if name != "tuning"}
+        options = self.options()
+        del options["tuning"], options["labels"]
         yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
         if self.ranks.count > 1:
             images = self.batches.batch_size
             yield f"ranks    {self.ranks.count} processes, {images} images of each batch"
         yield f"loader   {self.batches.description}"
+        if self.config.labels is not None:
+            yield f"labels   {self.config.labels.describe()}"
         if self.previous is None:  # else the log has them already
             for net in (self.generator, self.discriminator):
                 yield f"{net}, {count_parameters(net):,} parameters"

@@ -161,7 +161,7 @@ class Trainer:
                 with self.clock.waiting(), self.ranks.together():
                     self._handle_trouble()
                     if not ending:
-                        self.batches.fill(self.step.pixels)
+                        self.batches.fill(*self.step.inputs)
                 if ending:
                     return
                 if self.steps_done == 0:

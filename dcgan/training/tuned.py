@@ -235,6 +235,8 @@ def _key(config: TrainConfig, device: torch.device) -> str:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "average": bool(config.ema_nimg),
     }
+    if config.labels is not None:
+        machine["labels"] = [config.labels.kind, len(config.labels.names)]
     return json.dumps(machine | options, sort_keys=True)
 
 
