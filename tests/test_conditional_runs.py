@@ -234,6 +234,8 @@ def test_a_walk_goes_from_label_to_label(runs, tmp_path, monkeypatch):
     frames, shown = frames_of(out)
     assert np.array_equal(frames[0], expected[0])
     assert np.array_equal(frames[-1], expected[-1])
+    assert len(set(map(bytes, expected))) > 2
+    assert set(map(bytes, frames)) == set(map(bytes, expected))  # equal neighbours are one
     assert sum(shown) == 5 * 50
     for label, said in ((None, "0 labels for 3 seeds"), (both, "2 labels for 3 seeds")):
         with pytest.raises(UserError) as error:

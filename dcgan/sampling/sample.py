@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from dcgan.cli import PACKAGE, version
 from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator
+from dcgan.options import RunLabels
 from dcgan.rundir.folder import RunFolder
-from dcgan.rundir.labels import RunLabels
 from dcgan.sampling.animation import save_walk
 from dcgan.sampling.generate import generate_each, latents, walk, walk_between_labels
 from dcgan.sampling.labels import (
