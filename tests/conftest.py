@@ -63,7 +63,7 @@ def numbered_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Shar
         folder = tmp_path_factory.mktemp("numbered")
         recipe = Recipe(store="raw", crop="centre", size=64, filter="bilinear")
         options = {"recipe": recipe} if store == "raw" else {}
-        return pack_pictures(folder, numbered_pictures(count), per_shard=per_shard, **options)
+        return pack_pictures(folder, numbered_pictures(count), None, per_shard=per_shard, **options)
 
     return make
 

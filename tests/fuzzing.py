@@ -139,7 +139,7 @@ def changed_json(draw: st.DrawFn, value: Any) -> str:
         match draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"])):
             case "replace":
                 holder[key] = copy.deepcopy(draw(VALUES))
-            case "remove":
+            case "remove" if holder:
                 del holder[key]
             case "add" if isinstance(holder, dict):
                 holder[draw(st.text(max_size=5))] = copy.deepcopy(draw(VALUES))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources import open_source
 from pipeline.shards.manifest import ShardSet
@@ -93,17 +94,23 @@ def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def pack_pictures(folder: Path, pictures: Mapping[str, bytes], **options: Any) -> ShardSet:
+def pack_pictures(
+    folder: Path,
+    pictures: Mapping[str, bytes],
+    labels: LabelTable | None = None,
+    **options: Any,
+) -> ShardSet:
     """Write pictures to `folder`/pictures, and their shard set to `folder`/set.
 
     Args:
         folder: new or empty.
         pictures: files by name.
+        labels: of the pictures, in the order of their names.
         options: `Packing`'s.
     """
     source = open_source(write_pictures(folder / "pictures", pictures))
     with without_workers():
-        pack(source, source.members(), folder / "set", Packing(**options))
+        pack(source, source.members(), folder / "set", Packing(**options), labels=labels)
     return ShardSet.open(folder / "set")
 
 

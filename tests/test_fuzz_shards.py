@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import simplejpeg
 from hypothesis import example, given
@@ -16,9 +17,10 @@ from pipeline.images.jpeg import read_header
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
+from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import claim
 from pipeline.packing.shard import PROGRESS, finished
-from pipeline.shards.manifest import MANIFEST, SAMPLES, Recipe, ShardSet
+from pipeline.shards.manifest import LABELS, MANIFEST, SAMPLES, Recipe, ShardSet
 from pipeline.shards.tar import index_text, read_index
 from pipeline.verify import verify
 from tests.fuzzing import changed_bytes, changed_json, some, survives
@@ -26,11 +28,16 @@ from tests.odd_files import JPEG
 from tests.pictures import numbered, numbered_pictures, pack_pictures
 from tools.check_shards import check_shards
 
+NO_LABELS = None
+CLASSES = LabelTable("classes", ("a", "b"), np.array([0, 1] * 3, np.int32))
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+
+@pytest.fixture(scope="module", params=[NO_LABELS, CLASSES], ids=["plain", "labelled"])
+def whole(tmp_path_factory, request):
     """A set of 6 pictures in one shard: its folder, and its files by name."""
-    folder = pack_pictures(tmp_path_factory.mktemp("fuzz"), numbered_pictures(6)).folder
+    folder = pack_pictures(
+        tmp_path_factory.mktemp("fuzz"), numbered_pictures(6), labels=request.param
+    ).folder
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -57,6 +64,9 @@ def reseal(folder):
         shard["bytes"] = max(1, len(tar))
         shard["tar_sha256"] = hashlib.sha256(tar).hexdigest()
         shard["index_sha256"] = hashlib.sha256(index).hexdigest()
+    if "labels" in manifest:
+        labels = (folder / LABELS).read_bytes()
+        manifest["labels"]["sha256"] = hashlib.sha256(labels).hexdigest()
     path.write_text(json.dumps(manifest))
 
 
@@ -65,11 +75,12 @@ def use(folder):
     shards = ShardSet.open(folder)
     verify(shards, decoding=True)
     Reader(shards).close()
-    Loader(shards, LoaderOptions(2, 32, workers=1)).close()
+    labels = shards.manifest.labels is not None
+    Loader(shards, LoaderOptions(2, 32, labels=labels, workers=1)).close()
 
 
 @given(data=st.data())
-@some(0.4)
+@some(0.2)
 def test_any_manifest_is_refused_or_used(whole, folder, data):
     manifest = json.loads(whole[1][MANIFEST])
     text = data.draw(changed_json(manifest))
@@ -78,28 +89,30 @@ def test_any_manifest_is_refused_or_used(whole, folder, data):
 
 
 @given(data=st.data())
-@some(0.4)
+@some(0.2)
 def test_any_bytes_are_a_manifest_or_refused(whole, folder, data):
     (folder / MANIFEST).write_bytes(data.draw(changed_bytes(whole[1][MANIFEST])))
     survives("manifest", lambda: ShardSet.open(folder), UserError)
 
 
 @given(data=st.data())
-@some(0.4)
+@some(0.2)
 def test_any_shard_in_a_set_that_vouches_for_it_is_told_or_read(whole, folder, data):
     files = whole[1]
     restore(folder, files)
-    name = data.draw(st.sampled_from(["shard-000000.tar", "shard-000000.idx", SAMPLES]))
+    names = {"shard-000000.tar", "shard-000000.idx", SAMPLES, LABELS} & files.keys()
+    name = data.draw(st.sampled_from(sorted(names)))
     (folder / name).write_bytes(data.draw(changed_bytes(files[name])))
     reseal(folder)
     survives(f"sealed {name.split('.')[-1]}", lambda: use(folder), UserError)
 
 
 @given(data=st.data())
-@some(1)
+@some(0.5)
 def test_any_index_is_read_or_a_value_error(whole, data):
     text = data.draw(changed_bytes(whole[1]["shard-000000.idx"]))
     survives("index", lambda: read_index(text, "jpg"), ValueError)
+    survives("index", lambda: read_index(text, "jpg", "cls"), ValueError)
 
 
 @given(data=st.data())
@@ -163,6 +176,8 @@ def test_a_sample_that_is_not_there_takes_no_memory(folder):
 def test_samples_over_each_other_are_refused(folder):
     size = (folder / "shard-000000.tar").stat().st_size
     line = f"jpg 0 {size} 00000003.jpg\n"
+    if (folder / LABELS).exists():
+        line = line.replace("\n", " cls 0 1 00000003.cls\n")
     (folder / "shard-000000.idx").write_text("v1.2 6\n" + 6 * line)
     reseal(folder)
     with pytest.raises(UserError, match="larger than the tar can hold"):

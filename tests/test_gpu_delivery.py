@@ -1,5 +1,6 @@
 """How batches reach a GPU: into tensors of their own, into static buffers, and out of the cache."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,9 @@ from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
+from pipeline.packing.labels import LabelTable
 from tests.needs import require, take, within
+from tests.pictures import numbered_pictures, numbers, pack_pictures
 
 pytestmark = pytest.mark.gpu
 
@@ -163,3 +166,32 @@ def test_the_host_does_not_wait_for_the_device(open_on, where):
 
     assert not within(60, overtake)
     torch.cuda.synchronize()
+
+
+@pytest.mark.parametrize("where", [None, "cuda", "cpu"], ids=["streamed", "on-device", "in-host"])
+def test_labels_arrive_with_their_images(where, tmp_path):
+    table = LabelTable("classes", ("a", "b", "c"), (np.arange(12) % 3).astype(np.int32))
+    shards = pack_pictures(tmp_path, numbered_pictures(12), table)
+    options = LoaderOptions(
+        4, 32, device=torch.device("cuda"), dtype=torch.uint8, labels=True, workers=1
+    )
+    decoder = ThreadDecoder(shards, options)
+    loader: Batches = (
+        ResidentCache(shards, options, torch.device(where), decoder=decoder)
+        if where
+        else Loader(shards, options, decoder)
+    )
+    images = torch.zeros(4, 32, 32, 3, dtype=torch.uint8, device="cuda")
+    labels, seen = torch.zeros(4, dtype=torch.int64, device="cuda"), []
+
+    def all_steps() -> None:
+        for _ in range(7):
+            torch.cuda._sleep(10_000_000)  # the device lags behind, as in training
+            loader.fill(images, labels)
+            seen.append((images.clone(), labels.clone()))
+        seen.append(next(loader))
+
+    within(60, all_steps)
+    within(20, loader.close)
+    for shown, told in seen:
+        assert told.tolist() == [number % 3 for number in numbers(shown.cpu())]

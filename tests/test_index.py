@@ -32,8 +32,10 @@ def test_it_is_what_dalis_own_tool_writes(tmp_path, numbered_set):
     # import_module: the tool is a script of DALI's wheel, outside its package
     creator = importlib.import_module("wds2idx").IndexCreator
     shards = numbered_set(12, 5)
-    tars = [*shards.tars, write_tar(tmp_path / "a.tar", MEMBERS)]
-    assert len(tars) == 4
+    labelled = {f"{stem}.{end}": b"7" for stem in ("000", "001") for end in ("jpg", "cls")}
+    tars = [shards.tars[0], write_tar(tmp_path / "a.tar", MEMBERS)]
+    tars.append(write_tar(tmp_path / "b.tar", labelled))
+    assert len(tars) == 3
     for tar in tars:
         with creator(str(tar), str(tmp_path / "theirs.idx"), verbose=False) as theirs:
             theirs.create_index()
@@ -71,6 +73,25 @@ def test_the_index_of_a_tar_is_read(tmp_path, extension):
     found = [whole[start : start + size] for start, size in zip(offsets, sizes, strict=True)]
     assert found == list(members.values())
     assert [f"{key:08d}.{extension}" for key in keys] == list(members)
+
+
+LABELLED = b"v1.2 2\njpg 0 700 3.jpg cls 1024 1 3.cls\njpg 1536 9 1.jpg cls 2048 1 1.cls\n"
+
+
+def test_of_an_image_and_its_label_the_image_is_read():
+    places = read_index(LABELLED, "jpg", "cls")
+    assert [column.tolist() for column in places] == [[0, 1536], [700, 9], [3, 1]]
+    for data in (
+        LABELLED.replace(b"1.cls", b"2.cls"),
+        LABELLED.replace(b"jpg 0 700 3.jpg cls 1024 1 3.cls", b"cls 1024 1 3.cls jpg 0 700 3.jpg"),
+        LABELLED.replace(b" cls 1024 1 3.cls", b""),
+        LABELLED.replace(b"cls", b"json"),
+        GOOD,
+    ):
+        with pytest.raises(ValueError, match="lines that"):
+            read_index(data, "jpg", "cls")
+    with pytest.raises(ValueError, match="lines that"):
+        read_index(LABELLED, "jpg")
 
 
 GOOD = b"v1.2 2\njpg 512 700 00000003.jpg\njpg 1536 9 00000001.jpg\n"

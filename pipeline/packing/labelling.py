@@ -68,7 +68,8 @@ def label(source: ImageFiles, members: Sequence[Member], asked: str | None) -> L
 
 def _by_folder(members: Sequence[Member], flag: str) -> LabelTable:
     """Label images by the first folder in which their names differ, splits of a set passed over."""
-    folders = [_parts(member.name)[:-1] for member in members]
+    paths = [re.split(r"[/\\]", member.name) for member in members]
+    folders = [[part for part in path[:-1] if part not in ("", ".")] for path in paths]
     depth = 0
     while True:
         level = {folder[depth] if depth < len(folder) else "" for folder in folders}
@@ -92,10 +93,6 @@ def _by_folder(members: Sequence[Member], flag: str) -> LabelTable:
             "move the images, take some folders with --classes, or give --labels a file",
         )
     return _of_classes([folder[depth] for folder in folders], level)
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
 
 
 def _of_classes(classes: Sequence[str], known: set[str]) -> LabelTable:
@@ -156,15 +153,16 @@ def _matched(names: Sequence[str], files: Iterable[str]) -> list[str | None]:
 
 
 def _whole(name: str) -> str:
-    return unicodedata.normalize("NFC", "/".join(_parts(name)))
+    path = name.replace("\\", "/").removeprefix("./")
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
 def _last(name: str) -> str:
-    return PurePosixPath(_whole(name)).name
+    return _whole(name).rpartition("/")[2]
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(_whole(name)).stem
+    return PurePosixPath(_last(name)).stem
 
 
 def _require_once(names: Sequence[str], flag: str) -> None:

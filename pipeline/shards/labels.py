@@ -117,7 +117,7 @@ def labels_of_rows(values: Values, keys: npt.NDArray[np.int64]) -> Values:
         values: in key order.
         keys: (n,) of the samples, by row.
     """
-    by_key = np.argsort(keys, kind="stable")
+    by_key = np.argsort(keys)
     rows = np.empty_like(values)
     rows[by_key] = values
     return rows

@@ -287,23 +287,24 @@ def read_index(data: bytes, *extensions: str) -> Places:
 
     Args:
         data: the index.
-        extensions: of the components that each sample has, in their order.
+        extensions: of the components that each sample has, in their order; no digits in them.
 
     Raises:
         ValueError: it is not such an index; the message says what is wrong.
     """
     header, _, lines = data.partition(b"\n")
-    words = [extension.encode() for extension in extensions]
-    others = lines.count(b"\n") - 1  # lines after the first
-    if not lines.startswith(words[0] + b" ") or lines.count(b"\n" + words[0] + b" ") != others:
-        raise ValueError(f"lines that are not of one {extensions[0]} component each")
-    if any(lines.count(b" " + word + b" ") != others + 1 for word in words[1:]):
-        raise ValueError(f"lines that are not of {' and '.join(extensions)} components each")
+    words, count = [extension.encode() for extension in extensions], lines.count(b"\n")
     # Keys are numbers, so what is left of "jpg 512 7213 00000012.jpg" is three of them
-    for word in words:
-        lines = lines.replace(b"." + word, b"").replace(word, b"")
-    numbers = lines.decode("ascii", "replace")
-    if not numbers.strip():
+    left = lines.translate(None, b"." + b"".join(words))
+    removed = count * sum(len(word + b"." + word) for word in words)
+    starts = [b"\n" + words[0], *(b" " + word for word in words[1:])]
+    if len(lines) - len(left) != removed or any(
+        data.count(start + b" ") != count or lines.count(b"." + word) != count
+        for start, word in zip(starts, words, strict=True)
+    ):
+        raise ValueError(f"lines that are not of one {' and one '.join(extensions)} component each")
+    numbers = left.decode("ascii", "replace")
+    if not numbers or numbers.isspace():
         raise ValueError("no samples")
     try:
         table = np.loadtxt(numbers.splitlines(), dtype=np.int64, comments=None, ndmin=2)

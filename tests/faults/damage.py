@@ -172,9 +172,11 @@ CASES = (
             ("bit flipped in an index", "*.idx", flip_bit, 10),
             ("bit flipped in the manifest", "manifest.json", flip_bit, 10),
             ("bit flipped in the table of samples", "samples.csv", flip_in_row, 10),
+            ("bit flipped in the labels", "labels.npy", flip_bit, 10),
             ("shard cut off", "*.tar", cut_off, 5),
             ("index cut off", "*.idx", cut_off, 5),
             ("manifest cut off", "manifest.json", cut_off, 5),
+            ("labels cut off", "labels.npy", cut_off, 5),
         )
     ),
     *(

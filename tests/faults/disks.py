@@ -20,9 +20,8 @@ from tests.faults.runs import (
     evaluating,
     half_done,
     intact,
-    many_pictures,
+    packing,
     small_set,
-    tool,
     whole,
 )
 from tests.packing_runs import tree
@@ -69,10 +68,9 @@ def _obstructed(lab: Lab, full: bool) -> str:
 
 
 def _fill_under_packing(lab: Lab) -> str:
-    source = many_pictures(lab)
-    words = tool("make_shards.py", source, "--per-shard", 120)
+    words = packing(lab)
     wanted = lab.once("packed", lambda out: lab.run(*words, "--out", out).finished())
-    disk = lab.small_disk(2.5 * sum(map(len, tree(source).values())) / 1e6)
+    disk = lab.small_disk(2.5 * sum(map(len, tree(wanted).values())) / 1e6)
     out = disk / "set"
     shards = lab.random.randint(1, 12)
     left = int(lab.random.choice((0, 5e3, 5e4)))

@@ -30,10 +30,9 @@ from tests.faults.runs import (
     Training,
     evaluating,
     intact,
-    many_pictures,
+    packing,
     small_set,
     steps_told,
-    tool,
     whole,
 )
 from tests.packing_runs import tree
@@ -92,7 +91,7 @@ def _train(lab: Lab, moment) -> str:
 
 
 def _packing(lab: Lab, out: Path) -> list[object]:
-    return tool("make_shards.py", many_pictures(lab), "--out", out, "--per-shard", 120)
+    return [*packing(lab), "--out", out]
 
 
 def _packed(lab: Lab) -> Path:
@@ -108,7 +107,9 @@ def _pack(lab: Lab) -> str:
             after(draw.uniform(0.05, SECONDS / 2)),
             appears(out, ".packing/shard-*.json", there + draw.randint(1, 5)),
             appears(out, ".packing/shard-*.json", there + draw.randint(1, 5)),
-            appears(out, draw.choice(("*.tar.partial", "samples.csv*", "manifest.json*"))),
+            appears(
+                out, draw.choice(("*.tar.partial", "samples.csv*", "labels.npy*", "manifest.json*"))
+            ),
         )
         ended = lab.run(*_packing(lab, out), at=draw.choice(moments), do=a_blow(draw))
         if ended.hit:

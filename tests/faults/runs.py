@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,13 @@ def evaluating(run: Path) -> list[object]:
 
 
 def small_set(lab: Lab) -> Path:
-    """43 images in shards of eight: an epoch is five steps, and three images over."""
+    """43 images with labels, in shards of eight: an epoch is five steps, and three images over."""
 
     def make(folder: Path) -> None:
-        source = write_pictures(folder / "pictures", numbered_pictures(43))
+        pictures = numbered_pictures(43)
+        source = write_pictures(folder / "pictures", pictures)
         words = [source, "--out", folder / "set", "--per-shard", 8, "--workers", 1]
+        words += ["--labels", write_labels(folder, pictures)]
         lab.run(*tool("make_shards.py", *words)).finished()
 
     return lab.once("small", make) / "set"
@@ -206,11 +209,22 @@ def steps_told(run: RunFolder) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def many_pictures(lab: Lab) -> Path:
-    """Enough to be packed for a second."""
+def write_labels(folder: Path, names: Iterable[str]) -> Path:
+    """A file that sorts images into five classes."""
+    path = folder / "classes.csv"
+    path.write_text("".join(f"{name},{number % 5}\n" for number, name in enumerate(names)))
+    return path
+
+
+def packing(lab: Lab) -> list[object]:
+    """The command that packs enough labelled pictures to be at it for a second; lacks its --out."""
 
     def make(folder: Path) -> None:
         kinds = [encode(smooth(160, 120, seed)) for seed in range(7)]
-        write_pictures(folder, {f"{k:04d}.jpg": kinds[k % len(kinds)] for k in range(2400)})
+        pictures = {f"{k:04d}.jpg": kinds[k % len(kinds)] for k in range(2400)}
+        write_pictures(folder / "pictures", pictures)
+        write_labels(folder, pictures)
 
-    return lab.once("many", make)
+    many = lab.once("many", make)
+    words = ["--labels", many / "classes.csv", "--per-shard", 120]
+    return tool("make_shards.py", many / "pictures", *words)
