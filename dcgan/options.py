@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -26,11 +26,9 @@ from pydantic.fields import FieldInfo
 
 from pipeline.errors import UserError
 from pipeline.images.fit import parse_fit
+from pipeline.images.labels import MAX_CLASSES, LabelSpace
 from pipeline.images.size import ImageSize, parse_size, plain_size
 from pipeline.loading.options import LoaderOptions
-
-if TYPE_CHECKING:
-    from pipeline.shards.labels import LabelSpace
 
 DEFAULT_EPOCHS = 5
 """The tutorial's default, used if neither `--epochs` nor `--max-steps` is given."""
@@ -176,9 +174,6 @@ def _drawn(seed: object) -> object:
 # Training
 
 
-MAX_LABELS = 1 << 15
-"""As many labels as a shard set may have."""
-
 LABELS_SHOWN = 8
 """Names in a line of the log."""
 
@@ -192,9 +187,9 @@ class RunLabels(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["classes", "attributes"]
-    names: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_LABELS)]
+    names: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
     """Of the classes by number, or of the attributes."""
-    rows: Annotated[tuple[str, ...], Field(max_length=MAX_LABELS)] = ()
+    rows: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] = ()
     """For attributes, those of some images of the set: a 0 or 1 for each name."""
 
     @model_validator(mode="after")
@@ -216,8 +211,6 @@ class RunLabels(BaseModel):
     @property
     def space(self) -> LabelSpace:
         """The labels as nets and loaders take them."""
-        from pipeline.shards.labels import LabelSpace  # numpy: --help does without
-
         return LabelSpace(self.kind, self.names)
 
 

@@ -29,10 +29,10 @@ from dcgan.sampling.labels import Label, each_label, usual_labels
 from pipeline.errors import UserError
 from pipeline.files import file_digest, writing
 from pipeline.images.fit import parse_fit
+from pipeline.images.labels import LabelSpace
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
-from pipeline.shards.labels import LabelSpace
 from pipeline.shards.manifest import ShardSet
 
 E = TypeVar("E", bound=Extractor)

@@ -13,7 +13,7 @@ from dcgan.options import LABELS_SHOWN, RunLabels
 from dcgan.sampling.generate import FIXED_SEEDS, latents
 from dcgan.sampling.pictures import COLUMNS
 from pipeline.errors import UserError
-from pipeline.shards.labels import LabelSpace
+from pipeline.images.labels import LabelSpace
 
 EXAMPLES = 256
 """Images whose attributes a run keeps, so that samples have attributes that occur together."""

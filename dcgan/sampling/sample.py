@@ -33,8 +33,8 @@ from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_imag
 from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
 from pipeline.files import file_digest
+from pipeline.images.labels import LabelSpace
 from pipeline.images.size import ImageSize, sides
-from pipeline.shards.labels import LabelSpace
 
 SOFTWARE = "Software"
 """The PNG keyword by which our pictures are recognised."""
