@@ -24,9 +24,9 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from dcgan.rundir.labels import RunLabels
 from pipeline.errors import UserError
 from pipeline.images.fit import parse_fit
+from pipeline.images.labels import MAX_CLASSES, LabelSpace
 from pipeline.images.size import ImageSize, parse_size, plain_size
 from pipeline.loading.options import LoaderOptions
 
@@ -172,6 +172,46 @@ def _drawn(seed: object) -> object:
 
 
 # Training
+
+
+LABELS_SHOWN = 8
+"""Names in a line of the log."""
+
+
+class RunLabels(BaseModel):
+    """The names of a run's labels, and examples of attributes.
+
+    With them samples can be asked for by name, wherever the run's folder is, without its set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["classes", "attributes"]
+    names: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    """Of the classes by number, or of the attributes."""
+    rows: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] = ()
+    """For attributes, those of some images of the set: a 0 or 1 for each name."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names that differ")
+        if bool(self.rows) != (self.kind == "attributes"):
+            raise ValueError("rows for attributes, and for these only")
+        for row in self.rows:
+            if len(row) != len(self.names) or set(row) - {"0", "1"}:
+                raise ValueError("a 0 or 1 for each name in each row")
+        return self
+
+    def describe(self) -> str:
+        """Describe them in a line."""
+        more = ", …" if len(self.names) > LABELS_SHOWN else ""
+        return f"{len(self.names):,} {self.kind}: {', '.join(self.names[:LABELS_SHOWN])}{more}"
+
+    @property
+    def space(self) -> LabelSpace:
+        """The labels as nets and loaders take them."""
+        return LabelSpace(self.kind, self.names)
 
 
 class TrainConfig(Options):

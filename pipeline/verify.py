@@ -21,7 +21,7 @@ from pipeline.images.decode import Pixels, RejectedError, decode
 from pipeline.images.fit import PAD
 from pipeline.images.jpeg import read_header
 from pipeline.images.size import sides, size_text
-from pipeline.shards.labels import LabelSpace, Values, component, read_labels
+from pipeline.shards.labels import Values, component, read_labels, space_of
 from pipeline.shards.manifest import (
     LABEL_EXTENSION,
     LABELS,
@@ -190,7 +190,7 @@ class _Labels:
     """The labels of a set by key, to be compared with those in its tars."""
 
     def __init__(self, shards: ShardSet, labels: Labels, values: Values) -> None:
-        self._space, self._values = LabelSpace.of(labels), values
+        self._space, self._values = space_of(labels), values
         extensions = shards.manifest.extensions
         places = [read_index(path.read_bytes(), *extensions) for path in shards.indexes]
         self._keys = np.sort(np.concatenate([place.keys for place in places]))

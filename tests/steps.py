@@ -7,8 +7,8 @@ from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.ema import EMA
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep
+from pipeline.images.labels import LabelSpace
 from pipeline.images.size import ImageSize, sides
-from pipeline.shards.labels import LabelSpace
 
 SIZE, NZ, BATCH = 64, 16, 8
 

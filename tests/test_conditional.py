@@ -83,6 +83,7 @@ def test_first_vectors_are_as_long_as_latents_in_g_and_small_in_d():
 @SPACES
 def test_generated_images_have_the_labels_of_rows_of_the_set(space):
     step, table = whole_step(labels=space), TABLES[space]
+    assert {*map(id, step.labels)} <= {*map(id, step._tensors())}, "what a compiler must know of"
     counts = torch.zeros(len(table))
     seen = []
     step.update.generator.register_forward_pre_hook(lambda net, args: seen.append(args[1].clone()))

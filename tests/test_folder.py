@@ -1,8 +1,10 @@
 """The run folder: where it goes, and that what stands there already is left alone."""
 
+import json
+
 import pytest
 
-from dcgan.rundir.folder import RunFolder, append_line, read_lines
+from dcgan.rundir.folder import RunFolder, append_line, read_json, read_lines
 from pipeline.errors import UserError
 from tests.running import assert_four_parts, contents
 
@@ -107,3 +109,11 @@ def test_a_run_without_a_checkpoint_has_no_net_yet(tmp_path):
     assert run.generator_to_sample() == run.generator_average
     run.generator.touch()
     assert run.generator_to_sample(raw=True) == run.generator
+
+
+def test_brackets_in_names_are_no_lists():
+    names = [f'[{number}] "{{x" \\' for number in range(99)]
+    assert read_json(json.dumps({"names": names})) == {"names": names}
+    for text in ("[" * 65 + "]" * 65, '{"a": ' * 65 + "1" + "}" * 65, '"[[[' * 99 + "[" * 65):
+        with pytest.raises(ValueError, match="lists"):
+            read_json(text)

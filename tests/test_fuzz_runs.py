@@ -32,10 +32,10 @@ STEPS = 3
 def trained(tmp_path_factory):
     """A run that may go on: folder, files by name, the checkpoint's state, and a new step."""
     run = RunFolder(tmp_path_factory.mktemp("fuzz") / "run")
-    train_here(tiny(run.path, max_steps=STEPS, log_every=2))
+    train_here(tiny(run.path, max_steps=STEPS, log_every=2, conditional=True))
     files = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     (checkpoint,) = run.checkpoints.glob("*.pt")
-    step = new_trainer(tiny(run.path.with_name("other"))).step
+    step = new_trainer(tiny(run.path.with_name("other"), conditional=True)).step
     return run, files, torch.load(checkpoint, weights_only=True), step
 
 
@@ -67,7 +67,7 @@ def seal(run, state):
 
 def go_on(run):
     """What the same command does before its first step."""
-    trainer = new_trainer(tiny(run.path, max_steps=STEPS + 2, log_every=2))
+    trainer = new_trainer(tiny(run.path, max_steps=STEPS + 2, log_every=2, conditional=True))
     trainer.records.begin(trainer.nimg)
     run.forget_after(trainer.nimg)
     trainer.batches.close()

@@ -32,8 +32,7 @@ from dcgan.checks.data import (
     open_loaders,
 )
 from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
-from dcgan.options import TrainConfig
-from dcgan.rundir.labels import RunLabels
+from dcgan.options import RunLabels, TrainConfig
 from dcgan.step.augment import DRAWS
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code

@@ -22,18 +22,17 @@ from dcgan.metrics.sharing import draw
 from dcgan.metrics.swd import Swd, SwdMetric
 from dcgan.metrics.tables import print_by_label, print_facts, print_rest, print_swd
 from dcgan.nets.weights import load_generator
-from dcgan.options import EvaluateOptions
+from dcgan.options import LABELS_SHOWN, EvaluateOptions
 from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder, append_line, read_lines
-from dcgan.rundir.labels import SHOWN
 from dcgan.sampling.labels import Label, each_label, usual_labels
 from pipeline.errors import UserError
 from pipeline.files import file_digest, writing
 from pipeline.images.fit import parse_fit
+from pipeline.images.labels import LabelSpace
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
-from pipeline.shards.labels import LabelSpace
 from pipeline.shards.manifest import ShardSet
 
 E = TypeVar("E", bound=Extractor)
@@ -145,7 +144,7 @@ class Evaluation:
             raise UserError(
                 f"--shards {self._shards}",
                 f"a set with other labels: {len(found.names):,} {found.kind},"
-                f" {', '.join(found.names[:SHOWN])}",
+                f" {', '.join(found.names[:LABELS_SHOWN])}",
                 f"those that the net was trained on: {len(space.names):,} {space.kind}",
                 "name the set that it was trained on, or another with the same labels",
             )

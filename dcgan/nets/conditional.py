@@ -18,8 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pipeline.shards.labels import Kind, LabelSpace
-from pipeline.shards.manifest import MAX_CLASSES
+from pipeline.images.labels import MAX_CLASSES, Kind, LabelSpace
 
 KINDS: tuple[Kind, ...] = ("classes", "attributes")
 

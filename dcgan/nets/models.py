@@ -22,8 +22,8 @@ from dcgan.nets.batch_norm import BatchNorm2d, count_batches
 from dcgan.nets.conditional import LabelEmbedding, join, project
 from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
+from pipeline.images.labels import LabelSpace
 from pipeline.images.size import ImageSize, base_of, plain_size
-from pipeline.shards.labels import LabelSpace
 
 CHANNELS = (1, 3)
 """Grey or RGB."""

@@ -9,11 +9,11 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from dcgan.nets.models import Generator
-from dcgan.rundir.labels import RunLabels
+from dcgan.options import LABELS_SHOWN, RunLabels
 from dcgan.sampling.generate import FIXED_SEEDS, latents
 from dcgan.sampling.pictures import COLUMNS
 from pipeline.errors import UserError
-from pipeline.shards.labels import LabelSpace
+from pipeline.images.labels import LabelSpace
 
 EXAMPLES = 256
 """Images whose attributes a run keeps, so that samples have attributes that occur together."""
@@ -23,9 +23,6 @@ USUAL = 4096
 
 MOST_ROWS = 16
 """Rows of a grid with a row for each label."""
-
-SHOWN = 8
-"""Names that an error lists of a long list."""
 
 YES, NO = ("1",), ("-1", "0")
 """Values of an attribute: as CelebA's list and `--where` have them, or as a table's column."""
@@ -266,12 +263,12 @@ def _parts(text: str, separator: str, read: Callable[[str], T | None]) -> list[T
 
 def _unknown(text: str, space: LabelSpace) -> UserError:
     kind, names = space.kind, space.names
-    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    more = f" and {len(names) - LABELS_SHOWN:,} more" if len(names) > LABELS_SHOWN else ""
     example = names[0] if kind == "classes" else f"{names[0]}=1"
     between = "" if kind == "classes" else ", with 1 or -1 for each that is asked for"
     return UserError(
         f"--label {text}",
         "no label of this net",
-        f"of its {len(names):,} {kind}: {', '.join(names[:SHOWN])}{more}{between}",
+        f"of its {len(names):,} {kind}: {', '.join(names[:LABELS_SHOWN])}{more}{between}",
         f"for example --label={example!r}; config.json in the run's folder lists all",
     )

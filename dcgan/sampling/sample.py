@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from dcgan.cli import PACKAGE, version
 from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator
+from dcgan.options import RunLabels
 from dcgan.rundir.folder import RunFolder
-from dcgan.rundir.labels import RunLabels
 from dcgan.sampling.animation import save_walk
 from dcgan.sampling.generate import generate_each, latents, walk, walk_between_labels
 from dcgan.sampling.labels import (
@@ -33,8 +33,8 @@ from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_imag
 from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
 from pipeline.files import file_digest
+from pipeline.images.labels import LabelSpace
 from pipeline.images.size import ImageSize, sides
-from pipeline.shards.labels import LabelSpace
 
 SOFTWARE = "Software"
 """The PNG keyword by which our pictures are recognised."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import time
 from functools import partial
 from typing import Any
@@ -16,10 +17,9 @@ import torch
 from dcgan.distributed import ALONE, Ranks
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.nets.weights import load_weights
-from dcgan.options import TrainConfig
+from dcgan.options import RunLabels, TrainConfig
 from dcgan.rundir.environment import own_device, pick_device
-from dcgan.rundir.folder import RunFolder
-from dcgan.rundir.labels import RunLabels
+from dcgan.rundir.folder import MAX_OBJECT_BYTES, RunFolder
 from dcgan.sampling.labels import describe_labels, usual_labels
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.determinism import set_determinism
@@ -34,6 +34,7 @@ from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous, find
 from dcgan.training.run import Plan, Run
 from dcgan.training.tuned import choose_tuning, kept_tuning
+from pipeline.errors import UserError
 from pipeline.images.size import sides
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
@@ -301,8 +302,24 @@ def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: 
 
 
 def _labels_of(batches: Batches) -> RunLabels | None:
+    """Return what the run keeps of the labels.
+
+    Raises:
+        UserError: their names are too long for `config.json`.
+    """
     space, table = batches.label_space, batches.label_table
-    return None if space is None or table is None else describe_labels(space, table)
+    if space is None or table is None:
+        return None
+    labels = describe_labels(space, table)
+    size = len(json.dumps(labels.model_dump(mode="json"), indent=1))
+    if size > MAX_OBJECT_BYTES // 2:
+        raise UserError(
+            "--conditional",
+            f"{len(space.names):,} {space.kind}, whose names take {size / 1e6:.1f} MB",
+            f"at most {MAX_OBJECT_BYTES / 2e6:.1f} MB, since config.json holds them",
+            "pack the images with fewer labels, or shorter names",
+        )
+    return labels
 
 
 class _Refill:

@@ -9,8 +9,8 @@ from typing import Any, Self
 import torch
 
 from pipeline.errors import UserError
+from pipeline.images.labels import LabelSpace
 from pipeline.images.pixels import to_signed, to_signed_alone
-from pipeline.shards.labels import LabelSpace
 
 
 @dataclass(frozen=True)

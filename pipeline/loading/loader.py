@@ -24,7 +24,7 @@ from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
-from pipeline.shards.labels import LabelSpace, labels_of_rows, read_labels, require_labels
+from pipeline.shards.labels import labels_of_rows, read_labels, require_labels, space_of
 from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Rows, Schedule
 
@@ -134,7 +134,7 @@ class Loader(Batches):
         labels = labels_of_rows(read_labels(self.shards), self._reader.keys)
         table = torch.from_numpy(labels)
         dtype = torch.int64 if table.ndim == 1 else torch.float32
-        space = LabelSpace.of(require_labels(self.shards))
+        space = space_of(require_labels(self.shards))
         table = table.to(self.options.device, dtype)
         return LabelsOnDevice(space, table, self.schedule.first)
 

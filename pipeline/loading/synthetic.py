@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.images.labels import LabelSpace
 from pipeline.images.size import sides
 from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.labels import LabelSpace
 
 SAMPLES = 16_384
 """Images in an epoch: enough for a few hundred steps at the usual batch sizes."""

@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError, plain
+from pipeline.images.labels import MAX_CLASSES, Kind
 from pipeline.packing.label_files import read_table
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.selection import attributes_of
 from pipeline.packing.sieve import has_image_suffix
 from pipeline.packing.sources.base import ImageFiles, Member
-from pipeline.shards.labels import Kind, counts_of
-from pipeline.shards.manifest import MAX_ATTRIBUTES, MAX_CLASSES, MAX_LABEL_NAME
+from pipeline.shards.labels import counts_of
+from pipeline.shards.manifest import MAX_ATTRIBUTES, MAX_LABEL_NAME
 
 FOLDERS, CELEBA, NONE = "folders", "celeba", "none"
 """Words that `--labels` knows; a file of such a name is written ./folders."""

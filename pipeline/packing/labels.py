@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from pipeline.shards.labels import Kind, LabelSpace, Values, component
+from pipeline.images.labels import Kind, LabelSpace
+from pipeline.shards.labels import Values, component
 from pipeline.shards.manifest import LABEL_EXTENSION
 
 

@@ -9,17 +9,15 @@ Loaders read that file alone.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
 from pipeline.files import digest
+from pipeline.images.labels import LabelSpace
 from pipeline.shards.manifest import LABELS, Labels, ShardSet, repack_command
-
-Kind = Literal["classes", "attributes"]
 
 Values = npt.NDArray[Any]
 """Classes as int32 (n,), or attributes as uint8 (n, k) of 0 and 1."""
@@ -28,16 +26,9 @@ HEADER_BYTES = 128
 """Of `labels.npy`, as numpy pads a short one."""
 
 
-@dataclass(frozen=True)
-class LabelSpace:
-    """What an image can be labelled with: the classes by number, or the attributes."""
-
-    kind: Kind
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, labels: Labels) -> Self:
-        return cls(labels.kind, labels.names)
+def space_of(labels: Labels) -> LabelSpace:
+    """What a manifest's labels say."""
+    return LabelSpace(labels.kind, labels.names)
 
 
 def component(space: LabelSpace, value: Any) -> bytes:

@@ -27,6 +27,7 @@ from pydantic import (
 from pipeline.errors import UserError, plain
 from pipeline.files import digest, file_digest
 from pipeline.images.fit import CROP, PATTERN, parse_fit
+from pipeline.images.labels import MAX_CLASSES
 from pipeline.images.size import (
     LEAST,
     MOST,
@@ -72,9 +73,6 @@ StoredSide = Annotated[int, Field(ge=LEAST, le=MOST)]
 
 LABEL_EXTENSION = {"classes": "cls", "attributes": "json"}
 """Of the component beside the image, as webdataset decodes it."""
-
-MAX_CLASSES = 1 << 15
-"""More than any set of pictures has: ImageNet's whole tree has 21,841."""
 
 MAX_ATTRIBUTES = 1 << 10
 """What has more values for an image is an embedding."""

@@ -5,7 +5,7 @@ from torch import nn
 
 from dcgan.nets.conditional import LabelEmbedding
 from dcgan.nets.models import Discriminator, Generator
-from pipeline.shards.labels import LabelSpace
+from pipeline.images.labels import LabelSpace
 
 
 def embedding_of(net: Generator | Discriminator) -> LabelEmbedding:
