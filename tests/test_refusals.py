@@ -43,7 +43,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ({"shards": "altered"}, ["altered/shard-000001.tar\n", "bytes", f"{PACK} altered"]),
     ({"batch_size": 41}, ["--batch-size 41\n", "40 images", "--batch-size 40 or less"]),
     ({"batch_size": 0}, ["--batch-size\n", "0\n", "1 or more"]),
-    ({"image_size": 48}, ["--image-size\n", "48\n", "32, 64, 128, 256", "--image-size 32"]),
+    ({"image_size": 50}, ["--image-size\n", "50\n", "48 or 56"]),
     ({"channels": 4}, ["--channels\n", "4\n", "1, 3", "--channels 3"]),
     ({"lr": 0}, ["--lr\n", "more than 0"]),
     ({"seed": "tomato"}, ["--seed\n", "tomato\n", "a whole number, or random"]),

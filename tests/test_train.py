@@ -68,6 +68,7 @@ def test_what_is_printed_stands_in_the_log_and_names_what_was_written(real):
     name, _, options = lines[2].partition("  ")
     assert name == "options"
     config = json.loads(real.run.config.read_text())
+    assert config.pop("labels") is None
     assert set(config.pop("tuning")) >= {"layers", "joint"}  # the log has a line of its own for it
     assert options == ", ".join(f"{option} {value}" for option, value in config.items())
     for net in (Generator(32, nz=8, ngf=4), Discriminator(32, ndf=4)):

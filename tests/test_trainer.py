@@ -238,10 +238,10 @@ def test_an_epochs_nets_are_those_of_its_end(tmp_path, counted):
 def test_the_pace_is_that_of_training_alone(tmp_path, counted, monkeypatch):
     now = [0.0]
 
-    def taking(seconds, call=lambda *arguments: None):
-        def wrapped(*arguments):
+    def taking(seconds, call=lambda *arguments, **named: None):
+        def wrapped(*arguments, **named):
             now[0] += seconds
-            return call(*arguments)
+            return call(*arguments, **named)
 
         return wrapped
 
