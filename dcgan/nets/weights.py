@@ -247,8 +247,8 @@ def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
     # Numbers of a file: no net is to be built that it has no numbers for
     if doublings > DOUBLINGS[-1] or max(first[1], last[1]) > max(first[0], last[0]) << doublings:
         return None
-    labels = numbered(_shapes(state))
-    nz = first[0] if labels is None else first[0] // 2
+    labels, features = numbered(_shapes(state))
+    nz = first[0] - features
     with torch.device("meta"):
         for build in (
             lambda: Generator(_drawn(first, doublings), nz, last[0], last[1], labels),
