@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import tarfile
@@ -38,10 +37,8 @@ from pipeline.shards.manifest import (
     ShardSet,
 )
 from pipeline.shards.order import permutation
+from pipeline.shards.tables import read_table
 from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
-
-MAX_LINE = 1 << 17
-"""Characters in a line of a table; file names have at most a few thousand."""
 
 CELL, COLUMNS, ROWS, GAP = 96, 8, 8, 2
 """The contact sheet: pixels of a cell, cells, and black pixels around each cell."""
@@ -275,32 +272,16 @@ def _is_of(found: tuple[int, int], recipe: Recipe) -> bool:
 
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
     """Shard and CRC-32 by key."""
-    rows = dict(_table(shards.folder / SAMPLES, SAMPLES_HEADER))
+    rows = dict(read_table(shards.folder / SAMPLES, SAMPLES_HEADER))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
 
 
-def _table(path: Path, header: str) -> Iterator[tuple[str, list[str]]]:
-    """The first column and the others, row by row."""
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
-            if next(rows, None) != header.split(","):
-                raise csv.Error(f"its first line is not {header}")
-            for row in rows:
-                if row:
-                    yield row[0], row[1:]
-    except (OSError, csv.Error) as error:
-        raise UserError(
-            path, f"cannot be read ({error})", "the table that was written", "pack the set again"
-        ) from None
-
-
 def _rejects(path: Path) -> Counter[str]:
     if not path.exists():
         return Counter()
-    return Counter(row[0].partition(" (")[0] for _, row in _table(path, REJECTS_HEADER) if row)
+    return Counter(row[0].partition(" (")[0] for _, row in read_table(path, REJECTS_HEADER) if row)
 
 
 def save_sheet(shards: ShardSet, path: Path) -> None:

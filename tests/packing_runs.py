@@ -17,9 +17,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.pack import Packed, Packing, pack
-from pipeline.packing.shard import PROGRESS, Entry, Work, write_shard
-from pipeline.packing.sources import open_source
-from pipeline.shards.manifest import ShardSet
+from pipeline.packing.shard import Entry, Work, write_shard
+from pipeline.packing.sources.open import open_source
+from pipeline.shards.manifest import PROGRESS, ShardSet
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MARK = "PACKING_TEST"

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.selection import in_classes
-from pipeline.packing.sources import DamagedError, open_source
+from pipeline.packing.sources.base import DamagedError
+from pipeline.packing.sources.open import open_source
 from tests.archives import PACKERS, changed, tar_of, zip_of
 from tests.needs import require
 from tests.pictures import encode, smooth, write_pictures

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.selection import ATTRIBUTES, PARTITION, in_split, with_attributes
-from pipeline.packing.sources import Member
+from pipeline.packing.sources.base import Member
 
 IMAGES = [f"{number:06d}.jpg" for number in range(1, 7)]
 MEMBERS = [Member(f"img_align_celeba/{name}", 1) for name in IMAGES]

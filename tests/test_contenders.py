@@ -159,23 +159,33 @@ def test_decoding_on_the_host_gives_the_pixels_of_a_cpu(device, shards, referenc
     decoder.close()
 
 
-def test_a_crop_of_the_sets_own_is_what_all_see(tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "size"),
+    [
+        (Recipe(crop=108), SIZE),
+        (Recipe(crop=108, fit="stretch"), (32, 48)),
+        (Recipe(fit="pad:#0ac81e"), (80, 64)),
+    ],
+    ids=["crop", "stretch", "pad"],
+)
+def test_a_crop_of_the_sets_own_and_its_fit_are_what_all_see(tmp_path, recipe, size):
     require("dali")
-    shards = pack_pictures(tmp_path, FACES, recipe=Recipe(crop=108))
+    shards = pack_pictures(tmp_path, FACES, recipe=recipe)
     files = write_images(shards, tmp_path / "files")
-    raw = pack_as("raw", shards, files, SIZE, tmp_path / "raw", 1)
-    assert raw.manifest.recipe.crop == 108
-    originals = ours("ours", shards, OF_PIXELS)
+    raw = pack_as("raw", shards, files, size, tmp_path / "raw", 1)
+    made = raw.manifest.recipe
+    assert (made.crop, made.fit, made.size) == (recipe.crop, recipe.fit, size)
+    originals = ours("ours", shards, replace(OF_PIXELS, image_size=size))
     reference = images(originals)
     originals.close()
-    stored = ours("raw", raw, CONDITIONS)
+    stored = ours("raw", raw, replace(CONDITIONS, image_size=size))
     assert_same_images(images(stored), reference, mean=0)
     stored.close()
-    contender = open_other("dali", shards, files)
+    contender = open_other("dali", shards, files, replace(CONDITIONS, image_size=size))
     assert_same_images(images(contender), reference, mean=1)
     contender.close()
     # As the DataLoader's processes apply it
-    transform = _transform(shards.manifest.recipe, SIZE)
+    transform = _transform(recipe, size)
     transformed = [transform(Image.open(path)) for path in sorted((files / "images").iterdir())]
     found = to_uint8(torch.stack(transformed)).numpy().astype(int)
     assert_same_images(found, reference, mean=1)

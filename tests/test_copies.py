@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.packing.pack import Copies
-from pipeline.packing.shard import DIGESTS, PROGRESS
+from pipeline.packing.shard import DIGESTS
+from pipeline.shards.manifest import PROGRESS
 from tests.packing_runs import in_process, pack_folder, tree
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures
 from tests.test_outdir import stop

@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 from dcgan.nets.models import Generator
 from dcgan.options import PRESETS
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from tests.markdown import (
     GUIDES,
     TINY,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from tests.archives import tar_of, zip_of
 from tests.pictures import encode, names_in, smooth, write_pictures
 

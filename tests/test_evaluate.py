@@ -223,6 +223,14 @@ def test_where_the_cache_is(tmp_path, monkeypatch):
 # Neighbours
 
 
+def test_fields_cover_images_of_any_shape():
+    images = torch.zeros(2, 12, 40, 1, dtype=torch.uint8)
+    images[1, -1, -1] = 60
+    fields = neighbours.summary(images).view(2, 12, 16)
+    assert fields[0].any() == fields[1, :, :-1].any() == fields[1, :-1].any()
+    assert fields[1, -1, -1] == 20  # of three columns, those of 2.5 that are touched
+
+
 def test_the_nearest_are_found_wherever_they_lie(faces, monkeypatch):
     monkeypatch.setattr(dcgan.metrics.reals, "BLOCK", 32)  # several blocks
     reals = Reals(str(faces.folder), SMALL, 64)

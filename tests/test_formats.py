@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pipeline.images.decode import RejectedError, decode
+from pipeline.images.formats import is_image
 from pipeline.packing.sieve import IMAGE_SUFFIXES
 from tests.pictures import encode, smooth
 
@@ -26,7 +28,8 @@ UNSUPPORTED = {
     "JPEG XL": [b"\xff\x0a" + bytes(99), b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99)],
     "JPEG XR": [b"II\xbc\x01" + bytes(99)],
     "SVG": [b"<svg>", b"<?xml version='1.0'?>\n<!-- drawn -->\n<svg>", b"\xef\xbb\xbf <SVG>"],
-    "Netpbm": [b"P6\n48 40\n255\n" + bytes(99)],
+    "PAM": [b"P7\nWIDTH 48\n" + bytes(99)],
+    "PFM": [b"Pf\n48 40\n-1.0\n" + bytes(99)],
     "DDS": [b"DDS |" + bytes(99)],
     "OpenEXR": [b"v/1\x01" + bytes(99)],
     "ICO": [encode(Image.fromarray(PICTURE), "ICO")],
@@ -98,3 +101,46 @@ def test_names_of_what_decodes_are_taken_for_images(kind):
     Image.init()
     names = {suffix for suffix, owner in Image.EXTENSION.items() if owner == kind}
     assert names - {".avifs"} <= IMAGE_SUFFIXES  # which are animated
+
+
+def test_what_torchvisions_image_folder_takes_is_taken():
+    assert set(IMG_EXTENSIONS) <= IMAGE_SUFFIXES
+
+
+GREY, COLOURS = PICTURE[:, :, :1], PICTURE
+DEEP = (PICTURE[:, :, 0].astype(">u2") << 8 | 77).astype(">u2")
+STRIPES = np.arange(48)[None, :, None] % 8 < 4
+NETPBM = {
+    "binary-grey": (b"P5 48 40 255\n" + GREY.tobytes(), GREY),
+    "binary-colours": (b"P6\n# by a camera\n48 40\n255\n" + COLOURS.tobytes(), COLOURS),
+    "text-grey": (b"P2\n48 40\n255\n" + b" ".join(b"%d" % v for v in GREY.ravel()), GREY),
+    "16-bit": (b"P5 48 40 65535\n" + DEEP.tobytes(), GREY),
+    "white-is-100": (b"P5 48 40 100\n" + bytes(48 * 40 - 1) + b"d", None),
+    "bitmap": (b"P4 48 40\n" + bytes([0b00001111]) * (6 * 40), np.full_like(GREY, 255) * STRIPES),
+}
+
+
+@pytest.mark.parametrize(("data", "pixels"), NETPBM.values(), ids=NETPBM)
+def test_netpbm_is_decoded_and_its_cuts_are_not(data, pixels):
+    assert is_image(data[:512])
+    found = decode(data).pixels
+    if pixels is None:
+        assert [found.max(), found[-1, -1, 0], found.sum()] == [255] * 3
+    else:
+        assert np.array_equal(found, pixels)
+    for length in range(0, len(data) - 4, len(data) // 40):
+        reason(data[:length])
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"P5 9999999 9999999 255\n", "too large"),
+        (b"P5 #" + b"x" * 9999, "damaged image (a Netpbm header that cannot be read)"),
+        (b"P2 2000 2000 255\n", "unsupported pixels (text or odd depth, over 1,048"),
+        (b"P5 0 5 255\n", "no pixels"),
+        (b"P5 4 4 99999\n" + bytes(99), "damaged image"),
+    ],
+)
+def test_a_netpbm_that_claims_much_costs_little(data, expected):
+    assert reason(data).startswith(expected)

@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.packing.selection import in_split, with_attributes
-from pipeline.packing.sources import DamagedError, Member, TarSource, ZipSource, open_source
+from pipeline.packing.sources.archives import TarSource, ZipSource
+from pipeline.packing.sources.base import DamagedError, Member
+from pipeline.packing.sources.lsun import DATA
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.tar import headers
 from tests.archives import tar_of, zip_of
+from tests.data_sets import write_lsun
 from tests.fuzzing import changed_bytes, some, survives
 from tests.pictures import encode, smooth
 
@@ -45,6 +49,46 @@ def test_any_archive_is_read_or_refused(tmp_path, kind, data):
     valid = data.draw(st.sampled_from(VALID[kind]))
     path.write_bytes(data.draw(changed_bytes(valid)))
     survives(kind, lambda: read_all(path), UserError)
+
+
+LABELLED = {f"{name}.{end}": b"%d" % len(name) for name in "abd" for end in ("jpg", "cls")}
+WEBDATASETS = [
+    tar_of(LABELLED),
+    tar_of(LABELLED | {"a.json": b'{"a": 1}'}),
+    tar_of({"a.jpg": b"a", "a.json": b'{"a": 1}'}),
+]
+
+
+@given(data=st.data())
+@some(1)
+def test_any_webdataset_is_labelled_or_refused(tmp_path, data):
+    path = tmp_path / "any.tar"
+    path.write_bytes(data.draw(changed_bytes(data.draw(st.sampled_from(WEBDATASETS)))))
+
+    def labels():
+        source = open_source(path)
+        return source.labels(source.members())
+
+    survives("webdataset", labels, UserError)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """The bytes of a database in LSUN's way, with large values and small ones."""
+    images = {
+        f"{number:03d}": bytes([number]) * (99 if number % 3 else 9000) for number in range(60)
+    }
+    folder = write_lsun(tmp_path_factory.mktemp("lsun") / "whole", images)
+    return (folder / DATA).read_bytes()
+
+
+@given(data=st.data())
+@some(1)
+def test_any_database_is_read_or_refused(tmp_path, database, data):
+    folder = tmp_path / "any_lmdb"
+    folder.mkdir(exist_ok=True)
+    (folder / DATA).write_bytes(data.draw(changed_bytes(database)))
+    survives("database", lambda: read_all(folder), UserError)
 
 
 def header(size, kind=tarfile.REGTYPE, name="a.jpg"):

@@ -19,8 +19,8 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import claim
-from pipeline.packing.shard import PROGRESS, finished
-from pipeline.shards.manifest import LABELS, MANIFEST, SAMPLES, Recipe, ShardSet
+from pipeline.packing.shard import finished
+from pipeline.shards.manifest import LABELS, MANIFEST, PROGRESS, SAMPLES, Recipe, ShardSet
 from pipeline.shards.tar import index_text, read_index
 from pipeline.verify import verify
 from tests.fuzzing import changed_bytes, changed_json, some, survives

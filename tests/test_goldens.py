@@ -71,7 +71,7 @@ def shard_sets() -> dict[str, Any]:
     ways += [
         ("raw", None, None, None),
         ("raw", 48, "108", None),
-        ("original", None, "centre", None),
+        ("original", None, None, None, "crop"),
     ]
     found: dict[str, Any] = {
         "recipes": [make_recipe(*way, checked=True).describe() for way in ways]

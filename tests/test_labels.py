@@ -22,7 +22,7 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import CLASSES, SyntheticLoader
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.labels import counts_of, labels_file, labels_of_rows, read_labels
 from pipeline.shards.manifest import LABELS, MANIFEST, Labels, Recipe, ShardSet
 from pipeline.verify import verify

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.images.formats import FORMATS
 from pipeline.packing.sieve import IMAGE_SUFFIXES
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from tests.archives import tar_of, zip_of
 from tests.needs import within
 from tests.pictures import encode, smooth, write_pictures

@@ -164,5 +164,5 @@ def test_packing_takes_a_worker_a_usable_core_unless_told(tmp_path, monkeypatch,
 
     monkeypatch.setattr("pipeline.packing.pack.write_shards", write_shards)
     with pytest.raises(Begun):
-        make_shards.make_shards(pictures, tmp_path / "set", workers=asked)
+        make_shards.make_shards([str(pictures)], tmp_path / "set", workers=asked)
     assert found == [expected]

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.shard import PROGRESS
-from pipeline.shards.manifest import MANIFEST, ShardSet, repack_command
+from pipeline.shards.manifest import MANIFEST, PROGRESS, ShardSet, repack_command
 
 
 def rewrite(change):

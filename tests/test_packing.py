@@ -13,7 +13,7 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import MANIFEST, SAMPLES, Manifest, Recipe, ShardSet
 from tests.needs import require
 from tests.packing_runs import in_process

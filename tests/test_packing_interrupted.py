@@ -14,8 +14,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError
 from pipeline.packing.outdir import LOCK, NEW
-from pipeline.packing.shard import PROGRESS
-from pipeline.shards.manifest import MANIFEST
+from pipeline.shards.manifest import MANIFEST, PROGRESS
 from tests.packing_runs import (
     finished_shards,
     in_process,

@@ -269,7 +269,7 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
 
 
 def test_nets_of_a_size_that_cannot_be_are_refused():
-    result = CliRunner().invoke(app, ["step", *flags(**(TINY | {"image_size": 48}))])
+    result = CliRunner().invoke(app, ["step", *flags(**(TINY | {"image_size": 50}))])
     assert isinstance(result.exception, UserError)
     assert_four_parts(result.exception, "--image-size")
 

@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.shard import PROGRESS, Work, write_shard
-from pipeline.packing.sources import open_source
-from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, Recipe, ShardSet
+from pipeline.packing.shard import Work, write_shard
+from pipeline.packing.sources.open import open_source
+from pipeline.shards.manifest import MANIFEST, PROGRESS, REJECTS, SAMPLES, Recipe, ShardSet
 from pipeline.shards.order import permutation
 from tests.odd_files import ODD, Converted, Rejected, Untouched
 from tests.packing_runs import in_process, without_workers

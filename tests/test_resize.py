@@ -196,7 +196,12 @@ def test_a_size_and_the_map_that_nets_grow_from(written, size, base):
 
 @pytest.mark.parametrize(
     ("size", "nearest"),
-    [(50, "48 or 56"), (100, "96 or 112"), ((218, 178), "224x192 or 224x160"), ((64, 512), "")],
+    [
+        (50, "48 or 56"),
+        (100, "96 or 112"),
+        ((218, 178), "224x192 or 224x160"),
+        ((64, 256), "64x224 or 64x192"),
+    ],
 )
 def test_a_size_that_cannot_be_names_the_nearest_that_can(size, nearest):
     with pytest.raises(UserError) as error:

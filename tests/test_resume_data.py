@@ -121,7 +121,8 @@ def changed_loader(shards, cached=False, decoder="threads", **changes):
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     # name of what differs: what is asked for, the value saved, the value now
     "--batch-size": ({"batch_size": 3}, "4", "3"),
-    "--image-size": ({"image_size": 16}, "32", "16"),
+    "--image-size": ({"image_size": (16, 24)}, "32", "16x24"),
+    "--fit": ({"fit": "pad"}, "left out", "pad"),
     "--channels": ({"channels": 1}, "3", "1"),
     "--seed": ({"seed": 8}, "0", "8"),
     "rank": ({"rank": 1, "num_ranks": 2}, "0", "1"),
@@ -164,7 +165,7 @@ def assert_refused(pair, saved, now):
     assert now in error.value.wanted.split(", ")
     assert (second.epoch, second.batch) == (0, 0)
     del state["identity"]["--seed"]  # as does one that lacks a name
-    with pytest.raises(UserError, match="--seed None"):
+    with pytest.raises(UserError, match="--seed left out"):
         first.load_state_dict(state)
     state = first.state_dict() | {"epoch": 3, "batch": 1}
     first.load_state_dict(state)

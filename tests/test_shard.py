@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.packing.pack import deal
-from pipeline.packing.sources import Member
+from pipeline.packing.sources.base import Member
 from pipeline.shards.order import permutation
 from pipeline.shards.tar import TarWriter, index_text
 

@@ -11,7 +11,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.selection import in_classes
-from pipeline.packing.sources import DamagedError, FolderSource, Member, open_source
+from pipeline.packing.sources.base import DamagedError, Member
+from pipeline.packing.sources.folder import FolderSource
+from pipeline.packing.sources.open import open_source
 from pipeline.shards import tar
 from tests.archives import tar_of, zip_of
 from tests.needs import within

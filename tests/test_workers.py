@@ -14,7 +14,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.packing.pack import _prepare
 from pipeline.packing.shard import Work, names, write_shard
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from pipeline.processes import Workers
 from pipeline.shards.manifest import make_recipe
 from tests.packing_runs import (
@@ -220,7 +220,7 @@ MEASURE = """
 import multiprocessing, sys
 from pathlib import Path
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 
 peaks = {}
 

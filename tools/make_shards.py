@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Pack a folder, zip or tar of images into webdataset shards for dcgan-train."""
+"""Pack folders, archives and data sets of images into webdataset shards for dcgan-train."""
 
 from __future__ import annotations
 
 import shlex
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,15 +23,19 @@ from rich.progress import (
 
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import KINDS_SHOWN, counted, plain, plain_errors
+from pipeline.images.fit import CROP
+from pipeline.images.size import ImageSize
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
 from pipeline.packing.selection import in_classes, in_split, with_attributes
-from pipeline.packing.sources import ImageFiles, Member, open_source
+from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
+from pipeline.packing.sources.shard_set import require_fit
 from pipeline.shards.labels import counts_of
-from pipeline.shards.manifest import DEFAULT_SIZE, make_recipe
+from pipeline.shards.manifest import DEFAULT_SIZE, Recipe, make_recipe
 
 app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste
@@ -53,8 +58,14 @@ def _option(panel: str, text: str, *flag: str, **more: Any) -> Any:
     " --out shards-raw. Then: dcgan-train --shards shards-raw.",
 )
 def make_shards(
-    source: Annotated[
-        Path, typer.Argument(help="A folder of images, at any depth, or a zip or tar of them.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of images, at any depth, or a zip or tar of them; a shard set;"
+            " torchvision:NAME; a folder of LSUN's. Of several, each one's name stands before those"
+            " of its images.",
+        ),
     ],
     out: Annotated[Path, _option(OUTPUT, "Folder to make the shard set in.")] = Path("shards"),
     seed: Annotated[
@@ -68,6 +79,9 @@ def make_shards(
     workers: Annotated[
         int | None, _option(OUTPUT, "Processes that pack.", min=1, show_default="one a core")
     ] = None,
+    root: Annotated[
+        Path, _option(CHOICE, "Folder that torchvision downloaded to, for torchvision:NAME.")
+    ] = DATA,
     limit: Annotated[int | None, _option(CHOICE, "Take the first N images by name.", min=1)] = None,
     classes: Annotated[
         str | None, _option(CHOICE, "Take these sub-folders only, as in cats,dogs.", metavar="A,B")
@@ -92,14 +106,19 @@ def make_shards(
         ),
     ] = None,
     store: Annotated[
-        Store, _option(STORED, "The files' own bytes, small JPEGs, or pixels for the fastest path.")
-    ] = "original",
+        Store | None,
+        _option(
+            STORED,
+            "The files' own bytes, small JPEGs, or pixels for the fastest path.",
+            show_default="original; raw for a source of pixels",
+        ),
+    ] = None,
     size: Annotated[
         str | None,
         _option(
             STORED,
             "Side in pixels, or width × height as in 96x64, for jpeg and raw.",
-            show_default=str(DEFAULT_SIZE),
+            show_default=f"{DEFAULT_SIZE}, or a source's own",
         ),
     ] = None,
     crop: Annotated[
@@ -141,17 +160,23 @@ def make_shards(
     The set depends on the source and the options alone, byte for byte, whatever the number of
     workers. Stopped at any moment, the same command goes on where it was.
     """
-    recipe = make_recipe(store, size, crop, quality, fit, checked=check)
+
+    def recipe_for(images: ImageFiles | None) -> Recipe:
+        return _recipe(images, store, size, crop, quality, fit, check)
+
+    if store is not None or not any(map(may_be_pixels, sources)):
+        recipe_for(None)  # what contradicts itself need not wait for the source
     place = out.absolute()
     scratch = next(folder for folder in (place, *place.parents) if folder.is_dir())
     with console.status("reading the source"):
-        images = open_source(source, scratch)
+        images = open_sources(sources, scratch, root)
+    recipe = recipe_for(images)
     members = _choose(images, classes, split, where)[:limit]
-    console.print(f"source  {plain(str(images.path))}: {len(members):,} images")
-    _, left_out, links, _ = images.listing
-    if left_out:
+    for path, part in images.parts(members):
+        console.print(f"source  {plain(str(path))}: {len(part):,} images")
+    if left_out := images.listing.left_out:
         console.print(f"others  left out: {counted(left_out)}")
-    if told := counted(links):
+    if told := counted(images.listing.links):
         console.print(f"links   {told}")
     labelling = label(images, members, labels)
     if labelling is not None:
@@ -179,6 +204,33 @@ def _first(listed: Sequence[str]) -> str:
     return ", ".join(listed[:KINDS_SHOWN]) + (", …" if len(listed) > KINDS_SHOWN else "")
 
 
+def _recipe(
+    images: ImageFiles | None,
+    store: Store | None,
+    size: ImageSize | str | None,
+    crop: str | None,
+    quality: int | None,
+    fit: str | None,
+    check: bool,
+) -> Recipe:
+    """The recipe for some images: what was not asked for is as they are already."""
+    pixels, shards = (images.pixels, images.shards) if images else (None, None)
+    if store is None:
+        store = "original" if pixels is None else "raw"
+    if size is None and store != "original":
+        size = pixels
+    if shards is None:
+        return make_recipe(store, size, crop, quality, fit, checked=check)
+    made = shards.manifest.recipe
+    if crop is None and made.reader_crop is not None:
+        crop = str(made.reader_crop)
+    if fit is None and made.fit != CROP:
+        fit = made.fit
+    recipe = make_recipe(store, size, crop, quality, fit, checked=check)
+    require_fit(shards, recipe)
+    return recipe
+
+
 def _choose(
     images: ImageFiles, classes: str | None, split: str | None, where: str | None
 ) -> list[Member]:
@@ -186,10 +238,15 @@ def _choose(
     if classes is not None:
         wanted = [name.strip() for name in classes.split(",")]
         members = in_classes(members, wanted, images.path)
+    # Each source has lists of its own
     if split is not None:
-        members = in_split(members, images.path, split)
+        chosen = [in_split(part, path, split) for path, part in images.parts(members) if part]
+        members = sorted(chain.from_iterable(chosen))
     if where is not None:
-        members = with_attributes(members, images.path, where)
+        chosen = [
+            with_attributes(part, path, where) for path, part in images.parts(members) if part
+        ]
+        members = sorted(chain.from_iterable(chosen))
     return members
 
 

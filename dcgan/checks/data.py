@@ -20,7 +20,7 @@ from pipeline.loading.cache import ResidentCache
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import ShardSet
 
 BATCH, SIZE = 8, 64

@@ -244,8 +244,10 @@ def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
         return None
     first, last = kernels[0], kernels[-1]  # (in, out, …) in a Generator, else (out, in, …)
     doublings = len(kernels) - 1
-    # Numbers of a file: no net is to be built that it has no numbers for
-    if doublings > DOUBLINGS[-1] or max(first[1], last[1]) > max(first[0], last[0]) << doublings:
+    # A net that the file has no numbers for may be too large even for the meta device
+    narrow, wide = (first[0], last[0]), (last[1], first[1])
+    doubled = (b == a << doublings - 1 for a, b in zip(narrow, wide, strict=True))
+    if doublings > DOUBLINGS[-1] or not any(doubled):
         return None
     labels, features = numbered(_shapes(state))
     nz = first[0] - features

@@ -27,7 +27,7 @@ from pipeline.loading.open import place_cache
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import open_source
+from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
 from pipeline.shards.order import Schedule, permutation
 

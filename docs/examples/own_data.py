@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.errors import plain_errors
 from pipeline.packing.pack import Packing, pack
-from pipeline.packing.sources import ImageFiles, Listing, Member
+from pipeline.packing.sources.base import ImageFiles, Listing, Member
 from pipeline.shards.manifest import make_recipe
 
 FOLDER = Path("own-data")
@@ -50,7 +50,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     np.save(FOLDER / "images.npy", draw_discs(500))
     source = ArraySource(FOLDER / "images.npy")
-    recipe = make_recipe("raw", 32, "centre", None, checked=True)  # like make_shards.py's options
+    recipe = make_recipe("raw", 32, None, None, checked=True)  # like make_shards.py's options
     packing = Packing(recipe, overwrite=True, workers=2)
     packed = pack(source, source.members(), FOLDER / "shards", packing)
     print(f"{packed.manifest.samples} images in {FOLDER / 'shards'}")

@@ -1,1 +1,1 @@
-"""One image: from bytes to pixels, and to the square that training sees."""
+"""One image: from bytes to pixels, and to the size that training sees."""

@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from pipeline.images import png, tiff
+from pipeline.images import netpbm, png, tiff
 from pipeline.images.formats import FORMATS, unsupported
 from pipeline.images.jpeg import END_OF_IMAGE, START_OF_IMAGE, Header, read_header
 from pipeline.images.metadata import without_metadata
@@ -163,7 +163,12 @@ def _read(data: bytes, exif: bytes = b"") -> Pixels:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         if data.startswith(tiff.BIG_ENDIAN_BIGTIFF):
             raise RejectedError("unsupported pixels (big-endian BigTIFF)")
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        formats: tuple[str, ...] = FORMATS
+        if netpbm.is_netpbm(data):
+            if found := netpbm.fault(data):
+                raise RejectedError(found)
+            formats = ("PPM",)
+        image = Image.open(io.BytesIO(data), formats=formats)
         require_bounded(image.width, image.height)
         _require_what_pillow_does_not(image, data)
         with tiff.quiet() if isinstance(image, TiffImageFile) else nullcontext():
@@ -197,6 +202,10 @@ def _upright_and_opaque(image: Image.Image) -> Pixels:
         levels = tiff.levels(image) if isinstance(image, TiffImageFile) else np.asarray(image)
         clear = levels == image.info.get("transparency")
         image = Image.fromarray(np.where(clear, 255, levels >> 8).astype(np.uint8))
+    if (
+        image.format == "PPM" and image.mode == "I"
+    ):  # more than 8 bits, which Pillow spreads over 16
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pipeline.images.netpbm import is_netpbm
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
-"""Formats that are decoded, by Pillow's names. It also knows EPS, for which it runs Ghostscript."""
+"""Formats that are decoded beside Netpbm's, by Pillow's names. It also knows EPS, for which it runs
+Ghostscript."""
 
 IMAGES = {
     b"8BPS": "Photoshop (PSD)",
@@ -17,7 +20,9 @@ IMAGES = {
     b"gimp xcf": "GIMP",
     b"\0\0\x01\0": "ICO",
     b"%!PS": "PostScript",
-    **{b"P%d%c" % (number, space): "Netpbm" for number in range(1, 8) for space in b" \n\r\t"},
+    b"P7\n": "PAM",
+    b"Pf\n": "PFM",
+    b"PF\n": "PFM",
 }
 """First bytes of images that are not decoded here."""
 
@@ -74,7 +79,7 @@ def unsupported(data: bytes) -> str:
 
 def is_image(head: bytes) -> bool:
     """Whether a file that begins so is an image, decoded here or not."""
-    if head.startswith((*_DECODED, *IMAGES)):
+    if head.startswith((*_DECODED, *IMAGES)) or is_netpbm(head):
         return True
     if head.startswith(b"BM"):
         return head[6:10] == bytes(4)

@@ -55,9 +55,14 @@ def is_archive(name: str) -> bool:
     return _ARCHIVE.search(name) is not None
 
 
+def without_suffix(name: str) -> str:
+    """An archive's name without what says that it is one."""
+    return _ARCHIVE.sub("", name)
+
+
 def unpacked_folder(path: Path) -> Path:
     """A folder beside an archive to unpack it to: its name without its suffix."""
-    name = _ARCHIVE.sub("", path.name)
+    name = without_suffix(path.name)
     return path.with_name(name if name != path.name else f"{path.name}-unpacked")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
 from pipeline.packing.outdir import TAR_OVERHEAD
-from pipeline.packing.sources import DamagedError, ImageFiles, Member
+from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
 from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import permutation

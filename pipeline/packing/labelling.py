@@ -17,7 +17,7 @@ from pipeline.packing.label_files import read_table
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.selection import attributes_of
 from pipeline.packing.sieve import has_image_suffix
-from pipeline.packing.sources import ImageFiles, Member
+from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.shards.labels import counts_of
 from pipeline.shards.manifest import MAX_ATTRIBUTES, MAX_LABEL_NAME
 

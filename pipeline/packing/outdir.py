@@ -13,11 +13,12 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, writing
 from pipeline.images.size import sides
-from pipeline.packing.shard import PROGRESS, Entry
+from pipeline.packing.shard import Entry
 from pipeline.shards.manifest import (
     LABELS,
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    PROGRESS,
     REJECTS,
     SAMPLES,
     Manifest,

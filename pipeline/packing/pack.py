@@ -29,7 +29,6 @@ from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
 from pipeline.packing.shard import (
     DIGEST,
     DIGESTS,
-    PROGRESS,
     Entry,
     ShardRecord,
     Work,
@@ -37,12 +36,13 @@ from pipeline.packing.shard import (
     names,
     write_shard,
 )
-from pipeline.packing.sources import ImageFiles, Member
+from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.processes import KilledError, Workers
 from pipeline.shards.labels import counts_of, labels_file
 from pipeline.shards.manifest import (
     LABELS,
     MANIFEST,
+    PROGRESS,
     REJECTS,
     REJECTS_HEADER,
     SAMPLES,
@@ -243,7 +243,7 @@ def _plan(
     for member in members:
         content.update(f"{member.name}\0{member.size}\0{member.crc32}\n".encode(errors="replace"))
     return {
-        "source": str(source.path.resolve()),
+        "source": source.place(),
         "images": len(members),
         "contents": content.hexdigest(),
         "recipe": packing.recipe.model_dump(mode="json"),

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.packing.downloads import PAGE_BYTES, web_page
 from pipeline.packing.labels import LabelTable
-from pipeline.packing.sources import Member
+from pipeline.packing.sources.base import Member
 
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
 """As numbered in `list_eval_partition`."""

@@ -23,13 +23,10 @@ from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
-from pipeline.packing.sources import DamagedError, ImageFiles, Member
+from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
-from pipeline.shards.manifest import Count, Recipe, Shard, Size
+from pipeline.shards.manifest import PROGRESS, Count, Recipe, Shard, Size
 from pipeline.shards.tar import TarWriter
-
-PROGRESS = ".packing"
-"""Sub-folder of an unfinished set: what is needed to resume it."""
 
 REPORT_EVERY = 32
 """Images between a worker's reports, at which it may be stopped."""
@@ -210,7 +207,7 @@ def _fill(
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
     if work.strict:
         raise UserError(
-            f"{work.source.path}: {member.name}",
+            work.source.where(member),
             str(reject),
             "an image that decodes, since --strict is given",
             "repair or remove it, or leave --strict out to have it listed in rejects.csv",

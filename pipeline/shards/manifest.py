@@ -46,6 +46,9 @@ REJECTS = "rejects.csv"
 REJECTS_HEADER = "source,reason,bytes"
 LABELS = "labels.npy"
 
+PROGRESS = ".packing"
+"""Sub-folder of an unfinished set: what is needed to resume it."""
+
 DEFAULT_SIZE = 64
 """The default of `dcgan-train --image-size`."""
 
@@ -368,7 +371,7 @@ class ShardSet:
         Raises:
             UserError: the set is missing, unfinished, of another format, or altered.
         """
-        if _SCHEME.match(str(folder)):
+        if is_url(str(folder)):
             # webdataset, which dcgan-profile compares with, would run what follows `pipe:`
             raise UserError(
                 folder, "a URL", "a folder of this machine", "name a folder of that name from /"
@@ -423,6 +426,11 @@ class ShardSet:
         return digest(self.manifest.model_dump_json().encode())[:16]
 
 
+def is_url(name: str) -> bool:
+    """Whether a name is that of a URL: webdataset would run what follows `pipe:`."""
+    return _SCHEME.match(name) is not None
+
+
 def pack_command(source: Path | str) -> str:
     """The command that packs a source, to paste."""
     return f"python tools/make_shards.py {shlex.quote(str(source))}"
@@ -475,7 +483,7 @@ def _no_manifest(folder: Path) -> tuple[str, str, str]:
     """What a folder without a manifest is, what was wanted, and the remedy."""
     wanted, missing = "a complete shard set", f"no {MANIFEST}: not a shard set"
     names = {entry.name for entry in folder.iterdir()}
-    if ".packing" in names:
+    if PROGRESS in names:
         again = f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}"
         found = f"shards but no {MANIFEST}: an unfinished set"
         return found, wanted, f"give the command that packed it again, to finish it: {again}"
