@@ -19,6 +19,7 @@ from dcgan.step.ema import EMA
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep
 from dcgan.step.tuning import Tuning
+from pipeline.images.labels import LabelSpace
 from tests.pretended_gpu import Kernel, Ledger, pretend
 
 COOPERATIVE: dict[str, Any] = {
@@ -60,12 +61,22 @@ def kind_of(kernel: Kernel) -> str:
     return next(kind for kind, pattern in KINDS.items() if re.search(pattern, kernel.name))
 
 
-def count(variant: str, batch: int = 128, augmented: bool = False, **nets: int) -> list[Kernel]:
-    """Compile a step for the pretended GPU, do one, and return its kernels."""
+def count(
+    variant: str, batch: int = 128, augmented: bool = False, classes: int = 0, **nets: int
+) -> list[Kernel]:
+    """Compile a step for the pretended GPU, do one, and return its kernels.
+
+    Args:
+        variant: of `VARIANTS`.
+        batch: images in a step.
+        augmented: whether D sees changed images.
+        classes: of conditional nets; 0 for others.
+        nets: sizes, for `make_step`.
+    """
     from torch._inductor import config
 
     tuning, options = VARIANTS[variant]
-    step, ledger = make_step(batch, augmented=augmented, **nets), Ledger()
+    step, ledger = make_step(batch, augmented=augmented, classes=classes, **nets), Ledger()
     said: list[str] = []
     torch._dynamo.reset()
     with config.patch(**options), mock.patch.object(torch, "compile", ledger.compile):
@@ -84,9 +95,12 @@ def make_step(
     ngf: int = 64,
     ndf: int = 64,
     augmented: bool = False,
+    classes: int = 0,
 ) -> WholeStep:
     """Build a step on the CPU that computes as on a GPU: in bf16, with a rate in a tensor."""
-    generator, discriminator = Generator(image_size, nz, ngf), Discriminator(image_size, ndf)
+    labels = LabelSpace("classes", tuple(map(str, range(classes)))) if classes else None
+    generator = Generator(image_size, nz, ngf, labels=labels)
+    discriminator = Discriminator(image_size, ndf, labels=labels)
     for net in (generator, discriminator):
         net.to(memory_format=torch.channels_last)
     update = AdversarialStep(generator, discriminator, bf16=True, augmented=augmented)
@@ -94,9 +108,8 @@ def make_step(
         for group in optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"])
     shape, rows = (batch, image_size, image_size, 3), StepRows(50, torch.device("cpu"))
-    return WholeStep(
-        update, shape, nz, torch.Generator(), rows, False, EMA(generator, batch, 10_000)
-    )
+    average, table = EMA(generator, batch, 10_000), torch.arange(classes) if classes else None
+    return WholeStep(update, shape, nz, torch.Generator(), rows, False, average, table)
 
 
 def table(kernels: Sequence[Kernel]) -> str:
@@ -117,12 +130,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)}; default: all")
     parser.add_argument("--augmented", action="store_true", help="with DiffAugment")
+    parser.add_argument("--classes", type=int, default=0, help="of conditional nets")
+    parser.add_argument("--batch", type=int, default=128, help="images in a step")
     parser.add_argument("--names", action="store_true", help="also list every kernel")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     pretend()
     for variant in asked.variants or VARIANTS:
-        kernels = count(variant, augmented=asked.augmented)
+        kernels = count(variant, asked.batch, asked.augmented, asked.classes)
         print(f"{variant}: kernels, and bytes that compiled code moves")
         print(table(kernels))
         if asked.names:

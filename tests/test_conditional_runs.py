@@ -319,3 +319,18 @@ def test_nets_and_sets_of_other_labels_are_not_compared(runs, sets, tmp_path):
         with pytest.raises(UserError) as error:
             evaluation.evaluate(options)
         assert_four_parts(error.value, said)
+
+
+@pytest.mark.slow
+def test_training_tells_classes_apart(sets, tmp_path):
+    """Of 400 tiny steps, some eight seconds."""
+    config = tiny(
+        tmp_path / "run", shards=sets["classes"], conditional=True, batch_size=16, nz=16, ngf=8,
+        ndf=8, lr=1e-3, ema_nimg=1000, epochs=1000, max_steps=400,
+    )  # fmt: skip
+    net = load_generator(train_here(config).run.folder.generator_average)
+    dark, bright = (
+        generate(net, latents(range(64), 16), torch.full((64,), number)).float().mean((1, 2, 3))
+        for number in (0, 1)
+    )
+    assert dark.max() + 20 < bright.min()

@@ -155,8 +155,8 @@ def test_a_step_that_leaves_out_an_update_has_another_outcome(monkeypatch, part)
     tuner.require_agreement(again, wanted, tuner.AGREEMENT["fp32"])
     build = build_step
 
-    def lacking(*arguments, **named):
-        step = build(*arguments, **named)
+    def lacking(*arguments, **more):
+        step = build(*arguments, **more)
         if part == "batch_norm":
             for module in step.update.generator.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):

@@ -1,9 +1,9 @@
 """Labels in the nets: a learned vector beside G's latent, and a projection in D.
 
-G takes the vector as long as a latent and concatenated to it, as the mapping network of Karras et
-al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020, does
-(`MappingNetwork` of NVlabs/stylegan2-ada-pytorch). D adds to its logit the inner product of a
-second vector with its last map, summed over places: Miyato and Koyama, "cGANs with Projection
+G takes the latent and the vector concatenated, both of the same length on average, as the mapping
+network of Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS
+2020, does (`MappingNetwork` of NVlabs/stylegan2-ada-pytorch). D adds to its logit the inner product
+of a second vector with its last map, summed over places: Miyato and Koyama, "cGANs with Projection
 Discriminator", ICLR 2018 (arXiv:1802.05637), section 2.
 
 A label is an integer for one class, or a row of 0 and 1 for yes/no attributes::
@@ -14,9 +14,11 @@ A label is an integer for one class, or a row of 0 and 1 for yes/no attributes::
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from pipeline.images.labels import MAX_CLASSES, Kind, LabelSpace
 
@@ -26,8 +28,7 @@ KINDS: tuple[Kind, ...] = ("classes", "attributes")
 class LabelEmbedding(nn.Module):
     """A learned vector for each class, or a linear map of attributes to a vector.
 
-    Both are the product of a row of numbers with one matrix. So both compute their gradient in a
-    fixed order, without atomic additions, and classes may be mixed.
+    Both are the product of a row of numbers with one matrix, so classes may be mixed, too.
 
     Args:
         labels: what the labels say.
@@ -64,18 +65,34 @@ class LabelEmbedding(nn.Module):
         Returns:
             (B, features).
         """
-        return self._rows(labels) @ self.weight
-
-    def _rows(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return rows of length 1, (B, n): one-hot for a class, ±1/√k for k attributes."""
-        dtype = self.weight.dtype
         if not labels.is_floating_point():
-            numbers = torch.arange(len(self.weight), device=labels.device)
-            return (labels[:, None] == numbers).to(dtype)
-        rows = labels.to(dtype)
-        if self.labels.kind == "attributes":
+            vectors: torch.Tensor = _Lookup.apply(self.weight, labels)
+            return vectors
+        rows = labels.to(self.weight.dtype)
+        if self.labels.kind == "attributes":  # ±1/√k: as long as the row of a class
             rows = (2 * rows - 1) * len(self.weight) ** -0.5
-        return rows
+        return rows @ self.weight
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of a matrix, whose gradient is a product with one-hot rows.
+
+    It adds up in a fixed order. Compiled code would compute that of `nn.Embedding` by atomic
+    additions, whose order differs from time to time.
+    """
+
+    @staticmethod
+    def forward(context: Any, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        context.save_for_backward(labels)
+        context.count = len(weight)
+        return weight.index_select(0, labels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (labels,) = context.saved_tensors
+        numbers = torch.arange(context.count, device=labels.device)
+        return (numbers[:, None] == labels).to(gradient.dtype) @ gradient, None
 
 
 def join(noise: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
@@ -103,14 +120,15 @@ def blank_labels(
     return (torch.zeros(images, len(labels.names), device=device),)
 
 
-def numbered(shapes: Mapping[str, tuple[int, ...]]) -> LabelSpace | None:
+def numbered(shapes: Mapping[str, tuple[int, ...]]) -> tuple[LabelSpace | None, int]:
     """Recover the labels of a net from the shapes of its state dict, with numbers for names.
 
     Returns:
-        None for the net of no labels, or of more than a set may have.
+        The labels, and the length of their vectors; None and 0 for no labels, or more than any set
+        has.
     """
     for kind in KINDS:
-        count, *_ = shapes.get(f"embedding.{kind}") or (0,)
-        if 0 < count <= MAX_CLASSES:
-            return LabelSpace(kind, tuple(map(str, range(count))))
-    return None
+        match shapes.get(f"embedding.{kind}"):
+            case (count, features) if 0 < count <= MAX_CLASSES:
+                return LabelSpace(kind, tuple(map(str, range(count)))), features
+    return None, 0

@@ -71,10 +71,10 @@ class Generator(nn.Module):
         width, height, doublings = base_of(image_size)
         _check(channels, {"--nz": nz, "--ngf": ngf})
         depth = ngf << doublings - 1
+        # More would add nothing: vectors of n labels span n dimensions
+        features = 0 if labels is None else min(nz, len(labels.names))
         layers: list[nn.Module] = [
-            ConvTranspose2d(
-                nz if labels is None else 2 * nz, depth, (height, width), 1, 0, bias=False
-            ),
+            ConvTranspose2d(nz + features, depth, (height, width), 1, 0, bias=False),
             BatchNorm2d(depth),
             nn.ReLU(inplace=True),
         ]
@@ -87,8 +87,10 @@ class Generator(nn.Module):
             depth //= 2
         layers += [ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
-        # The vectors have the length and the spread of latents: neither drowns the other
-        self.embedding = None if labels is None else LabelEmbedding(labels, nz, spread=1.0)
+        # As long as latents, on average: neither drowns the other
+        self.embedding = None
+        if labels is not None:
+            self.embedding = LabelEmbedding(labels, features, (nz / features) ** 0.5)
         self.usual_labels: torch.Tensor | None = None
 
     def forward(self, noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:

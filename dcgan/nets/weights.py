@@ -249,8 +249,8 @@ def _origin(state: dict[str, torch.Tensor]) -> Generator | Discriminator | None:
     doubled = (b == a << doublings - 1 for a, b in zip(narrow, wide, strict=True))
     if doublings > DOUBLINGS[-1] or not any(doubled):
         return None
-    labels = numbered(_shapes(state))
-    nz = first[0] if labels is None else first[0] // 2
+    labels, features = numbered(_shapes(state))
+    nz = first[0] - features
     with torch.device("meta"):
         for build in (
             lambda: Generator(_drawn(first, doublings), nz, last[0], last[1], labels),

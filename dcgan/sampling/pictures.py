@@ -55,8 +55,8 @@ def save_grid(
 def _beside_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
     """Write the names of a grid's rows beside them, as far as they are short."""
     pitch = (grid.height - PADDING) / len(names)
-    font = ImageFont.load_default(size=max(9, min(14, int(pitch) - 2 * PADDING)))
-    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…" for name in names]
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
+    font = _font(max(9, min(14, int(pitch) - 2 * PADDING)), "".join(shown))
     width = MARGIN + max(int(font.getlength(name)) for name in shown) + MARGIN
     sheet = Image.new("RGB", (width + grid.width, grid.height), PAPER)
     sheet.paste(grid, (width, 0))
@@ -65,6 +65,15 @@ def _beside_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
         middle = PADDING / 2 + (row + 0.5) * pitch
         draw.text((width - MARGIN, middle), name, fill=INK, font=font, anchor="rm")
     return sheet
+
+
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's font, which has ASCII alone, or one with the letters of most of Europe."""
+    if text.isascii():
+        return ImageFont.load_default(size=size)
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 def save_image(image: torch.Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:

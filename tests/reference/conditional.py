@@ -26,14 +26,14 @@ def vector_of(weight: torch.Tensor, label: torch.Tensor, space: LabelSpace) -> t
 
 
 class LiteralGenerator(nn.Module):
-    """The generator of latents twice as long, the second half of which are labels' vectors."""
+    """The generator of longer latents, the last numbers of which are labels' vectors."""
 
     def __init__(self, net: Generator) -> None:
         super().__init__()
         assert net.labels is not None
         self.space = net.labels
-        options = net.options
-        self.net = Generator(options["--image-size"], 2 * options["--nz"], options["--ngf"])
+        options, features = net.options, embedding_of(net).weight.shape[1]
+        self.net = Generator(options["--image-size"], options["--nz"] + features, options["--ngf"])
         self.net.to(embedding_of(net).weight.dtype).main.load_state_dict(net.main.state_dict())
         self.weight = nn.Parameter(embedding_of(net).weight.detach().clone())
         self.labels: torch.Tensor
