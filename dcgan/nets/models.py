@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dcgan.nets.batch_norm import BatchNorm2d, count_batches
-from dcgan.nets.conditional import LabelEmbedding, join, project
+from dcgan.nets.conditional import VECTOR, LabelEmbedding, join, project
 from dcgan.nets.forms import Conv2d, ConvTranspose2d
 from pipeline.errors import UserError
 from pipeline.images.labels import LabelSpace
@@ -72,7 +72,7 @@ class Generator(nn.Module):
         _check(channels, {"--nz": nz, "--ngf": ngf})
         depth = ngf << doublings - 1
         # More would add nothing: vectors of n labels span n dimensions
-        features = 0 if labels is None else min(nz, len(labels.names))
+        features = 0 if labels is None else min(nz, len(labels.names), VECTOR)
         layers: list[nn.Module] = [
             ConvTranspose2d(nz + features, depth, (height, width), 1, 0, bias=False),
             BatchNorm2d(depth),
@@ -87,10 +87,9 @@ class Generator(nn.Module):
             depth //= 2
         layers += [ConvTranspose2d(ngf, channels, 4, 2, 1, bias=False), nn.Tanh()]
         self.main = nn.Sequential(*layers)
-        # As long as latents, on average: neither drowns the other
         self.embedding = None
         if labels is not None:
-            self.embedding = LabelEmbedding(labels, features, (nz / features) ** 0.5)
+            self.embedding = LabelEmbedding(labels, features, spread=1.0)
         self.usual_labels: torch.Tensor | None = None
 
     def forward(self, noise: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
