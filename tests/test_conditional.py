@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dcgan.nets.conditional import VECTOR
 from dcgan.nets.models import Discriminator, Generator, init_weights
 from dcgan.step.adversarial import AdversarialStep
 from tests.reference.conditional import LiteralDiscriminator, LiteralGenerator, embedding_of
