@@ -65,16 +65,16 @@ def test_a_conditional_net_has_the_others_names_and_one_more(space):
 
 
 def test_first_vectors_are_short_in_g_and_small_in_d():
-    for count in (3, 2000):
+    for count in (5, 2000):
         labels = replace(CLASSES, names=tuple(map(str, range(count))))
         generator = Generator(32, 50, 2, labels=labels)
         init_weights(generator, seeded())
         vectors = embedding_of(generator).weight
         assert vectors.shape == (count, min(count, VECTOR))
-        assert vectors.std().item() == pytest.approx(1, rel=0.05 if count > 3 else 0.5)
+        assert vectors.std().item() == pytest.approx(1, rel=0.05 if count > 5 else 0.4)
         net = Discriminator(32, 8, labels=labels)
         init_weights(net, seeded())
-        assert embedding_of(net).weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert embedding_of(net).weight.std().item() == pytest.approx(0.02, rel=0.15)
     plain = Discriminator(32, 8)
     init_weights(plain, seeded())
     for name, tensor in plain.state_dict().items():  # the vectors are drawn last
