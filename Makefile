@@ -19,7 +19,7 @@ demo: demo/run/report.html
 # Interrupted, it goes on where it was.
 demo/run/report.html: demo/shards/manifest.json
 	$(BIN)/dcgan-train --shards demo/shards --run demo/run \
-		--batch-size 32 --ngf 32 --ndf 16 --max-steps 2000 --log-every 100 --sample-every 200
+		--ngf 32 --ndf 32 --max-steps 2000 --log-every 100 --sample-every 200
 	$(BIN)/dcgan-report demo/run
 
 demo/shards/manifest.json: demo/faces/demo-faces.json
