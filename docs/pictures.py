@@ -47,10 +47,15 @@ def save_strip(run: RunFolder, out: Path) -> None:
 
 
 def _corner(grid: Path) -> Image.Image:
-    """The first cells of a grid."""
+    """The first cells of a grid; of one with two rows, as many real images as a batch, all."""
     picture = open_picture(grid)
     side = (picture.width - PADDING) // COLUMNS * CELLS + PADDING
-    return picture.crop((0, 0, side, side))
+    corner = picture.crop((0, 0, side, side))
+    if picture.height < side:
+        corner.paste(
+            picture.crop((side - PADDING, 0, picture.width, picture.height)), (0, side // 2)
+        )
+    return corner
 
 
 def save_page(page: Path, section: str, out: Path) -> None:

@@ -24,7 +24,7 @@ from rich.progress import (
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import KINDS_SHOWN, counted, plain, plain_errors
 from pipeline.images.fit import CROP
-from pipeline.images.size import ImageSize
+from pipeline.images.size import ImageSize, size_text
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
@@ -306,7 +306,9 @@ def _summarise(packed: Packed, out: Path, seconds: float) -> None:
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")
     console.print(f"time    {seconds:.1f} s, {packed.written / seconds:,.0f} img/s")
-    console.print(f"next    dcgan-train --shards {shlex.quote(str(out))}")
+    size, labels = manifest.recipe.size or DEFAULT_SIZE, manifest.labels is not None
+    more = f" --image-size {size_text(size)}" * (size != DEFAULT_SIZE) + " --conditional" * labels
+    console.print(f"next    dcgan-train --shards {shlex.quote(str(out))}{more}")
 
 
 def _show(rows: list[Estimate]) -> None:

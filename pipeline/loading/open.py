@@ -49,6 +49,8 @@ def open_loader(
     else:
         batches = ResidentCache(shard_set, options, where, progress)
     batches.description += f"; {why}"
+    if shard_set.manifest.labels is not None and not options.labels:
+        batches.description += "; its labels are not used"
     return batches
 
 
