@@ -237,6 +237,7 @@ def test_one_name_in_two_tars_is_refused_and_the_remedy_tells_them_apart(tmp_pat
         ("https://example.org/{0..1}.tar", "a URL"),
         ("{0..1}.tar", "no such file"),
         ("{0..1.tar", "braces that do not match"),
+        ("{0..9999999}.tar", "a pattern of more than"),
     ],
 )
 def test_no_url_is_fetched_and_no_command_run(tmp_path, monkeypatch, source, found):

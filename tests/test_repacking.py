@@ -78,6 +78,13 @@ def test_a_sample_that_changed_is_a_reject(sets):
     assert "1 unreadable" in run(sets, "original", "--out", "again")
 
 
+def test_a_reject_brings_no_class_of_its_own(sets):
+    run(sets, "original", "--classes", "b", "--out", "again")  # one of which is a reject
+    labels = ShardSet.open(sets / "again").manifest.labels
+    assert labels is not None
+    assert (labels.names, labels.counts) == (("b",), (6,))
+
+
 TABLES = {
     # table, what becomes of its lines, what is found
     "row-lost": ("samples.csv", lambda lines: lines[:-1], "does not fit the shards"),

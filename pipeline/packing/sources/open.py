@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -137,16 +138,21 @@ def _open_pattern(pattern: str, scratch: Path) -> ImageFiles:
     """
     from braceexpand import braceexpand
 
-    try:
-        paths = [Path(name) for name in islice(braceexpand(pattern), MAX_TARS + 1)]
+    wide, paths = False, []
+    try:  # braceexpand makes all of a range at once, whatever it would take of memory
+        ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)
+        wide = any(abs(int(last) - int(first)) >= MAX_TARS for first, last in ranges)
+        if not wide:
+            paths = [Path(name) for name in islice(braceexpand(pattern), MAX_TARS + 1)]
     except ValueError:
-        paths = []
+        pass
     if missing := [path for path in paths if not path.is_file()]:
         raise _nothing_there(f"{pattern}: {missing[0]}")
     if not 0 < len(paths) <= MAX_TARS:
+        many = wide or bool(paths)
         raise UserError(
             f"SOURCE {pattern}",
-            f"a pattern of more than {MAX_TARS:,} names" if paths else "braces that do not match",
+            f"a pattern of more than {MAX_TARS:,} names" if many else "braces that do not match",
             "a pattern such as train-{000..146}.tar",
             "correct it, or name the folder of the tars",
         )

@@ -120,8 +120,11 @@ class ShardSetSource(ImageFiles):
         values = read_labels(self.shards)
         kept = [member for member in self.members() if member.part != REJECTED]
         rows = {(member.part, member.offset): row for row, member in enumerate(kept)}
-        # Rejects have no label any more, and need none: they are rejected again
-        chosen = values[[rows.get((member.part, member.offset), 0) for member in members]]
+        found = [rows.get((member.part, member.offset)) for member in members]
+        # Rejects have no label any more, and are rejected again; one of another class than all
+        # images that are packed would leave that class empty
+        any_row = next((row for row in found if row is not None), 0)
+        chosen = values[[any_row if row is None else row for row in found]]
         dtype = np.int32 if labels.kind == "classes" else np.bool_
         return LabelTable(labels.kind, labels.names, chosen.astype(dtype))
 
