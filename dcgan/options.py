@@ -667,7 +667,8 @@ class SampleOptions(Options):
         ),
     ]
     seeds: Annotated[
-        str | None, Option("Which images, as in 0-999 or 3,7,10-12.", default="0-63; 0-7 of each label")
+        str | None,
+        Option("Which images, as in 0-999 or 3,7,10-12.", default="0-63; 0-7 of each label"),
     ] = None
     grid: Annotated[
         Path | None,

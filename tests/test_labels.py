@@ -100,6 +100,20 @@ def reseal(folder, data):
 # The set
 
 
+def test_a_class_of_which_no_image_is_left_is_refused(tmp_path):
+    pictures = numbered_pictures(4) | {"003.jpg": b"no picture"}
+    table = LabelTable("classes", ("a", "b"), np.array([0, 0, 0, 1], np.int32))
+    with pytest.raises(UserError, match=r"1 of 2 classes, the first b") as caught:
+        pack_pictures(tmp_path, pictures, labels=table, max_rejects=1)
+    assert "rejects.csv" in caught.value.remedy
+
+
+def test_a_set_without_its_labels_does_not_open(spare):
+    (spare.folder / LABELS).unlink()
+    with pytest.raises(UserError, match=r"labels\.npy"):
+        ShardSet.open(spare.folder)
+
+
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("kind", "extension"), [("classes", "cls"), ("attributes", "json")])
 def test_webdataset_and_numpy_read_the_labels_that_were_packed(sets, kind, extension):

@@ -8,7 +8,9 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.sources.open import open_sources
+from pipeline.shards.manifest import ShardSet
 from tests.archives import tar_of, zip_of
+from tests.data_sets import write_cifar10, write_mnist
 from tests.packing_runs import four_parts, in_process, run_here, tree
 from tests.pictures import encode, rows_of, smooth, write_pictures
 from tools.make_shards import main
@@ -38,6 +40,14 @@ def test_their_set_is_that_of_a_folder_that_holds_them(cats_and_dogs):
     run_here(main, "both", "--out", "one", cwd=cats_and_dogs)
     assert len(tree(cats_and_dogs / "one")) == 4
     assert tree(cats_and_dogs / "several") == tree(cats_and_dogs / "one")
+
+
+def test_pixels_of_several_sizes_stay_pixels_and_none_is_enlarged(tmp_path, monkeypatch):
+    write_mnist(tmp_path / "data", monkeypatch)
+    write_cifar10(tmp_path / "data", monkeypatch)
+    status, *_ = run_here(main, "torchvision:MNIST", "torchvision:CIFAR10", cwd=tmp_path)
+    recipe = ShardSet.open(tmp_path / "shards").manifest.recipe
+    assert (status, recipe.store, recipe.size) == (0, "raw", 28)
 
 
 def test_workers_get_no_listing(cats_and_dogs):

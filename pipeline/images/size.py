@@ -94,7 +94,7 @@ def base_of(size: ImageSize) -> tuple[int, int, int]:
         raise UserError(
             "--image-size",
             size_text(size),
-            f"sides of {BASES[0]} to {BASES[-1]} times a power of two, the same for both, 4 or more",
+            f"sides of {BASES[0]} to {BASES[-1]} times 4, 8, 16 or so on, for both the same",
             f"use one of the nearest, {nearest}",
         )
     return *base, doublings

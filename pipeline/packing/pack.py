@@ -294,13 +294,26 @@ def _gather(
 
 
 def _write_labels(target: Path, labels: LabelTable) -> Labels:
-    """Write the labels of the images that are in the set, which its table names."""
+    """Write the labels of the images that are in the set, which its table names.
+
+    Raises:
+        UserError: every image of a class was rejected: nothing could learn to draw it.
+    """
     with (target / SAMPLES).open(newline="", encoding="utf-8", errors="surrogateescape") as table:
         keys = sorted(int(row[0]) for row in islice(csv.reader(table), 1, None))
     values = labels.values[keys]
     data = labels_file(values)
     write_whole(target / LABELS, data)
     counts = counts_of(values, len(labels.names))
+    empty = [name for name, count in zip(labels.names, counts, strict=True) if not count]
+    if empty and labels.kind == "classes":
+        raise UserError(
+            "--labels",
+            f"no image left of {len(empty):,} of {len(counts):,} classes, the first {empty[0]}: all"
+            " were rejected",
+            "an image of each class, at least",
+            f"repair them, or take them out of the source; {target / REJECTS} has the reasons",
+        )
     return Labels(kind=labels.kind, names=labels.names, counts=counts, sha256=digest(data))
 
 

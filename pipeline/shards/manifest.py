@@ -379,6 +379,8 @@ class ShardSet:
         manifest = _read_manifest(folder)
         for shard in manifest.shards:
             _check_shard(folder, shard)
+        if manifest.labels is not None:
+            _require_file(folder / LABELS)
         return cls(folder, manifest)
 
     def require_size(self, image_size: ImageSize) -> None:
@@ -499,12 +501,21 @@ def _no_manifest(folder: Path) -> tuple[str, str, str]:
     return missing, wanted, f"pack your images: {repack_command(folder)}"
 
 
+def _copy_again(folder: Path) -> str:
+    return f"copy the set again, or pack it again: {repack_command(folder)}"
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        wanted, remedy = f"the file named in {MANIFEST}", _copy_again(path.parent)
+        raise UserError(path, "no such file", wanted, remedy)
+
+
 def _check_shard(folder: Path, shard: Shard) -> None:
     tar, index = folder / f"{shard.name}.tar", folder / f"{shard.name}.idx"
-    remedy = f"copy the set again, or pack it again: {repack_command(folder)}"
+    remedy = _copy_again(folder)
     for path in (tar, index):
-        if not path.is_file():
-            raise UserError(path, "no such file", f"the file named in {MANIFEST}", remedy)
+        _require_file(path)
     if tar.stat().st_size != shard.bytes:
         found = f"{tar.stat().st_size:,} bytes"
         raise UserError(tar, found, f"{shard.bytes:,} bytes, as {MANIFEST} says", remedy)

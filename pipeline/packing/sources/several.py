@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.images.size import sides
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
 from pipeline.shards.manifest import ShardSet
@@ -27,8 +29,9 @@ class SeveralSources(ImageFiles):
         self.path = Path(os.path.commonpath([s.path.absolute() for s in sources.values()]))
         self._sources = dict(sources)
         self.shards = self._first_set()
-        sides = {source.pixels for source in sources.values()}
-        self.pixels = sides.pop() if len(sides) == 1 else None
+        sizes = [source.pixels for source in sources.values() if source.pixels is not None]
+        if len(sizes) == len(sources):  # none is enlarged
+            self.pixels = min(sizes, key=lambda size: math.prod(sides(size)))
         members: list[Member] = []
         left_out, links = Counter[str](), Counter[str]()
         for name, source in sources.items():
