@@ -6,15 +6,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from dcgan.options import RunLabels
 from dcgan.rundir.folder import RunFolder
 from dcgan.training.build import build_nets, stream
 from pipeline.errors import UserError
 from pipeline.images.pixels import to_signed
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
+from pipeline.packing.labels import LabelTable
 from pipeline.shards.manifest import Recipe, ShardSet
 from tests.packing_runs import waited
 from tests.pictures import numbered_pictures, pack_pictures
@@ -28,10 +31,11 @@ OPTIONS = TINY | {"max_steps": STEPS, "log_every": 4, "ema_nimg": 0, "checkpoint
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """43 images: an epoch of two ranks is five steps."""
+    """43 images in three classes: an epoch of two ranks is five steps."""
     folder = tmp_path_factory.mktemp("ranks") / "set"
     recipe = Recipe(store="raw", crop="centre", size=32)
-    return pack_pictures(folder, numbered_pictures(43), per_shard=8, recipe=recipe)
+    labels = LabelTable("classes", ("a", "b", "c"), (np.arange(43) % 3).astype(np.int32))
+    return pack_pictures(folder, numbered_pictures(43), labels, per_shard=8, recipe=recipe)
 
 
 def words(shards: ShardSet, run: Path, **changes):
@@ -45,13 +49,13 @@ def train(shards, run, **changes):
 
 @pytest.fixture(scope="module")
 def pair(shards, tmp_path_factory):
-    """A run that one rank's SIGTERM stopped, and how its processes ended, then and at the end."""
+    """A conditional run that one rank's SIGTERM stopped, and how its processes ended each time."""
     run = RunFolder(tmp_path_factory.mktemp("pair") / "run")
-    processes = start(RANKS, *words(shards, run.path))
+    processes = start(RANKS, *words(shards, run.path, conditional=True))
     assert waited(lambda: run.stats.exists(), 60)
     processes[1].send_signal(signal.SIGTERM)
     stopped = end(processes)
-    return run, stopped, train(shards, run.path)
+    return run, stopped, train(shards, run.path, conditional=True)
 
 
 # One run
@@ -83,23 +87,28 @@ def test_there_is_one_run(pair):
 
 
 def test_they_train_as_one_process_would_with_the_batch_in_parts(shards, pair):
-    """Images, noise, gradients and statistics of both ranks, although a signal stopped them."""
-    config = tiny(Path("unused"), ema_nimg=0)
+    """Images, labels, noise, gradients and losses of both ranks, despite the signal."""
+    labels = RunLabels(kind="classes", names=("a", "b", "c"), rows=())
+    config = tiny(Path("unused"), ema_nimg=0, conditional=True, labels=labels)
     cpu = torch.device("cpu")
     generator, discriminator = build_nets(config, cpu)
     optimizers = [
         torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
         for net in (discriminator, generator)
     ]
-    options = LoaderOptions(4, 32, seed=999, dtype=torch.uint8, workers=1, num_ranks=RANKS)
+    options = LoaderOptions(
+        4, 32, seed=999, dtype=torch.uint8, workers=1, num_ranks=RANKS, labels=True
+    )
     loaders = [Loader(shards, replace(options, rank=rank)) for rank in range(RANKS)]
     noises = [stream(999, name, cpu) for name in ("noise", "noise/rank 1")]
     losses = []
     for _ in range(STEPS):
-        parts = [
-            (to_signed(next(loader)), torch.randn(4, config.nz, 1, 1, generator=noise))
-            for loader, noise in zip(loaders, noises, strict=True)
-        ]
+        parts = []
+        for loader, random in zip(loaders, noises, strict=True):
+            pixels, of_real = next(loader)
+            noise = torch.randn(4, config.nz, 1, 1, generator=random)
+            of_fakes = loader.label_table[torch.randint(len(shards), (4,), generator=random)]
+            parts.append((to_signed(pixels), noise, of_real, of_fakes))
         losses.append(shared_step(generator, discriminator, optimizers[0], optimizers[1], parts))
     for loader in loaders:
         loader.close()
@@ -116,7 +125,7 @@ def test_another_number_of_processes_is_refused_with_the_reason(shards, pair):
     run, *_ = pair
     before = contents(run.path)
     with pytest.raises(UserError) as refusal:
-        new_trainer(tiny(run.path, **OPTIONS | {"shards": str(shards.folder)}))
+        new_trainer(tiny(run.path, **OPTIONS | {"shards": str(shards.folder), "conditional": True}))
     told = str(refusal.value)
     assert "a run of 2 processes, and now there are 1" in told
     assert "its own noise" in told

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-Part = tuple[torch.Tensor, torch.Tensor]
-"""Real images (b, C, S, S), and noise (b, nz, 1, 1)."""
+Part = Sequence[torch.Tensor]
+"""Real images (b, C, S, S), and noise (b, nz, 1, 1); for conditional nets also the labels of the
+real images and those of the generated ones."""
 
 
 def shared_step(
@@ -24,19 +25,23 @@ def shared_step(
     parts: Sequence[Part],
 ) -> tuple[float, float]:
     """Update D, then G; the losses, averaged over the parts."""
-    fakes = [generator(noise) for _, noise in parts]
+    reals = [(real, *labels[:1]) for real, _, *labels in parts]
+    of_fakes = [labels[1:] for _, _, *labels in parts]
+    fakes = [
+        generator(noise, *labels) for (_, noise, *_), labels in zip(parts, of_fakes, strict=True)
+    ]
 
     losses_d, gradients = [], []
-    for (real, _), fake in zip(parts, fakes, strict=True):
-        on_real, on_fake = discriminator(real), discriminator(fake.detach())
+    for real, fake, labels in zip(reals, fakes, of_fakes, strict=True):
+        on_real, on_fake = discriminator(*real), discriminator(fake.detach(), *labels)
         loss = bce(on_real, torch.ones_like(on_real)) + bce(on_fake, torch.zeros_like(on_fake))
         losses_d.append(loss.item())
         gradients.append(torch.autograd.grad(loss, list(discriminator.parameters())))
     _descend(discriminator, optimizer_d, gradients)
 
     losses_g, gradients = [], []
-    for fake in fakes:
-        on_fake = discriminator(fake)
+    for fake, labels in zip(fakes, of_fakes, strict=True):
+        on_fake = discriminator(fake, *labels)
         loss = bce(on_fake, torch.ones_like(on_fake))
         losses_g.append(loss.item())
         gradients.append(torch.autograd.grad(loss, list(generator.parameters())))
