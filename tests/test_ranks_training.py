@@ -107,6 +107,7 @@ def test_they_train_as_one_process_would_with_the_batch_in_parts(shards, pair):
         for loader, random in zip(loaders, noises, strict=True):
             pixels, of_real = next(loader)
             noise = torch.randn(4, config.nz, 1, 1, generator=random)
+            assert loader.label_table is not None
             of_fakes = loader.label_table[torch.randint(len(shards), (4,), generator=random)]
             parts.append((to_signed(pixels), noise, of_real, of_fakes))
         losses.append(shared_step(generator, discriminator, optimizers[0], optimizers[1], parts))
