@@ -153,7 +153,7 @@ def test_grey_at_64_is_grey(dry):
         images = cells(path, 64)
         assert images.shape == (count, 64, 64, 3)
         assert np.array_equal(images, images[..., :1].repeat(3, axis=-1))
-        assert np.ptp(images) > 0
+    assert np.ptp(cells(dry.run.reals, 64)) > 0  # an untrained net's may be all of one level
 
 
 def test_nets_load_without_running_code(real, dry):
