@@ -20,9 +20,9 @@ from pipeline.packing.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.packing.sources.base import (
     NOT_REGULAR,
     DamagedError,
-    ImageFiles,
     Listing,
     Member,
+    OpenedSource,
     changed,
     require_file_size,
     version,
@@ -34,10 +34,8 @@ ZIP_LOCAL_HEADER = 30
 """Bytes before a member's name (PKWARE APPNOTE 4.3.7), its length and the extra field's."""
 
 
-class FileSource(ImageFiles):
-    """One file, opened once in each process."""
-
-    _file: BinaryIO | None = None
+class FileSource(OpenedSource):
+    """One file."""
 
     def __init__(self, path: Path, contents: Path | None = None) -> None:
         self.path = path
@@ -48,29 +46,18 @@ class FileSource(ImageFiles):
     @abstractmethod
     def _list(self) -> Listing: ...
 
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_file": None}
-
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file in this process; it is opened anew if more is read."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def _bytes(self, offset: int, size: int) -> bytes:
-        if self._file is None:
-            self._file = self._contents.open("rb")
-        if version(os.fstat(self._file.fileno())) != self._listed:
+        if self._opened is None:
+            self._opened = self._contents.open("rb")
+        file: BinaryIO = self._opened
+        if version(os.fstat(file.fileno())) != self._listed:
             raise changed(self.path)
         end, _ = self._listed
         if min(offset, size) < 0 or offset + size > end:  # before memory is set aside for it
             raise DamagedError("the archive ends within it")
-        self._file.seek(offset)
-        data = self._file.read(size)
-        if version(os.fstat(self._file.fileno())) != self._listed:
+        file.seek(offset)
+        data = file.read(size)
+        if version(os.fstat(file.fileno())) != self._listed:
             raise changed(self.path)
         if len(data) != size:
             raise DamagedError("the archive ends within it")

@@ -117,6 +117,25 @@ class ImageFiles(ABC):
         """
 
 
+class OpenedSource(ImageFiles):
+    """A source that each process opens for itself, when it first reads."""
+
+    _opened: Any = None
+    """What has to be closed."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_opened": None}
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it in this process; it is opened anew if more is read."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+
 def version(status: os.stat_result) -> tuple[int, int]:
     """What tells a file from what it was when it was listed: its size and date."""
     return status.st_size, status.st_mtime_ns

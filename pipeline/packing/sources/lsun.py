@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.packing.sources.base import (
     DamagedError,
-    ImageFiles,
     Listing,
     Member,
+    OpenedSource,
     changed,
     require_file_size,
     version,
@@ -37,10 +37,8 @@ def is_lsun(path: Path) -> bool:
     return (path / DATA).is_file()
 
 
-class LsunSource(ImageFiles):
+class LsunSource(OpenedSource):
     """The values of a database, each named by its key."""
-
-    _env: lmdb.Environment | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,23 +65,12 @@ class LsunSource(ImageFiles):
     def _open(self) -> lmdb.Environment:
         import lmdb
 
-        if self._env is None:
-            self._env = lmdb.open(
+        if self._opened is None:
+            self._opened = lmdb.open(
                 str(self.path), readonly=True, lock=False, create=False, readahead=False
             )
-        return self._env
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_env": None}
-
-    def __del__(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the database in this process; it is opened anew if more is read."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        env: lmdb.Environment = self._opened
+        return env
 
     def read(self, member: Member) -> bytes:
         require_file_size(member)
