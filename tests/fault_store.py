@@ -1,8 +1,8 @@
 """An object store on loopback, in this process, that misbehaves as a test says.
 
-It serves the files of a folder to plain HTTP and, in path style, to S3: what is
-`folder/bucket/set/name` lies under `http://127.0.0.1:PORT/bucket/set/name`. Signatures are not
-checked.
+It serves the files of a folder to plain HTTP and, in path style, to clients of S3 and of Google's
+XML API: what is `folder/bucket/set/name` lies under `http://127.0.0.1:PORT/bucket/set/name`.
+Signatures are not checked.
 
     with FaultStore(folder) as store:
         store.faults.append(Fault("*.tar", after=2, times=1, cut=1000))
@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.stores import hold_port
 
 PIECES = 20
 """A second, of a slow answer."""
@@ -99,10 +101,8 @@ class FaultStore:
         self.closed = threading.Event()
         self.lock = threading.Lock()
         self.connections: set[socket.socket] = set()
-        # Bound for as long as the store lives, so that nobody else gets the port while it is gone
-        self._port = socket.socket()
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._port.bind(("127.0.0.1", 0))
+        # For as long as the store lives: nobody else must get the port while it is gone
+        self._port = hold_port()
         self.port: int = self._port.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._server: _Server | None = None
@@ -206,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status is not None:
             answer = _Answer(fault.status, _error(fault.code) if fault.code else b"")
         elif self.command == "PUT":
-            answer = _put(store, name, sent, self.headers.get("If-None-Match") == "*")
+            google = self.headers.get("x-goog-if-generation-match") == "0"
+            answer = _put(store, name, sent, google or self.headers.get("If-None-Match") == "*")
         elif "list-type" in query:
             answer = _list(store.folder / name, query.get("prefix", ""), query.get("delimiter"))
         else:

@@ -129,7 +129,6 @@ def s3(folder: Path) -> Iterator[RealStore]:
         listening = [
             *(f"-{part}.port={port}" for part, port in zip(parts, ports[::2], strict=True)),
             *(f"-{part}.port.grpc={port}" for part, port in zip(parts, ports[1::2], strict=True)),
-            *(f"-{part}.localSocket={folder}/{part}.socket" for part in ("s3", "filer")),
         ]
         without = ("-webdav", "-admin.ui", "-s3.iam", "-s3.autoCreateBucket", "-master.telemetry")
         url = f"http://127.0.0.1:{ports[2 * parts.index('s3')]}"
@@ -148,8 +147,8 @@ def s3(folder: Path) -> Iterator[RealStore]:
             try:
                 yield RealStore(f"s3://{BUCKET}", url, right, wrong, log)
             finally:
-                for port in ports[1::2]:  # it puts these where no option reaches
-                    for left in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+                for port in ports:  # those that no option puts elsewhere
+                    for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                         left.unlink()
 
 
@@ -228,7 +227,7 @@ def _create_container(url: str) -> None:
     lines += [f"/{ACCOUNT}/{ACCOUNT}/{BUCKET}", "restype:container"]
     signature = hmac.digest(KEY, "\n".join(lines).encode(), hashlib.sha256)
     headers["Authorization"] = f"SharedKey {ACCOUNT}:{base64.b64encode(signature).decode()}"
-    _send("PUT", f"{url}/{BUCKET}?restype=container", **headers)
+    _send("PUT", f"{url}/{BUCKET}?restype=container", None, **headers)
 
 
 def nginx() -> str | None:
@@ -264,20 +263,23 @@ def http(folder: Path) -> Iterator[RealStore]:
         (files / name).write_bytes(data)
 
     (folder / "users").write_text(f"{ACCOUNT}:{{PLAIN}}{KEY.decode()}\n")
-    homes = []
-    for name, key in (("right", KEY), ("wrong", WRONG_KEY)):
-        home = folder / name
-        home.mkdir()
-        netrc = home / ".netrc"
-        netrc.write_text(f'machine 127.0.0.1 login {ACCOUNT} password "{key.decode()}"\n')
-        netrc.chmod(0o600)
-        homes.append({"HOME": str(home)})
     with _ports(1) as (port,):
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port))
         url = f"http://127.0.0.1:{port}/{BUCKET}"
         words = ("-p", str(folder), "-c", "nginx.conf", "-e", "stderr")
         with _running(folder, url, nginx(), *words) as log:
-            yield RealStore(url, None, *homes, log, write)
+            right, wrong = (
+                _home(folder / name, key) for name, key in (("a", KEY), ("b", WRONG_KEY))
+            )
+            yield RealStore(url, None, right, wrong, log, write)
+
+
+def _home(folder: Path, password: bytes) -> dict[str, str]:
+    folder.mkdir()
+    netrc = folder / ".netrc"
+    netrc.write_text(f'machine 127.0.0.1 login {ACCOUNT} password "{password.decode()}"\n')
+    netrc.chmod(0o600)
+    return {"HOME": str(folder)}
 
 
 START: dict[str, Callable[[Path], AbstractContextManager[RealStore]]] = {
