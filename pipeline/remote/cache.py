@@ -73,14 +73,13 @@ class ShardCache:
     def __init__(self, folder: Path, size: int | None = None) -> None:
         self.folder = folder
         self._checked: dict[str, tuple[int, int, int]] = {}
-        """Files that this process has compared with their digest: where they lie, and since when."""
+        """Of the files that this process has compared with their digest, what would change."""
         with self._usable():
             for name in ("sha256", "leases", "sets"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             held = sum(kept.size for kept in self._all())
-            self.limit = (
-                int(SHARE * (shutil.disk_usage(folder).free + held)) if size is None else size
-            )
+            free = shutil.disk_usage(folder).free
+            self.limit = int(SHARE * (free + held)) if size is None else size
             """Bytes that it may take."""
 
     def get(
