@@ -71,6 +71,8 @@ class Supply:
         self._all = [self._names[number] for number in sorted(touched)]
         self._room = files.cache.room()
         self._fits = sum(map(files.size, self._all)) <= self._room
+        if self._fits:
+            files.keep(self._all)
         self._changed = threading.Condition()
         self._held, self._due = Counter[str](), list[Stretch]()
         self._place = (0, 0)
