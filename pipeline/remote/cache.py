@@ -21,6 +21,7 @@ import shutil
 import threading
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,14 +74,14 @@ class ShardCache:
     def __init__(self, folder: Path, size: int | None = None) -> None:
         self.folder = folder
         self._checked: dict[str, tuple[int, int, int]] = {}
-        """Files that this process has compared with their digest: where they lie, and since when."""
+        """Of the files that this process has compared with their digest, what would change."""
+        self._checking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         with self._usable():
             for name in ("sha256", "leases", "sets"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             held = sum(kept.size for kept in self._all())
-            self.limit = (
-                int(SHARE * (shutil.disk_usage(folder).free + held)) if size is None else size
-            )
+            free = shutil.disk_usage(folder).free
+            self.limit = int(SHARE * (free + held)) if size is None else size
             """Bytes that it may take."""
 
     def get(
@@ -147,14 +148,13 @@ class ShardCache:
         return self.folder / "sha256" / sha256[:2] / sha256
 
     def _is_whole(self, path: Path) -> bool:
-        try:
-            if self._checked.get(path.name) != _identity(path):
-                if file_digest(path) != path.name:
-                    return False
+        with self._checking[path.name], suppress(FileNotFoundError):
+            if self._checked.get(path.name) == _identity(path):
+                return True
+            if file_digest(path) == path.name:
                 self._note(path)
-        except FileNotFoundError:
-            return False
-        return True
+                return True
+        return False
 
     def _note(self, path: Path) -> None:
         """Remember that a file is what its name says, and that it was used now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -56,13 +56,28 @@ class RemoteFiles(Files):
         """Seconds since the last byte came."""
         return time.monotonic() - self._heard
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str, cancelled: Callable[[], bool] = lambda: False) -> Path:
+        """Where a file lies, once it is there.
+
+        Args:
+            name: of the file.
+            cancelled: ends a download.
+
+        Raises:
+            UserError: it cannot be had, or the download was ended.
+        """
         if name not in self._blobs:
             return self._unchecked(name)
-        blob = self._blobs[name]
+
+        def moved(count: int = 0) -> None:
+            self._heard = time.monotonic()
+            if cancelled():
+                raise UserError(name, "a download that was ended", "its end", "begin again")
+
         self.keep([name])
+        blob = self._blobs[name]
         return self.cache.get(
-            blob, lambda file: self._fetch(name, blob, file), self._moved, self._patience
+            blob, lambda file: self._fetch(name, blob, file, moved), moved, self._patience
         )
 
     def all_at_once(self, names: Iterable[str]) -> None:
@@ -85,9 +100,9 @@ class RemoteFiles(Files):
     def release(self, name: str) -> None:
         self._lease.drop([self._blobs[name].sha256])
 
-    def _fetch(self, name: str, blob: Blob, file: BinaryIO) -> None:
+    def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
         for _ in range(TRIES):
-            found = self._store.download(name, file, blob.size or MAX_INDEX_BYTES, self._moved)
+            found = self._store.download(name, file, blob.size or MAX_INDEX_BYTES, moved)
             if found == blob.sha256:
                 return
         raise UserError(
@@ -96,9 +111,6 @@ class RemoteFiles(Files):
             f"the one that {MANIFEST} names ({blob.sha256[:16]}…)",
             self.remedy,
         )
-
-    def _moved(self, count: int = 0) -> None:
-        self._heard = time.monotonic()
 
     def _unchecked(self, name: str) -> Path:
         """A table of a set that has no digest of it; it is compared with the shards when read."""

@@ -8,6 +8,7 @@ does not fit.
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
@@ -70,6 +71,8 @@ class Supply:
         self._all = [self._names[number] for number in sorted(touched)]
         self._room = files.cache.room()
         self._fits = sum(map(files.size, self._all)) <= self._room
+        if self._fits:
+            files.keep(self._all)
         self._changed = threading.Condition()
         self._held, self._due = Counter[str](), list[Stretch]()
         self._place = (0, 0)
@@ -104,8 +107,9 @@ class Supply:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        end = time.monotonic() + CLOSING_PATIENCE
         for thread in self._threads:
-            thread.join(CLOSING_PATIENCE)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def _of(self, first: int, count: int) -> range:
         """The shards that so many rows lie in."""
@@ -130,9 +134,7 @@ class Supply:
             numbers = np.searchsorted(self._ends, rows, side="right")
             found, first = np.unique(numbers, return_index=True)
             last = len(rows) - 1 - np.unique(numbers[::-1], return_index=True)[1]
-            for number, low, high in zip(
-                found.tolist(), first.tolist(), last.tolist(), strict=True
-            ):
+            for number, low, high in np.stack([found, first, last], axis=1).tolist():
                 before = ends.get(number, (low, high))
                 ends[number] = min(low, before[0]), max(high, before[1])
         ordered = sorted(ends.items(), key=lambda item: item[1])
@@ -163,20 +165,18 @@ class Supply:
         try:
             while (name := self._next()) is not None:
                 if self._fetches:
-                    self._files.path(name)
+                    self._files.path(name, lambda: self._closed)
         except UserError:
             # Whoever reads that tar asks for it, and is told why it cannot be had
             with self._changed:
                 self._closed = True
 
     def _next(self) -> str | None:
-        """What is to be fetched next, once there is room for it: never one before another's turn."""
+        """What is to be fetched next, once there is room for it, and never before its turn."""
         with self._changed:
-            while (
-                self._head is not None and not self._closed and not self._has_room(self._head.name)
-            ):
+            while not self._closed and self._head and not self._has_room(self._head.name):
                 self._changed.wait()
-            if self._head is None or self._closed:
+            if self._closed or self._head is None:
                 return None
             stretch, self._head = self._head, next(self._route, None)
             self._held[stretch.name] += 1
