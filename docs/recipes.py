@@ -32,7 +32,7 @@ from dcgan.rundir.folder import RunFolder, read_lines  # noqa: E402
 from dcgan.sampling.pictures import PAPER, open_picture, under_heading  # noqa: E402
 from pipeline.errors import UserError, plain_errors  # noqa: E402
 from pipeline.files import write_whole  # noqa: E402
-from pipeline.shards.manifest import ShardSet  # noqa: E402
+from pipeline.shards.shard_set import ShardSet  # noqa: E402
 
 PAGE = ROOT / "docs/recipes.md"
 BEGIN, END = "<!-- made by make recipes -->\n", "<!-- until here -->\n"

@@ -34,9 +34,9 @@ from pipeline.shards.manifest import (
     Manifest,
     Recipe,
     Shard,
-    ShardSet,
 )
 from pipeline.shards.order import permutation
+from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tables import read_table
 from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
 
@@ -93,7 +93,9 @@ def verify(
     unread = len(recorded.keys() - seen.keys())
     if unread and not findings.faults:
         findings.faults.append(f"{SAMPLES}: {unread} samples that are in no shard")
-    findings.rejects = _rejects(shards.folder / REJECTS)
+    findings.rejects = _rejects(shards)
+    if not findings.faults:
+        findings.faults += _table_faults(shards)
     if not findings.faults:
         findings.faults += _manifest_faults(shards.manifest, findings, seen)
     return findings
@@ -129,7 +131,7 @@ def _verify_shard(
     decoding: bool,
     findings: Findings,
 ) -> Keys:
-    tar = shards.folder / f"{shard.name}.tar"
+    tar = shards.path(f"{shard.name}.tar")
     faults: list[str] = []
     keys: Keys = {}
     try:
@@ -145,7 +147,7 @@ def _verify_shard(
             faults += _sample_faults(shard, key, data, recorded, whole, decoding)
             findings.sizes[_size(shards.manifest.recipe, data)] += 1
             findings.image_bytes += len(data)
-        index = tar.with_suffix(".idx").read_bytes()
+        index = shards.path(f"{shard.name}.idx").read_bytes()
         if not faults and index_text(tar).encode(errors="surrogateescape") != index:
             faults.append(f"{shard.name}: the index does not fit the tar")
     except (tarfile.TarError, OSError) as error:
@@ -272,13 +274,22 @@ def _is_of(found: tuple[int, int], recipe: Recipe) -> bool:
 
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
     """Shard and CRC-32 by key."""
-    rows = dict(read_table(shards.folder / SAMPLES, SAMPLES_HEADER))
+    rows = dict(read_table(shards.path(SAMPLES), SAMPLES_HEADER))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
 
 
-def _rejects(path: Path) -> Counter[str]:
+def _table_faults(shards: ShardSet) -> Iterator[str]:
+    """Compare the tables with their digests, which sets packed before version 0.2 do not have."""
+    digests = shards.manifest.digests
+    for name in (SAMPLES, REJECTS):
+        if name in digests and file_digest(shards.path(name)) != digests[name]:
+            yield f"{name}: other contents than were written (SHA-256)"
+
+
+def _rejects(shards: ShardSet) -> Counter[str]:
+    path = shards.path(REJECTS)
     if not path.exists():
         return Counter()
     return Counter(row[0].partition(" (")[0] for _, row in read_table(path, REJECTS_HEADER) if row)

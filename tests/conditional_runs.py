@@ -7,7 +7,8 @@ import numpy as np
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import without_workers
 from tests.pictures import encode, write_pictures
 

@@ -14,7 +14,8 @@ from hypothesis import settings
 
 from pipeline.loading.batches import Batches
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.fuzzing import cases
 from tests.loaders import KINDS, open_kind
 from tests.needs import demanded, require, within

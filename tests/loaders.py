@@ -12,8 +12,8 @@ from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import Decoder, ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
+from pipeline.shards.shard_set import ShardSet
 from tests.needs import take
 from tests.pictures import numbers, stored
 

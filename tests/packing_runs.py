@@ -19,7 +19,8 @@ from pipeline.errors import UserError
 from pipeline.packing.pack import Packed, Packing, pack
 from pipeline.packing.shard import Entry, Work, write_shard
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import PROGRESS, ShardSet
+from pipeline.shards.manifest import PROGRESS
+from pipeline.shards.shard_set import ShardSet
 
 TOOLS = Path(__file__).parent.parent / "tools"
 MARK = "PACKING_TEST"

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import without_workers
 
 Pixels = npt.NDArray[np.uint8]

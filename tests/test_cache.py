@@ -22,7 +22,8 @@ from pipeline.loading.open import place_cache
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
 from pipeline.machine import free_memory
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.needs import take, within
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import assert_four_parts

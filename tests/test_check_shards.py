@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from pipeline.verify import CELL, COLUMNS, GAP, ROWS, samples
 from tests.packing_runs import four_parts, pack_folder, run_here, run_tool, without_workers
 from tests.pictures import decode, encode, names_in, numbered_pictures, smooth

@@ -12,7 +12,7 @@ from pipeline.packing.sources import lsun, torchvision
 from pipeline.packing.sources.beside import key_and_extension
 from pipeline.packing.sources.open import open_source, open_sources
 from pipeline.shards.labels import read_labels
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.archives import changed, tar_of
 from tests.data_sets import write_cifar10, write_lsun, write_mnist
 from tests.packing_runs import four_parts, in_process, run_here, tree

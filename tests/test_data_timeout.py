@@ -165,7 +165,7 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 folder, kind, story = sys.argv[1:]
 shards = ShardSet.open(Path(folder))

@@ -36,7 +36,7 @@ from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.needs import require
 
 CPU = torch.device("cpu")

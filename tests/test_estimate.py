@@ -9,7 +9,8 @@ import pipeline.packing.estimate
 from pipeline.errors import UserError
 from pipeline.packing.estimate import estimate
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
+from pipeline.shards.manifest import Recipe, make_recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import pack_folder, run_here, tree, without_workers
 from tests.pictures import CELEBA, encode, names_in, smooth, write_pictures
 from tools.make_shards import main

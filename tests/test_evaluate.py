@@ -26,7 +26,7 @@ from dcgan.sampling.generate import generate, latents
 from pipeline.errors import UserError
 from pipeline.files import cache_folder
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.pictures import (
     encode,
     numbered,

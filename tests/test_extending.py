@@ -14,7 +14,7 @@ from PIL import Image
 
 from dcgan.rundir.folder import RunFolder
 from dcgan.train import app
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import without_workers
 from tests.pictures import names_in, smooth, stored
 from tests.running import ROOT, cells, read_losses

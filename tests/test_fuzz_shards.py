@@ -20,7 +20,8 @@ from pipeline.loading.reader import Reader
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import claim
 from pipeline.packing.shard import finished
-from pipeline.shards.manifest import LABELS, MANIFEST, PROGRESS, SAMPLES, Recipe, ShardSet
+from pipeline.shards.manifest import LABELS, MANIFEST, PROGRESS, SAMPLES, Recipe
+from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import index_text, read_index
 from pipeline.verify import verify
 from tests.fuzzing import changed_bytes, changed_json, some, survives

@@ -24,8 +24,9 @@ import torch
 from typer.main import get_command
 
 from dcgan.training.state import VERSION as STATE
-from pipeline.shards.manifest import ShardSet, make_recipe
+from pipeline.shards.manifest import make_recipe
 from pipeline.shards.order import Schedule
+from pipeline.shards.shard_set import ShardSet
 from tests.pictures import contents, encode, pack_pictures, smooth
 from tests.running import (
     ROOT,

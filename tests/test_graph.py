@@ -21,8 +21,8 @@ from pipeline.images.resize import fit as fitted
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
-from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
+from pipeline.shards.shard_set import ShardSet
 from tests.loaders import keys, open_kind
 from tests.needs import require, take, within
 from tests.pictures import CELEBA, encode, noisy, pack_pictures, smooth

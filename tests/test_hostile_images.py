@@ -12,7 +12,8 @@ from pipeline.errors import UserError
 from pipeline.images.decode import MAX_PIXELS
 from pipeline.images.jpeg import MAX_SEGMENTS, read_header
 from pipeline.loading.reader import Reader
-from pipeline.shards.manifest import MANIFEST, ShardSet
+from pipeline.shards.manifest import MANIFEST
+from pipeline.shards.shard_set import ShardSet
 from tests.loaders import of_jpegs
 from tests.needs import require, take
 from tests.odd_files import JPEG, ODD, Untouched, frame, in_header

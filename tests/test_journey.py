@@ -20,7 +20,7 @@ from dcgan.sampling.generate import FIXED_SEEDS, generate, latents
 from pipeline.images.pixels import to_signed, to_uint8
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.needs import take, within
 from tests.packing_runs import run_here, without_workers
 from tests.pictures import CELEBA, decode, encode, noisy, smooth, write_pictures

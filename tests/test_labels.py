@@ -24,7 +24,8 @@ from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
 from pipeline.shards.labels import counts_of, labels_file, labels_of_rows, read_labels
-from pipeline.shards.manifest import LABELS, MANIFEST, Labels, Recipe, ShardSet
+from pipeline.shards.manifest import LABELS, MANIFEST, Labels, Recipe
+from pipeline.shards.shard_set import Folder, ShardSet
 from pipeline.verify import verify
 from tests.fuzzing import changed_bytes, some, survives
 from tests.loaders import keys
@@ -245,7 +246,9 @@ def test_any_file_of_labels_is_read_or_refused(sets, tmp_path, data):
     changed = data.draw(changed_bytes((sets["classes"].folder / LABELS).read_bytes()))
     (tmp_path / LABELS).write_bytes(changed)
     vouched = labels.model_copy(update={"sha256": digest(changed)})
-    shards = ShardSet(tmp_path, sets["classes"].manifest.model_copy(update={"labels": vouched}))
+    shards = ShardSet(
+        Folder(tmp_path), sets["classes"].manifest.model_copy(update={"labels": vouched})
+    )
     survives("labels.npy", lambda: read_labels(shards), UserError)
 
 
@@ -266,7 +269,7 @@ def test_a_million_labels_take_little_memory(tmp_path):
         sha256=digest(data),
     )
     manifest = type("Million", (), {"labels": labels})()
-    shards = Million(tmp_path, manifest)
+    shards = Million(Folder(tmp_path), manifest)
     order = np.random.default_rng(0).permutation(number)
     tracemalloc.start()
     rows = labels_of_rows(read_labels(shards), order)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Schedule
+from pipeline.shards.shard_set import ShardSet
 from tests.loaders import keys, of_jpegs
 from tests.needs import take, within
 from tests.pictures import numbers
@@ -43,7 +43,7 @@ def test_a_sample_damaged_in_place_is_an_error_that_names_it(open_batches, spare
         take(loader, 4)  # an epoch
     assert error.value.where == tar
     assert f"sample {key} " in error.value.found
-    assert "pack the set again" in error.value.remedy
+    assert "pack it again" in error.value.remedy
     assert "Critical error" not in str(error.value)
     with pytest.raises((UserError, StopIteration)):  # and it stays at an end
         take(loader, 1)

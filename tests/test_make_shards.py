@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.archives import tar_of, zip_of
 from tests.packing_runs import four_parts, in_process, run_here, run_tool, tree
 from tests.pictures import contents, encode, names_in, rows_of, smooth, write_pictures

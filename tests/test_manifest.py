@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.shards.manifest import MANIFEST, PROGRESS, ShardSet, repack_command
+from pipeline.shards.manifest import MANIFEST, PROGRESS
+from pipeline.shards.shard_set import ShardSet, repack_command
 
 
 def rewrite(change):

@@ -16,7 +16,8 @@ from pipeline.files import file_digest
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.packing.outdir import NEW, PLAN
-from pipeline.shards.manifest import MANIFEST, PROGRESS, Recipe, ShardSet
+from pipeline.shards.manifest import MANIFEST, PROGRESS, Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.archives import tar_of
 from tests.packing_runs import in_process, pack_folder, state, tree
 from tests.pictures import names_in, numbered_pictures, write_pictures

@@ -14,7 +14,8 @@ from pipeline.errors import UserError
 from pipeline.files import digest, file_digest
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import MANIFEST, SAMPLES, Manifest, Recipe, ShardSet
+from pipeline.shards.manifest import MANIFEST, SAMPLES, Manifest, Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.needs import require
 from tests.packing_runs import in_process
 from tests.pictures import contents, encode, names_in, rows_of, smooth, stored, write_pictures

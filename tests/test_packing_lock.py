@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.outdir import LOCK, held, swap_in
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import in_process, pack_folder, packing, tree, waited
 from tests.pictures import names_in, numbered_pictures, write_pictures
 

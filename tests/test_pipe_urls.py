@@ -13,7 +13,7 @@ from dcgan.checks.findings import Check
 from dcgan.checks.machine import one_batch, shard_set
 from dcgan.profiling.contenders import webdataset_shards
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import Folder, ShardSet
 from tests.needs import take
 from tests.packing_runs import in_process, pack_folder
 from tests.pictures import numbered_pictures, write_pictures
@@ -83,7 +83,7 @@ def test_no_url_of_a_runs_options_is_taken(work, monkeypatch, capsys, words):
 def test_webdataset_gets_absolute_paths(work):
     shards = ShardSet.open(work / URL)
     # As if it had been opened by the name that is refused
-    relative = ShardSet(Path(URL), shards.manifest)
+    relative = ShardSet(Folder(Path(URL)), shards.manifest)
     conditions = LoaderOptions(2, 32, workers=1)
     contender = webdataset_shards("webdataset", relative, conditions)
     try:

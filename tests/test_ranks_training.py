@@ -18,7 +18,8 @@ from pipeline.images.pixels import to_signed
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.packing.labels import LabelTable
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import waited
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.ranks import end, start

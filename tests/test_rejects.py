@@ -8,8 +8,9 @@ from pipeline.errors import UserError
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.shard import Work, write_shard
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import MANIFEST, PROGRESS, REJECTS, SAMPLES, Recipe, ShardSet
+from pipeline.shards.manifest import MANIFEST, PROGRESS, REJECTS, SAMPLES, Recipe
 from pipeline.shards.order import permutation
+from pipeline.shards.shard_set import ShardSet
 from tests.odd_files import ODD, Converted, Rejected, Untouched
 from tests.packing_runs import in_process, without_workers
 from tests.pictures import contents, encode, names_in, rows_of, smooth, stored, write_pictures

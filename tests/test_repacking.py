@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.shards.manifest import PROGRESS, ShardSet
+from pipeline.shards.manifest import PROGRESS
+from pipeline.shards.shard_set import ShardSet
 from tests.archives import changed
 from tests.packing_runs import four_parts, in_process, run_here, tree
 from tests.pictures import encode, smooth, write_pictures

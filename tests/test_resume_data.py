@@ -15,7 +15,8 @@ from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from tests.needs import require, take, within
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.running import assert_four_parts

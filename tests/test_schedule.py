@@ -8,8 +8,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.shards.manifest import Manifest, Recipe, Shard, ShardSet
+from pipeline.shards.manifest import Manifest, Recipe, Shard
 from pipeline.shards.order import Schedule, steps_per_epoch
+from pipeline.shards.shard_set import Folder, ShardSet
 from tests.running import assert_four_parts
 
 DIGEST = "0" * 64
@@ -37,7 +38,7 @@ def shard_set(sizes):
         smallest_image=(1, 1),
         shards=shards,
     )
-    return ShardSet(Path("nowhere"), manifest)
+    return ShardSet(Folder(Path("nowhere")), manifest)
 
 
 def schedules(sizes, batch_size, ranks, seed=0):

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.sources.open import open_sources
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.archives import tar_of, zip_of
 from tests.data_sets import write_cifar10, write_mnist
 from tests.packing_runs import four_parts, in_process, run_here, tree

@@ -13,7 +13,7 @@ from dcgan.report import write_page
 from dcgan.sample import sample
 from pipeline.errors import UserError
 from pipeline.images.resize import fit
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from pipeline.verify import save_sheet, verify
 from tests.packing_runs import run_here, without_workers
 from tests.pictures import encode, smooth, write_pictures

@@ -11,7 +11,8 @@ import pytest
 from dcgan.metrics.tables import print_facts
 from dcgan.rundir.log import Log
 from pipeline.errors import UserError, counted, first_line, plain
-from pipeline.shards.manifest import REJECTS, ShardSet
+from pipeline.shards.manifest import REJECTS
+from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import in_process
 from tests.pictures import numbered, numbered_pictures, write_pictures
 from tests.test_check_shards import check

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipeline.packing import pack
-from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES, ShardSet
+from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES
+from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import TarWriter, index_text
 from pipeline.verify import samples, verify
 from tests.packing_runs import pack_folder, without_workers

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.shards.manifest import Recipe, ShardSet
+from pipeline.shards.manifest import Recipe
+from pipeline.shards.shard_set import ShardSet
 from pipeline.verify import verify
 from tests.packing_runs import pack_folder, without_workers
 from tests.pictures import encode, numbered_pictures, smooth, write_pictures

@@ -14,7 +14,8 @@ from rich.progress import track
 from dcgan.cli import SETTINGS, VersionOption
 from pipeline.errors import UserError, counted, plain_errors
 from pipeline.files import writing
-from pipeline.shards.manifest import Labels, ShardSet
+from pipeline.shards.manifest import Labels
+from pipeline.shards.shard_set import ShardSet
 from pipeline.verify import Findings, save_sheet, verify
 
 MAX_FAULTS_SHOWN = 8

@@ -21,7 +21,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 BATCH, SIZE = 8, 64
 

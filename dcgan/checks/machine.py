@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.images.size import sides
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import MIB, free_memory, free_shared_memory, shared_memory_lack
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 NVIDIA, DISPLAY = "0x10de", "0x03"
 """How the PCI bus names NVIDIA, and the class of devices that draw or compute."""

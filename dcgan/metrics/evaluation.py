@@ -33,7 +33,7 @@ from pipeline.images.labels import LabelSpace
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 E = TypeVar("E", bound=Extractor)
 

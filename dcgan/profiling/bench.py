@@ -12,8 +12,8 @@ from dcgan.rundir.environment import pick_device
 from pipeline.images.size import shown_size
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
-from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import steps_per_epoch
+from pipeline.shards.shard_set import ShardSet
 
 TEMPORARY = "dcgan-profile-"
 """Prefix of the names of temporary folders."""

@@ -28,8 +28,9 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.manifest import Recipe, ShardSet, make_recipe
+from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import Schedule, permutation
+from pipeline.shards.shard_set import ShardSet
 
 DATALOADER_AHEAD = 2
 """Batches that a worker of torch's DataLoader prepares, by default."""
@@ -313,7 +314,7 @@ def first_shards(shards: ShardSet, images: int) -> ShardSet:
         kept.append(shard)
         samples += shard.samples
     manifest = shards.manifest.model_copy(update={"shards": tuple(kept), "samples": samples})
-    return ShardSet(shards.folder, manifest)
+    return replace(shards, manifest=manifest)
 
 
 def write_images(shards: ShardSet, folder: Path) -> Path:

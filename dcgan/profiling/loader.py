@@ -16,7 +16,7 @@ from dcgan.profiling.report import SPAN, Bars, Report, cells, make_table, publis
 from dcgan.training.clock import Clock
 from pipeline.loading.loader import deliver, open_decoder
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 COPIES = 50
 """Batches whose copy is timed on CUDA."""

@@ -27,7 +27,7 @@ from pipeline.loading.loader import (
     why_not_dali,
 )
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pipeline.loading.batches import Batches
 from pipeline.loading.decoders import Decoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Rows
+from pipeline.shards.shard_set import ShardSet
 
 Progress = Callable[[int, int], None]
 """Called with the images done and the images in all."""

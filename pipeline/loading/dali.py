@@ -25,7 +25,7 @@ from pipeline.images.size import ImageSize, sides
 from pipeline.loading.decoders import DecodeError, Decoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 PREFETCH = 3
 """Batches prepared ahead: two hide the decoder's jitter, the third the reader's."""

@@ -17,7 +17,7 @@ from pipeline.images.resize import as_tensor, batch_of, fit
 from pipeline.images.size import sides
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 BATCHES_AHEAD = 3
 """Batches in the threads' hands, as many as DALI's graph prepares."""

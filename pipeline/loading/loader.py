@@ -25,8 +25,8 @@ from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDe
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.shards.labels import labels_of_rows, read_labels, require_labels, space_of
-from pipeline.shards.manifest import ShardSet
 from pipeline.shards.order import Rows, Schedule
+from pipeline.shards.shard_set import ShardSet
 
 READY = 2
 """Decoded batches that wait for the consumer, besides those that the decoder has in hand."""
@@ -151,10 +151,10 @@ class Loader(Batches):
             except RejectedError as fault:
                 return self._reader.undecodable(row, fault)
         return UserError(
-            self.shards.folder,
+            self.shards.name,
             f"a batch that does not decode: {error}",
             "images that decode, and the memory to do it in",
-            f"look for the image: python tools/check_shards.py {self.shards.folder} --decode",
+            f"look for the image: python tools/check_shards.py {self.shards.name} --decode",
         )
 
     def _stuck(self) -> UserError:

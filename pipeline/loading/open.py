@@ -15,7 +15,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import SyntheticLoader
 from pipeline.machine import free_memory
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 SYNTHETIC = "synthetic"
 """What `--shards` says to train on noise instead of a shard set."""

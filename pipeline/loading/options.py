@@ -12,7 +12,7 @@ from pipeline.machine import usable_cores
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.shards.manifest import ShardSet
+    from pipeline.shards.shard_set import ShardSet
 
 MAX_WORKERS = 8
 """More decoding threads than this were never needed to feed small images; `--workers` overrules."""

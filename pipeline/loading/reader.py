@@ -22,8 +22,8 @@ from pipeline.images.decode import RejectedError, require_bounded
 from pipeline.images.jpeg import read_header
 from pipeline.images.size import shown_size, sides
 from pipeline.machine import free_memory
-from pipeline.shards.manifest import ShardSet, repack_command
 from pipeline.shards.order import Rows
+from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import MAX_FILE_BYTES, Places, read_index
 
 Encoded = npt.NDArray[np.uint8]
@@ -47,16 +47,17 @@ class Reader:
     """
 
     def __init__(self, shards: ShardSet) -> None:
-        self._shards, self._tars = shards, shards.tars
+        self._shards = shards
+        self._names = [f"{shard.name}.tar" for shard in shards.manifest.shards]
         self._of_jpegs = shards.manifest.recipe.store != "raw"
-        places = [self._read_index(number) for number in range(len(self._tars))]
+        places = [self._read_index(number) for number in range(len(self._names))]
         self._offsets = np.concatenate([place.offsets for place in places])
         self._sizes = np.concatenate([place.sizes for place in places])
         self.keys = np.concatenate([place.keys for place in places])
         """(n,) of the samples, by row."""
         self._ends = np.cumsum([len(place.keys) for place in places])
         self._open: OrderedDict[int, FileIO] = OrderedDict()
-        self.tar = self._tars[0]
+        self.tar = shards.where(self._names[0])
         """The one being read, or read last."""
 
     def read(self, rows: Rows) -> list[Encoded]:
@@ -94,22 +95,23 @@ class Reader:
         free = free_memory(torch.device("cpu"))
         if needed > max(free, ALWAYS_THERE):
             raise UserError(
-                self._shards.folder,
+                self._shards.name,
                 f"{len(encoded)} images that take {needed / 1e9:,.1f} GB decoded",
                 f"a batch that fits into the {free / 1e9:,.1f} GB that are free",
                 "use a smaller --batch-size, or pack smaller images: --store jpeg --size 256",
             )
 
     def _read_at(self, row: int, number: int, offset: int, size: int) -> Encoded:
-        self.tar = self._tars[number]
+        name = self._names[number]
+        self.tar = self._shards.where(name)
         try:
             file = self._file(number)
             file.seek(offset)
             data = file.read(size)
         except OSError as error:
-            raise self._damaged(self.tar, f"unreadable ({error.strerror})") from error
+            raise self._damaged(name, f"unreadable ({error.strerror})") from error
         if len(data) != size:
-            raise self._damaged(self.tar, f"a file that ends before byte {offset + size:,}")
+            raise self._damaged(name, f"a file that ends before byte {offset + size:,}")
         if self._of_jpegs:
             try:
                 _require_stored(data, self._shards.manifest.largest_image)
@@ -118,16 +120,16 @@ class Reader:
         return np.frombuffer(data, dtype=np.uint8)
 
     def _file(self, number: int) -> FileIO:
-        file = self._open.pop(number, None) or _open(self._tars[number])
+        file = self._open.pop(number, None) or _open(self._shards.path(self._names[number]))
         self._open[number] = file
         if len(self._open) > MAX_OPEN:
             self._open.popitem(last=False)[1].close()
         return file
 
-    def describe(self, row: int) -> tuple[Path, str]:
+    def describe(self, row: int) -> tuple[str, str]:
         """The tar that a row lies in, and the key of its sample there."""
         number = int(np.searchsorted(self._ends, row, side="right"))
-        return self._tars[number], f"{self.keys[row]:08d}"
+        return self._shards.where(self._names[number]), f"{self.keys[row]:08d}"
 
     def undecodable(self, row: int, fault: RejectedError) -> UserError:
         """The error that names the sample which is no image, and why."""
@@ -136,7 +138,7 @@ class Reader:
             tar,
             f"sample {key} does not decode: {fault}",
             "shards as tools/make_shards.py writes them",
-            f"pack the set again: {repack_command(self._shards.folder)}",
+            self._shards.files.remedy,
         )
 
     def close(self) -> None:
@@ -145,10 +147,12 @@ class Reader:
 
     def _read_index(self, number: int) -> Places:
         """Where the samples of a tar lie; nothing past its end, and none of an impossible size."""
-        index, shard = self._shards.indexes[number], self._shards.manifest.shards[number]
+        shard = self._shards.manifest.shards[number]
+        index = f"{shard.name}.idx"
         recipe = self._shards.manifest.recipe
         try:
-            places = read_index(index.read_bytes(), *self._shards.manifest.extensions)
+            data = self._shards.path(index).read_bytes()
+            places = read_index(data, *self._shards.manifest.extensions)
         except ValueError as error:
             raise self._damaged(index, str(error)) from None
         except OSError as error:
@@ -166,12 +170,12 @@ class Reader:
             raise self._damaged(index, f"samples that are not {shown_size(size)} pixels")
         return places
 
-    def _damaged(self, path: Path, found: str) -> UserError:
+    def _damaged(self, name: str, found: str) -> UserError:
         return UserError(
-            path,
+            self._shards.where(name),
             found,
             "shards as tools/make_shards.py writes them",
-            f"copy the set again, or pack it again: {repack_command(self._shards.folder)}",
+            self._shards.files.remedy,
         )
 
 

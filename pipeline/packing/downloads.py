@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.images.formats import is_image
-from pipeline.shards.manifest import pack_command
+from pipeline.shards.shard_set import pack_command
 from pipeline.shards.tar import COMPRESSIONS
 
 CELEBA_ZIP_BYTES = 1_443_490_838

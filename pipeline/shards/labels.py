@@ -17,7 +17,8 @@ import numpy.typing as npt
 from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.images.labels import LabelSpace
-from pipeline.shards.manifest import LABELS, Labels, ShardSet, repack_command
+from pipeline.shards.manifest import LABELS, Labels
+from pipeline.shards.shard_set import ShardSet
 
 Values = npt.NDArray[Any]
 """Classes as int32 (n,), or attributes as uint8 (n, k) of 0 and 1."""
@@ -70,7 +71,7 @@ def read_labels(shards: ShardSet) -> Values:
         UserError: the set has none, or `labels.npy` is not the file that was packed.
     """
     labels = require_labels(shards)
-    names, path = len(labels.names), shards.folder / LABELS
+    names, path = len(labels.names), shards.path(LABELS)
     classes = labels.kind == "classes"
     dtype: np.dtype[Any] = np.dtype("<i4" if classes else "u1")
     shape = (len(shards),) if classes else (len(shards), -(-names // 8))
@@ -123,7 +124,7 @@ def require_labels(shards: ShardSet) -> Labels:
     if shards.manifest.labels is not None:
         return shards.manifest.labels
     raise UserError(
-        shards.folder,
+        shards.name,
         "a shard set without labels",
         "one whose images have classes or attributes",
         "pack the images again with --labels: python tools/make_shards.py --help",
@@ -132,8 +133,8 @@ def require_labels(shards: ShardSet) -> Labels:
 
 def _damaged(shards: ShardSet, found: str) -> UserError:
     return UserError(
-        shards.folder / LABELS,
+        shards.where(LABELS),
         found,
         "the labels as tools/make_shards.py wrote them",
-        f"copy the set again, or pack it again: {repack_command(shards.folder)}",
+        shards.files.remedy,
     )

@@ -1,4 +1,4 @@
-"""The shard set: what is in its folder, how it was made, and whether it is all there.
+"""The manifest of a shard set: what is in it, and how it was made.
 
 A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's index) beside each, and
 `manifest.json`, which is written last: without it the set does not exist.
@@ -6,10 +6,6 @@ A set is a folder of `shard-000000.tar` … with `shard-000000.idx` (DALI's inde
 
 from __future__ import annotations
 
-import re
-import shlex
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -25,7 +21,7 @@ from pydantic import (
 )
 
 from pipeline.errors import UserError, plain
-from pipeline.files import digest, file_digest
+from pipeline.files import digest
 from pipeline.images.fit import CROP, PATTERN, parse_fit
 from pipeline.images.labels import MAX_CLASSES
 from pipeline.images.size import (
@@ -34,7 +30,6 @@ from pipeline.images.size import (
     ImageSize,
     image_size,
     parse_size,
-    shown_size,
     sides,
     size_text,
 )
@@ -89,12 +84,12 @@ def _shown(name: str) -> str:
 
 LabelName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_NAME), AfterValidator(_shown)]
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""The start of a URL (RFC 3986, section 3.1), of two letters or more: drives have one."""
-
-
 FROM_2 = "in sets of format 2 only"
 """Marks the fields that a set of format 1 does not have: there they keep their default."""
+
+SINCE_0_2 = "in sets packed by version 0.2 or later"
+"""Marks the fields that older sets of either format lack. They say nothing about the images, so a
+set that is packed again keeps its fingerprint."""
 
 
 class _Record(BaseModel):
@@ -102,16 +97,16 @@ class _Record(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leave out what a set of format 1 does not have, so that it keeps its fingerprint."""
-        later = self._later_fields()
+        """Leave out what an older set does not have, so that it keeps its fingerprint."""
+        later = self._later_fields(FROM_2) | self._later_fields(SINCE_0_2)
         return {name: value for name, value in dump(self).items() if later.get(name, True)}
 
-    def _later_fields(self) -> dict[str, bool]:
-        """Return the fields of format 2, and whether each is in use."""
+    def _later_fields(self, mark: str = FROM_2) -> dict[str, bool]:
+        """Return the fields with this mark, and whether each is in use."""
         return {
             name: getattr(self, name) != field.default
             for name, field in type(self).model_fields.items()
-            if FROM_2 in field.metadata
+            if mark in field.metadata
         }
 
 
@@ -308,6 +303,10 @@ class Manifest(_Record):
     """The extremes of each side: no image need have either size."""
     shards: Annotated[tuple[Shard, ...], Field(min_length=1, fail_fast=True)]
     labels: Annotated[Labels | None, FROM_2] = None
+    samples_sha256: Annotated[Digest | None, SINCE_0_2] = None
+    """Of `samples.csv`."""
+    rejects_sha256: Annotated[Digest | None, SINCE_0_2] = None
+    """Of `rejects.csv`, if images were rejected."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -332,6 +331,21 @@ class Manifest(_Record):
         labels = () if self.labels is None else (LABEL_EXTENSION[self.labels.kind],)
         return (self.recipe.extension, *labels)
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what it says of the images, all tars' digests among that."""
+        older = dict.fromkeys(self._later_fields(SINCE_0_2))
+        return digest(self.model_copy(update=older).model_dump_json().encode())[:16]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file of the set, by its name, as far as it is known."""
+        known = {f"{shard.name}.tar": shard.tar_sha256 for shard in self.shards}
+        known |= {f"{shard.name}.idx": shard.index_sha256 for shard in self.shards}
+        labels = None if self.labels is None else self.labels.sha256
+        others = {LABELS: labels, SAMPLES: self.samples_sha256, REJECTS: self.rejects_sha256}
+        return known | {name: sha256 for name, sha256 in others.items() if sha256 is not None}
+
     def sizes(self) -> str:
         """The one size of all images, or the range of each side, in words."""
         if self.smallest_image == self.largest_image:
@@ -343,121 +357,19 @@ class Manifest(_Record):
         )
 
 
-@dataclass(frozen=True)
-class ShardSet:
-    """A complete set on disk."""
+def parse_manifest(data: bytes, path: object, again: str) -> Manifest:
+    """Read a manifest.
 
-    folder: Path
-    manifest: Manifest
+    Args:
+        data: the file's contents.
+        path: what it is called, for people.
+        again: the command that packs the set again.
 
-    def __len__(self) -> int:
-        return self.manifest.samples
-
-    @property
-    def tars(self) -> list[Path]:
-        return [self.folder / f"{shard.name}.tar" for shard in self.manifest.shards]
-
-    @property
-    def indexes(self) -> list[Path]:
-        return [self.folder / f"{shard.name}.idx" for shard in self.manifest.shards]
-
-    @classmethod
-    def open(cls, folder: Path) -> ShardSet:
-        """Open a set for reading; compares tar sizes and index digests, and reads no image.
-
-        That much is needed before DALI may map the files: an index that points past the end of
-        its tar ends the process with a segmentation fault.
-
-        Raises:
-            UserError: the set is missing, unfinished, of another format, or altered.
-        """
-        if is_url(str(folder)):
-            # webdataset, which dcgan-profile compares with, would run what follows `pipe:`
-            raise UserError(
-                folder, "a URL", "a folder of this machine", "name a folder of that name from /"
-            )
-        manifest = _read_manifest(folder)
-        for shard in manifest.shards:
-            _check_shard(folder, shard)
-        if manifest.labels is not None:
-            _require_file(folder / LABELS)
-        return cls(folder, manifest)
-
-    def require_size(self, image_size: ImageSize) -> None:
-        """Refuse to enlarge what was made small on purpose.
-
-        Raises:
-            UserError: this set's recipe leaves fewer pixels than asked for.
-        """
-        recipe = self.manifest.recipe
-        crop = recipe.crop if isinstance(recipe.crop, int) else None
-        limit = recipe.size if recipe.size is not None else crop
-        if limit is None:
-            return
-        if any(side > most for side, most in zip(sides(image_size), sides(limit), strict=True)):
-            most = size_text(limit)
-            raise UserError(
-                f"--image-size {size_text(image_size)}",
-                f"{self.folder} holds images of {shown_size(limit)} pixels ({recipe.describe()})",
-                f"at most {most}",
-                f"train at --image-size {most} or less, or pack the source again for this size",
-            )
-
-    def fit_of(self, asked: str | None) -> str:
-        """How readers are to fit this set's images.
-
-        Args:
-            asked: the fit that somebody asked for; None for the set's own.
-
-        Raises:
-            UserError: another one than was applied when it was packed.
-        """
-        recipe = self.manifest.recipe
-        if asked is not None and asked != recipe.fit and not recipe.is_whole:
-            raise UserError(
-                f"--fit {asked}",
-                f"{self.folder} holds images that are no longer whole ({recipe.describe()})",
-                f"--fit {recipe.fit}, or a set of whole images, as --store original has them",
-                f"leave --fit out, or pack the source again with --fit {asked}",
-            )
-        return asked or recipe.fit
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the manifest, and so of all tars: tells this set from every other."""
-        return digest(self.manifest.model_dump_json().encode())[:16]
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is that of a URL: webdataset would run what follows `pipe:`."""
-    return _SCHEME.match(name) is not None
-
-
-def pack_command(source: Path | str) -> str:
-    """The command that packs a source, to paste."""
-    return f"python tools/make_shards.py {shlex.quote(str(source))}"
-
-
-def repack_command(folder: Path) -> str:
-    """The command that makes a set in this folder, or makes it anew, for an error's remedy."""
-    anew = " --overwrite" if folder.is_dir() and any(folder.iterdir()) else ""
-    return f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}{anew}"
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    path = folder / MANIFEST
-    again = repack_command(folder)
-    if not folder.is_dir():
-        if folder.exists():
-            raise UserError(folder, "a file", "a shard set, which is a folder", _of_file(folder))
-        remedy = f"pack your images first: {again}"
-        raise UserError(folder, "no such folder", "a shard set", remedy)
-    if not path.is_file():
-        raise UserError(folder, *_no_manifest(folder))
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise UserError(path, "more than 64 MiB", "a manifest", f"pack again: {again}")
+    Raises:
+        UserError: it is none, or of another format.
+    """
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole file"
@@ -472,54 +384,3 @@ def _read_manifest(folder: Path) -> Manifest:
         raise UserError(
             path, found, "a manifest as it was written", f"pack again: {again}"
         ) from None
-
-
-def _of_file(path: Path) -> str:
-    """The remedy for a file in place of a set's folder: it may be part of a set, or a source."""
-    if (path.parent / MANIFEST).is_file():
-        return f"name the folder that it is in, {path.parent}"
-    return f"if it is an archive of images, pack it: {pack_command(path)} --out shards"
-
-
-def _no_manifest(folder: Path) -> tuple[str, str, str]:
-    """What a folder without a manifest is, what was wanted, and the remedy."""
-    wanted, missing = "a complete shard set", f"no {MANIFEST}: not a shard set"
-    names = {entry.name for entry in folder.iterdir()}
-    if PROGRESS in names:
-        again = f"{pack_command('celeba/')} --out {shlex.quote(str(folder))}"
-        found = f"shards but no {MANIFEST}: an unfinished set"
-        return found, wanted, f"give the command that packed it again, to finish it: {again}"
-    if any(re.match(r"shard-.*\.tar", name) for name in names):
-        found = f"shards but no {MANIFEST}: an unfinished set"
-        return found, wanted, f"pack your images: {repack_command(folder)}"
-    inside = sorted(name for name in names if (folder / name / MANIFEST).is_file())
-    if inside:
-        return missing, wanted, f"name the set in it, {folder / inside[0]}"
-    if names:  # somebody's: nothing may be packed into it, and perhaps it is the source
-        remedy = "name the set, or if these are your images, pack them"
-        return missing, wanted, f"{remedy}: {pack_command(folder)} --out shards"
-    return missing, wanted, f"pack your images: {repack_command(folder)}"
-
-
-def _copy_again(folder: Path) -> str:
-    return f"copy the set again, or pack it again: {repack_command(folder)}"
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        wanted, remedy = f"the file named in {MANIFEST}", _copy_again(path.parent)
-        raise UserError(path, "no such file", wanted, remedy)
-
-
-def _check_shard(folder: Path, shard: Shard) -> None:
-    tar, index = folder / f"{shard.name}.tar", folder / f"{shard.name}.idx"
-    remedy = _copy_again(folder)
-    for path in (tar, index):
-        _require_file(path)
-    if tar.stat().st_size != shard.bytes:
-        found = f"{tar.stat().st_size:,} bytes"
-        raise UserError(tar, found, f"{shard.bytes:,} bytes, as {MANIFEST} says", remedy)
-    if index.stat().st_size > MAX_INDEX_BYTES:
-        raise UserError(index, f"more than {MAX_INDEX_BYTES:,} bytes", "an index", remedy)
-    if file_digest(index) != shard.index_sha256:
-        raise UserError(index, "other contents", f"the index recorded in {MANIFEST}", remedy)

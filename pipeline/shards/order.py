@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 Rows = npt.NDArray[np.int64]
 """Places in a shard set: its first shard's first sample is row 0."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError
 from pipeline.packing.outdir import LOCK
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from tests.faults.cases import Case
 from tests.faults.lab import (
     Blow,

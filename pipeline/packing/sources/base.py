@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from pipeline.images.size import ImageSize
 from pipeline.packing.labels import LabelTable
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import MAX_FILE_BYTES
 
 NOT_REGULAR = -1

@@ -25,7 +25,8 @@ from pipeline.packing.sources.several import SeveralSources
 from pipeline.packing.sources.shard_set import ShardSetSource, is_shard_set
 from pipeline.packing.sources.torchvision import PREFIX, TorchvisionSource, name_of
 from pipeline.packing.sources.webdataset import TarsSource
-from pipeline.shards.manifest import MANIFEST, is_url, pack_command
+from pipeline.shards.manifest import MANIFEST
+from pipeline.shards.shard_set import is_url, pack_command
 from pipeline.shards.tar import is_compressed_tar, is_tar
 
 DATA = Path("data")

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from pipeline.images.size import sides
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
-from pipeline.shards.manifest import ShardSet
+from pipeline.shards.shard_set import ShardSet
 
 
 class SeveralSources(ImageFiles):
@@ -43,7 +43,7 @@ class SeveralSources(ImageFiles):
     def _first_set(self) -> ShardSet | None:
         """The first of the sources that are shard sets, all of one recipe."""
         sets = [source.shards for source in self._sources.values() if source.shards is not None]
-        recipes = {shards.manifest.recipe.describe(): shards.folder for shards in sets}
+        recipes = {shards.manifest.recipe.describe(): shards.name for shards in sets}
         if len(recipes) > 1:
             (one, first), (other, second), *_ = recipes.items()
             raise UserError(

@@ -34,9 +34,8 @@ from pipeline.shards.manifest import (
     SAMPLES,
     SAMPLES_HEADER,
     Recipe,
-    ShardSet,
-    repack_command,
 )
+from pipeline.shards.shard_set import ShardSet, repack_command
 from pipeline.shards.tables import read_table
 from pipeline.shards.tar import read_index
 
@@ -149,7 +148,7 @@ def require_fit(shards: ShardSet, recipe: Recipe) -> None:
     if recipe.store == "original" and made.store != "original":
         raise UserError(
             f"--store {recipe.store}",
-            f"{shards.folder} holds no originals, but {made.describe()}",
+            f"{shards.name} holds no originals, but {made.describe()}",
             "a store of pictures that were cut already",
             f"use --store raw --size {size_text(made.size or 1)}, or pack the original images",
         )

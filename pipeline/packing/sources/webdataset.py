@@ -16,7 +16,7 @@ from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.archives import TarSource
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
 from pipeline.packing.sources.beside import labels_beside
-from pipeline.shards.manifest import pack_command
+from pipeline.shards.shard_set import pack_command
 
 
 class TarsSource(ImageFiles):
