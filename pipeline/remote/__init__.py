@@ -1,0 +1,1 @@
+"""Shard sets in object stores: their addresses, and the stores themselves."""
