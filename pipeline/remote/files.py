@@ -102,7 +102,12 @@ class RemoteFiles(Files):
 
     def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
         for _ in range(TRIES):
-            found = self._store.download(name, file, blob.size or MAX_INDEX_BYTES, moved)
+            if blob.size:
+                found = self._store.download(name, file, blob.size, moved)
+            else:
+                data = self._read(name)
+                found = digest(data)
+                file.write(data)
             if found == blob.sha256:
                 return
         raise UserError(
@@ -116,11 +121,14 @@ class RemoteFiles(Files):
         """A table of a set that has no digest of it; it is compared with the shards when read."""
         if name == REJECTS and not self._rejected:
             return self.cache.folder / name  # there is none
+        data = self._read(name)
+
+        def write(file: BinaryIO) -> None:
+            file.write(data)
+
+        return self.cache.get(Blob(digest(data), len(data)), write)
+
+    def _read(self, name: str) -> bytes:
         found = self._store.read(name, MAX_INDEX_BYTES)
         assert found is not None, "only what has a known etag can be unchanged"
-        data, _ = found
-        return self.cache.get(Blob(digest(data), len(data)), lambda file: _write(file, data))
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
+        return found[0]
