@@ -56,25 +56,28 @@ class RemoteFiles(Files):
         """Seconds since the last byte came."""
         return time.monotonic() - self._heard
 
-    def path(self, name: str, cancelled: Callable[[], bool] = lambda: False) -> Path:
-        """Where a file lies, once it is there.
+    def path(self, name: str) -> Path:
+        if name not in self._blobs:
+            return self._unchecked(name)
+        self.keep([name])
+        return self.fetch(name, lambda: False)
+
+    def fetch(self, name: str, cancelled: Callable[[], bool]) -> Path:
+        """Where a file lies, once it is there; whoever needs room may delete it again.
 
         Args:
             name: of the file.
-            cancelled: ends a download.
+            cancelled: whether to end the download.
 
         Raises:
             UserError: it cannot be had, or the download was ended.
         """
-        if name not in self._blobs:
-            return self._unchecked(name)
 
         def moved(count: int = 0) -> None:
             self._heard = time.monotonic()
             if cancelled():
                 raise UserError(name, "a download that was ended", "its end", "begin again")
 
-        self.keep([name])
         blob = self._blobs[name]
         return self.cache.get(
             blob, lambda file: self._fetch(name, blob, file, moved), moved, self._patience
@@ -94,7 +97,7 @@ class RemoteFiles(Files):
         return self._blobs[name].size
 
     def keep(self, names: Iterable[str]) -> None:
-        """Have the cache keep these, once they are there."""
+        """Have the cache keep these, once they are there, until they are released."""
         self._lease.add(self._blobs[name].sha256 for name in names)
 
     def release(self, name: str) -> None:
