@@ -16,7 +16,8 @@ from pipeline.remote.address import Address
 
 CREDENTIALS = {
     "s3": "log in as for the aws command: AWS_PROFILE, AWS_ACCESS_KEY_ID with"
-    " AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials",
+    " AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials. Without the right to list a bucket, S3 says 403"
+    " of what is not there, too",
     "gs": "name a key file by GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth"
     " application-default login; for a public bucket, set GOOGLE_SKIP_SIGNATURE=true",
     "az": "set AZURE_STORAGE_ACCOUNT_NAME, with AZURE_STORAGE_ACCOUNT_KEY or"
@@ -64,6 +65,9 @@ _SIGNS = {
 
 _LASTING = ("dns error", "InvalidCertificate", "InvalidContentType", "TooManyRedirects")
 _NO_PARTS = ("RangeNotSupported", "NoContentRange")
+_NO_ENTRY = ("PermissionDeniedError", "UnauthenticatedError")
+_UNSIGNED = re.compile(r"source: (\w*Credential\w*|MissingAccount|Token\w+|AzureCli)\b")
+"""Where the way to a request's signature ended: a key file, an account's name, a token."""
 
 
 class UnreachableError(UserError):
@@ -146,13 +150,15 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
         found = "a redirect to another region" if status is None else found
         remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
         return UserError(where, found, "the region that has the bucket", remedy)
-    if status in {401, 403} or code in _EXPIRED or _lacks_credentials(failure.text):
+    if failure.kind in _NO_ENTRY or code in _EXPIRED or _UNSIGNED.search(failure.text):
         found = found if status else "no credentials"
         return UserError(where, found, "credentials that suffice", CREDENTIALS[address.scheme])
     if failure.kind == "FileNotFoundError" or "kind: NotFound" in failure.text:
-        found = "no such bucket" if code in _NO_BUCKET else "no such object"
+        if code in _NO_BUCKET:
+            remedy = "see that the URL is right, or make the bucket with the store's own tools"
+            return MissingError(where, "no such bucket", "a bucket that exists", remedy)
         remedy = "see that the URL is right, and that packing to it has ended"
-        return MissingError(where, found, "an object of a shard set", remedy)
+        return MissingError(where, "no such object", "an object of a shard set", remedy)
     if failure.kind == "AlreadyExistsError":
         remedy = f"choose another {flag}, or delete it first"
         return UserError(where, "an object of that name", "a place that is free", remedy)
@@ -162,11 +168,6 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
     return UserError(
         where, found, "an object", "see that the URL and the store's settings are right"
     )
-
-
-def _lacks_credentials(text: str) -> bool:
-    """Whether the way to a request's signature ended: no account named, or no token given."""
-    return "MissingAccount" in text or "TokenRequest" in text or "redential" in text
 
 
 def _service(address: Address) -> str:
