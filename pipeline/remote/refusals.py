@@ -1,7 +1,7 @@
 """What went wrong at a store, in four parts, from what obstore tells of it.
 
-Its own texts are not shown: they hold URLs with their queries, and what a server answered, which may
-repeat a signature.
+Its own texts are not shown: they hold URLs with their queries, and what a server answered, which
+may repeat a signature.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pipeline.remote.address import Address
 
 CREDENTIALS = {
     "s3": "log in as for the aws command: AWS_PROFILE, AWS_ACCESS_KEY_ID with"
-    " AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials",
+    " AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials. Without the right to list a bucket, S3 says 403"
+    " of what is not there, too",
     "gs": "name a key file by GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth"
     " application-default login; for a public bucket, set GOOGLE_SKIP_SIGNATURE=true",
     "az": "set AZURE_STORAGE_ACCOUNT_NAME, with AZURE_STORAGE_ACCOUNT_KEY or"
@@ -31,7 +32,8 @@ _EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken"}
 _SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"}
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-"""Words of the stores' own for an error: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
+"""The stores' own words for an error:
+docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
 learn.microsoft.com/rest/api/storageservices/blob-service-error-codes."""
 
 _AGAIN = {
@@ -63,6 +65,9 @@ _SIGNS = {
 
 _LASTING = ("dns error", "InvalidCertificate", "InvalidContentType", "TooManyRedirects")
 _NO_PARTS = ("RangeNotSupported", "NoContentRange")
+_NO_ENTRY = ("PermissionDeniedError", "UnauthenticatedError")
+_UNSIGNED = re.compile(r"source: (\w*Credential\w*|MissingAccount|Token\w+|AzureCli)\b")
+"""Where the way to a request's signature ended: a key file, an account's name, a token."""
 
 
 class UnreachableError(UserError):
@@ -101,8 +106,7 @@ class Failure:
 
     @property
     def anew(self) -> bool:
-        """Whether the rest of an object cannot be had: it is another one by now, or its server
-        sends no parts."""
+        """Whether the rest cannot be had: another object by now, or a server without ranges."""
         return self.kind == "PreconditionError" or self.sign in _NO_PARTS
 
     @property
@@ -146,25 +150,24 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
         found = "a redirect to another region" if status is None else found
         remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
         return UserError(where, found, "the region that has the bucket", remedy)
-    if status in {401, 403} or code in _EXPIRED or _lacks_credentials(failure.text):
+    if failure.kind in _NO_ENTRY or code in _EXPIRED or _UNSIGNED.search(failure.text):
         found = found if status else "no credentials"
         return UserError(where, found, "credentials that suffice", CREDENTIALS[address.scheme])
     if failure.kind == "FileNotFoundError" or "kind: NotFound" in failure.text:
-        found = "no such bucket" if code in _NO_BUCKET else "no such object"
+        if code in _NO_BUCKET:
+            remedy = "see that the URL is right, or make the bucket with the store's own tools"
+            return MissingError(where, "no such bucket", "a bucket that exists", remedy)
         remedy = "see that the URL is right, and that packing to it has ended"
-        return MissingError(where, found, "an object of a shard set", remedy)
+        return MissingError(where, "no such object", "an object of a shard set", remedy)
     if failure.kind == "AlreadyExistsError":
         remedy = f"choose another {flag}, or delete it first"
         return UserError(where, "an object of that name", "a place that is free", remedy)
     if "MissingContentLength" in failure.text:
         found, wanted = "an answer that does not say how long it is", "the header Content-Length"
         return UserError(where, found, wanted, "have the server send files as they are")
-    return UserError(where, found, "an object", "see that the URL and the store's settings are right")
-
-
-def _lacks_credentials(text: str) -> bool:
-    """Whether the way to a request's signature ended: no account named, or no token given."""
-    return "MissingAccount" in text or "TokenRequest" in text or "redential" in text
+    return UserError(
+        where, found, "an object", "see that the URL and the store's settings are right"
+    )
 
 
 def _service(address: Address) -> str:
