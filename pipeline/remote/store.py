@@ -64,7 +64,7 @@ class Store:
         return connect(self.address, self.flag, UPLOAD_SECONDS, writable=True)
 
     def read(
-        self, name: str, most: int, etag: str | None = None
+        self, name: str, most: int, etag: str | None = None, patience: float | None = None
     ) -> tuple[bytes, str | None] | None:
         """Read a small object whole.
 
@@ -72,6 +72,7 @@ class Store:
             name: the object's.
             most: bytes that it may have.
             etag: what an earlier read returned.
+            patience: seconds, if not the store's.
 
         Returns:
             The bytes and their etag, if the store gives one; None if `etag` still names what is
@@ -97,7 +98,7 @@ class Store:
                 raise UserError(where, found, f"at most {most:,}", remedy)
             return bytes(got.bytes()), got.meta["e_tag"]
 
-        return self._persist(name, attempt)
+        return self._persist(name, attempt, patience=patience)
 
     def download(
         self,
@@ -179,9 +180,16 @@ class Store:
             remedy = "write to a folder, and copy that to where the server has its files"
             raise UserError(f"{self.flag} {self.address}", "a web server", wanted, remedy)
 
-    def _persist(self, name: str, attempt: Callable[[], T], transfer: _Transfer | None = None) -> T:
+    def _persist(
+        self,
+        name: str,
+        attempt: Callable[[], T],
+        transfer: _Transfer | None = None,
+        patience: float | None = None,
+    ) -> T:
         """Make an attempt, and again while what fails may pass and patience lasts."""
-        first = pause = self.patience / 300
+        patience = patience or self.patience
+        first = pause = patience / 300
         since, best = time.monotonic(), 0
         while True:
             try:
@@ -195,12 +203,12 @@ class Store:
                     since, best, pause = now, transfer.received, first
                 if transfer and failure.anew:
                     transfer.etag = None
-                if not failure.passing or now - since >= self.patience:
-                    refused = refusal(failure, self.address, name, self.flag, self.patience)
+                if not failure.passing or now - since >= patience:
+                    refused = refusal(failure, self.address, name, self.flag, patience)
                     raise refused from None
             # No two clients at the same moment: one that is overrun would stay so
             time.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, self.patience / 6)
+            pause = min(2 * pause, patience / 6)
 
 
 class _Transfer:
