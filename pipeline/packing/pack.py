@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError, counted
-from pipeline.files import digest, replacing, write_whole
+from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
@@ -288,6 +288,8 @@ def _gather(
         smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
         shards=tuple(record.shard for record in kept if record.shard),
         labels=None if labels is None else _write_labels(target, labels),
+        samples_sha256=file_digest(target / SAMPLES),
+        rejects_sha256=file_digest(target / REJECTS) if rejected else None,
     )
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
