@@ -77,7 +77,7 @@ def _running(
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            # Whatever ends the tests, SIGKILL too, ends the server; it is one process
+            # It ends with the thread that starts it, the main one, whatever ends that
             ["setpriv", "--pdeathsig", "KILL", program, *words],
             cwd=folder,
             env=os.environ | {"TMPDIR": str(folder)} | environment,

@@ -1,0 +1,138 @@
+"""Where a shard set lies that is not named by a folder: a URL, which messages and run folders show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from pipeline.errors import UserError, plain
+
+BUCKETS = ("s3", "gs", "az")
+"""Schemes whose URL names a bucket, and not the host that keeps it."""
+
+SCHEMES = (*BUCKETS, "http", "https", "file")
+"""All that is taken: of others, `pipe:` runs a command in webdataset."""
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is meant as the URL of a shard set."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme.lower() in SCHEMES
+
+
+@dataclass(frozen=True)
+class Address:
+    """A place in a store, under which a set's objects lie. Nothing in it is secret."""
+
+    url: str
+    """Without a trailing slash, a user, a query and a fragment."""
+    endpoint: str | None = None
+    """The URL of a service that keeps buckets; None for the cloud that the scheme stands for."""
+
+    @classmethod
+    def parse(cls, text: str, endpoint: str | None = None, flag: str = "--shards") -> Self:
+        """Read a URL and, for a store of one's own, an endpoint.
+
+        Raises:
+            UserError: there is no store behind it, or there may be credentials in it, of which
+                the message shows nothing.
+        """
+        parts = _split(flag, text)
+        scheme, host, path = parts.scheme, parts.netloc, parts.path
+        if scheme == "file" and (host or not path.strip("/")):
+            wanted = "three slashes and a folder's path"
+            raise _refusal(flag, parts, "no such path", wanted, "write file:///path/of/the/set")
+        if scheme != "file" and not host:
+            wanted = "a bucket" if scheme in BUCKETS else "a host"
+            raise _refusal(flag, parts, f"no {wanted[2:]}", wanted, f"write {_example(scheme)}")
+        if scheme in BUCKETS and ":" in host:
+            remedy = f"write {_example(scheme)}, and --endpoint http://HOST:PORT"
+            raise _refusal(flag, parts, "a port", "the name of a bucket", remedy)
+        path = path[1:].rstrip("/")
+        segments = path.split("/") if path else []
+        literal = segments if scheme in BUCKETS else [unquote(segment) for segment in segments]
+        if {"", ".", ".."} & {*literal}:
+            found, wanted = "a part of the path that is empty, . or ..", "the names of folders"
+            raise _refusal(flag, parts, found, wanted, "leave that part out")
+        host = host if scheme in BUCKETS else host.lower()
+        url = "/".join((f"{scheme}://{host}", *segments))
+        return cls(url, None if endpoint is None else _endpoint(endpoint, scheme))
+
+    @property
+    def scheme(self) -> str:
+        return self.url.partition("://")[0]
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name, or the host's."""
+        return self.url.partition("://")[2].partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """The path in the bucket, without slashes around it."""
+        return self.url.partition("://")[2].partition("/")[2]
+
+    def of(self, name: str) -> str:
+        """The URL of an object of the set."""
+        return f"{self.url}/{name}"
+
+    def __str__(self) -> str:
+        return self.url
+
+
+def _split(flag: str, text: str) -> SplitResult:
+    """Take a URL apart, if it is one of ours and holds nothing that is not shown."""
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme.lower() not in SCHEMES:
+        kind = f": {scheme}://" if scheme.isalnum() else ""  # no command that names a URL
+        found = f"a URL of another kind{kind}" if separator else "no URL"
+        wanted = f"one that begins with {', '.join(f'{known}://' for known in SCHEMES)}"
+        raise UserError(flag, found, wanted, "name a folder, or a set in such a store")
+    return _plain_parts(flag, text, "leave it out: credentials go where the store's tools look")
+
+
+def _plain_parts(flag: str, text: str, remedy: str) -> SplitResult:
+    """Take a URL apart.
+
+    Raises:
+        UserError: it holds more than a scheme, a host and a path. Neither the user nor the
+            password, nor what follows a question mark, is in the message.
+    """
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # read here, where a number that is none is an error
+    except ValueError:
+        wanted = "SCHEME://HOST/PATH"
+        raise UserError(flag, "a URL that cannot be read", wanted, "see how it is spelled") from None
+    if "@" in parts.netloc:
+        found = "a user or a password"
+    elif "?" in text or "#" in text:
+        found = "a query or a fragment (? or #)"
+    elif plain(text) != text or "\\" in text:
+        found = "a control character or a backslash"
+    else:
+        return parts
+    raise _refusal(flag, parts, found, "a URL without it, since URLs are shown and kept", remedy)
+
+
+def _refusal(flag: str, parts: SplitResult, found: str, wanted: str, remedy: str) -> UserError:
+    return UserError(f"{flag} {parts.scheme}://{parts.hostname or ''}/…", found, wanted, remedy)
+
+
+def _example(scheme: str) -> str:
+    return f"{scheme}://{'BUCKET' if scheme in BUCKETS else 'HOST'}/SET"
+
+
+def _endpoint(text: str, scheme: str) -> str:
+    flag, example = "--endpoint", "http://HOST:PORT or https://HOST"
+    if scheme not in BUCKETS:
+        wanted = f"a set of {', '.join(f'{known}://' for known in BUCKETS)}"
+        found = f"a set of {scheme}://, whose URL says all"
+        raise UserError(flag, found, wanted, "leave --endpoint out")
+    if not text.lower().startswith(("http://", "https://")):
+        raise UserError(flag, "another kind of text", example, "give the URL of the store's service")
+    parts = _plain_parts(flag, text, "leave it out: credentials go where the store's tools look")
+    if not parts.hostname:
+        raise UserError(flag, "no host", example, "give the URL of the store's service")
+    return text.rstrip("/")
