@@ -90,6 +90,7 @@ def verify(
         for key in sorted(keys.keys() & seen.keys()):
             findings.faults.append(f"{shard.name}: sample {key} is in another shard, too")
         seen |= keys
+        shards.files.release(f"{shard.name}.tar")
     unread = len(recorded.keys() - seen.keys())
     if unread and not findings.faults:
         findings.faults.append(f"{SAMPLES}: {unread} samples that are in no shard")

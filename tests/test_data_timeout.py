@@ -83,9 +83,9 @@ def loader_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
-def pairs(rows=12):
+def pairs(schedule):
     """A plan: all rows in their order, two a batch."""
-    return iter(np.arange(rows).reshape(-1, 2))
+    return iter([np.arange(len(schedule))])
 
 
 # Batches
@@ -95,7 +95,7 @@ def test_batches_are_those_of_the_plan_with_their_rows(open_loader, numbered_set
     shards = numbered_set(12, 5)
     key_of = keys(shards)
     plan = [np.array(rows) for rows in ([3, 1], [11, 0], [3, 3], [7], [5, 2])]  # one is shorter
-    loader = open_loader(shards, make_decoder("threads", shards), iter(plan))
+    loader = open_loader(shards, make_decoder("threads", shards), lambda _: iter(plan))
     for expected in plan:
         rows, images = within(30, loader.take_planned)
         assert np.array_equal(rows, expected)
@@ -112,7 +112,7 @@ def test_batches_are_those_of_the_plan_with_their_rows(open_loader, numbered_set
 def test_a_shard_that_does_not_answer_is_an_error_in_time(
     open_loader, spare_set, silence, kind, shard
 ):
-    loader = open_loader(spare_set, make_decoder(kind, spare_set), pairs(), TIMEOUT)
+    loader = open_loader(spare_set, make_decoder(kind, spare_set), pairs, TIMEOUT)
     silence(spare_set.tars[shard])
     start = time.monotonic()
     with pytest.raises(UserError) as error:
@@ -141,7 +141,7 @@ class StuckDecoder(RawDecoder):
 @pytest.mark.parametrize("stuck_at", [0, 3])
 def test_a_decoder_that_does_not_answer_is_an_error_in_time(open_loader, numbered_set, stuck_at):
     decoder = StuckDecoder(stuck_at)
-    loader = open_loader(numbered_set(12, 5), decoder, pairs(), TIMEOUT)
+    loader = open_loader(numbered_set(12, 5), decoder, pairs, TIMEOUT)
     for number in range(stuck_at):
         _, images = within(30, loader.take_planned)
         assert images.unique().tolist() == [number]

@@ -14,7 +14,7 @@ from pipeline.loading.batches import Batches
 from pipeline.loading.decoders import Decoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.shards.order import Rows
+from pipeline.shards.order import Rows, Schedule
 from pipeline.shards.shard_set import ShardSet
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ class ResidentCache(Batches):
         decoder: Decoder | None = None,
     ) -> None:
         as_stored = replace(options, dtype=torch.uint8)
-        self._loader = loader = Loader(shards, as_stored, decoder, self._filling())
+        self._loader = loader = Loader(shards, as_stored, decoder, self._filling)
         super().__init__(
             loader.batch_size,
             loader.steps_per_epoch,
@@ -79,14 +79,11 @@ class ResidentCache(Batches):
             self._fill_up()
         return self._gather(out)
 
-    def _filling(self) -> Iterator[Rows]:
+    def _filling(self, schedule: Schedule) -> Iterator[Rows]:
         """What is left of the first epoch, then all rows that it did not contain, in set order."""
-        batches = list(self._schedule.batches(0, self.batch)) if self.epoch == 0 else []
-        yield from batches
-        mine = np.arange(len(self._schedule)) + self._schedule.first
-        rest = np.setdiff1d(mine, np.concatenate([np.empty(0, np.int64), *batches]))
-        for start in range(0, len(rest), self.batch_size):
-            yield rest[start : start + self.batch_size]
+        begun = schedule.rows(0, self.batch) if self.epoch == 0 else np.empty(0, np.int64)
+        mine = np.arange(len(schedule)) + schedule.first
+        return iter([begun, np.setdiff1d(mine, begun)])
 
     def _take_and_keep(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         rows, images = self._loader.take_planned(out)

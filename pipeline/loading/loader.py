@@ -10,9 +10,9 @@ import importlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from itertools import count
+from itertools import chain, count
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -24,8 +24,10 @@ from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
+from pipeline.remote.files import RemoteFiles
+from pipeline.remote.supply import Supply
 from pipeline.shards.labels import labels_of_rows, read_labels, require_labels, space_of
-from pipeline.shards.order import Rows, Schedule
+from pipeline.shards.order import Rows, Schedule, batches_of
 from pipeline.shards.shard_set import ShardSet
 
 READY = 2
@@ -33,6 +35,10 @@ READY = 2
 
 CLOSING_PATIENCE = 5.0
 """Seconds for the thread to end by itself; one that is stuck in a read is left behind."""
+
+Plan = Callable[[Schedule], Iterator[Rows]]
+"""What is to be read: for the schedule of a rank, its rows in their order, in runs such as epochs.
+Called before the first batch is taken."""
 
 T = TypeVar("T")
 
@@ -44,7 +50,7 @@ class Loader(Batches):
         shards: an opened set.
         options: what its batches are to be.
         decoder: for the set's samples; None for the best that this machine can run.
-        plan: the rows of each batch to come; None for the schedule's.
+        plan: what is to be read; None for the epochs of a schedule, without end.
 
     Raises:
         UserError: the batch is larger than this rank's share of the set, the set has fewer pixels
@@ -56,7 +62,7 @@ class Loader(Batches):
         shards: ShardSet,
         options: LoaderOptions,
         decoder: Decoder | None = None,
-        plan: Iterator[Rows] | None = None,
+        plan: Plan | None = None,
     ) -> None:
         shards.require_size(options.image_size)
         self.shards, self.options = shards, options
@@ -73,20 +79,31 @@ class Loader(Batches):
             self.decoder.description,
             self._open_labels() if options.labels else None,
         )
-        self._plan = self._rest() if plan is None else plan
+        self._plan = plan or self._epochs
+        self._supply: Supply | None = None
         self._stage = "decoding"
         self._unreadable: UserError | None = None
         self._prefetcher = Prefetcher(self._decoded(), READY, "loader")
 
-    def _rest(self) -> Iterator[Rows]:
-        """The rows of all batches from here on, endless."""
-        yield from self.schedule.batches(self.epoch, self.batch)
-        for epoch in count(self.epoch + 1):
-            yield from self.schedule.batches(epoch)
+    def _epochs(self, schedule: Schedule) -> Iterator[Rows]:
+        """The rows of all epochs from here on, endless."""
+        return chain(
+            [schedule.rows(self.epoch, self.batch)], map(schedule.rows, count(self.epoch + 1))
+        )
+
+    def _planned(self) -> Iterator[Rows]:
+        """The rows of each batch to come; of a remote set, its tars are fetched ahead."""
+        runs, size = self._plan(self.schedule), self.schedule.batch_size
+        self._supply = open_supply(self.shards, self.options, self._plan)
+        for run, rows in enumerate(runs):
+            for number, batch in enumerate(batches_of(rows, size)):
+                if self._supply is not None:
+                    self._supply.reached(run, number * size)
+                yield batch
 
     def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
         """Read the samples of each batch, and note its rows in `ahead`."""
-        for rows in self._plan:
+        for rows in self._planned():
             self._stage = "reading"
             try:
                 samples = self._reader.read(rows)
@@ -119,10 +136,14 @@ class Loader(Batches):
             StopIteration: the plan has ended.
             UserError: a shard or an image is damaged, or nothing came in time.
         """
-        try:
-            rows, decoded = self._prefetcher.take(self.options.data_timeout)
-        except TimeoutError:
-            raise self._stuck() from None
+        while True:
+            try:
+                rows, decoded = self._prefetcher.take(self.options.data_timeout)
+                break
+            except TimeoutError:
+                # Slow is not stuck: as long as bytes come, the batch will
+                if self._supply is None or self._supply.idle > self.options.data_timeout:
+                    raise self._stuck() from None
         return rows, deliver(decoded, self.options.device, out)
 
     def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,6 +161,8 @@ class Loader(Batches):
 
     def _close(self) -> None:
         # What is stuck is left behind, and what it uses with it
+        if self._supply is not None:
+            self._supply.close()
         if self._prefetcher.close(CLOSING_PATIENCE):
             self._reader.close()
             self.decoder.close()
@@ -162,7 +185,8 @@ class Loader(Batches):
             self._reader.tar,
             f"no batch for {self.options.data_timeout:g} s, stuck while {self._stage}",
             "a batch within --data-timeout",
-            "see whether the disk or share answers; if it is only slow, raise --data-timeout",
+            "see whether the disk, share or store answers; if it is only slow, raise"
+            " --data-timeout",
         )
 
 
@@ -194,6 +218,28 @@ def deliver(decoded: Any, device: torch.device, out: torch.Tensor | None) -> tor
         out = torch.empty(batch.shape(), dtype=to_torch_type[batch.dtype], device=device)
     feed_ndarray(batch, out, cuda_stream=torch.cuda.current_stream(device))
     return out
+
+
+def open_supply(shards: ShardSet, options: LoaderOptions, plan: Plan) -> Supply | None:
+    """Begin to fetch what a plan reads of a remote set, for all ranks of this machine.
+
+    Returns:
+        None if the set is on this machine.
+    """
+    if not isinstance(shards.files, RemoteFiles):
+        return None
+    here = options.local_ranks if options.access.first else ()
+    schedules = [
+        Schedule.of(shards, options.batch_size, options.seed, rank, options.num_ranks)
+        for rank in here or (options.rank,)
+    ]
+    return Supply(
+        shards,
+        shards.files,
+        [plan(schedule) for schedule in schedules],
+        [(schedule.first, len(schedule)) for schedule in schedules],
+        fetches=options.access.first,
+    )
 
 
 def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:

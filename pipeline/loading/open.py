@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import SyntheticLoader
 from pipeline.machine import free_memory
-from pipeline.shards.shard_set import ShardSet
+from pipeline.remote.open import open_set
 
 SYNTHETIC = "synthetic"
 """What `--shards` says to train on noise instead of a shard set."""
@@ -31,7 +30,7 @@ def open_loader(
     """Open what `--shards` names with the best loader that this machine can run.
 
     Args:
-        shards: folder of a set, or `SYNTHETIC`.
+        shards: folder or URL of a set, or `SYNTHETIC`.
         options: what its batches are to be.
         progress: called with how far the cache is.
 
@@ -41,14 +40,14 @@ def open_loader(
     """
     if shards == SYNTHETIC:
         return SyntheticLoader(options)
-    shard_set = ShardSet.open(Path(shards))
+    shard_set = open_set(shards, options.access)
     where, why = place_cache(len(shard_set), options)
     batches: Batches
     if where is None:
         batches = Loader(shard_set, options)
     else:
         batches = ResidentCache(shard_set, options, where, progress)
-    batches.description += f"; {why}"
+    batches.description += "".join(f"; {each}" for each in (why, shard_set.files.note) if each)
     if shard_set.manifest.labels is not None and not options.labels:
         batches.description += "; its labels are not used"
     return batches

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipeline.images.fit import CROP
 from pipeline.images.size import ImageSize, plain_size
 from pipeline.machine import usable_cores
+from pipeline.remote.access import Access
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,10 @@ class LoaderOptions:
     """Number of this process; each reads and keeps its own share of the set."""
     num_ranks: int = 1
     """Number of processes."""
+    local_ranks: tuple[int, ...] = ()
+    """The ranks on this machine, if there are several."""
+    access: Access = field(default_factory=Access)
+    """How a remote set is reached."""
     fit: str | None = None
     """How images of another shape come to that size, as `pipeline.images.fit` has it; None for the
     set's own way, which is `crop` unless it was packed to have another."""

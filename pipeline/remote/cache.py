@@ -1,24 +1,333 @@
-"""The shard cache: files of remote sets, under their SHA-256."""
+"""The shard cache: files that were fetched, under their SHA-256, shared by sets and runs.
+
+    sha256/ab/ab12…            a whole file, named by its digest
+    sha256/ab/ab12….SIZE.partial   one that is being fetched, locked by whoever does
+    leases/…                   digests that a process still needs, locked while it lives
+    sets/…                     which manifest a URL had when it was opened last
+    lock                       held for a moment by whoever leases, or makes room
+
+Only files of these names are ever deleted, so that whatever else lies in the folder is safe. A file
+is compared with its digest once in each process, before the first of its bytes is used. What a
+killed process leaves is unlocked, and of no use to anyone: the next one that needs room removes it.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import secrets
+import shutil
+import threading
+import time
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from pipeline.errors import UserError
+from pipeline.files import PARTIAL, file_digest
+
+SHARE = 0.5
+"""Share of the disk's free space that a cache takes where nobody says."""
+
+POLL = 0.02
+"""Seconds between two looks at a file that another process fetches."""
+
+_BLOB = re.compile(r"([0-9a-f]{64})(?:\.(\d+)" + re.escape(PARTIAL) + ")?")
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Blob(NamedTuple):
+    """A file by its contents."""
+
+    sha256: str
+    size: int
+    """In bytes; 0 for a small one of unknown size."""
+
+
+class _Kept(NamedTuple):
+    """A file in the cache, whole or not."""
+
+    path: Path
+    sha256: str
+    size: int
+    used: float
+    """When it was last used, in seconds since 1970."""
+    whole: bool
 
 
 class ShardCache:
     """A folder of files that were fetched.
 
     Args:
-        folder: made if need be.
-        size: bytes that it may take; None for half of what is free.
+        folder: made when something is put into it.
+        size: bytes that it may take; None for half of what is free, beside what it has already.
+
+    Raises:
+        UserError: the folder cannot be used.
     """
 
     def __init__(self, folder: Path, size: int | None = None) -> None:
         self.folder = folder
-        (folder / "sha256").mkdir(parents=True, exist_ok=True)
+        self._checked: dict[str, tuple[int, int, int]] = {}
+        """Of the files that this process has compared with their digest, what would change."""
+        self._checking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        with self._usable():
+            for name in ("sha256", "leases", "sets"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            held = sum(kept.size for kept in self._all())
+            free = shutil.disk_usage(folder).free
+            self.limit = int(SHARE * (free + held)) if size is None else size
+            """Bytes that it may take."""
+
+    def get(
+        self,
+        blob: Blob,
+        fetch: Callable[[BinaryIO], None],
+        moved: Callable[[], None] = lambda: None,
+        patience: float = 0.0,
+    ) -> Path:
+        """Where a file lies, whole and checked; fetches it if it is not there, or damaged.
+
+        Args:
+            blob: the file. The caller has it leased.
+            fetch: writes it to a file, and raises a `UserError` if that comes to other contents.
+            moved: called while another process is seen to fetch it.
+            patience: seconds to wait for another process to begin.
+
+        Raises:
+            UserError: from `fetch`, or there is no room.
+        """
+        path, began, seen = self._path(blob.sha256), time.monotonic(), -1
+        partial = path.with_name(f"{blob.sha256}.{blob.size}{PARTIAL}")
+        with self._usable():
+            while not self._is_whole(path):
+                waiting = time.monotonic() - began < patience
+                with _filling(partial, waiting) as file:
+                    if file is None:
+                        time.sleep(POLL)
+                        seen, before = _size(partial), seen
+                        if seen != before:
+                            moved()
+                    elif not self._is_whole(path):
+                        self._fetch(blob, file, fetch)
+                        partial.replace(path)
+                        self._note(path)
+        return path
 
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a file in, whose digest is known to be this; the cache may delete it from now on."""
-        kept = self.folder / "sha256" / sha256[:2] / sha256
-        kept.parent.mkdir(exist_ok=True)
-        path.replace(kept)
+        kept = self._path(sha256)
+        with self._usable():
+            kept.parent.mkdir(exist_ok=True)
+            path.replace(kept)
+
+    def lease(self) -> Lease:
+        """Begin to name files that must stay."""
+        with self._usable():
+            return Lease(self)
+
+    def room(self) -> int:
+        """Bytes that are free, or would be if all that nobody has leased were deleted."""
+        with self.locked():
+            leased = self._leased()
+        return self.limit - sum(kept.size for kept in self._all() if kept.sha256 in leased)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from leasing and from making room."""
+        with self._usable(), (self.folder / "lock").open("wb") as file:
+            _lock(file, wait=True)
+            yield
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / "sha256" / sha256[:2] / sha256
+
+    def _is_whole(self, path: Path) -> bool:
+        with self._checking[path.name], suppress(FileNotFoundError):
+            if self._checked.get(path.name) == _identity(path):
+                return True
+            if file_digest(path) == path.name:
+                self._note(path)
+                return True
+        return False
+
+    def _note(self, path: Path) -> None:
+        """Remember that a file is what its name says, and that it was used now."""
+        self._checked[path.name] = _identity(path)
+        with suppress(PermissionError):  # of another user, who lets us read it
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+    def _fetch(self, blob: Blob, file: BinaryIO, fetch: Callable[[BinaryIO], None]) -> None:
+        self._make_room(0)
+        try:
+            fetch(file)
+            file.flush()
+        except OSError as error:
+            if error.errno not in _DISK_FULL or not self._make_room(blob.size):
+                raise
+            fetch(file)
+            file.flush()
+
+    def _make_room(self, more: int) -> bool:
+        """Delete what was used longest ago and nobody has leased, until all is within the limit.
+
+        Args:
+            more: bytes to delete in any case, since the disk is full.
+
+        Returns:
+            Whether so many were deleted.
+
+        Raises:
+            UserError: what is leased takes more than the limit.
+        """
+        with self.locked():
+            everything = self._all()
+            total = sum(kept.size for kept in everything)
+            if total <= self.limit and not more:
+                return True
+            leased = self._leased()
+            for kept in sorted(everything, key=lambda kept: (kept.whole, kept.used)):
+                if total <= self.limit and more <= 0:
+                    break
+                if (kept.sha256 not in leased) if kept.whole else _is_left_behind(kept.path):
+                    kept.path.unlink(missing_ok=True)
+                    total, more = total - kept.size, more - kept.size
+        if total > self.limit:
+            raise UserError(
+                f"--shard-cache-size {self.limit / 1e6:,.0f} MB",
+                f"{total / 1e6:,.0f} MB in {self.folder} are needed at the same time",
+                "room for all shards that are read at the same time, by all runs that share it",
+                "raise --shard-cache-size, or name a --shard-cache on a larger disk",
+            )
+        return more <= 0
+
+    def _all(self) -> list[_Kept]:
+        found = []
+        for folder in (self.folder / "sha256").iterdir():
+            for path in folder.iterdir() if re.fullmatch(r"[0-9a-f]{2}", folder.name) else ():
+                match = _BLOB.fullmatch(path.name)
+                with suppress(FileNotFoundError):
+                    if match is not None:
+                        status, promised = path.stat(), int(match[2] or 0)
+                        size = max(status.st_size, promised)
+                        whole = match[2] is None
+                        found.append(_Kept(path, match[1], size, status.st_atime, whole))
+        return found
+
+    def _leased(self) -> set[str]:
+        """The digests in the leases of all processes that live."""
+        digests: set[str] = set()
+        for path in (self.folder / "leases").iterdir():
+            with suppress(FileNotFoundError), path.open("r+b") as file:
+                if _lock(file):
+                    path.unlink()
+                else:
+                    digests.update(file.read().decode().split())
+        return digests
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Turn the system's refusal of a path in the folder into a `UserError`."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"--shard-cache {self.folder}",
+                f"{error.filename or 'a file in it'}: {error.strerror or error}",
+                "a folder of yours that can be written, with room for shards",
+                "make room, or name another --shard-cache",
+            ) from error
+
+
+class Lease:
+    """Digests of files that a process still needs: as long as it lives, nobody deletes them."""
+
+    def __init__(self, cache: ShardCache) -> None:
+        self._cache, self._digests = cache, set[str]()
+        self._thread = threading.Lock()
+        path = cache.folder / "leases" / f"{os.getpid()}-{secrets.token_hex(4)}"
+        with cache.locked():
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            _lock(self._file)
+        weakref.finalize(self, os.close, self._file)
+
+    def add(self, digests: Iterable[str]) -> None:
+        """Keep these too. Those that were deleted before are still gone."""
+        with self._thread:
+            self._write(self._digests.union(digests))
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Let these go."""
+        with self._thread:
+            self._write(self._digests.difference(digests))
+
+    def _write(self, digests: set[str]) -> None:
+        if digests != self._digests:
+            self._digests = digests
+            with self._cache.locked():
+                os.ftruncate(self._file, 0)
+                os.pwrite(self._file, "\n".join(digests).encode(), 0)
+
+
+def _lock(file: BinaryIO | int, *, wait: bool = False) -> bool:
+    """Lock a file for whoever opened it; false if somebody else holds it, unless to wait."""
+    import fcntl  # here, since Windows has none, and needs none for sets in folders
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _filling(partial: Path, waiting: bool) -> Iterator[BinaryIO | None]:
+    """An unfinished file, locked; None while another process has it, or may still begin it."""
+    if waiting and not partial.exists():
+        yield None
+        return
+    partial.parent.mkdir(exist_ok=True)
+    with partial.open("a+b") as file:
+        # Whoever had it locked may have renamed it
+        if not _lock(file) or os.fstat(file.fileno()).st_ino != _inode(partial):
+            yield None
+            return
+        try:
+            yield file
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's contents."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _is_left_behind(path: Path) -> bool:
+    """Whether nobody fetches into an unfinished file."""
+    try:
+        with path.open("r+b") as file:
+            return _lock(file)
+    except FileNotFoundError:
+        return False

@@ -108,11 +108,20 @@ class Schedule:
         """All rows of this rank in the order of an epoch; batches are consecutive pieces of it."""
         return self.first + windowed(self.counts, WINDOW, self.seed, epoch)
 
+    def rows(self, epoch: int, skipped: int = 0) -> Rows:
+        """The rows of an epoch's batches, one after another, from the `skipped`-th batch on."""
+        return self.order(epoch)[: self.steps_per_epoch * self.batch_size][
+            skipped * self.batch_size :
+        ]
+
     def batches(self, epoch: int, skipped: int = 0) -> Iterator[Rows]:
         """The rows of an epoch's batches, (batch_size,) each, from the `skipped`-th on."""
-        order = self.order(epoch)
-        for batch in range(skipped, self.steps_per_epoch):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return batches_of(self.rows(epoch, skipped), self.batch_size)
+
+
+def batches_of(rows: Rows, batch_size: int) -> Iterator[Rows]:
+    """Cut rows into batches; the last may be smaller."""
+    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
 def steps_per_epoch(samples: int, batch_size: int, num_ranks: int = 1) -> int:

@@ -29,6 +29,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 class Files(ABC):
     """The files of a shard set, wherever they are."""
 
+    note = ""
+    """What people should know about where they come from."""
+
     @abstractmethod
     def __str__(self) -> str:
         """Where they are, for people: a folder or a URL."""
@@ -40,6 +43,9 @@ class Files(ABC):
         Raises:
             UserError: it cannot be had.
         """
+
+    def release(self, name: str) -> None:  # noqa: B027  # what lies here stays
+        """Let go of a file, which may have to be fetched again."""
 
     @property
     @abstractmethod

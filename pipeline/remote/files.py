@@ -1,0 +1,126 @@
+"""The files of a remote set: each is fetched into the cache when it is needed, or before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.errors import UserError
+from pipeline.files import digest
+from pipeline.remote.cache import Blob, ShardCache
+from pipeline.remote.store import Store
+from pipeline.shards.manifest import MANIFEST, MAX_INDEX_BYTES, REJECTS, Manifest
+from pipeline.shards.shard_set import Files, pack_command
+
+PARALLEL = 8
+"""Files fetched at the same time: one connection seldom fills a network."""
+
+TRIES = 2
+"""Downloads of an object before its contents are called wrong, not its way here."""
+
+
+class RemoteFiles(Files):
+    """The files of a set in a store, fetched once for all processes of this machine.
+
+    Args:
+        store: where they are.
+        cache: where they are kept.
+        manifest: of the set.
+        patience: seconds to wait for another process of this machine to begin to fetch a file.
+        note: what people should know about where they come from.
+    """
+
+    def __init__(
+        self, store: Store, cache: ShardCache, manifest: Manifest, patience: float, note: str
+    ) -> None:
+        self.cache, self.note, self._store, self._patience = cache, note, store, patience
+        sizes = {f"{shard.name}.tar": shard.bytes for shard in manifest.shards}
+        self._blobs = {
+            name: Blob(sha256, sizes.get(name, 0)) for name, sha256 in manifest.digests.items()
+        }
+        self._rejected, self._lease = manifest.rejected, cache.lease()
+        self._heard = time.monotonic()
+
+    def __str__(self) -> str:
+        return str(self._store.address)
+
+    @property
+    def remedy(self) -> str:
+        return f"pack the set again, to another place: {pack_command('celeba/')} --out URL"
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last byte came."""
+        return time.monotonic() - self._heard
+
+    def path(self, name: str, cancelled: Callable[[], bool] = lambda: False) -> Path:
+        """Where a file lies, once it is there.
+
+        Args:
+            name: of the file.
+            cancelled: ends a download.
+
+        Raises:
+            UserError: it cannot be had, or the download was ended.
+        """
+        if name not in self._blobs:
+            return self._unchecked(name)
+
+        def moved(count: int = 0) -> None:
+            self._heard = time.monotonic()
+            if cancelled():
+                raise UserError(name, "a download that was ended", "its end", "begin again")
+
+        self.keep([name])
+        blob = self._blobs[name]
+        return self.cache.get(
+            blob, lambda file: self._fetch(name, blob, file, moved), moved, self._patience
+        )
+
+    def all_at_once(self, names: Iterable[str]) -> None:
+        """Fetch small files.
+
+        Raises:
+            UserError: one cannot be had.
+        """
+        with ThreadPoolExecutor(PARALLEL, "fetch") as threads:
+            list(threads.map(self.path, names))
+
+    def size(self, name: str) -> int:
+        """Bytes of a tar."""
+        return self._blobs[name].size
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Have the cache keep these, once they are there."""
+        self._lease.add(self._blobs[name].sha256 for name in names)
+
+    def release(self, name: str) -> None:
+        self._lease.drop([self._blobs[name].sha256])
+
+    def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
+        for _ in range(TRIES):
+            found = self._store.download(name, file, blob.size or MAX_INDEX_BYTES, moved)
+            if found == blob.sha256:
+                return
+        raise UserError(
+            self._store.address.of(name),
+            f"another object than was packed (SHA-256 {found[:16]}…)",
+            f"the one that {MANIFEST} names ({blob.sha256[:16]}…)",
+            self.remedy,
+        )
+
+    def _unchecked(self, name: str) -> Path:
+        """A table of a set that has no digest of it; it is compared with the shards when read."""
+        if name == REJECTS and not self._rejected:
+            return self.cache.folder / name  # there is none
+        found = self._store.read(name, MAX_INDEX_BYTES)
+        assert found is not None, "only what has a known etag can be unchanged"
+        data, _ = found
+        return self.cache.get(Blob(digest(data), len(data)), lambda file: _write(file, data))
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    file.write(data)

@@ -1,0 +1,99 @@
+"""Opening a set by its name: a folder of this machine, or a place in a store."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.files import digest, write_whole
+from pipeline.remote.access import Access
+from pipeline.remote.address import Address, is_address
+from pipeline.remote.cache import ShardCache
+from pipeline.remote.files import RemoteFiles
+from pipeline.remote.store import Store, UnreachableError
+from pipeline.remote.supply import PATIENCE
+from pipeline.shards.manifest import (
+    LABELS,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    parse_manifest,
+)
+from pipeline.shards.shard_set import ShardSet, pack_command
+
+SOON = 5.0
+"""Seconds in which a store must answer if the cache knows the set."""
+
+
+class _Known(BaseModel):
+    """What the cache knows of a URL."""
+
+    model_config = ConfigDict(frozen=True)
+
+    etag: str | None
+    manifest: str
+    """The whole file."""
+
+
+def open_set(name: str | Path, access: Access | None = None, flag: str = "--shards") -> ShardSet:
+    """Open a shard set for reading.
+
+    Of a remote set, the manifest, the indexes and the labels are fetched; tars are when they are
+    read. The store is asked whether the manifest is still the same; if it does not answer, the set
+    is as it was when it was opened last.
+
+    Args:
+        name: a folder, or a URL.
+        access: how a URL is reached.
+        flag: the option that gave the name.
+
+    Raises:
+        UserError: there is no usable set, or the store does not give it.
+    """
+    if not is_address(str(name)):
+        return ShardSet.open(Path(name))
+    access = access or Access()
+    address = Address.parse(str(name), access.endpoint, flag)
+    cache = ShardCache(access.folder, access.cache_size)
+    manifest, note = _manifest(address, cache, flag, first=access.first)
+    files = RemoteFiles(
+        Store(address, flag), cache, manifest, 0.0 if access.first else PATIENCE, note
+    )
+    labels = [] if manifest.labels is None else [LABELS]
+    files.all_at_once([*(f"{shard.name}.idx" for shard in manifest.shards), *labels])
+    return ShardSet(files, manifest)
+
+
+def _manifest(
+    address: Address, cache: ShardCache, flag: str, *, first: bool
+) -> tuple[Manifest, str]:
+    """The set's manifest, and what people should know about it."""
+    path = cache.folder / "sets" / f"{digest(f'{address.url} {address.endpoint}'.encode())}.json"
+    known, note = _known(path), ""
+    if first or known is None:
+        store = Store(address, flag) if known is None else Store(address, flag, SOON)
+        try:
+            found = store.read(MANIFEST, MAX_MANIFEST_BYTES, known.etag if known else None)
+        except UnreachableError:
+            if known is None:
+                raise
+            when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+            found, note = None, f"the store does not answer: as it was on {when:%Y-%m-%d %H:%M}"
+        if found is not None:
+            known = _Known(etag=found[1], manifest=found[0].decode(errors="replace"))
+    assert known is not None, "either it is known, or the store has told"
+    again = f"{pack_command('celeba/')} --out URL"
+    manifest = parse_manifest(known.manifest.encode(), address.of(MANIFEST), again)
+    if not note:
+        with cache.locked():
+            write_whole(path, known.model_dump_json().encode())
+    return manifest, note
+
+
+def _known(path: Path) -> _Known | None:
+    try:
+        return _Known.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None

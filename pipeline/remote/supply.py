@@ -1,0 +1,198 @@
+"""Fetching ahead: the tars of a remote set, in the order in which their rows will be read.
+
+The order of an epoch is known before it begins, and takes one window of shards after another. So a
+tar is needed for one stretch of an epoch, and may leave the cache after it, if the set as a whole
+does not fit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.remote.files import PARALLEL, RemoteFiles
+from pipeline.shards.order import Rows
+from pipeline.shards.shard_set import ShardSet
+
+PATIENCE = 60.0
+"""Seconds that a process waits for its machine's first one to begin to fetch what it needs; then it
+fetches that itself, and if it cannot, has an error of its own to tell."""
+
+AHEAD = 2 * PARALLEL
+"""Tars of a set that does not fit that are fetched before their turn: others want room, too."""
+
+CLOSING_PATIENCE = 5.0
+"""Seconds for the threads to end by themselves."""
+
+
+class Stretch(NamedTuple):
+    """Where rows of one shard are read; ordered by where that ends."""
+
+    run: int
+    last: int
+    """Place in the run of the last such row."""
+    first: int
+    name: str
+    """Of the tar."""
+
+
+class Supply:
+    """Threads that fetch ahead.
+
+    Args:
+        shards: an opened set.
+        files: its files, which are remote.
+        runs: for each rank to be supplied, its rows in the order in which they are read, in runs of
+            equal lengths.
+        rows: first row of each of these ranks, and how many it has.
+        fetches: whether this process fetches, or has the cache keep what another one does.
+    """
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        files: RemoteFiles,
+        runs: Sequence[Iterator[Rows]],
+        rows: Sequence[tuple[int, int]],
+        *,
+        fetches: bool,
+    ) -> None:
+        self._files, self._fetches = files, fetches
+        self._names = [f"{shard.name}.tar" for shard in shards.manifest.shards]
+        self._ends = np.cumsum([shard.samples for shard in shards.manifest.shards])
+        touched = {number for first, count in rows for number in self._of(first, count)}
+        self._all = [self._names[number] for number in sorted(touched)]
+        self._room = files.cache.room()
+        self._fits = sum(map(files.size, self._all)) <= self._room
+        if self._fits:
+            files.keep(self._all)
+        self._changed = threading.Condition()
+        self._held, self._due = Counter[str](), list[Stretch]()
+        self._place = (0, 0)
+        self._closed = False
+        self._route = self._stretches(runs)
+        self._head = next(self._route, None)
+        count = PARALLEL if fetches else 1
+        self._threads = [
+            threading.Thread(target=self._run, name=f"fetch-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def reached(self, run: int, place: int) -> None:
+        """Let go of what is only read before this place."""
+        if self._fits:
+            return
+        with self._changed:
+            self._place = run, place
+            while self._due and self._due[0][:2] < self._place:
+                self._release(heappop(self._due).name)
+            self._changed.notify_all()
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last byte came."""
+        return self._files.idle
+
+    def close(self) -> None:
+        """End the threads; what they have fetched stays in the cache."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        end = time.monotonic() + CLOSING_PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _of(self, first: int, count: int) -> range:
+        """The shards that so many rows lie in."""
+        low, high = np.searchsorted(self._ends, [first, first + count - 1], side="right").tolist()
+        return range(low, high + 1)
+
+    def _stretches(self, runs: Sequence[Iterator[Rows]]) -> Iterator[Stretch]:
+        """The way through the set, in the order of first use."""
+        for run, parts in enumerate(zip(*runs, strict=False)):
+            stretches = self._of_run(run, parts)
+            if not self._fits and run == 0:
+                self._require_room(stretches)
+            yield from stretches
+            if self._fits:
+                break
+        if self._fits:  # what this run has left out, the next one may need
+            yield from (Stretch(0, 0, 0, name) for name in self._all if name not in self._held)
+
+    def _of_run(self, run: int, parts: Sequence[Rows]) -> list[Stretch]:
+        ends = dict[int, tuple[int, int]]()
+        for rows in parts:
+            numbers = np.searchsorted(self._ends, rows, side="right")
+            found, first = np.unique(numbers, return_index=True)
+            last = len(rows) - 1 - np.unique(numbers[::-1], return_index=True)[1]
+            for number, low, high in np.stack([found, first, last], axis=1).tolist():
+                before = ends.get(number, (low, high))
+                ends[number] = min(low, before[0]), max(high, before[1])
+        ordered = sorted(ends.items(), key=lambda item: item[1])
+        return [Stretch(run, high, low, self._names[number]) for number, (low, high) in ordered]
+
+    def _require_room(self, stretches: Sequence[Stretch]) -> None:
+        """Refuse a cache that has no room for what is read at the same time.
+
+        Raises:
+            UserError: it has not.
+        """
+        names, firsts = [each.name for each in stretches], [each.first for each in stretches]
+        begun = np.cumsum([self._files.size(name) for name in names])
+        by_end = sorted(stretches, key=lambda each: each.last)
+        ended = np.cumsum([0, *(self._files.size(each.name) for each in by_end)])
+        before = np.searchsorted([each.last for each in by_end], firsts)
+        needed = int((begun - ended[before]).max())
+        if needed > self._room:
+            raise UserError(
+                "--shard-cache-size",
+                f"{self._room / 1e6:,.0f} MB of room in {self._files.cache.folder}, beside what"
+                " others use of it",
+                f"{needed / 1e6:,.0f} MB or more: so much of this set is read at the same time",
+                "raise --shard-cache-size, or name a --shard-cache on a larger disk",
+            )
+
+    def _run(self) -> None:
+        try:
+            while (name := self._next()) is not None:
+                if self._fetches:
+                    self._files.path(name, lambda: self._closed)
+        except UserError:
+            # Whoever reads that tar asks for it, and is told why it cannot be had
+            with self._changed:
+                self._closed = True
+
+    def _next(self) -> str | None:
+        """What is to be fetched next, once there is room for it, and never before its turn."""
+        with self._changed:
+            while not self._closed and self._head and not self._has_room(self._head.name):
+                self._changed.wait()
+            if self._closed or self._head is None:
+                return None
+            stretch, self._head = self._head, next(self._route, None)
+            self._held[stretch.name] += 1
+            self._files.keep([stretch.name])
+            heappush(self._due, stretch)
+            return stretch.name
+
+    def _has_room(self, name: str) -> bool:
+        if self._fits or name in self._held:
+            return True
+        ahead = sum((each.run, each.first) > self._place for each in self._due)
+        held = sum(map(self._files.size, {*self._held, name}))
+        return ahead < AHEAD and held <= self._room
+
+    def _release(self, name: str) -> None:
+        self._held[name] -= 1
+        if not self._held[name]:
+            del self._held[name]
+            self._files.release(name)
