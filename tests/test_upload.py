@@ -183,14 +183,25 @@ def s3(place, tmp_path, store):
     )
 
 
-def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(s3, store, local):
+def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(
+    s3, store, local, monkeypatch
+):
+    add = Upload.add
+
+    def add_once_all_is_sent(upload, number):
+        upload._queue.join()
+        add(upload, number)
+
     store.faults.append(Fault("*/shard-000001.tar", "PUT", status=403, code="AccessDenied"))
-    with pytest.raises(UserError, match=r"shard-000001\.tar"):
-        s3.send()
+    with monkeypatch.context() as patch:
+        patch.setattr(Upload, "add", add_once_all_is_sent)
+        patch.setattr("pipeline.packing.pack._gather", None)  # it does not come to that
+        with pytest.raises(UserError, match=r"shard-000001\.tar"):
+            s3.send()
     assert MANIFEST not in names_in(s3.there)
     store.faults.clear()
     before = len(store.requests)
-    assert s3.send().resumed > 1
+    assert s3.send().resumed == 3
     again = {request.name for request in store.requests[before:] if request.method == "PUT"}
     assert "bucket/set/shard-000001.tar" in again
     assert "bucket/set/shard-000000.tar" not in again
@@ -209,21 +220,24 @@ def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(s3, store, l
 def test_a_store_of_no_use_is_told_before_anything_is_packed(s3, store, fault, monkeypatch):
     monkeypatch.setattr("pipeline.packing.pack.write_shards", None)
     store.faults.append(fault)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:
         s3.send()
+    assert "other entries" not in caught.value.found
     assert names_in(store.folder / "bucket") == []
 
 
 def test_of_two_who_begin_at_once_one_is_refused(place, local, monkeypatch):
-    both, names, add, ended = threading.Barrier(2), Store.names, Upload.add, []
+    both, begun, ended = threading.Barrier(2), threading.Event(), []
+    names, add = Store.names, Upload.add
 
     def names_at_once(store):
         found = names(store)
-        if not found:
-            both.wait(5)  # each has seen that nothing is there
+        if not found and both.wait(5):  # each has seen that nothing is there
+            assert begun.wait(5)
         return found
 
     def add_after_the_other(upload, number):
+        begun.set()
         assert waited(lambda: ended)
         add(upload, number)
 
@@ -245,14 +259,29 @@ def test_of_two_who_begin_at_once_one_is_refused(place, local, monkeypatch):
     assert contents(place.there) == local
 
 
-def test_an_unfinished_set_is_its_packers_alone(cut_off):
+def test_a_set_that_came_just_before_the_claim_is_left_alone(place, pictures, local, monkeypatch):
+    upload = Store.upload
+
+    def come_before(store, name, source, **options):
+        if name == CLAIM:
+            write_pictures(place.there, local)
+        upload(store, name, source, **options)
+
+    monkeypatch.setattr(Store, "upload", come_before)
+    with pytest.raises(UserError, match="a complete shard set"):
+        place.send(seed=1)
+    assert contents(place.there) == local
+
+
+def test_an_unfinished_set_is_its_packers_alone(cut_off, pictures, tmp_path):
     assert "packed elsewhere" in cut_off.elsewhere().refused().found
     error = cut_off.refused(seed=1)
     assert error.found == "an unfinished set with other options: seed 0"
     assert "repeat the command" in error.remedy
     shutil.rmtree(cut_off.there)  # with the store's own tool
     cut_off.send(seed=1)
-    assert ShardSet.open(cut_off.there).manifest.seed == 1
+    pack_folder(pictures, tmp_path / "local", seed=1, **OPTIONS)
+    assert contents(cut_off.there) == contents(tmp_path / "local")
 
 
 def test_a_manifest_that_somebody_else_put_there_meanwhile_stays(cut_off, monkeypatch):
@@ -317,7 +346,7 @@ def test_a_file_that_came_to_an_unfinished_set_is_left_alone(cut_off):
     [
         ("--out s3://bucket/set --overwrite", "--overwrite"),
         ("--out https://host/set", "--out https://host/set"),
-        ("--out ftp://host/set", "--out ftp"),
+        ("--out ftp://host/set", "--out"),
         ("--out set --endpoint http://host", "--endpoint http://host"),
         ("--shard-cache cache", "--shard-cache cache"),
     ],
