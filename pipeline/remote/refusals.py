@@ -1,0 +1,178 @@
+"""What went wrong at a store, in four parts, from what obstore tells of it.
+
+Its own texts are not shown: they hold URLs with their queries, and what a server answered, which may
+repeat a signature.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Self
+
+from pipeline.errors import UserError
+from pipeline.remote.address import Address
+
+CREDENTIALS = {
+    "s3": "log in as for the aws command: AWS_PROFILE, AWS_ACCESS_KEY_ID with"
+    " AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials",
+    "gs": "name a key file by GOOGLE_APPLICATION_CREDENTIALS, or run: gcloud auth"
+    " application-default login; for a public bucket, set GOOGLE_SKIP_SIGNATURE=true",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME, with AZURE_STORAGE_ACCOUNT_KEY or"
+    " AZURE_STORAGE_SAS_TOKEN, or with AZURE_SKIP_SIGNATURE=true for a public container",
+    "http": "put the host with its login and password into ~/.netrc",
+    "https": "put the host with its login and password into ~/.netrc",
+    "file": "see whose it is with ls -l",
+}
+"""What to do about a store that lets one in no further, by its scheme."""
+
+_EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken"}
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"}
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+"""Words of the stores' own for an error: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
+learn.microsoft.com/rest/api/storageservices/blob-service-error-codes."""
+
+_AGAIN = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+"""Answers that may be others a moment later."""
+
+_SIGNS = {
+    "dns error": "no host of that name",
+    "ConnectionRefused": "the connection is refused",
+    "InvalidCertificate": "a certificate that is not trusted",
+    "InvalidContentType": "no TLS, which https:// wants",
+    "TooManyRedirects": "redirects without end",
+    "kind: Timeout": "no answer, or one that stands still",
+    "IncompleteBody": "an answer that is cut off",
+    "kind: Interrupted": "an answer that is cut off",
+    "RangeNotSupported": "an answer that is cut off, of a server that sends no part of an object",
+    "NoContentRange": "an answer that is cut off, of a server that sends no part of an object",
+    "kind: Connect": "no connection",
+    "kind: Request": "no answer",
+    "kind: Decode": "an answer that is damaged on its way",
+}
+"""What obstore's long form of an error holds where no answer came whole, and what that means."""
+
+_LASTING = ("dns error", "InvalidCertificate", "InvalidContentType", "TooManyRedirects")
+_NO_PARTS = ("RangeNotSupported", "NoContentRange")
+
+
+class UnreachableError(UserError):
+    """The store gave no usable answer in time: no connection, or 429 or 5xx to the end."""
+
+
+class MissingError(UserError):
+    """The store says that there is no such object."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of obstore's, by what can be told of it without repeating it."""
+
+    kind: str
+    """The name of its type."""
+    status: int | None
+    code: str
+    """The store's own word for it, or nothing."""
+    sign: str | None
+    """A key of `_SIGNS`, where there is no status."""
+    text: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        text = str(error)
+        status = re.search(r"status code: (\d{3})\b", text)
+        code = re.search(r"<Code>(\w{1,60})</Code>", text)
+        return cls(
+            kind=type(error).__name__,
+            status=int(status[1]) if status else None,
+            code=code[1] if code else "",
+            sign=None if status else next((sign for sign in _SIGNS if sign in text), None),
+            text=text,
+        )
+
+    @property
+    def anew(self) -> bool:
+        """Whether the rest of an object cannot be had: it is another one by now, or its server
+        sends no parts."""
+        return self.kind == "PreconditionError" or self.sign in _NO_PARTS
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may do a moment later."""
+        if self.status is not None:
+            return self.status in _AGAIN or self.anew
+        return self.sign is not None and self.sign not in _LASTING
+
+    @property
+    def found(self) -> str:
+        """In a few words."""
+        if self.status is None:
+            return _SIGNS[self.sign] if self.sign else _without_secrets(self.text)
+        known = self.status in {status.value for status in HTTPStatus}
+        phrase = f" {HTTPStatus(self.status).phrase}" if known else ""
+        return f"{self.status}{phrase}{f' ({self.code})' if self.code else ''}"
+
+
+def refusal(failure: Failure, address: Address, name: str, flag: str, patience: float) -> UserError:
+    """The error that people see.
+
+    Args:
+        failure: what happened.
+        address: of the set.
+        name: the object's; empty for the whole set.
+        flag: the option that named the set.
+        patience: seconds for which what may pass was tried again.
+    """
+    where = f"{flag} {address.of(name) if name else address}"
+    found, code, status = failure.found, failure.code, failure.status
+    if failure.passing or failure.sign in _LASTING:
+        tried = f", for {patience:g} seconds" if failure.passing else ""
+        wanted = f"an answer of {_service(address)}"
+        remedy = "see that the store is up and that this machine reaches it, and start again"
+        return UnreachableError(where, found + tried, wanted, remedy)
+    if code in _SKEWED:
+        remedy = "set the clock, by NTP for example, and start again"
+        return UserError(where, found, "a clock that is right, on this machine", remedy)
+    if code in _ELSEWHERE or "BareRedirect" in failure.text:
+        found = "a redirect to another region" if status is None else found
+        remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
+        return UserError(where, found, "the region that has the bucket", remedy)
+    if status in {401, 403} or code in _EXPIRED or _lacks_credentials(failure.text):
+        found = found if status else "no credentials"
+        return UserError(where, found, "credentials that suffice", CREDENTIALS[address.scheme])
+    if failure.kind == "FileNotFoundError" or "kind: NotFound" in failure.text:
+        found = "no such bucket" if code in _NO_BUCKET else "no such object"
+        remedy = "see that the URL is right, and that packing to it has ended"
+        return MissingError(where, found, "an object of a shard set", remedy)
+    if failure.kind == "AlreadyExistsError":
+        remedy = f"choose another {flag}, or delete it first"
+        return UserError(where, "an object of that name", "a place that is free", remedy)
+    if "MissingContentLength" in failure.text:
+        found, wanted = "an answer that does not say how long it is", "the header Content-Length"
+        return UserError(where, found, wanted, "have the server send files as they are")
+    return UserError(where, found, "an object", "see that the URL and the store's settings are right")
+
+
+def _lacks_credentials(text: str) -> bool:
+    """Whether the way to a request's signature ended: no account named, or no token given."""
+    return "MissingAccount" in text or "TokenRequest" in text or "redential" in text
+
+
+def _service(address: Address) -> str:
+    clouds = {"s3": "Amazon S3", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+    return address.endpoint or clouds.get(address.scheme, address.bucket)
+
+
+def _without_secrets(text: str) -> str:
+    """The first line of a text, up to what might be a URL or a value that is quoted."""
+    line = re.split(r"\w+://|[\"'?@=<{]", text.splitlines()[0] if text else "")[0]
+    return line.strip()[:160] or "an error without words"

@@ -1,0 +1,240 @@
+"""The objects of a shard set in a store: read, downloaded with their digest, uploaded, listed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+from pipeline.errors import UserError
+from pipeline.remote.address import Address
+from pipeline.remote.connect import connect
+from pipeline.remote.refusals import Failure, MissingError, UnreachableError, refusal
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ObjectStore
+
+__all__ = ["MissingError", "Store", "UnreachableError"]
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 18
+"""At least so much is hashed and written at once: 30 MB take 45 ms of a core, from 16 KiB to 1 MiB."""
+
+PART_BYTES, PARTS = 8 << 20, 4
+"""How a large object goes up: so much a request, and so many at once."""
+
+UPLOAD_SECONDS = 300
+"""For a request that uploads a part: 32 MiB in that time is a line of 1 Mbit/s."""
+
+
+class Store:
+    """The objects directly under an address. Several threads may use it at once.
+
+    A request that fails in a way that may pass, such as a lost connection or 503, is made again
+    until `patience` is over, with growing pauses. A Retry-After is not read: obstore does not
+    show it.
+
+    Args:
+        address: of the set.
+        flag: the option that named it, for messages.
+        patience: seconds without progress after which an object is given up. A quarter of it is
+            the longest silence of a store that is waited for.
+
+    Every method raises a `UserError` as well if the extra `[remote]` is not installed, or what holds
+    credentials cannot be read.
+    """
+
+    def __init__(self, address: Address, flag: str = "--shards", patience: float = 60.0) -> None:
+        self.address = address
+        self.flag = flag
+        self.patience = patience
+
+    @cached_property
+    def _source(self) -> ObjectStore:
+        return connect(self.address, self.flag, self.patience / 4)
+
+    @cached_property
+    def _target(self) -> ObjectStore:
+        return connect(self.address, self.flag, UPLOAD_SECONDS, writable=True)
+
+    def read(self, name: str, most: int, etag: str | None = None) -> tuple[bytes, str | None] | None:
+        """Read a small object whole.
+
+        Args:
+            name: the object's.
+            most: bytes that it may have.
+            etag: what an earlier read returned.
+
+        Returns:
+            The bytes and their etag, if the store gives one; None if `etag` still names what is
+            there.
+
+        Raises:
+            UserError: the store refuses, or the object is larger.
+            MissingError: there is none of that name.
+            UnreachableError: no answer within `patience`.
+        """
+
+        def attempt() -> tuple[bytes, str | None] | None:
+            from obstore.exceptions import NotModifiedError
+
+            options: GetOptions = {"if_none_match": etag} if etag else {}
+            try:
+                got = self._source.get(name, options=options)
+            except NotModifiedError:
+                return None
+            if (size := got.meta["size"]) > most:
+                where, found = f"{self.flag} {self.address.of(name)}", f"{size:,} bytes"
+                remedy = "see that the URL is that of a shard set"
+                raise UserError(where, found, f"at most {most:,}", remedy)
+            return bytes(got.bytes()), got.meta["e_tag"]
+
+        return self._persist(name, attempt)
+
+    def download(
+        self,
+        name: str,
+        file: BinaryIO,
+        size: int | None = None,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> str:
+        """Write an object to a file, from position 0; what else the file held is gone.
+
+        What is cut off is taken up where it ended, if it is still the same object there and the
+        store sends parts; else from the start.
+
+        Args:
+            name: the object's.
+            file: buffered, open for writing.
+            size: bytes that it has; None if that is not known.
+            progress: gets the number of bytes that have come since the last call.
+
+        Returns:
+            The SHA-256 of what was written, in hexadecimal, computed on the way.
+
+        Raises:
+            UserError: the store refuses, or has an object of another size.
+            MissingError: there is none of that name.
+            UnreachableError: nothing came for `patience`.
+            OSError: the file cannot be written.
+        """
+        transfer = _Transfer(file, progress)
+
+        def attempt() -> None:
+            got = self._source.get(name, options=transfer.options())
+            if size is not None and got.meta["size"] != size:
+                where, found = f"{self.flag} {self.address.of(name)}", f"{got.meta['size']:,} bytes"
+                remedy = "see what wrote there since the set was packed; upload the set again"
+                raise UserError(where, found, f"{size:,}, as the set's manifest says", remedy)
+            transfer.etag = got.meta["e_tag"]
+            for chunk in got.stream(CHUNK_BYTES):
+                transfer.take(chunk)
+
+        self._persist(name, attempt, transfer)
+        file.flush()
+        return transfer.sha256.hexdigest()
+
+    def upload(self, name: str, source: Path | bytes, *, new: bool = False) -> None:
+        """Store an object, whole or not at all.
+
+        Args:
+            name: the object's.
+            source: a file, or the bytes themselves.
+            new: only if there is none of that name, which the store itself sees to.
+
+        Raises:
+            UserError: the store refuses, or there is one already and it must be new.
+            UnreachableError: no answer within `patience`.
+        """
+        self._require_writable()
+        mode = "create" if new else "overwrite"
+
+        def attempt() -> None:
+            self._target.put(
+                name, source, mode=mode, chunk_size=PART_BYTES, max_concurrency=PARTS
+            )
+
+        self._persist(name, attempt)
+
+    def names(self) -> list[str]:
+        """The names of all objects directly under the address, sorted.
+
+        Raises:
+            UserError: the store refuses, or is a web server, which has no list.
+            UnreachableError: no answer within `patience`.
+        """
+        self._require_writable()
+        listed = self._persist("", lambda: self._target.list_with_delimiter())
+        return sorted(found["path"] for found in listed["objects"])
+
+    def _require_writable(self) -> None:
+        if self.address.scheme in {"http", "https"}:
+            wanted = "a store that takes and lists objects: s3://, gs://, az:// or file://"
+            remedy = "write to a folder, and copy that to where the server has its files"
+            raise UserError(f"{self.flag} {self.address}", "a web server", wanted, remedy)
+
+    def _persist(
+        self, name: str, attempt: Callable[[], T], transfer: _Transfer | None = None
+    ) -> T:
+        """Make an attempt, and again while what fails may pass and patience lasts."""
+        first = pause = self.patience / 300
+        since, best = time.monotonic(), 0
+        while True:
+            try:
+                return attempt()
+            except Exception as error:
+                if not _is_the_stores(error):
+                    raise
+                failure = Failure.of(error)
+                now = time.monotonic()
+                if transfer and transfer.received > best:
+                    since, best, pause = now, transfer.received, first
+                if transfer and failure.anew:
+                    transfer.etag = None
+                if not failure.passing or now - since >= self.patience:
+                    refused = refusal(failure, self.address, name, self.flag, self.patience)
+                    raise refused from None
+            # No two clients at the same moment: one that is overrun would stay so
+            time.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, self.patience / 6)
+
+
+class _Transfer:
+    """How far a download has come."""
+
+    def __init__(self, file: BinaryIO, progress: Callable[[int], object]) -> None:
+        self.file = file
+        self.progress = progress
+        self.etag: str | None = None
+        """Of the object of which `received` bytes are written; None to begin anew."""
+        self.received = 0
+        self.sha256 = hashlib.sha256()
+
+    def options(self) -> GetOptions:
+        """Ask for what is lacking."""
+        if self.etag is not None and self.received:
+            return {"range": {"offset": self.received}, "if_match": self.etag}
+        self.file.seek(0)
+        self.file.truncate()
+        self.received = 0
+        self.sha256 = hashlib.sha256()
+        return {}
+
+    def take(self, chunk: bytes) -> None:
+        self.file.write(chunk)
+        self.sha256.update(chunk)
+        self.received += len(chunk)
+        self.progress(len(chunk))
+
+
+def _is_the_stores(error: Exception) -> bool:
+    """Whether obstore raises it: two of its kinds are Python's own."""
+    from obstore.exceptions import BaseError
+
+    return isinstance(error, BaseError | FileNotFoundError | NotImplementedError)
