@@ -15,6 +15,7 @@ from pipeline.packing.upload import CLAIM, NOTES, Upload, staging
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.cache import ShardCache
+from pipeline.remote.open import open_set
 from pipeline.remote.store import Store
 from pipeline.shards.manifest import MANIFEST, PROGRESS
 from pipeline.shards.shard_set import ShardSet
@@ -120,6 +121,12 @@ def test_what_comes_to_the_store_and_when(pictures, tmp_path, local):
         words += ["--endpoint", store.url, "--max-rejects", 0.5]
         status, out, err = run_here(main, pictures, *words, cwd=tmp_path)
         sent = [request.name for request in store.requests if request.method == "PUT"]
+        store.requests.clear()
+        opened = open_set("s3://bucket/set", Access(store.url, tmp_path / "a cache"))
+        assert [tar.read_bytes() for tar in opened.tars] == [
+            data for name, data in sorted(local.items()) if name.endswith(".tar")
+        ]
+        assert [request.name for request in store.requests] == [f"bucket/set/{MANIFEST}"]
     assert (status, err) == (0, "")
     assert contents(tmp_path / "bucket" / "set") == local
     claim, *files, manifest = [name.removeprefix("bucket/set/") for name in sent]
@@ -131,8 +138,8 @@ def test_what_comes_to_the_store_and_when(pictures, tmp_path, local):
     assert out.splitlines()[-1] == f"{told} --shard-cache 'a cache'"
     digests = ShardSet.open(tmp_path / "local").manifest.digests
     assert set(digests) == {*local} - {MANIFEST}
-    cached = tree(tmp_path / "a cache")
-    assert cached == {f"sha256/{sha[:2]}/{sha}": local[name] for name, sha in digests.items()}
+    cached = tree(tmp_path / "a cache" / "sha256")
+    assert cached == {f"{sha[:2]}/{sha}": local[name] for name, sha in digests.items()}
     assert names_in(tmp_path / "a cache" / "packing") == []
 
 
@@ -324,7 +331,7 @@ def test_killed_between_store_and_cache_the_rest_is_moved(place, local, monkeypa
     assert len(names_in(place.staging)) == len(local) - 3
     assert place.refused().found == "a complete shard set"
     assert not place.staging.exists()
-    assert sorted(tree(place.cache).values()) == sorted(
+    assert sorted(tree(place.cache / "sha256").values()) == sorted(
         data for name, data in local.items() if name != MANIFEST
     )
 

@@ -35,9 +35,10 @@ from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
 from pipeline.packing.sources.shard_set import require_fit
-from pipeline.packing.upload import Upload, require_writable, staging
+from pipeline.packing.upload import Upload, staging
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
+from pipeline.remote.store import Store as RemoteStore
 from pipeline.shards.labels import counts_of
 from pipeline.shards.manifest import DEFAULT_SIZE, REJECTS, Recipe, make_recipe
 from pipeline.shards.shard_set import is_url
@@ -227,7 +228,7 @@ def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
     """Where the set is to be made; refuses what can be refused without a look at it."""
     if is_url(out):
         address = Address.parse(out, access.endpoint, "--out")
-        require_writable(address)
+        RemoteStore(address, "--out").require_writable()
         if overwrite:
             raise UserError(
                 "--overwrite",

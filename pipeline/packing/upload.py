@@ -50,22 +50,6 @@ def staging(address: Address, access: Access) -> Path:
     return access.folder / "packing" / place[:16]
 
 
-def require_writable(address: Address) -> None:
-    """Refuse a URL that is for reading only.
-
-    Raises:
-        UserError: http or https.
-    """
-    if address.url.startswith(("http:", "https:")):
-        raise UserError(
-            f"--out {address}",
-            "a URL that is only read from",
-            "a folder, or a URL of s3, gs, az or file",
-            "pack into a folder, and copy that to the server; or name the store by its own scheme"
-            " with --endpoint",
-        )
-
-
 class Upload:
     """A context manager, at whose end nothing more is sent.
 
@@ -75,7 +59,7 @@ class Upload:
         progress: called by several threads with the shards that are up, and all there will be.
 
     Raises:
-        UserError: the address is for reading only, or the cache cannot be used.
+        UserError: the cache cannot be used.
     """
 
     folder: Path
@@ -87,7 +71,6 @@ class Upload:
         access: Access,
         progress: Callable[[int, int], None] = lambda up, total: None,
     ) -> None:
-        require_writable(address)
         self.folder = staging(address, access)
         self._progress = progress
         self._where = f"--out {address}"
