@@ -146,9 +146,12 @@ def test_what_comes_to_the_store_and_when(pictures, tmp_path, local):
 def test_killed_it_goes_on_with_what_is_not_up_yet(cut_off, local, monkeypatch):
     assert names_in(cut_off.there) == sorted([CLAIM, *names_in_shards(0, 1)])
     sent, upload = [], Store.upload
-    monkeypatch.setattr(
-        Store, "upload", lambda *words, **new: (sent.append(words[1]), upload(*words, **new))
-    )
+
+    def noting(store, name, source, **options):
+        sent.append(name)
+        upload(store, name, source, **options)
+
+    monkeypatch.setattr(Store, "upload", noting)
     done = cut_off.send()
     assert (done.resumed, done.written) == (2, 8)
     assert sorted(sent[:4]) == names_in_shards(2, 3)
@@ -190,9 +193,7 @@ def s3(place, tmp_path, store):
     )
 
 
-def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(
-    s3, store, local, monkeypatch
-):
+def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(s3, store, local, monkeypatch):
     add = Upload.add
 
     def add_once_all_is_sent(upload, number):
@@ -234,7 +235,8 @@ def test_a_store_of_no_use_is_told_before_anything_is_packed(s3, store, fault, m
 
 
 def test_of_two_who_begin_at_once_one_is_refused(place, local, monkeypatch):
-    both, begun, ended = threading.Barrier(2), threading.Event(), []
+    both, begun = threading.Barrier(2), threading.Event()
+    ended: list[object] = []
     names, add = Store.names, Upload.add
 
     def names_at_once(store):

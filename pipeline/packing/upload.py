@@ -1,8 +1,8 @@
 """A set on its way to a store: shards as they are finished, then the tables, the manifest last.
 
-It is packed in a folder of the shard cache, where it is noted what is up, so that the same command
-goes on with the rest. While a set is unfinished, the store has one object more: the claim of whoever
-packs it. Two who came at once would overwrite each other's shards without it.
+It is packed in a folder of the shard cache. What is up is noted there, so that the same command
+goes on with the rest. While the set is unfinished, the store has one object more, the claim of
+whoever packs it: without that, two who came at once would overwrite each other's shards.
 """
 
 from __future__ import annotations
@@ -128,9 +128,8 @@ class Upload:
         foreign = sorted(name for name in there if name != CLAIM and not OURS.fullmatch(name))
         if foreign or CLAIM not in there:
             others = foreign or sorted(there)
-            raise self._refusal(
-                f"{len(others)} other entries: {', '.join(others[:5])}", "a place with nothing in it"
-            )
+            found = f"{len(others)} other entries: {', '.join(others[:5])}"
+            raise self._refusal(found, "a place with nothing in it")
         if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             raise self._refusal(
                 "an unfinished set that is packed elsewhere, or with another --shard-cache",
