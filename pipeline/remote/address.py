@@ -1,4 +1,4 @@
-"""Where a shard set lies that is not named by a folder: a URL, which messages and run folders show."""
+"""Where a shard set lies in a store: a URL, which messages show and run folders keep."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def _plain_parts(flag: str, text: str, remedy: str) -> SplitResult:
         _ = parts.port  # read here, where a number that is none is an error
     except ValueError:
         wanted = "SCHEME://HOST/PATH"
-        raise UserError(flag, "a URL that cannot be read", wanted, "see how it is spelled") from None
+        raise UserError(
+            flag, "a URL that cannot be read", wanted, "see how it is spelled"
+        ) from None
     if "@" in parts.netloc:
         found = "a user or a password"
     elif "?" in text or "#" in text:
@@ -126,13 +128,16 @@ def _example(scheme: str) -> str:
 
 def _endpoint(text: str, scheme: str) -> str:
     flag, example = "--endpoint", "http://HOST:PORT or https://HOST"
+    remedy = "give the URL of the store's service"
     if scheme not in BUCKETS:
         wanted = f"a set of {', '.join(f'{known}://' for known in BUCKETS)}"
         found = f"a set of {scheme}://, whose URL says all"
         raise UserError(flag, found, wanted, "leave --endpoint out")
     if not text.lower().startswith(("http://", "https://")):
-        raise UserError(flag, "another kind of text", example, "give the URL of the store's service")
+        raise UserError(
+            flag, "another kind of text", example, "give the URL of the store's service"
+        )
     parts = _plain_parts(flag, text, "leave it out: credentials go where the store's tools look")
     if not parts.hostname:
-        raise UserError(flag, "no host", example, "give the URL of the store's service")
+        raise UserError(flag, "no host", example, remedy)
     return text.rstrip("/")

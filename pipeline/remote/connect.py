@@ -16,7 +16,14 @@ from pipeline.remote.address import Address
 from pipeline.remote.refusals import CREDENTIALS
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
+    from obstore.store import (
+        AzureConfig,
+        ClientConfig,
+        GCSConfig,
+        ObjectStore,
+        RetryConfig,
+        S3Config,
+    )
 
 RETRIES: RetryConfig = {"max_retries": 0}
 """None of obstore's own. They hold a thread until they are over, Ctrl-C or not; of an answer that
@@ -62,10 +69,10 @@ def connect(address: Address, flag: str, silence: float, writable: bool = False)
         return _s3(address, flag, common)
     options["allow_http"] = (address.endpoint or "").lower().startswith("http://")
     if address.scheme == "gs":
-        endpoint = {"base_url": address.endpoint} if address.endpoint else {}
-        return GCSStore(address.bucket, **endpoint, **common)
-    endpoint = {"endpoint": address.endpoint} if address.endpoint else {}
-    return AzureStore(address.bucket, **endpoint, **common)
+        google: GCSConfig = {"base_url": address.endpoint} if address.endpoint else {}
+        return GCSStore(address.bucket, config=google, **common)
+    azure: AzureConfig = {"endpoint": address.endpoint} if address.endpoint else {}
+    return AzureStore(address.bucket, config=azure, **common)
 
 
 def _s3(address: Address, flag: str, common: dict[str, Any]) -> ObjectStore:
@@ -113,10 +120,10 @@ def _login(address: Address, flag: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
-        wanted = "lines of machine, login and password"
-        found = f"line {error.lineno} is none" if isinstance(error, netrc.NetrcParseError) else ""
-        remedy = f"put it right, or name another by NETRC: {flag} asks for it"
-        raise UserError(path, found or "a file that cannot be read", wanted, remedy) from None
+        line = f", from line {error.lineno} on" if isinstance(error, netrc.NetrcParseError) else ""
+        found, wanted = f"what cannot be read{line}", "lines of machine, login and password"
+        remedy = f"put it right, or name another by NETRC: {flag} {address} asks for it"
+        raise UserError(path, found, wanted, remedy) from None
     login, _, password = hosts.get(urlsplit(address.url).hostname or "", ("", "", ""))
     if not login:
         return {}

@@ -1,7 +1,7 @@
 """What went wrong at a store, in four parts, from what obstore tells of it.
 
-Its own texts are not shown: they hold URLs with their queries, and what a server answered, which may
-repeat a signature.
+Its own texts are not shown: they hold URLs with their queries, and what a server answered, which
+may repeat a signature.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _EXPIRED = {"ExpiredToken", "TokenRefreshRequired", "InvalidToken"}
 _SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
 _ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect"}
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
-"""Words of the stores' own for an error: docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
+"""The stores' own words for an error:
+docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
 learn.microsoft.com/rest/api/storageservices/blob-service-error-codes."""
 
 _AGAIN = {
@@ -105,8 +106,7 @@ class Failure:
 
     @property
     def anew(self) -> bool:
-        """Whether the rest of an object cannot be had: it is another one by now, or its server
-        sends no parts."""
+        """Whether the rest cannot be had: another object by now, or a server without ranges."""
         return self.kind == "PreconditionError" or self.sign in _NO_PARTS
 
     @property
@@ -163,7 +163,9 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
     if "MissingContentLength" in failure.text:
         found, wanted = "an answer that does not say how long it is", "the header Content-Length"
         return UserError(where, found, wanted, "have the server send files as they are")
-    return UserError(where, found, "an object", "see that the URL and the store's settings are right")
+    return UserError(
+        where, found, "an object", "see that the URL and the store's settings are right"
+    )
 
 
 def _lacks_credentials(text: str) -> bool:

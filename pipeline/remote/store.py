@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.remote.address import Address
@@ -30,7 +30,7 @@ __all__ = ["ExistsError", "MissingError", "Store", "UnreachableError"]
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 18
-"""At least so much is hashed and written at once: 30 MB take 45 ms of a core, from 16 KiB to 1 MiB."""
+"""At least so much is hashed and written at once: 30 MB take 45 ms of a core, as with 1 MiB."""
 
 PART_BYTES, PARTS = 8 << 20, 4
 """How a large object goes up: so much a request, and so many at once."""
@@ -52,7 +52,7 @@ class Store:
         patience: seconds without progress after which an object is given up. A quarter of it is
             the longest silence of a store that is waited for.
 
-    Every method raises a `UserError` as well if the extra `[remote]` is not installed, or what holds
+    Every method also raises a `UserError` if the extra `[remote]` is not installed, or what holds
     credentials cannot be read.
     """
 
@@ -69,7 +69,9 @@ class Store:
     def _target(self) -> ObjectStore:
         return connect(self.address, self.flag, UPLOAD_SECONDS, writable=True)
 
-    def read(self, name: str, most: int, etag: str | None = None) -> tuple[bytes, str | None] | None:
+    def read(
+        self, name: str, most: int, etag: str | None = None
+    ) -> tuple[bytes, str | None] | None:
         """Read a small object whole.
 
         Args:
@@ -160,12 +162,10 @@ class Store:
             UnreachableError: no answer within `patience`.
         """
         self.require_writable()
-        mode = "create" if new else "overwrite"
+        mode: Literal["create", "overwrite"] = "create" if new else "overwrite"
 
         def attempt() -> None:
-            self._target.put(
-                name, source, mode=mode, chunk_size=PART_BYTES, max_concurrency=PARTS
-            )
+            self._target.put(name, source, mode=mode, chunk_size=PART_BYTES, max_concurrency=PARTS)
 
         self._persist(name, attempt)
 
@@ -201,9 +201,7 @@ class Store:
             remedy = "write to a folder, and copy that to where the server has its files"
             raise UserError(f"{self.flag} {self.address}", "a web server", wanted, remedy)
 
-    def _persist(
-        self, name: str, attempt: Callable[[], T], transfer: _Transfer | None = None
-    ) -> T:
+    def _persist(self, name: str, attempt: Callable[[], T], transfer: _Transfer | None = None) -> T:
         """Make an attempt, and again while what fails may pass and patience lasts."""
         first = pause = self.patience / 300
         since, best = time.monotonic(), 0
