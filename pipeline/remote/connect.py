@@ -120,7 +120,7 @@ def _login(address: Address, flag: str) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
-        line = f", from line {error.lineno} on" if isinstance(error, netrc.NetrcParseError) else ""
+        line = f", near line {error.lineno}" if isinstance(error, netrc.NetrcParseError) else ""
         found, wanted = f"what cannot be read{line}", "lines of machine, login and password"
         remedy = f"put it right, or name another by NETRC: {flag} {address} asks for it"
         raise UserError(path, found, wanted, remedy) from None
