@@ -49,6 +49,10 @@ class Blob(NamedTuple):
     """In bytes; 0 for a small one of unknown size."""
 
 
+class FullError(UserError):
+    """What is needed at the same time takes more than the cache may."""
+
+
 class _Kept(NamedTuple):
     """A file in the cache, whole or not."""
 
@@ -100,7 +104,8 @@ class ShardCache:
             patience: seconds to wait for another process to begin.
 
         Raises:
-            UserError: from `fetch`, or there is no room.
+            FullError: there is no room.
+            UserError: from `fetch`, or the folder cannot be used.
         """
         path, began, seen = self._path(blob.sha256), time.monotonic(), -1
         partial = path.with_name(f"{blob.sha256}.{blob.size}{PARTIAL}")
@@ -183,7 +188,7 @@ class ShardCache:
             Whether so many were deleted.
 
         Raises:
-            UserError: what is leased takes more than the limit.
+            FullError: what is leased takes more than the limit.
         """
         with self.locked():
             everything = self._all()
@@ -198,9 +203,9 @@ class ShardCache:
                     kept.path.unlink(missing_ok=True)
                     total, more = total - kept.size, more - kept.size
         if total > self.limit:
-            raise UserError(
-                f"--shard-cache-size {self.limit / 1e6:,.0f} MB",
-                f"{total / 1e6:,.0f} MB in {self.folder} are needed at the same time",
+            raise FullError(
+                f"--shard-cache-size {self.limit / 1e6:,.1f} MB",
+                f"{total / 1e6:,.1f} MB in {self.folder} are needed at the same time",
                 "room for all shards that are read at the same time, by all runs that share it",
                 "raise --shard-cache-size, or name a --shard-cache on a larger disk",
             )

@@ -56,25 +56,28 @@ class RemoteFiles(Files):
         """Seconds since the last byte came."""
         return time.monotonic() - self._heard
 
-    def path(self, name: str, cancelled: Callable[[], bool] = lambda: False) -> Path:
-        """Where a file lies, once it is there.
+    def path(self, name: str) -> Path:
+        if name not in self._blobs:
+            return self._unchecked(name)
+        self.keep([name])
+        return self.fetch(name, lambda: False)
+
+    def fetch(self, name: str, cancelled: Callable[[], bool]) -> Path:
+        """Where a file lies, once it is there; whoever needs room may delete it again.
 
         Args:
             name: of the file.
-            cancelled: ends a download.
+            cancelled: whether to end the download.
 
         Raises:
             UserError: it cannot be had, or the download was ended.
         """
-        if name not in self._blobs:
-            return self._unchecked(name)
 
         def moved(count: int = 0) -> None:
             self._heard = time.monotonic()
             if cancelled():
                 raise UserError(name, "a download that was ended", "its end", "begin again")
 
-        self.keep([name])
         blob = self._blobs[name]
         return self.cache.get(
             blob, lambda file: self._fetch(name, blob, file, moved), moved, self._patience
@@ -94,7 +97,7 @@ class RemoteFiles(Files):
         return self._blobs[name].size
 
     def keep(self, names: Iterable[str]) -> None:
-        """Have the cache keep these, once they are there."""
+        """Have the cache keep these, once they are there, until they are released."""
         self._lease.add(self._blobs[name].sha256 for name in names)
 
     def release(self, name: str) -> None:
@@ -102,7 +105,12 @@ class RemoteFiles(Files):
 
     def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
         for _ in range(TRIES):
-            found = self._store.download(name, file, blob.size or MAX_INDEX_BYTES, moved)
+            if blob.size:
+                found = self._store.download(name, file, blob.size, moved)
+            else:
+                data = self._read(name)
+                found = digest(data)
+                file.write(data)
             if found == blob.sha256:
                 return
         raise UserError(
@@ -116,11 +124,14 @@ class RemoteFiles(Files):
         """A table of a set that has no digest of it; it is compared with the shards when read."""
         if name == REJECTS and not self._rejected:
             return self.cache.folder / name  # there is none
+        data = self._read(name)
+
+        def write(file: BinaryIO) -> None:
+            file.write(data)
+
+        return self.cache.get(Blob(digest(data), len(data)), write)
+
+    def _read(self, name: str) -> bytes:
         found = self._store.read(name, MAX_INDEX_BYTES)
         assert found is not None, "only what has a known etag can be unchanged"
-        data, _ = found
-        return self.cache.get(Blob(digest(data), len(data)), lambda file: _write(file, data))
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
+        return found[0]

@@ -12,7 +12,8 @@ from pipeline.remote.access import Access
 from pipeline.remote.address import Address, is_address
 from pipeline.remote.cache import ShardCache
 from pipeline.remote.files import RemoteFiles
-from pipeline.remote.store import Store, UnreachableError
+from pipeline.remote.refusals import UnreachableError
+from pipeline.remote.store import Store
 from pipeline.remote.supply import PATIENCE
 from pipeline.shards.manifest import (
     LABELS,

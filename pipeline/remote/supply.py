@@ -1,8 +1,9 @@
 """Fetching ahead: the tars of a remote set, in the order in which their rows will be read.
 
 The order of an epoch is known before it begins, and takes one window of shards after another. So a
-tar is needed for one stretch of an epoch, and may leave the cache after it, if the set as a whole
-does not fit.
+tar is needed for one stretch of an epoch. If the set as a whole does not fit, it may leave the cache
+after that; the reader has what it is at kept, while what was fetched ahead gives way to what another
+run needs now.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.remote.cache import FullError
 from pipeline.remote.files import PARALLEL, RemoteFiles
 from pipeline.shards.order import Rows
 from pipeline.shards.shard_set import ShardSet
@@ -155,9 +158,9 @@ class Supply:
         if needed > self._room:
             raise UserError(
                 "--shard-cache-size",
-                f"{self._room / 1e6:,.0f} MB of room in {self._files.cache.folder}, beside what"
+                f"{self._room / 1e6:,.1f} MB of room in {self._files.cache.folder}, beside what"
                 " others use of it",
-                f"{needed / 1e6:,.0f} MB or more: so much of this set is read at the same time",
+                f"{needed / 1e6:,.1f} MB or more: so much of this set is read at the same time",
                 "raise --shard-cache-size, or name a --shard-cache on a larger disk",
             )
 
@@ -165,7 +168,8 @@ class Supply:
         try:
             while (name := self._next()) is not None:
                 if self._fetches:
-                    self._files.path(name, lambda: self._closed)
+                    with suppress(FullError):  # others need the room now
+                        self._files.fetch(name, lambda: self._closed)
         except UserError:
             # Whoever reads that tar asks for it, and is told why it cannot be had
             with self._changed:
@@ -180,7 +184,6 @@ class Supply:
                 return None
             stretch, self._head = self._head, next(self._route, None)
             self._held[stretch.name] += 1
-            self._files.keep([stretch.name])
             heappush(self._due, stretch)
             return stretch.name
 
