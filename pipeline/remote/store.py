@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 from pipeline.errors import UserError
 from pipeline.remote.address import Address
 from pipeline.remote.connect import connect
-from pipeline.remote.refusals import Failure, MissingError, UnreachableError, refusal
+from pipeline.remote.refusals import (
+    ExistsError,
+    Failure,
+    MissingError,
+    UnreachableError,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ObjectStore
 
-__all__ = ["MissingError", "Store", "UnreachableError"]
+__all__ = ["ExistsError", "MissingError", "Store", "UnreachableError"]
 
 T = TypeVar("T")
 
@@ -152,16 +158,27 @@ class Store:
             new: only if there is none of that name, which the store itself sees to.
 
         Raises:
-            UserError: the store refuses, or there is one already and it must be new.
+            UserError: the store refuses.
+            ExistsError: there is one already, and it must be new.
             UnreachableError: no answer within `patience`.
         """
-        self._require_writable()
+        self.require_writable()
         mode: Literal["create", "overwrite"] = "create" if new else "overwrite"
 
         def attempt() -> None:
             self._target.put(name, source, mode=mode, chunk_size=PART_BYTES, max_concurrency=PARTS)
 
         self._persist(name, attempt)
+
+    def delete(self, name: str) -> None:
+        """Delete an object.
+
+        Raises:
+            UserError: the store refuses, or some say, there is none.
+            UnreachableError: no answer within `patience`.
+        """
+        self.require_writable()
+        self._persist(name, lambda: self._target.delete(name))
 
     def names(self) -> list[str]:
         """The names of all objects directly under the address, sorted.
@@ -170,11 +187,16 @@ class Store:
             UserError: the store refuses, or is a web server, which has no list.
             UnreachableError: no answer within `patience`.
         """
-        self._require_writable()
+        self.require_writable()
         listed = self._persist("", lambda: self._target.list_with_delimiter())
         return sorted(found["path"] for found in listed["objects"])
 
-    def _require_writable(self) -> None:
+    def require_writable(self) -> None:
+        """Refuse what takes no objects.
+
+        Raises:
+            UserError: a web server.
+        """
         if self.address.scheme in {"http", "https"}:
             wanted = "a store that takes and lists objects: s3://, gs://, az:// or file://"
             remedy = "write to a folder, and copy that to where the server has its files"
