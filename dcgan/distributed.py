@@ -1,6 +1,6 @@
 """Several processes that train one model: ranks, collectives on the hosts, and the one all-reduce.
 
-torchrun starts the processes and sets `RANK`, `LOCAL_RANK` and `WORLD_SIZE`
+torchrun starts the processes and sets `RANK`, `LOCAL_RANK`, `WORLD_SIZE` and `LOCAL_WORLD_SIZE`
 (docs.pytorch.org/docs/stable/elastic/run.html). Each rank has its own share of the set and of every
 batch, and its own noise. Gradients are averaged, so that all ranks keep the same weights. Only the
 first rank writes files and logs.
@@ -47,13 +47,17 @@ class Ranks:
         rank: the rank of this process.
         count: the number of processes.
         local: the number of this process on its machine.
+        local_count: the number of processes on its machine; None if whoever started them does not
+            say.
 
     Attributes:
         complete: whether all ranks are still there and in step, so that collectives can succeed.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, local: int = 0) -> None:
-        self.rank, self.count, self.local = rank, count, local
+    def __init__(
+        self, rank: int = 0, count: int = 1, local: int = 0, local_count: int | None = None
+    ) -> None:
+        self.rank, self.count, self.local, self._local_count = rank, count, local, local_count
         self.complete = True
         self._agreed: BaseException | None = None
         self._devices: dist.ProcessGroup | None = None
@@ -91,7 +95,9 @@ class Ranks:
                 "processes that reach each other",
                 f"start them with torchrun, which sets {settings}",
             ) from error
-        return cls(*(int(os.environ[name]) for name in names))
+        rank, count, local = (int(os.environ[name]) for name in names)
+        here = os.environ.get("LOCAL_WORLD_SIZE")
+        return cls(rank, count, local, None if here is None else int(here))
 
     def _leave(self) -> None:
         """Wait until the first rank has written everything: torchrun may kill it if others end."""
@@ -105,6 +111,21 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this rank writes files and logs."""
         return self.rank == 0
+
+    @property
+    def local_ranks(self) -> tuple[int, ...]:
+        """The ranks on this machine, which torchrun numbers one after another."""
+        first = self.rank - self.local
+        return (
+            (self.rank,)
+            if self._local_count is None
+            else (*range(first, first + self._local_count),)
+        )
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this rank fetches what all ranks of this machine need."""
+        return self.rank == self.local_ranks[0]
 
     def reports(self, error: BaseException) -> bool:
         """Whether this rank reports an error: the first rank, or the only one that knows of it."""
@@ -152,6 +173,18 @@ class Ranks:
         if self.any(failure is not None)[0]:
             self._agreed = self._lowest(failure)
             raise self._agreed
+
+    def first_here(self, do: Callable[[], T]) -> T:
+        """Call `do` on the first rank of each machine, then on all others; a collective.
+
+        If it fails on any rank, all raise the error of the lowest such rank.
+        """
+        done: list[T] = []
+        for turn in (True, False):
+            with self.together():
+                if self.is_first_here == turn:
+                    done.append(do())
+        return done[0]
 
     def first(self, do: Callable[[], T]) -> T | None:
         """Call `do` on the first rank; if that fails, all ranks raise its error."""

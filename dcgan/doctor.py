@@ -38,8 +38,7 @@ def doctor(options: DoctorOptions) -> None:
     out = sys.stderr if json == "-" else sys.stdout
     groups, environment = _plan(options)
     keep = ["/dev/shm"]  # noqa: S108, a word
-    if options.shards is not None:
-        keep.append(str(options.shards))
+    keep += [str(each) for each in (options.shards, options.shard_cache) if each is not None]
     findings = []
     for heading, checks in groups.items():
         # Each group's lines are printed as soon as its columns are known
@@ -71,7 +70,7 @@ def _plan(options: DoctorOptions) -> tuple[dict[str, list[Check]], dict[str, Any
     device = pick_device(options.device)
     environment = describe_environment(device)
     del environment["command"]  # it begins with the path of somebody's Python
-    groups = {"The machine": machine.checks(device, options.shards)}
+    groups = {"The machine": machine.checks(device, options)}
     if options.verify:
         from dcgan.checks import verify
 

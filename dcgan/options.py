@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args, get_origin
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -29,6 +30,9 @@ from pipeline.images.fit import parse_fit
 from pipeline.images.labels import MAX_CLASSES, LabelSpace
 from pipeline.images.size import ImageSize, parse_size, plain_size
 from pipeline.loading.options import LoaderOptions
+from pipeline.remote.access import Access
+from pipeline.remote.address import Address
+from pipeline.shards.shard_set import is_url
 
 DEFAULT_EPOCHS = 5
 """The tutorial's default, used if neither `--epochs` nor `--max-steps` is given."""
@@ -67,6 +71,8 @@ _BOUNDS = {
     "less_than_equal": "at most {le:,}",
     "less_than": "less than {lt:,}",
     "string_too_short": "{min_length} character or more",
+    "byte_size": "a size, as in 20GB or 500MB",
+    "byte_size_unit": "a size, as in 20GB or 500MB",
 }
 """What was wanted, for each of pydantic's error types."""
 
@@ -93,7 +99,7 @@ class Options(BaseModel):
             return raised
         wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if fault["type"] in _BOUNDS:
-            wanted = _BOUNDS[fault["type"]].format_map(fault["ctx"])
+            wanted = _BOUNDS[fault["type"]].format_map(fault.get("ctx", {}))
         where, value = cls.flag(str(fault["loc"][0])), str(fault["input"]) or "nothing"
         return UserError(where, value, wanted, "correct it, or leave it out")
 
@@ -171,6 +177,71 @@ def _drawn(seed: object) -> object:
         raise ValueError("a whole number, or random") from None
 
 
+class SetOptions(Options):
+    """The options of a command that reads a shard set, wherever that is."""
+
+    shards: Annotated[
+        str | None, Field(min_length=1), Option("Folder or URL of a shard set.", DATA)
+    ]
+    endpoint: Annotated[
+        str | None,
+        Option(
+            "URL at which the set's store answers, if it is not its provider's own.",
+            DATA,
+            "the provider's own",
+            resume="free",
+        ),
+    ] = None
+    shard_cache: Annotated[
+        Path | None,
+        Option(
+            "Folder to keep what is fetched of a set in a store.",
+            DATA,
+            "in the user's cache folder",
+            resume="free",
+        ),
+    ] = None
+    shard_cache_size: Annotated[
+        ByteSize | None,
+        Option(
+            "Most that this folder may hold, as in 20GB or 500MB.",
+            DATA,
+            "half of what is free there",
+            written=str,
+            resume="free",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> Self:
+        """Refuse what names no set's place before it is written down, or repeated in an error.
+
+        A URL may hold a password; the refusals do not show it.
+        """
+        if self.shards is None:
+            return self
+        if is_url(self.shards):
+            Address.parse(self.shards, self.endpoint, self.flag("shards"))
+            return self
+        remote = {
+            name: getattr(self, name) for name in ("endpoint", "shard_cache", "shard_cache_size")
+        }
+        given = [self.flag(name) for name, value in remote.items() if value is not None]
+        if given:
+            raise UserError(
+                " and ".join(given),
+                f"{self.flag('shards')} {self.shards}, which is no URL",
+                "a set in a store, as in s3://bucket/set",
+                f"leave {' and '.join(given)} out, or give the set's URL",
+            )
+        return self
+
+    @property
+    def access(self) -> Access:
+        """How the set is reached."""
+        return Access(self.endpoint, self.shard_cache, self.shard_cache_size)
+
+
 # Training
 
 
@@ -214,7 +285,7 @@ class RunLabels(BaseModel):
         return LabelSpace(self.kind, self.names)
 
 
-class TrainConfig(Options):
+class TrainConfig(SetOptions):
     """The options of `dcgan-train`.
 
     The defaults are the PyTorch DCGAN tutorial's, but for what gave better faces: the batch size
@@ -226,7 +297,9 @@ class TrainConfig(Options):
         str,
         Field(min_length=1),
         Option(
-            "Folder made by tools/make_shards.py, or 'synthetic' for noise.", DATA, resume="content"
+            "Folder or URL of a shard set, made by tools/make_shards.py; or 'synthetic' for noise.",
+            DATA,
+            resume="content",
         ),
     ]
     run: Annotated[
@@ -505,10 +578,10 @@ class Measuring(Options):
         return self
 
 
-class MeasuringSet(Measuring):
+class MeasuringSet(Measuring, SetOptions):
     """The options of those commands of `dcgan-profile` that read a shard set."""
 
-    shards: Annotated[Path, Option("Folder made by tools/make_shards.py.", DATA)]
+    shards: Annotated[str, Field(min_length=1), Option("Folder or URL of a shard set.", DATA)]
     images: Annotated[
         Count,
         Option("Images to measure with: whole shards, until they hold this many.", DATA),
@@ -524,7 +597,7 @@ class MeasuringSet(Measuring):
 
     @model_validator(mode="after")
     def _is_a_set(self) -> Self:
-        if str(self.shards) == "synthetic" and not self.shards.exists():
+        if self.shards == "synthetic" and not Path(self.shards).exists():
             raise UserError(
                 "--shards synthetic",
                 "noise, which no loader reads",
@@ -546,6 +619,16 @@ class MeasuringTraining(MeasuringSet):
     seconds: TurnSeconds = 4.0
     ngf: Annotated[Count, Option("Width of the generator.", NETS)] = 64
     ndf: Annotated[Count, Option("Width of the discriminator.", NETS)] = 64
+
+
+class MeasuringStore(MeasuringSet):
+    """The options of `dcgan-profile store`."""
+
+    images: Annotated[
+        Count,
+        Option("Images to measure with: whole shards, until they hold this many.", DATA, "all"),
+    ] = 10**12
+    rounds: Annotated[int, Field(ge=1, le=1000), Option("Turns of each contender.", MEASURING)] = 3
 
 
 class MeasuringStep(Measuring):
@@ -580,7 +663,7 @@ class MeasuringStep(Measuring):
 # Commands on runs and machines
 
 
-class EvaluateOptions(Options):
+class EvaluateOptions(SetOptions):
     """The options of `dcgan-evaluate`."""
 
     net: Annotated[
@@ -593,7 +676,11 @@ class EvaluateOptions(Options):
     shards: Annotated[
         str | None,
         Field(min_length=1),
-        Option("Set to compare with, or 'synthetic' for noise.", default="the run's own"),
+        Option(
+            "Folder or URL of the set to compare with, or 'synthetic' for noise.",
+            DATA,
+            "the run's own",
+        ),
     ] = None
     raw_net: Annotated[
         bool, Option("Measure the net as trained, not its moving average.", flag="--raw-net")
@@ -704,10 +791,26 @@ class ReportOptions(Options):
     ] = None
 
 
-class DoctorOptions(Options):
+class CheckOptions(SetOptions):
+    """The options of `tools/check_shards.py`."""
+
+    shards: Annotated[
+        str,
+        Field(min_length=1),
+        Option("Folder or URL of a shard set.", DATA, argument="SHARDS"),
+    ]
+    decode: Annotated[bool, Option("Decode every image, too.", flag="--decode")] = False
+    sheet: Annotated[Path | None, Option("Save a contact sheet of 64 samples here, as PNG.")] = None
+
+
+class DoctorOptions(SetOptions):
     """The options of `dcgan-doctor`."""
 
-    shards: Annotated[Path | None, Option("Also open this shard set and read one batch.")] = None
+    shards: Annotated[
+        str | None,
+        Field(min_length=1),
+        Option("Folder or URL of a shard set: also open it, and read one batch.", DATA),
+    ] = None
     verify: Annotated[
         bool,
         Option("Also compare the fast paths with the plain ones on the device.", flag="--verify"),

@@ -10,7 +10,13 @@ from typing import Any
 import typer
 
 from dcgan.cli import SETTINGS, VersionOption, command
-from dcgan.options import MeasuringLoader, MeasuringSet, MeasuringStep, MeasuringTraining
+from dcgan.options import (
+    MeasuringLoader,
+    MeasuringSet,
+    MeasuringStep,
+    MeasuringStore,
+    MeasuringTraining,
+)
 from pipeline.errors import plain_errors
 
 # Each command imports its module when it runs: torch loads only once there is work for it
@@ -48,6 +54,14 @@ def _measures(function: Callable[[Any], None]) -> Callable[..., Any]:
 def loader(options: MeasuringLoader) -> None:
     """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
     from dcgan.profiling.loader import profile
+
+    profile(options)
+
+
+@_measures
+def store(options: MeasuringStore) -> None:
+    """A set in a store beside the same set in a folder: CPU time, rate, and the first batch."""
+    from dcgan.profiling.store import profile
 
     profile(options)
 

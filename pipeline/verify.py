@@ -301,8 +301,9 @@ def _rejects(shards: ShardSet) -> Counter[str]:
 def save_sheet(shards: ShardSet, path: Path) -> None:
     """Save the first 64 samples, a random choice of the set, as training would see them, as PNG."""
     pitch = CELL + GAP
+    first = shards.path(f"{shards.manifest.shards[0].name}.tar")
     sheet = np.zeros((ROWS * pitch + GAP, COLUMNS * pitch + GAP, 3), np.uint8)
-    for cell, (_, data) in enumerate(islice(samples(shards.tars[0]), ROWS * COLUMNS)):
+    for cell, (_, data) in enumerate(islice(samples(first), ROWS * COLUMNS)):
         top, left = (GAP + pitch * place for place in divmod(cell, COLUMNS))
         sheet[top : top + CELL, left : left + CELL] = _cell(data, shards.manifest.recipe)
     with replacing(path) as temporary:

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import track
 
-from dcgan.cli import SETTINGS, VersionOption
+from dcgan.cli import SETTINGS, PlainArguments, command
+from dcgan.options import CheckOptions
 from pipeline.errors import UserError, counted, plain_errors
 from pipeline.files import writing
+from pipeline.remote.files import RemoteFiles
+from pipeline.remote.open import open_set
 from pipeline.shards.manifest import Labels
 from pipeline.shards.shard_set import ShardSet
 from pipeline.verify import Findings, save_sheet, verify
@@ -27,24 +29,19 @@ console = Console(highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(
+    cls=PlainArguments,
     context_settings=SETTINGS,
     epilog="For example: python tools/check_shards.py shards/ --sheet sheet.png.",
 )
-def check_shards(
-    shards: Annotated[Path, typer.Argument(help="Folder made by tools/make_shards.py.")],
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every image, too.")] = False,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Save a contact sheet of 64 samples here, as PNG.")
-    ] = None,
-    version: VersionOption = False,
-) -> None:
+@command
+def check_shards(options: CheckOptions) -> None:
     """Read every byte of a shard set and compare it with what was recorded when it was packed.
 
     Exits with status 1, and names the shard and the sample, if a single bit has changed.
     """
-    if sheet is not None:
-        _require_picture(sheet)
-    shard_set = ShardSet.open(shards)
+    if options.sheet is not None:
+        _require_picture(options.sheet)
+    shard_set = open_set(options.shards, options.access, CheckOptions.flag("shards"))
     bar = partial(
         track,
         description="checking",
@@ -52,22 +49,22 @@ def check_shards(
         transient=True,
         disable=not console.is_terminal,
     )
-    findings = verify(shard_set, decoding=decode, track=bar)
-    _show(shard_set, findings, decode)
+    findings = verify(shard_set, decoding=options.decode, track=bar)
+    _show(shard_set, findings, options.decode)
     if findings.faults:
         count = len(findings.faults)
         found = "1 fault" if count == 1 else f"{count:,} faults"
         if count > MAX_FAULTS_SHOWN:
             found += f", of which the first {MAX_FAULTS_SHOWN}"
         raise UserError(
-            shards,
+            shard_set.name,
             f"{found}:",
             "the bytes that were packed",
             "copy the named files from where the set came from, or pack it again",
             findings.faults[:MAX_FAULTS_SHOWN],
         )
-    if sheet is not None:
-        _draw(shard_set, sheet)
+    if options.sheet is not None:
+        _draw(shard_set, options.sheet)
     console.print("all is as it was packed")
 
 
@@ -113,6 +110,8 @@ def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
         console.print(f"        {others} other sizes; in all {manifest.sizes()}")
     if manifest.labels is not None:
         _show_labels(manifest.labels, manifest.samples)
+    if isinstance(files := shard_set.files, RemoteFiles):
+        console.print(f"fetched {files.fetched / 1e6:,.1f} MB; the shard cache had the rest")
     if findings.rejects:
         console.print(f"reject  {counted(findings.rejects)}: see rejects.csv")
 

@@ -1,4 +1,7 @@
-"""What `dcgan-doctor` looks at on the machine once torch loads; no check changes anything."""
+"""What `dcgan-doctor` looks at on the machine once torch loads; no check changes anything.
+
+But what is read of a remote set is fetched, and kept in the shard cache as it is for training.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,19 @@ import torch
 
 from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked, ok, warning
 from dcgan.checks.system import CORES, DALI, DISK, GIB, PACKAGES, dali_wheels, enough, numbers
+from dcgan.options import DoctorOptions
 from dcgan.step.precision import choose_precision
 from pipeline.errors import UserError
 from pipeline.images.size import sides
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import MIB, free_memory, free_shared_memory, shared_memory_lack
-from pipeline.shards.shard_set import ShardSet
+from pipeline.remote.access import Access
+from pipeline.remote.address import Address
+from pipeline.remote.cache import ShardCache
+from pipeline.remote.open import open_set
+from pipeline.remote.store import Store
+from pipeline.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES
+from pipeline.shards.shard_set import is_url
 
 NVIDIA, DISPLAY = "0x10de", "0x03"
 """How the PCI bus names NVIDIA, and the class of devices that draw or compute."""
@@ -44,13 +54,14 @@ BATCH_TIMEOUT = 60.0
 """Seconds: a share or a sleeping disk may take some, a stuck one would take for ever."""
 
 
-def checks(device: torch.device, shards: Path | None) -> list[Check]:
+def checks(device: torch.device, options: DoctorOptions) -> list[Check]:
     """All checks, in the order of a repair: what comes first may be why a later one fails."""
-    folder, no_shards = shards or Path(), None if shards else "no --shards given"
+    shards, access = options.shards or "", options.access
+    no_shards = None if shards else "no --shards given"
     memories = {"memory": torch.device("cpu")}
     if device.type == "cuda":
         memories[f"memory of {device}"] = device
-    one, in_time = partial(one_batch, folder, device), f"within {BATCH_TIMEOUT:g} s"
+    one, in_time = partial(one_batch, shards, device, access), f"within {BATCH_TIMEOUT:g} s"
     return [
         PACKAGES,
         Check("torch", torch_build),
@@ -64,8 +75,16 @@ def checks(device: torch.device, shards: Path | None) -> list[Check]:
         *(Check(name, partial(memory, place)) for name, place in memories.items()),
         Check("shared memory", shared_memory),
         DISK,
-        Check("shard set", partial(shard_set, folder), "a complete set", no_shards),
+        *(_of_a_store(shards, access) if is_url(shards) else []),
+        Check("shard set", partial(shard_set, shards, access), "a complete set", no_shards),
         Check("one batch", one, in_time, no_shards),
+    ]
+
+
+def _of_a_store(url: str, access: Access) -> list[Check]:
+    return [
+        Check("store", partial(store, url, access), "an answer"),
+        Check("shard cache", partial(shard_cache, access), "room for shards"),
     ]
 
 
@@ -273,19 +292,38 @@ def shared_memory() -> Finding:
 # The shard set
 
 
-def shard_set(folder: Path) -> Finding:
+def store(url: str, access: Access) -> Finding:
+    """How soon the store of a set gives its manifest."""
+    place = Store(Address.parse(url, access.endpoint))
+    began = time.perf_counter()
+    place.read(MANIFEST, MAX_MANIFEST_BYTES)
+    return ok(f"the manifest came after {1e3 * (time.perf_counter() - began):,.0f} ms")
+
+
+def shard_cache(access: Access) -> Finding:
+    """What the shard cache holds, and what it may."""
+    cache = ShardCache(access.folder, access.cache_size)
+    holds, may = (f"{size / 1e9:,.1f} GB" for size in (cache.held(), cache.limit))
+    return ok(f"{access.folder}: holds {holds}, and may hold {may}")
+
+
+def shard_set(name: str, access: Access | None = None) -> Finding:
     """Whether the set opens, and its recipe."""
-    manifest = ShardSet.open(folder).manifest
+    shards = open_set(name, access)
+    manifest, note = shards.manifest, shards.files.note
     size = f"{manifest.samples:,} images in {len(manifest.shards):,} shards"
-    return ok(f"{size}, {manifest.recipe.describe()}")
+    found = f"{size}, {manifest.recipe.describe()}"
+    if note:
+        return warning(f"{found}; {note}", "see whether the store can be reached from here")
+    return ok(found)
 
 
-def one_batch(folder: Path, device: torch.device) -> Iterator[Finding]:
+def one_batch(name: str, device: torch.device, access: Access | None = None) -> Iterator[Finding]:
     """Whether a batch of the set comes out, and of which loader."""
     from pipeline.loading.loader import Loader  # it needs decoders, whose lack is a finding
 
     try:
-        shards = ShardSet.open(folder)
+        shards = open_set(name, access)
     except UserError:
         yield not_checked("the set does not open")
         return

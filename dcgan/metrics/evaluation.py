@@ -33,7 +33,8 @@ from pipeline.images.labels import LabelSpace
 from pipeline.loading.open import SYNTHETIC
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
-from pipeline.shards.shard_set import ShardSet
+from pipeline.remote.open import open_set
+from pipeline.shards.shard_set import ShardSet, is_url
 
 E = TypeVar("E", bound=Extractor)
 
@@ -82,10 +83,13 @@ class Evaluation:
     """
 
     def __init__(self, options: EvaluateOptions, ranks: Ranks) -> None:
-        self._options, self._ranks = options, ranks
+        self._ranks = ranks
         self._device = own_device(pick_device(options.device), ranks)
         self._folder = None if options.net.is_file() else RunFolder.open(options.net)
-        self._shards = options.shards or _shards_of(options, self._folder)
+        self._options = options if options.shards else _with_own_set(options, self._folder)
+        self._shards = _open(self._options)
+        if options.shards is None and self._folder is not None:
+            _require_same(self._shards, self._folder)
         config = self._folder.options() if self._folder else {}
         self._fit = parse_fit(config.get("fit"))
         self._path = _net_of(options, self._folder)
@@ -112,7 +116,9 @@ class Evaluation:
             self._take_labels(net.labels, reals)
         ranks.require_same("images", lambda: reals.fingerprint, "give --shards the same set")
         nimg = f", after {self._nimg:,} images" if self._folder else ""
-        self._print({"net": f"{self._path}{nimg}", "reals": f"{self._shards}, {reals.recipe}"})
+        self._print(
+            {"net": f"{self._path}{nimg}", "reals": f"{_name(self._shards)}, {reals.recipe}"}
+        )
 
         self._tell("sliced Wasserstein distance")
         fakes = draw(net, reals.at_most(options.n), ranks)
@@ -142,7 +148,7 @@ class Evaluation:
         same = (found.kind, len(found.names)) == (space.kind, len(space.names))
         if not same or names not in (None, found.names):
             raise UserError(
-                f"--shards {self._shards}",
+                f"--shards {_name(self._shards)}",
                 f"a set with other labels: {len(found.names):,} {found.kind},"
                 f" {', '.join(found.names[:LABELS_SHOWN])}",
                 f"those that the net was trained on: {len(space.names):,} {space.kind}",
@@ -223,6 +229,7 @@ class Evaluation:
             self._net.options["--channels"],
             device=self._device,
             workers=self._options.workers,
+            access=self._options.access,
             fit=self._fit,
             labels=self._net.labels is not None,
         )
@@ -302,21 +309,52 @@ def _writing(path: Path) -> AbstractContextManager[None]:
     return writing(path, wanted, "make room, then give the same command again")
 
 
-def _shards_of(options: EvaluateOptions, folder: RunFolder | None) -> str:
+def _with_own_set(options: EvaluateOptions, folder: RunFolder | None) -> EvaluateOptions:
+    """The options with the set of the run, and with the ways to it that are not given.
+
+    Raises:
+        UserError: there is no run, or its set is not where it was.
+    """
     if folder is None:
         wanted, remedy = "real images to compare it with", "add --shards FOLDER"
         raise UserError(options.net, "a net without its run", wanted, remedy)
     config = folder.options()
-    name, known = config.get("shards"), config.get("shard_set")
-    if name == SYNTHETIC:
-        return SYNTHETIC
-    wanted, found = "the set that the run was trained on", "which is no folder here"
-    remedy = "name a shard set: --shards FOLDER"
-    if isinstance(name, str) and Path(name).is_dir():
-        fingerprint = ShardSet.open(Path(name)).fingerprint
-        if known in (None, fingerprint):  # None: of a run from before it was written down
-            return name
-        found = f"which is set {fingerprint} by now"
-        wanted += f", {known}"
-        remedy += f"; this one, if you mean it: --shards {name}"
-    raise UserError(folder.config, f"shards {name}, {found}", wanted, remedy)
+    name = config.get("shards")
+    if isinstance(name, str) and is_url(name):
+        ways = ("endpoint", "shard_cache", "shard_cache_size")
+        own = {way: config.get(way) for way in ways if getattr(options, way) is None}
+        return options.replace(shards=name, **own)
+    if isinstance(name, str) and (name == SYNTHETIC or Path(name).is_dir()):
+        return options.replace(shards=name)
+    raise UserError(folder.config, f"shards {name}, which is no folder here", *_own_set_wanted())
+
+
+def _open(options: EvaluateOptions) -> str | ShardSet:
+    name = options.shards
+    assert name is not None, "the run's own by now"
+    return SYNTHETIC if name == SYNTHETIC else open_set(name, options.access)
+
+
+def _require_same(shards: str | ShardSet, folder: RunFolder) -> None:
+    """Compare a run's set with what it was.
+
+    Raises:
+        UserError: its images have changed.
+    """
+    known = folder.options().get("shard_set")  # None: of a run from before it was written down
+    if isinstance(shards, ShardSet) and known not in (None, shards.fingerprint):
+        wanted, remedy = _own_set_wanted()
+        raise UserError(
+            folder.config,
+            f"shards {shards.name}, which is set {shards.fingerprint} by now",
+            f"{wanted}, {known}",
+            f"{remedy}; this one, if you mean it: --shards {shards.name}",
+        )
+
+
+def _own_set_wanted() -> tuple[str, str]:
+    return "the set that the run was trained on", "name a shard set: --shards FOLDER"
+
+
+def _name(shards: str | ShardSet) -> str:
+    return shards if isinstance(shards, str) else shards.name

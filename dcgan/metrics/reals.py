@@ -25,6 +25,7 @@ from pipeline.loading.open import SYNTHETIC, open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES
 from pipeline.shards.order import Rows
+from pipeline.shards.shard_set import ShardSet
 
 N = 2048
 """Images a side by default. A distance of samples shrinks as they grow: compare equal n only."""
@@ -121,7 +122,7 @@ class Reals:
     """The real images of a set, in one order always, as the loader decodes them.
 
     Args:
-        shards: folder of a shard set, or `synthetic`.
+        shards: folder or URL of a shard set, or `synthetic`; or a set that is open.
         options: of its loader. It reads `batch_size` images at a time; fewer than that are missed
             at the end of a set.
         wanted: how many will be asked for; noise is made to that number.
@@ -141,12 +142,13 @@ class Reals:
 
     def __init__(
         self,
-        shards: str,
+        shards: str | ShardSet,
         options: LoaderOptions,
         wanted: int = 2 * N,
         label: Label | None = None,
     ) -> None:
-        self._shards, batch = shards, max(1, -(-wanted // BATCHES))
+        self._shards: str | ShardSet = shards
+        batch = max(1, -(-wanted // BATCHES))
         self.options = replace(
             options, batch_size=batch, dtype=torch.uint8, labels=False, cache="off"
         )
@@ -160,6 +162,7 @@ class Reals:
             return
         loader = open_loader(shards, replace(with_labels, batch_size=1))
         assert isinstance(loader, Loader)
+        self._shards = loader.shards  # as it is now, whenever images are read
         manifest = loader.shards.manifest
         fit = loader.shards.fit_of(options.fit)
         fitted = "" if fit == manifest.recipe.fit else f" with --fit {fit}"
@@ -174,7 +177,8 @@ class Reals:
         self._keep_labels(loader, loader.schedule.order(0)[: self.total], label)
         loader.close()
         if self.total < 2 and label is None:
-            raise UserError(shards, "one image", "two or more to compare", "pack more images")
+            name = loader.shards.name
+            raise UserError(name, "one image", "two or more to compare", "pack more images")
 
     def _keep_labels(self, loader: Batches, rows: Rows, label: Label | None) -> None:
         """Keep the set's labels, and leave only images of one.

@@ -1,10 +1,14 @@
-"""What the profiling commands on a shard set begin with: the set, the device, the conditions."""
+"""What the profiling commands on a shard set begin with: the set, the device, the conditions.
+
+Tars of a remote set are fetched before anything is measured.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
 from dcgan.profiling.contenders import first_shards
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, measure
@@ -12,8 +16,9 @@ from dcgan.rundir.environment import pick_device
 from pipeline.images.size import shown_size
 from pipeline.loading.options import LoaderOptions
 from pipeline.machine import limit_torch_threads
+from pipeline.remote.files import RemoteFiles
+from pipeline.remote.open import open_set
 from pipeline.shards.order import steps_per_epoch
-from pipeline.shards.shard_set import ShardSet
 
 TEMPORARY = "dcgan-profile-"
 """Prefix of the names of temporary folders."""
@@ -26,23 +31,28 @@ class Bench:
         options: of the command.
 
     Raises:
-        UserError: no usable set, one too small for a batch, or no such device.
+        UserError: no usable set, one too small for a batch, one that the shard cache has no room
+            for, or no such device.
     """
 
     def __init__(self, options: MeasuringSet) -> None:
         self.options = options
         limit_torch_threads()
         self.device = pick_device(options.device)
-        self.whole = ShardSet.open(options.shards)
+        self.whole = open_set(options.shards, options.access)
         self.shards = first_shards(self.whole, options.images)
         self.shards.require_size(options.image_size)
         steps_per_epoch(len(self.shards), options.batch_size)
+        if isinstance(files := self.shards.files, RemoteFiles):
+            tell_progress("fetching what the shard cache does not have of these images")
+            files.all_at_once(f"{shard.name}.tar" for shard in self.shards.manifest.shards)
         self.conditions = LoaderOptions(
             options.batch_size,
             options.image_size,
             device=self.device,
             seed=options.seed,
             workers=options.workers,
+            access=options.access,
         )
 
     def measure(self, contenders: Iterable[Contender]) -> dict[str, list[Round]]:

@@ -16,6 +16,7 @@ from dcgan.profiling.report import SPAN, Bars, Report, cells, make_table, publis
 from dcgan.training.clock import Clock
 from pipeline.loading.loader import deliver, open_decoder
 from pipeline.loading.options import LoaderOptions
+from pipeline.remote.open import open_set
 from pipeline.shards.shard_set import ShardSet
 
 COPIES = 50
@@ -26,7 +27,7 @@ def profile(options: MeasuringLoader) -> None:
     """Measure how soon the first batch comes, how fast the others do, and what they take."""
     bench = Bench(options)
     started = time.perf_counter()
-    ShardSet.open(options.shards)
+    open_set(options.shards, options.access)
     opened = time.perf_counter()
     loader = ours("loader", bench.shards, bench.conditions)
     made = time.perf_counter()

@@ -66,7 +66,7 @@ def profile(options: MeasuringTraining) -> None:
     """Measure the step on free data, each loader alone, and the step fed by each, in turn."""
     bench = Bench(options)
     same = {"batch_size", "image_size", "ngf", "ndf", "seed"}
-    config = TrainConfig(shards=str(options.shards), **options.model_dump(include=same))
+    config = TrainConfig(shards="synthetic", **options.model_dump(include=same))
     update, how = training_step(config, bench.device)
     with ExitStack() as stack:
         pixels = replace(bench.conditions, dtype=torch.uint8)

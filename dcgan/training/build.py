@@ -9,6 +9,7 @@ import gc
 import hashlib
 import json
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,8 @@ from pipeline.images.size import sides
 from pipeline.loading.batches import Batches
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
+from pipeline.remote.access import Access
+from pipeline.shards.shard_set import ShardSet
 
 TRIAL_STEPS = 3
 """Steps on trial, from whose outcome the tuner tells whether two ways compute the same."""
@@ -50,13 +53,16 @@ REFILL_SECONDS = 2.0
 """Seconds between two log lines about the filling of the cache."""
 
 
-def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
-    """Build a run, without writing anything.
+def build(
+    config: TrainConfig, log: Log, ranks: Ranks = ALONE, shards: ShardSet | None = None
+) -> Run:
+    """Build a run, without writing anything in its folder.
 
     Args:
         config: the options as given.
         log: called with a line about whatever is ignored or changed.
         ranks: the processes that train together.
+        shards: the set, if it is open.
 
     Raises:
         UserError: no run can be built from these options.
@@ -77,7 +83,7 @@ def build(config: TrainConfig, log: Log, ranks: Ranks = ALONE) -> Run:
     config = config.replace(tuning=kept_tuning(config, previous))
 
     # Data, nets, step
-    batches = _open_batches(config, device, ranks, log)
+    batches = _open_batches(config, device, ranks, log, shards)
     config = config.replace(labels=_labels_of(batches))
     if previous is not None:
         previous.require_labels(config)
@@ -282,7 +288,9 @@ def _noise(rollbacks: int, rank: int) -> str:
     return f"{attempt}/rank {rank}" if rank else attempt
 
 
-def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: Log) -> Batches:
+def _open_batches(
+    config: TrainConfig, device: torch.device, ranks: Ranks, log: Log, shards: ShardSet | None
+) -> Batches:
     options = LoaderOptions(
         batch_size=ranks.share_of(config.batch_size),
         image_size=config.image_size,
@@ -295,10 +303,17 @@ def _open_batches(config: TrainConfig, device: torch.device, ranks: Ranks, log: 
         data_timeout=config.data_timeout,
         rank=ranks.rank,
         num_ranks=ranks.count,
+        local_ranks=ranks.local_ranks,
+        access=access_of(config, ranks),
         labels=config.conditional,
         fit=config.fit,
     )
-    return open_loader(config.shards, options, _Refill(log))
+    return open_loader(shards or config.shards, options, _Refill(log))
+
+
+def access_of(config: TrainConfig, ranks: Ranks) -> Access:
+    """How this rank reaches the set: one process a machine fetches for all."""
+    return replace(config.access, first=ranks.is_first_here)
 
 
 def _labels_of(batches: Batches) -> RunLabels | None:

@@ -212,6 +212,7 @@ class Records:
                 config.channels,
                 device=device,
                 workers=config.workers,
+                access=config.access,
                 fit=config.fit,
             )
             self._swd = SwdMetric(Reals(config.shards, options))

@@ -10,13 +10,15 @@ from dcgan.options import TrainConfig
 from dcgan.rundir.folder import RunFolder
 from dcgan.rundir.log import Log
 from dcgan.step.train_step import keep_compiled_code
-from dcgan.training.build import build
+from dcgan.training.build import access_of, build
 from dcgan.training.capacity import shortage_named
 from dcgan.training.monitor import RollBack
 from dcgan.training.signals import StopRequest
 from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
 from pipeline.machine import limit_torch_threads
+from pipeline.remote.open import open_set
+from pipeline.shards.shard_set import ShardSet, is_url
 
 TIME_IS_UP = 75
 """Exit status after `--max-time`: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
@@ -52,9 +54,10 @@ def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
     log = Log(quiet=not ranks.is_first)
     try:
         with StopRequest() as stop, shortage_named(config):
+            shards = _opened(config, ranks)
             while True:
                 with ranks.together():
-                    trainer = Trainer(build(config, log, ranks), log, began)
+                    trainer = Trainer(build(config, log, ranks, shards), log, began)
                 try:
                     trainer.run_until(stop)
                 except RollBack as back:
@@ -67,6 +70,16 @@ def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
     if stop.signal is not None:
         return 128 + stop.signal
     return 0 if trainer.is_done else TIME_IS_UP
+
+
+def _opened(config: TrainConfig, ranks: Ranks) -> ShardSet | None:
+    """Open a remote set on each machine's first rank, then from the cache on the others.
+
+    So the ranks of a machine have the same set, and each of its files is fetched once.
+    """
+    if ranks.count == 1 or not is_url(config.shards):
+        return None
+    return ranks.first_here(lambda: open_set(config.shards, access_of(config, ranks)))
 
 
 def _named(config: TrainConfig) -> TrainConfig:

@@ -15,6 +15,7 @@ from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import SyntheticLoader
 from pipeline.machine import free_memory
 from pipeline.remote.open import open_set
+from pipeline.shards.shard_set import ShardSet
 
 SYNTHETIC = "synthetic"
 """What `--shards` says to train on noise instead of a shard set."""
@@ -25,12 +26,12 @@ system's own cache, and to whoever else works on the machine."""
 
 
 def open_loader(
-    shards: str, options: LoaderOptions, progress: Progress = lambda done, total: None
+    shards: str | ShardSet, options: LoaderOptions, progress: Progress = lambda done, total: None
 ) -> Batches:
     """Open what `--shards` names with the best loader that this machine can run.
 
     Args:
-        shards: folder or URL of a set, or `SYNTHETIC`.
+        shards: folder or URL of a set, or `SYNTHETIC`; or a set that is open.
         options: what its batches are to be.
         progress: called with how far the cache is.
 
@@ -40,7 +41,7 @@ def open_loader(
     """
     if shards == SYNTHETIC:
         return SyntheticLoader(options)
-    shard_set = open_set(shards, options.access)
+    shard_set = shards if isinstance(shards, ShardSet) else open_set(shards, options.access)
     where, why = place_cache(len(shard_set), options)
     batches: Batches
     if where is None:

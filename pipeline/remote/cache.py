@@ -88,9 +88,8 @@ class ShardCache:
         with self._usable():
             for name in ("sha256", "leases", "sets"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            held = sum(kept.size for kept in self._all())
             free = shutil.disk_usage(folder).free
-            self.limit = int(SHARE * (free + held)) if size is None else size
+            self.limit = int(SHARE * (free + self.held())) if size is None else size
             """Bytes that it may take."""
 
     def get(
@@ -140,6 +139,10 @@ class ShardCache:
         """Begin to name files that must stay."""
         with self._usable():
             return Lease(self)
+
+    def held(self) -> int:
+        """Bytes that it takes now."""
+        return sum(kept.size for kept in self._all())
 
     def room(self) -> int:
         """Bytes that are free, or would be if all that nobody has leased were deleted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ class RemoteFiles(Files):
         }
         self._rejected, self._lease = manifest.rejected, cache.lease()
         self._heard = time.monotonic()
+        self._counting, self.fetched = threading.Lock(), 0
+        """Bytes of the set's files that this process has fetched."""
 
     def __str__(self) -> str:
         return str(self._store.address)
@@ -75,6 +78,8 @@ class RemoteFiles(Files):
 
         def moved(count: int = 0) -> None:
             self._heard = time.monotonic()
+            with self._counting:
+                self.fetched += count
             if cancelled():
                 raise UserError(name, "a download that was ended", "its end", "begin again")
 

@@ -113,6 +113,8 @@ class Supply:
         end = time.monotonic() + CLOSING_PATIENCE
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
+        for name in self._all if self._fits else [*self._held]:
+            self._files.release(name)  # the set may stay open, and be read by another loader
 
     def _of(self, first: int, count: int) -> range:
         """The shards that so many rows lie in."""
