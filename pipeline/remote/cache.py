@@ -144,10 +144,14 @@ class ShardCache:
         """Bytes that it takes now."""
         return sum(kept.size for kept in self._all())
 
-    def room(self) -> int:
-        """Bytes that are free, or would be if all that nobody has leased were deleted."""
+    def room(self, wanted: Iterable[str] = ()) -> int:
+        """Bytes that are free, or would be if all that nobody has leased were deleted.
+
+        Args:
+            wanted: digests of files that somebody may have leased, and that are to be there.
+        """
         with self.locked():
-            leased = self._leased()
+            leased = self._leased().difference(wanted)
         return self.limit - sum(kept.size for kept in self._all() if kept.sha256 in leased)
 
     @contextmanager

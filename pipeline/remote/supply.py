@@ -72,8 +72,8 @@ class Supply:
         self._ends = np.cumsum([shard.samples for shard in shards.manifest.shards])
         touched = {number for first, count in rows for number in self._of(first, count)}
         self._all = [self._names[number] for number in sorted(touched)]
+        self._fits = files.fit(self._all)
         self._room = files.cache.room()
-        self._fits = sum(map(files.size, self._all)) <= self._room
         if self._fits:
             files.keep(self._all)
         self._changed = threading.Condition()
