@@ -58,7 +58,7 @@ def _section(name: str, command: Any, resumes: bool) -> str:
 def _rows(command: Any, resumes: bool) -> Iterator[list[str]]:
     from dcgan.options import TrainConfig
 
-    for each in command.params:
+    for each in sorted(command.params, key=lambda each: each.param_type_name != "argument"):
         if each.name in ("version", "install_completion", "show_completion"):
             continue
         argument = each.param_type_name == "argument"

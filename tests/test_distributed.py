@@ -1,9 +1,11 @@
 """Ranks that meet: what they agree on, what becomes of a failure, and gradients that they share."""
 
 import os
+import shutil
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from dcgan.training.monitor import Alarm, Monitor
 from dcgan.training.signals import StopRequest
 from dcgan.training.trainer import Trainer
 from pipeline.errors import UserError
+from pipeline.loading.loader import Loader
+from pipeline.loading.options import LoaderOptions
+from tests.fault_store import FaultStore
 from tests.ranks import end, in_ranks, leave, start
 from tests.reference.shared_step import shared_step
 from tests.running import assert_four_parts, read_stats, tiny
@@ -59,6 +64,8 @@ def meetings(ranks: Ranks) -> dict[str, Any]:
         "gathered": ranks.gather(torch.full((3,), mine, dtype=torch.uint8)),
         "mean": ranks.mean(np.full((2, 5), mine, np.float32)),
         "first": ranks.first(lambda: "done by the first"),
+        "first here": ranks.first_here(time.monotonic),
+        "here": ranks.local_ranks,
     }
     with ranks.together():
         found["quiet"] = True
@@ -136,10 +143,25 @@ def flipped_and_rolled_back(ranks: Ranks, folder: Path) -> dict[str, Any]:
     return found
 
 
+def from_a_store(ranks: Ranks, folder: Path) -> tuple[torch.Tensor, list[str]]:
+    """An epoch's batches of a set in a store, as its ranks get them, and what was asked of it."""
+    with FaultStore(folder) as store:
+        url = ranks.same(f"{store.url}/set")
+        cache = {"shards": url, "shard_cache": folder / "cache"}
+        config = tiny(folder / "remote", **cache, cache="host")
+        trainer = build(config, Log(True), ranks, session._opened(config, ranks))
+        batches = trainer.batches
+        taken = torch.stack([next(batches).clone() for _ in range(batches.steps_per_epoch)])
+        ranks.any(True)  # the other one may still read
+        batches.close()
+        return taken, [each.name for each in store.requests]
+
+
 def everything(ranks: Ranks) -> tuple[Any, ...]:
     """Meetings, steps, runs, and a death: the second rank goes, and the first one notices."""
     folder = Path(sys.argv[-1])
-    found = meetings(ranks), ten_steps(ranks), flipped_and_rolled_back(ranks, folder)
+    found: tuple[Any, ...] = meetings(ranks), ten_steps(ranks)
+    found += flipped_and_rolled_back(ranks, folder), from_a_store(ranks, folder)
     if ranks.rank == 1:
         leave(folder, ranks, found)
         os._exit(9)
@@ -165,7 +187,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(folder):
+def told(folder, numbered_set):
+    shutil.copytree(numbered_set(43, 6, "raw").folder, folder / "set")
     return in_ranks(everything, folder, COUNT, dying=1)
 
 
@@ -182,6 +205,8 @@ def test_flags_and_values_are_agreed_on(told):
         assert found["mean"].shape == (2, 5)
         assert found["first"] == ("done by the first" if rank == 0 else None)
         assert found["quiet"]
+        assert found["here"] == (0, 1)
+    assert told[0][0]["first here"] < told[1][0]["first here"]
 
 
 def test_what_fails_on_one_rank_fails_on_all_with_the_same_words(told):
@@ -220,7 +245,7 @@ def test_alone_every_meeting_is_over_at_once():
 
 
 def test_a_dead_rank_is_noticed_at_once(told):
-    found = told[0][3]
+    found = told[0][4]
     assert found["seconds"] < 10
     assert_four_parts(found["error"], "rank 0 of 2", "another rank is gone", "last checkpoint")
     assert found["goes on alone"]
@@ -263,6 +288,30 @@ def test_one_process_joins_nobody(monkeypatch, present):
         monkeypatch.setenv(name, "2")
     with Ranks.joined() as ranks:
         assert (ranks.rank, ranks.count, ranks.is_first) == (0, 1, True)
+
+
+# A set in a store
+
+
+def test_the_ranks_of_a_machine_fetch_each_object_once(told, numbered_set):
+    shards = numbered_set(43, 6, "raw")
+    for rank, (*_, (taken, _), _) in enumerate([(*told[0],), (*told[1], None)]):
+        options = LoaderOptions(4, 32, seed=999, dtype=torch.uint8, rank=rank, num_ranks=2)
+        with closing(Loader(shards, options)) as loader:
+            assert torch.equal(taken, torch.stack([next(loader).clone() for _ in taken]))
+    requests = told[0][3][1]
+    wanted = {path.name for path in shards.folder.iterdir()} - {"samples.csv"}
+    assert sorted(requests) == sorted(f"set/{name}" for name in wanted)
+    assert told[1][3][1] == []
+
+
+@pytest.mark.parametrize(
+    ("here", "ranks", "first"), [(2, (4, 5), False), (1, (5,), True), (None, (5,), True)]
+)
+def test_one_rank_of_a_machine_fetches_for_all(here, ranks, first):
+    local = 1 if here in (2, None) else 0
+    found = Ranks(5, 6, local, here)
+    assert (found.local_ranks, found.is_first_here) == (ranks, first)
 
 
 # Shares

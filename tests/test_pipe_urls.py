@@ -60,12 +60,12 @@ MEASURED = ["loader", "stages", "compare", "sweep"]
 )
 def test_no_command_takes_a_url(work, monkeypatch, capsys, main, words):
     printed = told(monkeypatch, capsys, main, *words)
-    assert re.match("error: (--shards|SHARDS) pipe:", printed)
+    assert re.match("error: (--shards|SHARDS)\n  found   no URL", printed)
     assert not (work / "run").exists()
 
 
 def test_the_doctor_takes_no_url(monkeypatch, capsys):
-    assert "--shards pipe:" in told(monkeypatch, capsys, doctor.main, "--shards", URL)
+    assert "found   no URL" in told(monkeypatch, capsys, doctor.main, "--shards", URL)
     (finding,) = examine([Check("shard set", lambda: shard_set(URL))])
     assert finding.found == f"{URL}: a URL"
     (batch,) = one_batch(URL, torch.device("cpu"))
@@ -77,7 +77,7 @@ def test_no_url_of_a_runs_options_is_taken(work, monkeypatch, capsys, words):
     run, *_ = make_run(work / "run")
     run.config.write_text(json.dumps({"shards": URL}))
     printed = told(monkeypatch, capsys, evaluate.main, "run", "--device", "cpu", *words)
-    assert "--shards pipe:" in printed
+    assert "found   no URL" in printed
 
 
 @pytest.mark.slow

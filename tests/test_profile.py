@@ -206,6 +206,23 @@ def test_training(run):
     assert all("is the bottleneck" in line for line in found["conclusions"])
 
 
+def test_a_set_in_a_store(run, shards):
+    found = run("store", shards.folder.as_uri(), seconds=0.01).found
+    assert list(found["rounds"]) == ["folder", "store, empty cache", "store, full cache"]
+    fetched = {}
+    for name, turns in found["rounds"].items():
+        assert len(turns) == 2
+        for turn in turns:
+            assert turn["first"]["batches"] == 4
+            assert turn["later"]["batches"] >= 4
+            assert min(turn["first"]["cpu_us_per_image"], turn["later"]["img_per_s"]) > 0
+            assert 0 < turn["first_batch_s"] < 60
+        fetched[name] = {(turn["fetched_bytes"], turn["fetched_later_bytes"]) for turn in turns}
+    size = sum(path.stat().st_size for path in (*shards.tars, *shards.indexes))
+    assert list(fetched.values()) == [{(0, 0)}, {(size, 0)}, {(0, 0)}]
+    assert found["ratios"]["first"]["img_per_s"]["folder"] == {"median": 1, "low": 1, "high": 1}
+
+
 # What it concludes, from made-up loaders and rounds whose truth is known
 
 
@@ -269,7 +286,7 @@ def test_a_gain_must_exceed_the_noise(noise, kept):
 
 
 def options(**changes):
-    return MeasuringSet(**({"shards": ROOT} | changes))
+    return MeasuringSet(**({"shards": str(ROOT)} | changes))
 
 
 @pytest.mark.parametrize(
@@ -298,6 +315,7 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path):
     ("command", "change", "said"),
     [
         ("loader", {"shards": "nowhere"}, "no such folder"),
+        ("store", {}, "no URL"),
         ("compare", {"batch_size": 17}, "--batch-size 17"),
         ("train", {"device": "abacus"}, "--device abacus"),
     ],

@@ -54,6 +54,10 @@ BATCH_TIMEOUT = 60.0
 """Seconds: a share or a sleeping disk may take some, a stuck one would take for ever."""
 
 
+STORE_PATIENCE = 20.0
+"""Seconds in which a store must answer."""
+
+
 def checks(device: torch.device, options: DoctorOptions) -> list[Check]:
     """All checks, in the order of a repair: what comes first may be why a later one fails."""
     shards, access = options.shards or "", options.access
@@ -294,7 +298,7 @@ def shared_memory() -> Finding:
 
 def store(url: str, access: Access) -> Finding:
     """How soon the store of a set gives its manifest."""
-    place = Store(Address.parse(url, access.endpoint))
+    place = Store(Address.parse(url, access.endpoint), patience=STORE_PATIENCE)
     began = time.perf_counter()
     place.read(MANIFEST, MAX_MANIFEST_BYTES)
     return ok(f"the manifest came after {1e3 * (time.perf_counter() - began):,.0f} ms")

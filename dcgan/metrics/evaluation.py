@@ -323,7 +323,11 @@ def _with_own_set(options: EvaluateOptions, folder: RunFolder | None) -> Evaluat
     if isinstance(name, str) and is_url(name):
         ways = ("endpoint", "shard_cache", "shard_cache_size")
         own = {way: config.get(way) for way in ways if getattr(options, way) is None}
-        return options.replace(shards=name, **own)
+        try:
+            return options.replace(shards=name, **own)
+        except UserError as error:
+            where = f"{folder.config}: {error.where}"
+            raise UserError(where, error.found, error.wanted, error.remedy) from None
     if isinstance(name, str) and (name == SYNTHETIC or Path(name).is_dir()):
         return options.replace(shards=name)
     raise UserError(folder.config, f"shards {name}, which is no folder here", *_own_set_wanted())

@@ -119,6 +119,7 @@ class RemoteFiles(Files):
                 found = self._store.download(name, file, blob.size, moved)
             else:
                 data = self._read(name)
+                moved(len(data))
                 found = digest(data)
                 file.write(data)
             if found == blob.sha256:

@@ -116,12 +116,12 @@ def open_source(source: Path | str, scratch: Path | None = None, root: Path = DA
 
 
 def _nothing_there(source: str) -> UserError:
-    if is_url(source):
+    if is_url(source):  # of which no more is shown, since there may be a password in it
         return UserError(
-            f"SOURCE {source}",
+            f"SOURCE {source.partition(':')[0]}:…",
             "a URL: nothing is downloaded, and no command of a pipe: is run",
             "a file or folder of this machine",
-            "download it first, and name what you have then",
+            "download it first, a shard set with all its files, and name what you have then",
         )
     return UserError(
         f"SOURCE {source}",
