@@ -32,8 +32,8 @@ def _served(lab: Lab) -> Iterator[FaultStore]:
 
 
 def _training(lab: Lab, store: FaultStore, run: str = "run", **options: Any) -> Training:
-    given = {"shards": f"{store.url}/set", "shard_cache": lab.folder / "cache"} | options
-    return Training(lab, given.pop("shards"), lab.folder / run, **given)
+    given = {"shard_cache": lab.folder / "cache"} | options
+    return Training(lab, given.pop("shards", f"{store.url}/set"), lab.folder / run, **given)
 
 
 def _passing(lab: Lab, fault: Callable[[Lab], Fault]) -> str:
