@@ -208,6 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "PUT":
             google = self.headers.get("x-goog-if-generation-match") == "0"
             answer = _put(store, name, sent, google or self.headers.get("If-None-Match") == "*")
+        elif self.command == "POST":
+            answer = _delete(store.folder / name, sent)
         elif "list-type" in query:
             answer = _list(store.folder / name, query.get("prefix", ""), query.get("delimiter"))
         else:
@@ -220,6 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_PUT(self) -> None:
+        self.do_GET()
+
+    def do_POST(self) -> None:
         self.do_GET()
 
     def _log(self, name: str, status: int) -> None:
@@ -292,6 +297,14 @@ def _put(store: FaultStore, name: str, data: bytes, new: bool) -> _Answer:
         part.write_bytes(data)
         part.replace(file)
         return _Answer(200, b"", {"ETag": _etag(file)})
+
+
+def _delete(bucket: Path, request: bytes) -> _Answer:
+    """DeleteObjects, the one POST of ours."""
+    for key in re.findall(r"<Key>([^<]+)</Key>", request.decode()):
+        (bucket / key).unlink(missing_ok=True)
+    body = b"<?xml version='1.0'?><DeleteResult></DeleteResult>"
+    return _Answer(200, body, {"Content-Type": "application/xml"})
 
 
 def _list(bucket: Path, prefix: str, delimiter: str | None) -> _Answer:

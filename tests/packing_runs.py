@@ -53,7 +53,11 @@ def finished_shards(folder: Path) -> int:
 
 
 def serially(
-    work: Work, shards: Mapping[int, list[Entry]], workers: int, report: Callable[[int, int], None]
+    work: Work,
+    shards: Mapping[int, list[Entry]],
+    workers: int,
+    report: Callable[[int, int], None],
+    written: Callable[[int], None],
 ) -> None:
     """`write_shards` without its processes."""
     done = rejected = 0
@@ -61,6 +65,8 @@ def serially(
         for progress in write_shard(work, shard):
             done, rejected = done + progress.done, rejected + progress.rejected
             report(done, rejected)
+            if progress.finished is not None:
+                written(progress.finished)
 
 
 @contextmanager

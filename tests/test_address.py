@@ -36,6 +36,7 @@ def test_an_address_is_kept_in_one_form(text, url, bucket, prefix):
         ("s3:///set", "no bucket"),
         ("https://", "no host"),
         ("file://disk/set", "no such path"),
+        ("file:///", "no such path"),
         ("s3://127.0.0.1:9000/bucket/set", "a port"),
         (f"s3://key:{SECRET}@bucket/set", "a user or a password"),
         (f"https://host/set?sig={SECRET}", "a query"),

@@ -1,15 +1,23 @@
-"""Real stores on loopback: what is stored once, read whole and by those who may."""
+"""Real stores on loopback: objects, and a set that is packed there and read from there."""
 
 import hashlib
 import io
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
+import torch
 
 from pipeline.errors import UserError
+from pipeline.loading.open import open_loader
+from pipeline.loading.options import LoaderOptions
+from pipeline.packing.pack import Packing, pack
+from pipeline.packing.sources.open import open_source
+from pipeline.packing.upload import Upload
+from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.store import MissingError, Store
-from tests.needs import require
+from tests.needs import require, within
 from tests.stores import START, RealStore
 
 DATA = bytes(range(256)) * 40_000
@@ -54,3 +62,29 @@ def test_an_object_is_stored_once_and_read_by_those_who_may(real, monkeypatch, t
         refused = connect(real, real.wrong, monkeypatch)
         with pytest.raises(UserError, match="wanted  credentials that suffice"):
             refused.read("manifest.json", 10)
+
+
+def test_a_set_in_a_store_gives_the_batches_of_one_in_a_folder(
+    real, numbered_set, monkeypatch, tmp_path
+):
+    for name, value in real.environment.items():
+        monkeypatch.setenv(name, value)
+    local, url = numbered_set(20, 6), f"{real.url}/faces/set 1"
+    if real.write:  # these take nothing from obstore
+        for path in local.folder.iterdir():
+            real.write(f"faces/set 1/{path.name}", path.read_bytes())
+    else:
+        source = open_source(local.folder)
+        address = Address.parse(url, real.endpoint, "--out")
+        with Upload(address, Access(cache=tmp_path / "packing")) as upload:
+            pack(source, source.members(), upload, Packing(per_shard=6))
+    expected = _batches(local.name, Access())
+    access = Access(real.endpoint, tmp_path / "cache")
+    assert torch.equal(_batches(url, access), expected)
+    assert torch.equal(_batches(url, access), expected)
+
+
+def _batches(name: str, access: Access) -> torch.Tensor:
+    options = LoaderOptions(4, 16, cache="off", dtype=torch.uint8, workers=1, access=access)
+    with closing(open_loader(name, options)) as loader:
+        return within(30, lambda: torch.stack([next(loader).clone() for _ in range(7)]))

@@ -28,7 +28,7 @@ FOREVER = float("inf")
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of somebody without credentials, on a machine that is no cloud's."""
     for name in os.environ:
-        if name.startswith(("AWS_", "NETRC")):
+        if name.startswith(("AWS_", "AZURE_", "NETRC")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -85,6 +85,11 @@ def test_slow_is_not_silent(server):
     server.faults.append(Fault(rate=len(DATA) * 2))  # half a second; a silence is an eighth
     assert download(over_http(server, patience=0.5)) == DATA
     assert len(server.requests) == 1
+
+
+def test_patience_is_without_progress(server):
+    server.faults.append(Fault(cut=300_000, rate=6e6))  # 20 times a second, 8 times in all
+    assert download(over_http(server, patience=0.2)) == DATA
 
 
 def test_an_object_replaced_while_it_comes_is_read_anew(server, tmp_path):
@@ -226,6 +231,11 @@ def test_a_profile_is_read_as_the_aws_command_does(server, home, monkeypatch):
     # The endpoint is the profile's too
     assert download(Store(Address.parse("s3://bucket/set"), patience=1)) == DATA
     assert server.requests[-1].signed
+
+
+def test_without_an_account_azure_is_not_asked():
+    with pytest.raises(UserError, match="set AZURE_STORAGE_ACCOUNT_NAME"):
+        Store(Address.parse("az://bucket/set")).read("a.tar", 10)
 
 
 def test_a_folder_is_a_store(tmp_path):

@@ -81,7 +81,8 @@ def test_of_two_who_want_a_file_one_fetches_it(cache):
     ]
     for thread in threads:
         thread.start()
-    within(10, lambda: [thread.join() for thread in threads])
+    for thread in threads:
+        within(10, thread.join)
     assert fetch.times == 1
     assert seen  # the one that waits hears of the other
 

@@ -11,7 +11,7 @@ import pytest
 from dcgan.metrics.tables import print_facts
 from dcgan.rundir.log import Log
 from pipeline.errors import UserError, counted, first_line, plain
-from pipeline.shards.manifest import REJECTS
+from pipeline.shards.manifest import MANIFEST, REJECTS
 from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import in_process
 from tests.pictures import numbered, numbered_pictures, write_pictures
@@ -101,6 +101,8 @@ def test_names_in_a_set_that_is_checked(tmp_path, monkeypatch, capsys, check):
     shards = ShardSet.open(tmp_path / "set")
     with (shards.folder / REJECTS).open("w", newline="", encoding="utf-8") as table:
         csv.writer(table).writerows([["source", "reason", "bytes"], ["bad.jpg", EVIL, "3"]])
+    older = shards.manifest.model_copy(update={"rejects_sha256": None})
+    (shards.folder / MANIFEST).write_text(older.model_dump_json())
     status, out, err = check(shards.folder)
     assert (status, err) == (0, [])
     assert f"reject  1 {SHOWN}: see rejects.csv" in out

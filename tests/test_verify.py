@@ -190,6 +190,29 @@ def test_a_missing_list_of_rejects(original):
     assert faults(original) == [f"{REJECTS}: 0 images, but {MANIFEST} says 2 rejected"]
 
 
+@pytest.mark.parametrize(
+    ("table", "name"), [(SAMPLES, b",003.jpg,"), (REJECTS, b"bad.jpg,")], ids=[SAMPLES, REJECTS]
+)
+def test_another_source_name_in_a_table(original, table, name):
+    data = (original / table).read_bytes()
+    assert name in data
+    (original / table).write_bytes(data.replace(name, name.replace(b"jpg", b"jpe")))
+    assert faults(original) == [f"{table}: other contents than were written (SHA-256)"]
+
+
+def test_a_set_from_before_tables_had_digests_is_the_same_set(original):
+    now = ShardSet.open(original).fingerprint
+    manifest = json.loads((original / MANIFEST).read_bytes())
+    assert {manifest.pop("samples_sha256"), manifest.pop("rejects_sha256")} == {
+        hashlib.sha256((original / table).read_bytes()).hexdigest() for table in (SAMPLES, REJECTS)
+    }
+    (original / MANIFEST).write_text(json.dumps(manifest))
+    assert faults(original) == []
+    before = ShardSet.open(original)
+    assert before.fingerprint == now
+    assert not {SAMPLES, REJECTS} & before.manifest.digests.keys()
+
+
 def test_an_index_of_another_tar(original):
     with (original / "shard-000000.idx").open("ab") as index:
         index.write(b"jpg 0 1 9.jpg\n")

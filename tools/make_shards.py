@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,7 +23,7 @@ from rich.progress import (
 )
 
 from dcgan.cli import SETTINGS, VersionOption
-from pipeline.errors import KINDS_SHOWN, counted, plain, plain_errors
+from pipeline.errors import KINDS_SHOWN, UserError, counted, plain, plain_errors
 from pipeline.images.fit import CROP
 from pipeline.images.size import ImageSize, size_text
 from pipeline.machine import usable_cores
@@ -34,8 +35,13 @@ from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
 from pipeline.packing.sources.shard_set import require_fit
+from pipeline.packing.upload import Upload, staging
+from pipeline.remote.access import Access
+from pipeline.remote.address import Address
+from pipeline.remote.store import Store as RemoteStore
 from pipeline.shards.labels import counts_of
-from pipeline.shards.manifest import DEFAULT_SIZE, Recipe, make_recipe
+from pipeline.shards.manifest import DEFAULT_SIZE, REJECTS, Recipe, make_recipe
+from pipeline.shards.shard_set import is_url
 
 app = typer.Typer(add_completion=False)
 # Paths are printed: no markup in them, and no line breaks in a command to paste
@@ -67,7 +73,34 @@ def make_shards(
             " of its images.",
         ),
     ],
-    out: Annotated[Path, _option(OUTPUT, "Folder to make the shard set in.")] = Path("shards"),
+    out: Annotated[
+        str,
+        _option(
+            OUTPUT,
+            "Folder to make the shard set in, or a URL, as in s3://bucket/faces; also gs://, az://"
+            " and file://.",
+            metavar="FOLDER|URL",
+        ),
+    ] = "shards",
+    endpoint: Annotated[
+        str | None,
+        _option(
+            OUTPUT,
+            "Where the store of --out answers.",
+            metavar="URL",
+            show_default="the provider's own",
+        ),
+    ] = None,
+    shard_cache: Annotated[
+        Path | None,
+        _option(
+            OUTPUT,
+            "Folder of the shard cache. A set for a URL is made in it until it is in the store, so"
+            " there must be room for all of it.",
+            metavar="DIR",
+            show_default="in the user's cache folder",
+        ),
+    ] = None,
     seed: Annotated[
         int, _option(OUTPUT, "What the shuffle of all images is drawn from.", min=0)
     ] = 0,
@@ -160,14 +193,16 @@ def make_shards(
     The set depends on the source and the options alone, byte for byte, whatever the number of
     workers. Stopped at any moment, the same command goes on where it was.
     """
+    access = Access(endpoint, shard_cache)
+    place = _place(out, access, overwrite)
 
     def recipe_for(images: ImageFiles | None) -> Recipe:
         return _recipe(images, store, size, crop, quality, fit, check)
 
     if store is not None or not any(map(may_be_pixels, sources)):
         recipe_for(None)  # what contradicts itself need not wait for the source
-    place = out.absolute()
-    scratch = next(folder for folder in (place, *place.parents) if folder.is_dir())
+    folder = (place if isinstance(place, Path) else staging(place, access)).absolute()
+    scratch = next(above for above in (folder, *folder.parents) if above.is_dir())
     with console.status("reading the source"):
         images = open_sources(sources, scratch, root)
     recipe = recipe_for(images)
@@ -186,7 +221,27 @@ def make_shards(
         return
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
-    _pack(images, members, out, packing, labelling and labelling.table)
+    _pack(images, members, place, access, packing, labelling and labelling.table)
+
+
+def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
+    """Where the set is to be made; refuses what can be refused without a look at it."""
+    if is_url(out):
+        address = Address.parse(out, access.endpoint, "--out")
+        RemoteStore(address, "--out").require_writable()
+        if overwrite:
+            raise UserError(
+                "--overwrite",
+                f"--out {address}",
+                "a folder: a set in a store may be read while it is replaced",
+                "choose another --out",
+            )
+        return address
+    for flag, value in (("--endpoint", access.endpoint), ("--shard-cache", access.cache)):
+        if value is not None:
+            wanted, remedy = "a URL, as in --out s3://bucket/faces", f"leave {flag} out"
+            raise UserError(f"{flag} {value}", f"--out {out}, a folder", wanted, remedy)
+    return Path(out)
 
 
 def _show_labels(labelling: Labelling) -> None:
@@ -253,24 +308,34 @@ def _choose(
 def _pack(
     images: ImageFiles,
     members: list[Member],
-    out: Path,
+    out: Path | Address,
+    access: Access,
     packing: Packing,
     labels: LabelTable | None,
 ) -> None:
     started = time.perf_counter()
-    with _progress() as bar:
+    with _progress() as bar, ExitStack() as stack:
         task = bar.add_task("packing", total=None, rate="")
+        sending = bar.add_task("shards sent", total=None, rate="", visible=False)
+
+        def show_sent(sent: int, total: int) -> None:
+            bar.update(sending, completed=sent, total=total, visible=True)
 
         def show(done: int, total: int) -> None:
             rate = done / (time.perf_counter() - started)
             bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} img/s")
 
         try:
-            packed = pack(images, members, out, packing, show, labels)
+            target: Path | Upload = (
+                out
+                if isinstance(out, Path)
+                else stack.enter_context(Upload(out, access, show_sent))
+            )
+            packed = pack(images, members, target, packing, show, labels)
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on with the shards that are finished")
             raise typer.Exit(130) from None
-    _summarise(packed, out, time.perf_counter() - started)
+    _summarise(packed, out, access, time.perf_counter() - started)
 
 
 def _progress() -> Progress:
@@ -287,7 +352,7 @@ def _progress() -> Progress:
     )
 
 
-def _summarise(packed: Packed, out: Path, seconds: float) -> None:
+def _summarise(packed: Packed, out: Path | Address, access: Access, seconds: float) -> None:
     manifest = packed.manifest
     kept = f"packed  {manifest.samples:,} images of {manifest.sizes()}"
     if manifest.recipe.store == "original":
@@ -295,7 +360,7 @@ def _summarise(packed: Packed, out: Path, seconds: float) -> None:
         kept += f": {untouched:,} untouched, {packed.converted:,} converted to JPEG"
     console.print(kept)
     if packed.rejected:
-        console.print(f"reject  {counted(packed.rejected)}: see {out / 'rejects.csv'}")
+        console.print(f"reject  {counted(packed.rejected)}: see {out}/{REJECTS}")
     if packed.copies is None:
         console.print("copies  not counted: an earlier version packed some of the shards")
     elif packed.copies.number:
@@ -306,9 +371,13 @@ def _summarise(packed: Packed, out: Path, seconds: float) -> None:
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")
     console.print(f"time    {seconds:.1f} s, {packed.written / seconds:,.0f} img/s")
-    size, labels = manifest.recipe.size or DEFAULT_SIZE, manifest.labels is not None
-    more = f" --image-size {size_text(size)}" * (size != DEFAULT_SIZE) + " --conditional" * labels
-    console.print(f"next    dcgan-train --shards {shlex.quote(str(out))}{more}")
+    words = ["dcgan-train", "--shards", str(out)]
+    words += ["--endpoint", access.endpoint] if access.endpoint else []
+    words += ["--shard-cache", str(access.cache)] if access.cache else []
+    size = manifest.recipe.size or DEFAULT_SIZE
+    words += ["--image-size", size_text(size)] if size != DEFAULT_SIZE else []
+    words += ["--conditional"] if manifest.labels else []
+    console.print(f"next    {shlex.join(words)}")
 
 
 def _show(rows: list[Estimate]) -> None:

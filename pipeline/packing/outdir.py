@@ -48,22 +48,22 @@ TAR_OVERHEAD = 1024
 
 
 @contextmanager
-def held(out: Path) -> Iterator[None]:
+def held(out: Path, flag: str = "--out") -> Iterator[None]:
     """Make an output folder and hold it for this process alone; a killed one lets go of it too.
 
     Raises:
-        UserError: another process has it, or it cannot be made.
+        UserError: another process has it, or it cannot be made; it names the flag.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}", "a file", "a folder", "choose another --out")
+        raise UserError(f"{flag} {out}", "a file", "a folder", f"choose another {flag}")
     refusal = UserError(
-        f"--out {out}",
+        f"{flag} {out}",
         "a folder that another process is packing into",
         "a folder that nobody packs into at the moment",
-        "wait for its end, or choose another --out",
+        f"wait for its end, or choose another {flag}",
     )
     with ExitStack() as stack:
-        with writing(f"--out {out}", "a folder that can be written"):
+        with writing(f"{flag} {out}", "a folder that can be written"):
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(out / LOCK, refusal))
         # While it is held: filelock, from 3.21 on, sees whether what it has locked still has a name
@@ -136,26 +136,40 @@ def _json_object(path: Path) -> dict[str, object]:
 
 
 def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -> None:
-    path = target / PROGRESS / PLAN
-    if not path.is_file():
-        return
-    before = _json_object(path)
-    differing = [name for name in plan if before.get(name) != plan[name]]
-    if not differing:
+    differing = differences(target, plan)
+    if differing is None:
         return
     if overwrite:
-        _empty_progress(target)
+        empty_progress(target)
         return
-    told = ", ".join(f"{name} {before.get(name)!s:.60}" for name in differing)
     raise UserError(
         f"--out {target}",
-        f"an unfinished set with other options: {told}",
-        ", ".join(f"{name} {plan[name]!s:.60}" for name in differing),
+        *differing,
         "repeat the command that was cut off, choose another --out, or start anew with --overwrite",
     )
 
 
-def _empty_progress(folder: Path) -> None:
+def differences(target: Path, plan: dict[str, object]) -> tuple[str, str] | None:
+    """In which options the unfinished set in a folder is another than planned.
+
+    Returns:
+        What it has and what is planned, in words; None if they are the same, or there is no set.
+    """
+    path = target / PROGRESS / PLAN
+    if not path.is_file():
+        return None
+    before = _json_object(path)
+    differing = [name for name in plan if before.get(name) != plan[name]]
+    if not differing:
+        return None
+    told = ", ".join(f"{name} {before.get(name)!s:.60}" for name in differing)
+    return (
+        f"an unfinished set with other options: {told}",
+        ", ".join(f"{name} {plan[name]!s:.60}" for name in differing),
+    )
+
+
+def empty_progress(folder: Path) -> None:
     """Forget what was finished: records before the rows they vouch for, and the plan last of all.
 
     The sub-folder stays, as the sign that the shards beside it are ours.
@@ -169,12 +183,17 @@ def _vouches_for(entry: Path) -> int:
 
 
 def require_space(
-    out: Path, left: Iterable[list[Entry]], recipe: Recipe, *, labelled: bool = False
+    out: Path,
+    left: Iterable[list[Entry]],
+    recipe: Recipe,
+    flag: str = "--out",
+    *,
+    labelled: bool = False,
 ) -> None:
     """Compare what is still to be written with the disk's free space.
 
     Raises:
-        UserError: it does not fit.
+        UserError: it does not fit; it names the flag.
     """
     pixels = 3 * math.prod(sides(recipe.size)) if recipe.size else None
     overhead = TAR_OVERHEAD * (2 if labelled else 1)  # a label is a member of a few bytes
@@ -186,10 +205,10 @@ def require_space(
     free = shutil.disk_usage(out).free
     if free < needed:
         raise UserError(
-            f"--out {out}",
+            f"{flag} {out}",
             f"{free / 1e9:.2f} GB free",
             f"{needed / 1e9:.2f} GB for these images",
-            "free some space, choose another --out, or pack fewer images with --limit",
+            f"free some space, choose another {flag}, or pack fewer images with --limit",
         )
 
 
@@ -208,7 +227,7 @@ def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
     """
     _drop_leftovers(target, manifest)
     if target == out:
-        _empty_progress(out)
+        empty_progress(out)
         (out / PROGRESS).rmdir()
         return
     shutil.rmtree(out / PROGRESS, ignore_errors=True)
@@ -218,7 +237,7 @@ def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
             entry.replace(out / entry.name)
     _drop_leftovers(out, manifest)
     (target / MANIFEST).replace(out / MANIFEST)
-    _empty_progress(target)
+    empty_progress(target)
     shutil.rmtree(target)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError, counted
-from pipeline.files import digest, replacing, write_whole
+from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import PLAN, claim, held, require_space, swap_in
@@ -37,6 +38,7 @@ from pipeline.packing.shard import (
     write_shard,
 )
 from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.packing.upload import Upload
 from pipeline.processes import KilledError, Workers
 from pipeline.shards.labels import counts_of, labels_file
 from pipeline.shards.manifest import (
@@ -115,7 +117,7 @@ class Packing:
 def pack(
     source: ImageFiles,
     members: Sequence[Member],
-    out: Path,
+    out: Path | Upload,
     packing: Packing,
     progress: Callable[[int, int], None] = lambda done, total: None,
     labels: LabelTable | None = None,
@@ -126,7 +128,7 @@ def pack(
         source: read by each worker through its own handle.
         members: sorted by name; a sample's key is its place among them, in 8 digits.
         out: new, empty, an unfinished set of the same source and options, or with `overwrite` a
-            complete set.
+            complete set; or an upload that has been entered: shards are sent as they are finished.
         packing: the options.
         progress: called a few times a second with the images that this call has gone through, and
             those that it has to go through.
@@ -134,34 +136,35 @@ def pack(
 
     Raises:
         UserError: an occupied folder, another process in it, too many rejects, a full disk, a
-            source that went away.
+            source that went away; from the upload.
     """
     plan = _plan(source, members, packing, labels)
+    upload = out if isinstance(out, Upload) else None
+    flag, out = ("--out", out) if isinstance(out, Path) else ("--shard-cache", out.folder)
     try:
-        with held(out):
-            target = claim(out, plan, overwrite=packing.overwrite)
+        with held(out, flag):
+            if upload is None:
+                target = claim(out, plan, overwrite=packing.overwrite)
+            else:
+                target = upload.begin(plan, math.ceil(len(members) / packing.per_shard))
             (target / PROGRESS).mkdir(parents=True, exist_ok=True)
             write_whole(target / PROGRESS / PLAN, json.dumps(plan, indent=1).encode())
             dealt = deal(members, packing.seed, packing.per_shard)
-            left = {
-                number: entries
-                for number, entries in enumerate(dealt)
-                if _is_left(finished(target, out, number), packing)
-            }
-            require_space(out, left.values(), packing.recipe, labelled=labels is not None)
-            written = sum(map(len, left.values()))
-
-            def report(done: int, rejected: int) -> None:
-                progress(done, written)
-                if rejected > packing.max_rejects * len(members):
-                    raise _TooManyRejectsError
-
+            kept = {number: finished(target, out, number) for number in range(len(dealt))}
+            left = {number: dealt[number] for number in kept if _is_left(kept[number], packing)}
+            require_space(out, left.values(), packing.recipe, flag, labelled=labels is not None)
+            if upload is not None:
+                for number in kept.keys() - left.keys():
+                    upload.add(number)
             work = Work(source, target, packing.recipe, packing.strict, labels)
-            write_shards(work, left, packing.workers, report)
+            _write_left(work, left, len(members), packing, progress, upload)
             records = [_record(target, out, number) for number in range(len(dealt))]
             manifest = _gather(target, records, len(members), packing, labels)
             copies = _copies(target, records, members)
-            swap_in(target, out, manifest)
+            if upload is None:
+                swap_in(target, out, manifest)
+            else:
+                upload.finish(manifest)
     except _TooManyRejectsError:
         raise _too_many_rejects(target, len(members), packing.max_rejects) from None
     except OSError as error:
@@ -177,9 +180,28 @@ def pack(
         converted=sum(record.converted for record in records),
         rejected=_count(records),
         copies=copies,
-        written=written,
+        written=sum(map(len, left.values())),
         resumed=len(dealt) - len(left),
     )
+
+
+def _write_left(
+    work: Work,
+    left: Mapping[int, list[Entry]],
+    images: int,
+    packing: Packing,
+    progress: Callable[[int, int], None],
+    upload: Upload | None,
+) -> None:
+    to_write = sum(map(len, left.values()))
+
+    def report(done: int, rejected: int) -> None:
+        progress(done, to_write)
+        if rejected > packing.max_rejects * images:
+            raise _TooManyRejectsError
+
+    written = (lambda number: None) if upload is None else upload.add
+    write_shards(work, left, packing.workers, report, written)
 
 
 def write_shards(
@@ -187,6 +209,7 @@ def write_shards(
     shards: Mapping[int, list[Entry]],
     workers: int,
     report: Callable[[int, int], None],
+    written: Callable[[int], None],
 ) -> None:
     """Write shards in parallel.
 
@@ -196,6 +219,7 @@ def write_shards(
         workers: processes.
         report: called with the images done and rejected, at the start and as they change; may
             raise.
+        written: called with the number of each shard that is finished; may raise.
 
     Raises:
         UserError: from a worker, or because one was killed or cannot be started.
@@ -211,6 +235,8 @@ def write_shards(
                 done += progress.done
                 rejected += progress.rejected
                 report(done, rejected)
+                if progress.finished is not None:
+                    written(progress.finished)
     except KilledError as error:
         goes_on = f"{error.remedy}; the same command goes on with the shards that are finished"
         raise UserError(error.where, error.found, error.wanted, goes_on) from None
@@ -288,6 +314,8 @@ def _gather(
         smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
         shards=tuple(record.shard for record in kept if record.shard),
         labels=None if labels is None else _write_labels(target, labels),
+        samples_sha256=file_digest(target / SAMPLES),
+        rejects_sha256=file_digest(target / REJECTS) if rejected else None,
     )
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest

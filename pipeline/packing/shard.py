@@ -69,6 +69,8 @@ class Progress(NamedTuple):
 
     done: int
     rejected: int
+    finished: int | None = None
+    """The shard's number, once its record is written."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progres
     if written is None:
         (work.out / f"{name}.tar").unlink()
     _write_record(work.out / PROGRESS, name, written, tally)
+    yield Progress(0, 0, number)
 
 
 def _fill(

@@ -36,6 +36,9 @@ SHARE = 0.5
 POLL = 0.02
 """Seconds between two looks at a file that another process fetches."""
 
+LOOK = 1.0
+"""Seconds between two looks at all that lies in the folder, while there is room."""
+
 _BLOB = re.compile(r"([0-9a-f]{64})(?:\.(\d+)" + re.escape(PARTIAL) + ")?")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -79,6 +82,8 @@ class ShardCache:
         self.folder = folder
         self._checked: dict[str, tuple[int, int, int]] = {}
         """Of the files that this process has compared with their digest, what would change."""
+        self._total, self._looked, self._counting = 0, -LOOK, threading.Lock()
+        """Bytes when the folder was looked at last, and what this process has begun since then."""
         self._checking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         with self._usable():
             for name in ("sha256", "leases", "sets"):
@@ -119,8 +124,8 @@ class ShardCache:
                             moved()
                     elif not self._is_whole(path):
                         self._fetch(blob, file, fetch)
+                        self._checked[path.name] = _identity(partial)
                         partial.replace(path)
-                        self._note(path)
         return path
 
     def adopt(self, path: Path, sha256: str) -> None:
@@ -139,10 +144,14 @@ class ShardCache:
         """Bytes that it takes now."""
         return sum(kept.size for kept in self._all())
 
-    def room(self) -> int:
-        """Bytes that are free, or would be if all that nobody has leased were deleted."""
+    def room(self, wanted: Iterable[str] = ()) -> int:
+        """Bytes that are free, or would be if all that nobody has leased were deleted.
+
+        Args:
+            wanted: digests of files that somebody may have leased, and that are to be there.
+        """
         with self.locked():
-            leased = self._leased()
+            leased = self._leased().difference(wanted)
         return self.limit - sum(kept.size for kept in self._all() if kept.sha256 in leased)
 
     @contextmanager
@@ -160,18 +169,14 @@ class ShardCache:
             if self._checked.get(path.name) == _identity(path):
                 return True
             if file_digest(path) == path.name:
-                self._note(path)
+                self._checked[path.name] = _identity(path)
+                with suppress(PermissionError):  # of another user, who lets us read it
+                    os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # used now
                 return True
         return False
 
-    def _note(self, path: Path) -> None:
-        """Remember that a file is what its name says, and that it was used now."""
-        self._checked[path.name] = _identity(path)
-        with suppress(PermissionError):  # of another user, who lets us read it
-            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-
     def _fetch(self, blob: Blob, file: BinaryIO, fetch: Callable[[BinaryIO], None]) -> None:
-        self._make_room(0)
+        self._begin(blob.size)
         try:
             fetch(file)
             file.flush()
@@ -180,6 +185,14 @@ class ShardCache:
                 raise
             fetch(file)
             file.flush()
+
+    def _begin(self, size: int) -> None:
+        """Make room for a file; what others fetch within a moment of the last look is not seen."""
+        with self._counting:
+            self._total += size
+            recent = time.monotonic() - self._looked < LOOK
+        if not recent or self._total > self.limit:
+            self._make_room(0)
 
     def _make_room(self, more: int) -> bool:
         """Delete what was used longest ago and nobody has leased, until all is within the limit.
@@ -196,15 +209,16 @@ class ShardCache:
         with self.locked():
             everything = self._all()
             total = sum(kept.size for kept in everything)
-            if total <= self.limit and not more:
-                return True
-            leased = self._leased()
+            full = total > self.limit or more > 0
+            leased = self._leased() if full else set()
             for kept in sorted(everything, key=lambda kept: (kept.whole, kept.used)):
                 if total <= self.limit and more <= 0:
                     break
                 if (kept.sha256 not in leased) if kept.whole else _is_left_behind(kept.path):
                     kept.path.unlink(missing_ok=True)
                     total, more = total - kept.size, more - kept.size
+            with self._counting:
+                self._total, self._looked = total, time.monotonic()
         if total > self.limit:
             raise FullError(
                 f"--shard-cache-size {self.limit / 1e6:,.1f} MB",
@@ -216,15 +230,15 @@ class ShardCache:
 
     def _all(self) -> list[_Kept]:
         found = []
-        for folder in (self.folder / "sha256").iterdir():
-            for path in folder.iterdir() if re.fullmatch(r"[0-9a-f]{2}", folder.name) else ():
-                match = _BLOB.fullmatch(path.name)
+        for folder in os.scandir(self.folder / "sha256"):
+            for entry in os.scandir(folder.path) if folder.is_dir() else ():
+                match = _BLOB.fullmatch(entry.name)
+                if match is None or not entry.name.startswith(folder.name):
+                    continue
                 with suppress(FileNotFoundError):
-                    if match is not None:
-                        status, promised = path.stat(), int(match[2] or 0)
-                        size = max(status.st_size, promised)
-                        whole = match[2] is None
-                        found.append(_Kept(path, match[1], size, status.st_atime, whole))
+                    status, whole = entry.stat(), match[2] is None
+                    size = max(status.st_size, int(match[2] or 0))
+                    found.append(_Kept(Path(entry), match[1], size, status.st_atime, whole))
         return found
 
     def _leased(self) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -100,6 +100,11 @@ class RemoteFiles(Files):
     def size(self, name: str) -> int:
         """Bytes of a tar."""
         return self._blobs[name].size
+
+    def fit(self, names: Collection[str]) -> bool:
+        """Whether so many tars can lie in the cache at the same time, beside what others need."""
+        room = self.cache.room(self._blobs[name].sha256 for name in names)
+        return sum(map(self.size, names)) <= room
 
     def keep(self, names: Iterable[str]) -> None:
         """Have the cache keep these, once they are there, until they are released."""

@@ -58,25 +58,24 @@ def open_set(name: str | Path, access: Access | None = None, flag: str = "--shar
     access = access or Access()
     address = Address.parse(str(name), access.endpoint, flag)
     cache = ShardCache(access.folder, access.cache_size)
-    manifest, note = _manifest(address, cache, flag, first=access.first)
-    files = RemoteFiles(
-        Store(address, flag), cache, manifest, 0.0 if access.first else PATIENCE, note
-    )
+    store = Store(address, flag)
+    manifest, note = _manifest(store, cache, first=access.first)
+    patience = 0.0 if access.first else PATIENCE
+    files = RemoteFiles(store, cache, manifest, patience, note)
     labels = [] if manifest.labels is None else [LABELS]
     files.all_at_once([*(f"{shard.name}.idx" for shard in manifest.shards), *labels])
     return ShardSet(files, manifest)
 
 
-def _manifest(
-    address: Address, cache: ShardCache, flag: str, *, first: bool
-) -> tuple[Manifest, str]:
+def _manifest(store: Store, cache: ShardCache, *, first: bool) -> tuple[Manifest, str]:
     """The set's manifest, and what people should know about it."""
+    address = store.address
     path = cache.folder / "sets" / f"{digest(f'{address.url} {address.endpoint}'.encode())}.json"
     known, note = _known(path), ""
     if first or known is None:
-        store = Store(address, flag) if known is None else Store(address, flag, SOON)
+        etag, patience = (None, None) if known is None else (known.etag, SOON)
         try:
-            found = store.read(MANIFEST, MAX_MANIFEST_BYTES, known.etag if known else None)
+            found = store.read(MANIFEST, MAX_MANIFEST_BYTES, etag, patience)
         except UnreachableError:
             if known is None:
                 raise

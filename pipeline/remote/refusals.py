@@ -78,6 +78,10 @@ class MissingError(UserError):
     """The store says that there is no such object."""
 
 
+class ExistsError(UserError):
+    """The store has an object of that name already."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An error of obstore's, by what can be told of it without repeating it."""
@@ -161,7 +165,7 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
         return MissingError(where, "no such object", "an object of a shard set", remedy)
     if failure.kind == "AlreadyExistsError":
         remedy = f"choose another {flag}, or delete it first"
-        return UserError(where, "an object of that name", "a place that is free", remedy)
+        return ExistsError(where, "an object of that name", "a place that is free", remedy)
     if "MissingContentLength" in failure.text:
         found, wanted = "an answer that does not say how long it is", "the header Content-Length"
         return UserError(where, found, wanted, "have the server send files as they are")

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 from pipeline.errors import UserError
 from pipeline.remote.address import Address
 from pipeline.remote.connect import connect
-from pipeline.remote.refusals import Failure, MissingError, UnreachableError, refusal
+from pipeline.remote.refusals import (
+    ExistsError,
+    Failure,
+    MissingError,
+    UnreachableError,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ObjectStore
 
-__all__ = ["MissingError", "Store", "UnreachableError"]
+__all__ = ["ExistsError", "MissingError", "Store", "UnreachableError"]
 
 T = TypeVar("T")
 
@@ -64,7 +70,7 @@ class Store:
         return connect(self.address, self.flag, UPLOAD_SECONDS, writable=True)
 
     def read(
-        self, name: str, most: int, etag: str | None = None
+        self, name: str, most: int, etag: str | None = None, patience: float | None = None
     ) -> tuple[bytes, str | None] | None:
         """Read a small object whole.
 
@@ -72,6 +78,7 @@ class Store:
             name: the object's.
             most: bytes that it may have.
             etag: what an earlier read returned.
+            patience: seconds, if not the store's.
 
         Returns:
             The bytes and their etag, if the store gives one; None if `etag` still names what is
@@ -97,7 +104,7 @@ class Store:
                 raise UserError(where, found, f"at most {most:,}", remedy)
             return bytes(got.bytes()), got.meta["e_tag"]
 
-        return self._persist(name, attempt)
+        return self._persist(name, attempt, patience=patience)
 
     def download(
         self,
@@ -151,16 +158,27 @@ class Store:
             new: only if there is none of that name, which the store itself sees to.
 
         Raises:
-            UserError: the store refuses, or there is one already and it must be new.
+            UserError: the store refuses.
+            ExistsError: there is one already, and it must be new.
             UnreachableError: no answer within `patience`.
         """
-        self._require_writable()
+        self.require_writable()
         mode: Literal["create", "overwrite"] = "create" if new else "overwrite"
 
         def attempt() -> None:
             self._target.put(name, source, mode=mode, chunk_size=PART_BYTES, max_concurrency=PARTS)
 
         self._persist(name, attempt)
+
+    def delete(self, name: str) -> None:
+        """Delete an object.
+
+        Raises:
+            UserError: the store refuses, or some say, there is none.
+            UnreachableError: no answer within `patience`.
+        """
+        self.require_writable()
+        self._persist(name, lambda: self._target.delete(name))
 
     def names(self) -> list[str]:
         """The names of all objects directly under the address, sorted.
@@ -169,19 +187,31 @@ class Store:
             UserError: the store refuses, or is a web server, which has no list.
             UnreachableError: no answer within `patience`.
         """
-        self._require_writable()
+        self.require_writable()
         listed = self._persist("", lambda: self._target.list_with_delimiter())
         return sorted(found["path"] for found in listed["objects"])
 
-    def _require_writable(self) -> None:
+    def require_writable(self) -> None:
+        """Refuse what takes no objects.
+
+        Raises:
+            UserError: a web server.
+        """
         if self.address.scheme in {"http", "https"}:
             wanted = "a store that takes and lists objects: s3://, gs://, az:// or file://"
             remedy = "write to a folder, and copy that to where the server has its files"
             raise UserError(f"{self.flag} {self.address}", "a web server", wanted, remedy)
 
-    def _persist(self, name: str, attempt: Callable[[], T], transfer: _Transfer | None = None) -> T:
+    def _persist(
+        self,
+        name: str,
+        attempt: Callable[[], T],
+        transfer: _Transfer | None = None,
+        patience: float | None = None,
+    ) -> T:
         """Make an attempt, and again while what fails may pass and patience lasts."""
-        first = pause = self.patience / 300
+        patience = patience or self.patience
+        first = pause = patience / 300
         since, best = time.monotonic(), 0
         while True:
             try:
@@ -195,12 +225,12 @@ class Store:
                     since, best, pause = now, transfer.received, first
                 if transfer and failure.anew:
                     transfer.etag = None
-                if not failure.passing or now - since >= self.patience:
-                    refused = refusal(failure, self.address, name, self.flag, self.patience)
+                if not failure.passing or now - since >= patience:
+                    refused = refusal(failure, self.address, name, self.flag, patience)
                     raise refused from None
             # No two clients at the same moment: one that is overrun would stay so
             time.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, self.patience / 6)
+            pause = min(2 * pause, patience / 6)
 
 
 class _Transfer:

@@ -1,9 +1,9 @@
 """Fetching ahead: the tars of a remote set, in the order in which their rows will be read.
 
 The order of an epoch is known before it begins, and takes one window of shards after another. So a
-tar is needed for one stretch of an epoch. If the set as a whole does not fit, it may leave the cache
-after that; the reader has what it is at kept, while what was fetched ahead gives way to what another
-run needs now.
+tar is needed for one stretch of an epoch. If the set as a whole does not fit, it may leave the
+cache after that; what the reader is at is kept, while what was fetched ahead gives way to what
+another run needs now.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Supply:
         self._ends = np.cumsum([shard.samples for shard in shards.manifest.shards])
         touched = {number for first, count in rows for number in self._of(first, count)}
         self._all = [self._names[number] for number in sorted(touched)]
+        self._fits = files.fit(self._all)
         self._room = files.cache.room()
-        self._fits = sum(map(files.size, self._all)) <= self._room
         if self._fits:
             files.keep(self._all)
         self._changed = threading.Condition()

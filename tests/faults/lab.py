@@ -187,6 +187,9 @@ class Lab:
             "XDG_CACHE_HOME": str(self._shared / "cache"),
             # torch makes this folder, which is to stay, as soon as it is imported in some ways
             "TORCHINDUCTOR_CACHE_DIR": str(self._shared / "inductor"),
+            # Nobody looks for credentials elsewhere
+            "AWS_ACCESS_KEY_ID": "a name",
+            "AWS_SECRET_ACCESS_KEY": "a secret",
         }
         with out.open("wb") as stdout, err.open("wb") as stderr:
             process = subprocess.Popen(

@@ -81,15 +81,20 @@ class Training:
         options: beside `OPTIONS`, and against them.
     """
 
-    def __init__(self, lab: Lab, shards: Path, run: Path | None = None, **options: Any) -> None:
+    def __init__(
+        self, lab: Lab, shards: Path | str, run: Path | None = None, **options: Any
+    ) -> None:
         self.lab = lab
         self.run = RunFolder(run or lab.folder / "run")
         # Named from the place where it stands, so that a set that has moved is the same one
         self._options = OPTIONS | {"shards": shards} | options
 
     def go(self, at: Moment = never, do: Blow = KILL) -> Ended:
-        words = [*self.command(), *flags(**self._options), "--run", self.run.path]
-        return self.lab.run(*words, at=self._watched(at), do=do)
+        return self.lab.run(*self.words(), at=self._watched(at), do=do)
+
+    def words(self) -> list[object]:
+        """The whole command."""
+        return [*self.command(), *flags(**self._options), "--run", self.run.path]
 
     def command(self) -> list[object]:
         return [DCGAN_TRAIN]

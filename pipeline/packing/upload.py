@@ -1,0 +1,267 @@
+"""A set on its way to a store: shards as they are finished, then the tables, the manifest last.
+
+It is packed in a folder of the shard cache. What is up is noted there, so that the same command
+goes on with the rest. While the set is unfinished, the store has one object more, the claim of
+whoever packs it: without that, two who came at once would overwrite each other's shards.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from queue import Queue
+from shutil import rmtree
+from types import TracebackType
+from typing import Self
+
+from pipeline.errors import UserError
+from pipeline.files import digest, write_whole
+from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress
+from pipeline.packing.shard import finished
+from pipeline.remote.access import Access
+from pipeline.remote.address import Address
+from pipeline.remote.cache import ShardCache
+from pipeline.remote.store import ExistsError, Store
+from pipeline.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, Manifest, Shard
+
+CLAIM = ".packing-claim"
+"""The object that says whose an unfinished set is, by a number that its folder here keeps, too."""
+
+OWN_CLAIM = "claim"
+"""In the progress folder: what this folder has put into the store, or was about to."""
+
+NOTES = "uploaded"
+"""In the progress folder: a line for each file that is up, in the format of sha256sum."""
+
+MAX_CLAIM_BYTES = 1 << 10
+
+AT_ONCE = 2
+"""Shards on their way at the same time: the beginning of one hides the end of another. A large one
+goes in several parts at once already."""
+
+
+def staging(address: Address, access: Access) -> Path:
+    """The folder of the shard cache in which a set for this address is packed."""
+    place = digest(f"{address.url}\n{address.endpoint or ''}".encode())
+    return access.folder / "packing" / place[:16]
+
+
+class Upload:
+    """A context manager, at whose end nothing more is sent.
+
+    Args:
+        address: where the set is to be.
+        access: its cache has the folder in which the set is packed, and gets the files in the end.
+        progress: called by several threads with the shards that are up, and all there will be.
+
+    Raises:
+        UserError: the cache cannot be used.
+    """
+
+    folder: Path
+    """To pack in."""
+
+    def __init__(
+        self,
+        address: Address,
+        access: Access,
+        progress: Callable[[int, int], None] = lambda up, total: None,
+    ) -> None:
+        self.folder = staging(address, access)
+        self._progress = progress
+        self._where = f"--out {address}"
+        self._cache = ShardCache(access.folder, access.cache_size)
+        self._store = Store(address, "--out")
+        self._noted: dict[str, str] = {}
+        self._shards, self._sent = 0, count(1)
+        self._queue: Queue[Shard | None] = Queue()
+        self._over = threading.Event()
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        for _ in range(AT_ONCE):
+            # Daemons: after Ctrl-C nobody waits for what is on its way
+            threading.Thread(target=self._send_shards, daemon=True).start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        for _ in range(AT_ONCE):
+            self._queue.put(None)
+        with suppress(OSError):  # with what the same command goes on with, it stays
+            self.folder.rmdir()
+
+    def begin(self, plan: dict[str, object], shards: int) -> Path:
+        """Find out whether the set may be made there, and claim the place.
+
+        Args:
+            plan: the source and the options, as they are kept in the progress folder.
+            shards: how many there will be.
+
+        Returns:
+            The folder to pack in.
+
+        Raises:
+            UserError: there is a complete set, something else, or a set that somebody else packs;
+                or the store cannot be reached or written.
+        """
+        self._shards = shards
+        there = self._names()
+        differing = differences(self.folder, plan)
+        if not there:
+            if differing is not None:
+                empty_progress(self.folder)
+            differing = None
+            self._claim()
+            there = self._names()  # again, for somebody may have come and gone before the claim
+        if MANIFEST in there:
+            raise self._complete()
+        foreign = sorted(name for name in there if name != CLAIM and not OURS.fullmatch(name))
+        if foreign or CLAIM not in there:
+            others = foreign or sorted(there)
+            found = f"{len(others)} other entries: {', '.join(others[:5])}"
+            raise self._refusal(found, "a place with nothing in it")
+        if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
+            raise self._refusal(
+                "an unfinished set that is packed elsewhere, or with another --shard-cache",
+                "a place that nobody else packs into",
+                "wait for its end, or if it was cut off, repeat that command",
+            )
+        if differing is not None:
+            raise self._refusal(*differing, "repeat the command that was cut off")
+        self._noted = {name: sha256 for name, sha256 in self._read_notes() if name in there}
+        return self.folder
+
+    def add(self, number: int) -> None:
+        """Send a finished shard when its turn comes.
+
+        Raises:
+            UserError: an earlier one could not be sent.
+        """
+        self._require_no_error()
+        record = finished(self.folder, self.folder, number)
+        if record is None or record.shard is None:  # none of its images is good
+            self._shards -= 1
+        else:
+            self._queue.put(record.shard)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Send what is left, the manifest last of all; then give the files to the cache.
+
+        Raises:
+            UserError: something could not be sent, or there is another manifest by now.
+        """
+        self._queue.join()
+        self._require_no_error()
+        for name, sha256 in manifest.digests.items():
+            self._send(name, sha256)  # the tables: the shards are noted
+        data = (self.folder / MANIFEST).read_bytes()
+        try:
+            self._store.upload(MANIFEST, data, new=True)
+        except ExistsError:
+            # It may be ours, if the answer to a first attempt was lost
+            if self._read(MANIFEST, MAX_MANIFEST_BYTES) != data:
+                raise self._complete() from None
+        self._drop_claim()
+        self._hand_over(manifest)
+
+    def _names(self) -> set[str]:
+        return set(self._store.names()) - NOT_CONTENT
+
+    def _read(self, name: str, most: int) -> bytes:
+        found = self._store.read(name, most)
+        assert found is not None, "no etag was given"
+        return found[0]
+
+    def _claim(self) -> None:
+        path = self.folder / PROGRESS / OWN_CLAIM
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            write_whole(path, secrets.token_hex().encode())
+        with suppress(ExistsError):  # whose it is, is looked at next
+            self._store.upload(CLAIM, path.read_bytes(), new=True)
+
+    def _own_claim(self) -> bytes | None:
+        path = self.folder / PROGRESS / OWN_CLAIM
+        return path.read_bytes() if path.exists() else None
+
+    def _drop_claim(self) -> None:
+        with suppress(UserError):  # without the right to delete, it stays, and is in nobody's way
+            if self._read(CLAIM, MAX_CLAIM_BYTES) == self._own_claim():
+                self._store.delete(CLAIM)
+
+    def _send_shards(self) -> None:
+        """What a thread runs."""
+        while (shard := self._queue.get()) is not None:
+            try:
+                if not self._over.is_set():
+                    self._send(f"{shard.name}.tar", shard.tar_sha256)
+                    self._send(f"{shard.name}.idx", shard.index_sha256)
+                    self._progress(next(self._sent), self._shards)
+            except Exception as error:
+                self._error = error
+                self._over.set()
+            finally:
+                self._queue.task_done()
+
+    def _send(self, name: str, sha256: str) -> None:
+        """Send a file, unless it is up, and note that it is."""
+        if self._noted.get(name) == sha256:
+            return
+        self._store.upload(name, self.folder / name)
+        with (self.folder / PROGRESS / NOTES).open("a") as notes:
+            notes.write(f"{sha256}  {name}\n")
+        self._noted[name] = sha256
+
+    def _read_notes(self) -> Iterator[tuple[str, str]]:
+        path = self.folder / PROGRESS / NOTES
+        for line in path.read_text().splitlines() if path.exists() else ():
+            sha256, _, name = line.partition("  ")
+            yield name, sha256
+
+    def _require_no_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _complete(self) -> UserError:
+        """The refusal of a place with a set; if that is ours, the files here go to the cache."""
+        self._drop_claim()
+        path, stays = self.folder / MANIFEST, ""
+        if path.exists():
+            data = path.read_bytes()
+            if self._read(MANIFEST, MAX_MANIFEST_BYTES) == data:
+                self._hand_over(Manifest.model_validate_json(data))
+        if any(self.folder.glob("*.tar")):
+            stays = f"; what was packed for it here is in {self.folder}, to be deleted"
+        return UserError(
+            self._where,
+            "a complete shard set",
+            "a place with nothing in it",
+            f"use it as it is, choose another --out, or delete it with the store's own tool{stays}",
+        )
+
+    def _refusal(self, found: str, wanted: str, first: str = "") -> UserError:
+        do = [first] * bool(first) + ["choose another --out"]
+        remedy = ", ".join([*do, "or delete what is there with the store's own tool"])
+        return UserError(self._where, found, wanted, remedy)
+
+    def _hand_over(self, manifest: Manifest) -> None:
+        """Make the files entries of the cache, and leave nothing here.
+
+        The manifest goes last: killed before, this is done when the same command is given again.
+        """
+        rmtree(self.folder / PROGRESS, ignore_errors=True)
+        for entry in sorted(self.folder.iterdir(), key=lambda entry: entry.name == MANIFEST):
+            if entry.name in manifest.digests:
+                self._cache.adopt(entry, manifest.digests[entry.name])
+            elif OURS.fullmatch(entry.name):
+                entry.unlink()
