@@ -19,7 +19,7 @@ from tests.fault_store import FaultStore
 from tests.packing_runs import four_parts, run_here
 from tests.running import assert_four_parts, tiny, train_here
 from tests.sample_runs import make_run
-from tools import check_shards
+from tools import check_shards, make_shards
 
 SECRET = "hunter2"
 WITH_SECRET = {
@@ -37,6 +37,7 @@ COMMANDS = {
     doctor: ["--json", "-"],
     evaluate: ["kept"],
     check_shards: [],
+    make_shards: ["pictures", "--out", "out"],
 }
 
 

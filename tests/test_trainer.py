@@ -19,6 +19,7 @@ from dcgan.step.adversarial import AdversarialStep
 from dcgan.training import clock
 from dcgan.training.checkpoint import Checkpoints
 from pipeline.loading.options import LoaderOptions
+from pipeline.remote.access import Access
 from tests.running import (
     CountedBatches,
     cells,
@@ -67,8 +68,9 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
         return CountedBatches()
 
     monkeypatch.setattr("dcgan.training.build.open_loader", open_loader)
-    loading = {"cache": "host", "data_timeout": 7.0}
-    new_trainer(tiny(tmp_path / "run", shards="set", workers=3, seed=4, channels=1, **loading))
+    url, remote = "s3://bucket/set", {"shard_cache": tmp_path, "endpoint": "http://127.0.0.1:9"}
+    loading = {"cache": "host", "data_timeout": 7.0} | remote
+    new_trainer(tiny(tmp_path / "run", shards=url, workers=3, seed=4, channels=1, **loading))
     *first, progress = asked
     wanted = LoaderOptions(
         batch_size=8,
@@ -80,8 +82,10 @@ def test_what_the_loader_is_asked_for(tmp_path, monkeypatch):
         workers=3,
         cache="host",
         data_timeout=7.0,
+        local_ranks=(0,),
+        access=Access("http://127.0.0.1:9", tmp_path),
     )
-    assert first == ["set", wanted]
+    assert first == [url, wanted]
     assert callable(progress)
 
 

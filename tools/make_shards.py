@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dcgan.cli import SETTINGS, VersionOption
+from dcgan.cli import SETTINGS, Command, VersionOption
 from pipeline.errors import KINDS_SHOWN, UserError, counted, plain, plain_errors
 from pipeline.images.fit import CROP
 from pipeline.images.size import ImageSize, size_text
@@ -59,6 +59,7 @@ def _option(panel: str, text: str, *flag: str, **more: Any) -> Any:
 
 
 @app.command(
+    cls=Command,
     context_settings=SETTINGS,
     epilog="For example: python tools/make_shards.py celeba/ --store raw --size 64"
     " --out shards-raw. Then: dcgan-train --shards shards-raw.",

@@ -89,6 +89,8 @@ def profile(options: MeasuringStore) -> None:
             EMPTY: from_an_empty_cache,
             FULL: partial(start, bench, options.shards, access),
         }
+        with closing(ours("", bench.shards, bench.conditions)) as loader:
+            next(loader.batches)  # the first batch of a process waits for libraries
         taken = take_turns(turns, options.rounds)
     publish(_report(bench, taken), options)
 
