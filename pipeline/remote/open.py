@@ -24,8 +24,8 @@ from pipeline.shards.manifest import (
 )
 from pipeline.shards.shard_set import ShardSet, pack_command
 
-SOON = 5.0
-"""Seconds in which a store must answer if the cache knows the set."""
+SOON = 10.0
+"""Seconds in which a store must answer: nobody waits longer to be told of a wrong endpoint."""
 
 
 class _Known(BaseModel):
@@ -73,9 +73,8 @@ def _manifest(store: Store, cache: ShardCache, *, first: bool) -> tuple[Manifest
     path = cache.folder / "sets" / f"{digest(f'{address.url} {address.endpoint}'.encode())}.json"
     known, note = _known(path), ""
     if first or known is None:
-        etag, patience = (None, None) if known is None else (known.etag, SOON)
         try:
-            found = store.read(MANIFEST, MAX_MANIFEST_BYTES, etag, patience)
+            found = store.read(MANIFEST, MAX_MANIFEST_BYTES, known.etag if known else None, SOON)
         except UnreachableError:
             if known is None:
                 raise
