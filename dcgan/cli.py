@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,7 +177,33 @@ def progress(
         yield lambda: bar.update(task, advance=1, refresh=not moving)
 
 
-class PlainArguments(TyperCommand):
+_SECRET = re.compile(r"://([^/?#]*@|[^?]*\?)")
+"""A user or a query in a URL."""
+
+
+class Command(TyperCommand):
+    """A command that takes no URL with what may be a password."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line.
+
+        Raises:
+            UserError: there is such a URL in it, which would be shown by whatever refuses it, and
+                be kept in `env.json`.
+        """
+        for before, word in zip(["", *args], args, strict=False):
+            if _SECRET.search(word):
+                flag = (word if word.startswith("-") else before).partition("=")[0]
+                raise UserError(
+                    flag if flag.startswith("-") else "an argument",
+                    "a URL with a user, a password or a query",
+                    "a URL without them, since URLs are shown and kept",
+                    "leave them out: credentials go where the store's tools look",
+                )
+        return super().parse_args(ctx, args)
+
+
+class PlainArguments(Command):
     """A command whose help calls its arguments by their names alone."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -192,7 +219,7 @@ class PlainArguments(TyperCommand):
         ]
 
 
-class FormerOptions(TyperCommand):
+class FormerOptions(Command):
     """A command that explains the options of pytorch/examples."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ import typer
 
 from dcgan.checks.findings import Check, Finding, Verdict, examine, without_paths
 from dcgan.checks.system import why_no_torch, without_torch
-from dcgan.cli import SETTINGS, command, tell_progress
+from dcgan.cli import SETTINGS, Command, command, tell_progress
 from dcgan.options import DoctorOptions, require_place
 from pipeline.errors import plain_errors
 from pipeline.files import write_whole, writing
@@ -25,6 +25,7 @@ MARGIN = "  "
 
 
 @app.command(
+    cls=Command,
     context_settings=SETTINGS,
     epilog="For a bug report: dcgan-doctor --shards shards/ --verify --json report.json.",
 )

@@ -100,7 +100,8 @@ class Options(BaseModel):
         wanted = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         if fault["type"] in _BOUNDS:
             wanted = _BOUNDS[fault["type"]].format_map(fault.get("ctx", {}))
-        where, value = cls.flag(str(fault["loc"][0])), str(fault["input"]) or "nothing"
+        given = "" if fault["type"] == "missing" else str(fault["input"])
+        where, value = cls.flag(str(fault["loc"][0])), given or "nothing"
         return UserError(where, value, wanted, "correct it, or leave it out")
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from dcgan.cli import SETTINGS, VersionOption, command
+from dcgan.cli import SETTINGS, Command, VersionOption, command
 from dcgan.options import (
     MeasuringLoader,
     MeasuringSet,
@@ -47,7 +47,7 @@ def _measures(function: Callable[[Any], None]) -> Callable[..., Any]:
             typer.echo(STOPPED, err=True)
             raise typer.Exit(130) from None
 
-    return app.command()(command(stoppable))
+    return app.command(cls=Command)(command(stoppable))
 
 
 @_measures

@@ -189,7 +189,7 @@ def test_the_sheet_of_what_is_no_image_is_an_error(tmp_path):
     unchecked = Recipe(checked=False)
     shards = pack_pictures(tmp_path, {"a.jpg": numbered(3, 64)[:-50]}, recipe=unchecked)
     with pytest.raises(UserError, match="cannot be drawn"):
-        check_shards(shards.folder, sheet=tmp_path / "sheet.png")
+        check_shards(shards=str(shards.folder), sheet=tmp_path / "sheet.png")
 
 
 @example(b"\0" * 1024)

@@ -229,7 +229,6 @@ class Evaluation:
             self._net.options["--channels"],
             device=self._device,
             workers=self._options.workers,
-            access=self._options.access,
             fit=self._fit,
             labels=self._net.labels is not None,
         )

@@ -52,7 +52,6 @@ class Bench:
             device=self.device,
             seed=options.seed,
             workers=options.workers,
-            access=options.access,
         )
 
     def measure(self, contenders: Iterable[Contender]) -> dict[str, list[Round]]:

@@ -101,7 +101,7 @@ def start(bench: Bench, name: str, access: Access) -> Turn:
     clock.wait_until_quiet()
     used, began = clock.read(), time.perf_counter()
     shards = replace(open_set(name, access), manifest=bench.shards.manifest)
-    loader = ours(name, shards, replace(bench.conditions, dtype=torch.uint8, access=access))
+    loader = ours(name, shards, replace(bench.conditions, dtype=torch.uint8))
     with closing(loader):
         take = partial(next, loader.batches)
         take()
