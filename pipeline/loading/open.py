@@ -14,6 +14,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import SyntheticLoader
 from pipeline.machine import free_memory
+from pipeline.remote.files import RemoteFiles
 from pipeline.remote.open import open_set
 from pipeline.shards.shard_set import ShardSet
 
@@ -48,7 +49,10 @@ def open_loader(
         batches = Loader(shard_set, options)
     else:
         batches = ResidentCache(shard_set, options, where, progress)
-    batches.description += "".join(f"; {each}" for each in (why, shard_set.files.note) if each)
+    batches.description += f"; {why}"
+    if isinstance(files := shard_set.files, RemoteFiles):
+        batches.description += f"; shards kept in {files.cache.folder}"
+        batches.description += f"; {files.note}" if files.note else ""
     if shard_set.manifest.labels is not None and not options.labels:
         batches.description += "; its labels are not used"
     return batches

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,11 +12,9 @@ from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.remote.cache import Blob, ShardCache
 from pipeline.remote.store import Store
+from pipeline.remote.threads import call_each
 from pipeline.shards.manifest import MANIFEST, MAX_INDEX_BYTES, REJECTS, Manifest
 from pipeline.shards.shard_set import Files, pack_command
-
-PARALLEL = 8
-"""Files fetched at the same time: one connection seldom fills a network."""
 
 TRIES = 2
 """Downloads of an object before its contents are called wrong, not its way here."""
@@ -94,8 +91,7 @@ class RemoteFiles(Files):
         Raises:
             UserError: one cannot be had.
         """
-        with ThreadPoolExecutor(PARALLEL, "fetch") as threads:
-            list(threads.map(self.path, names))
+        call_each(self.path, names)
 
     def size(self, name: str) -> int:
         """Bytes of a tar."""

@@ -15,6 +15,7 @@ from pipeline.remote.files import RemoteFiles
 from pipeline.remote.refusals import UnreachableError
 from pipeline.remote.store import Store
 from pipeline.remote.supply import PATIENCE
+from pipeline.remote.threads import call_each
 from pipeline.shards.manifest import (
     LABELS,
     MANIFEST,
@@ -24,8 +25,8 @@ from pipeline.shards.manifest import (
 )
 from pipeline.shards.shard_set import ShardSet, pack_command
 
-SOON = 5.0
-"""Seconds in which a store must answer if the cache knows the set."""
+SOON = 10.0
+"""Seconds in which a store must answer: nobody waits longer to be told of a wrong endpoint."""
 
 
 class _Known(BaseModel):
@@ -68,28 +69,40 @@ def open_set(name: str | Path, access: Access | None = None, flag: str = "--shar
 
 
 def _manifest(store: Store, cache: ShardCache, *, first: bool) -> tuple[Manifest, str]:
-    """The set's manifest, and what people should know about it."""
+    """The set's manifest, and whether it is an old one, for people."""
     address = store.address
     path = cache.folder / "sets" / f"{digest(f'{address.url} {address.endpoint}'.encode())}.json"
     known, note = _known(path), ""
     if first or known is None:
-        etag, patience = (None, None) if known is None else (known.etag, SOON)
         try:
-            found = store.read(MANIFEST, MAX_MANIFEST_BYTES, etag, patience)
+            known = _ask(store, known)
         except UnreachableError:
             if known is None:
                 raise
             when = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
-            found, note = None, f"the store does not answer: as it was on {when:%Y-%m-%d %H:%M}"
-        if found is not None:
-            known = _Known(etag=found[1], manifest=found[0].decode(errors="replace"))
-    assert known is not None, "either it is known, or the store has told"
+            note = f"the store does not answer: as it was on {when:%Y-%m-%d %H:%M}"
     again = f"{pack_command('celeba/')} --out URL"
     manifest = parse_manifest(known.manifest.encode(), address.of(MANIFEST), again)
     if not note:
         with cache.locked():
             write_whole(path, known.model_dump_json().encode())
     return manifest, note
+
+
+def _ask(store: Store, known: _Known | None) -> _Known:
+    """What the store has for a manifest, which may be what is known."""
+    answers: list[tuple[bytes, str | None] | None] = []
+
+    def read(name: str) -> None:
+        etag = None if known is None else known.etag
+        answers.append(store.read(name, MAX_MANIFEST_BYTES, etag, SOON))
+
+    call_each(read, [MANIFEST])
+    if answers[0] is None:
+        assert known is not None, "only what has a known etag can be unchanged"
+        return known
+    data, etag = answers[0]
+    return _Known(etag=etag, manifest=data.decode(errors="replace"))
 
 
 def _known(path: Path) -> _Known | None:

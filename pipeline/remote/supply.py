@@ -20,7 +20,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.remote.cache import FullError
-from pipeline.remote.files import PARALLEL, RemoteFiles
+from pipeline.remote.files import RemoteFiles
+from pipeline.remote.threads import PARALLEL
 from pipeline.shards.order import Rows
 from pipeline.shards.shard_set import ShardSet
 
