@@ -103,9 +103,13 @@ class Loader(Batches):
 
     def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
         """Read the samples of each batch, and note its rows in `ahead`."""
-        for rows in self._planned():
+        planned = self._planned()
+        while True:
             self._stage = "reading"
             try:
+                rows = next(planned, None)
+                if rows is None:
+                    return
                 samples = self._reader.read(rows)
             except UserError as error:
                 self._unreadable = error  # raised after the batches that were read before
