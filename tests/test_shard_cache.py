@@ -73,10 +73,11 @@ def test_a_file_with_a_changed_bit_is_fetched_again_before_it_is_used(cache):
 
 
 def test_of_two_who_want_a_file_one_fetches_it(cache):
-    fetch, seen = Fetching(0, lambda: time.sleep(0.2)), []
+    fetch = Fetching(0, lambda: time.sleep(0.2))
+    seen: list[bool] = []
     caches = [cache, ShardCache(cache.folder)]
     threads = [
-        threading.Thread(target=lambda one=one: one.get(BLOBS[0], fetch, lambda: seen.append(1)))
+        threading.Thread(target=lambda one=one: one.get(BLOBS[0], fetch, seen.append))
         for one in caches
     ]
     for thread in threads:

@@ -164,12 +164,17 @@ class Loader(Batches):
         return LabelsOnDevice(space, table, self.schedule.first)
 
     def _close(self) -> None:
+        files = self.shards.files
+        if isinstance(files, RemoteFiles):
+            files.ended = True
         # What is stuck is left behind, and what it uses with it
-        if self._supply is not None:
-            self._supply.close()
         if self._prefetcher.close(CLOSING_PATIENCE):
             self._reader.close()
             self.decoder.close()
+        if self._supply is not None:
+            self._supply.close()
+        if isinstance(files, RemoteFiles):
+            files.ended = False  # it may be read again, by another loader
 
     def _undecodable(self, rows: Rows, error: DecodeError) -> UserError:
         for row, sample in zip(rows.tolist(), self._reader.read(rows), strict=True):

@@ -15,12 +15,6 @@ SCHEMES = (*BUCKETS, "http", "https", "file")
 """All that is taken: of others, `pipe:` runs a command in webdataset."""
 
 
-def is_address(text: str) -> bool:
-    """Whether a text is meant as the URL of a shard set."""
-    scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.lower() in SCHEMES
-
-
 @dataclass(frozen=True)
 class Address:
     """A place in a store, under which a set's objects lie. Nothing in it is secret."""

@@ -96,7 +96,7 @@ class ShardCache:
         self,
         blob: Blob,
         fetch: Callable[[BinaryIO], None],
-        moved: Callable[[], None] = lambda: None,
+        watch: Callable[[bool], None] = lambda grew: None,
         patience: float = 0.0,
     ) -> Path:
         """Where a file lies, whole and checked; fetches it if it is not there, or damaged.
@@ -104,7 +104,8 @@ class ShardCache:
         Args:
             blob: the file. The caller has it leased.
             fetch: writes it to a file, and raises a `UserError` if that comes to other contents.
-            moved: called while another process is seen to fetch it.
+            watch: called again and again while another process fetches it, with whether more of it
+                is there; may raise.
             patience: seconds to wait for another process to begin.
 
         Raises:
@@ -120,8 +121,7 @@ class ShardCache:
                     if file is None:
                         time.sleep(POLL)
                         seen, before = _size(partial), seen
-                        if seen != before:
-                            moved()
+                        watch(seen != before)
                     elif not self._is_whole(path):
                         self._fetch(blob, file, fetch)
                         self._checked[path.name] = _identity(partial)

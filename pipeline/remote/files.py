@@ -43,6 +43,8 @@ class RemoteFiles(Files):
         self._heard = time.monotonic()
         self._counting, self.fetched = threading.Lock(), 0
         """Bytes of the set's files that this process has fetched."""
+        self.ended = False
+        """Whether to end what is being fetched: nobody waits for it any more."""
 
     def __str__(self) -> str:
         return str(self._store.address)
@@ -73,16 +75,20 @@ class RemoteFiles(Files):
             UserError: it cannot be had, or the download was ended.
         """
 
-        def moved(count: int = 0) -> None:
-            self._heard = time.monotonic()
+        def watch(grew: bool) -> None:
+            if grew:
+                self._heard = time.monotonic()
+            if self.ended or cancelled():
+                raise UserError(name, "a download that was ended", "its end", "begin again")
+
+        def moved(count: int) -> None:
             with self._counting:
                 self.fetched += count
-            if cancelled():
-                raise UserError(name, "a download that was ended", "its end", "begin again")
+            watch(True)
 
         blob = self._blobs[name]
         return self.cache.get(
-            blob, lambda file: self._fetch(name, blob, file, moved), moved, self._patience
+            blob, lambda file: self._fetch(name, blob, file, moved), watch, self._patience
         )
 
     def all_at_once(self, names: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.files import digest, write_whole
 from pipeline.remote.access import Access
-from pipeline.remote.address import Address, is_address
+from pipeline.remote.address import Address
 from pipeline.remote.cache import ShardCache
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.refusals import UnreachableError
@@ -23,7 +23,7 @@ from pipeline.shards.manifest import (
     Manifest,
     parse_manifest,
 )
-from pipeline.shards.shard_set import ShardSet, pack_command
+from pipeline.shards.shard_set import ShardSet, is_url, pack_command
 
 SOON = 10.0
 """Seconds in which a store must answer: nobody waits longer to be told of a wrong endpoint."""
@@ -54,7 +54,7 @@ def open_set(name: str | Path, access: Access | None = None, flag: str = "--shar
     Raises:
         UserError: there is no usable set, or the store does not give it.
     """
-    if not is_address(str(name)):
+    if not is_url(str(name)):
         return ShardSet.open(Path(name))
     access = access or Access()
     address = Address.parse(str(name), access.endpoint, flag)
