@@ -98,7 +98,8 @@ class Loader(Batches):
         for run, rows in enumerate(runs):
             for number, batch in enumerate(batches_of(rows, size)):
                 if self._supply is not None:
-                    self._supply.reached(run, number * size)
+                    for name in self._supply.reached(run, number * size):
+                        self._reader.forget(name)
                 yield batch
 
     def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:

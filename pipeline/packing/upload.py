@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import UserError
-from pipeline.files import digest, write_whole
+from pipeline.files import write_whole
 from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress
 from pipeline.packing.shard import finished
 from pipeline.remote.access import Access
@@ -46,8 +46,7 @@ goes in several parts at once already."""
 
 def staging(address: Address, access: Access) -> Path:
     """The folder of the shard cache in which a set for this address is packed."""
-    place = digest(f"{address.url}\n{address.endpoint or ''}".encode())
-    return access.folder / "packing" / place[:16]
+    return access.folder / "packing" / address.place[:16]
 
 
 class Upload:
