@@ -331,7 +331,7 @@ class TrainConfig(SetOptions):
     allow_change: Annotated[
         bool,
         Option(
-            "Resume a run with options, or a number of processes, that differ from its old ones.",
+            "Resume a run with other options, or another number of processes, than before.",
             RUN,
             flag="--allow-change",
             resume="free",
