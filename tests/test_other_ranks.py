@@ -170,6 +170,13 @@ def test_a_change_at_an_epochs_end_leaves_no_epoch_out(tmp_path, options):
     assert trainer.run.plan.total_steps == 15
 
 
+def test_a_checkpoint_of_no_process_is_refused(run, options):
+    state = saved_state(run)
+    state["step"] |= {name: state["step"][name][:0] for name in ("random", "rows")}
+    Checkpoints(run.checkpoints, 9, print).save(8 * STOPPED, state)
+    assert_four_parts(refusal(run, options, 1), "the statistics of no process")
+
+
 def test_killed_before_its_first_checkpoint_it_is_still_the_other_number(run, options):
     """config.json has the new number by then, the checkpoint the old one, which counts."""
     write_object(run.config, json.loads(run.config.read_text()) | {"ranks": 2})
