@@ -136,9 +136,10 @@ def test_no_noise_comes_twice(begun, run, options):
     assert len({bytes(each) for each in found}) == 5
 
 
-def test_the_end_and_the_epochs_follow_from_the_place_in_the_data(of_two, options):
+def test_the_end_and_the_epochs_follow_from_the_place_in_the_data(of_two, options, capsys):
     rows = saved_state(of_two)["step"]["rows"].mean(0).numpy()
     trainer = stopped_after(resumed(of_two, options), 8)
+    assert "changed  1 process (was 2): a new epoch begins" in capsys.readouterr().out
     assert trainer.run.plan.total_steps == STEPS
     assert trainer.run.plan.epochs == EPOCHS
     found = read_losses(of_two)[4:STOPPED, 1:]

@@ -111,7 +111,8 @@ class Previous:
         for each in differing.values():
             log(f"changed  {each}")
         if other_ranks:
-            log(f"changed  {config.ranks} processes (was {self.ranks}): {_of_other_ranks(config)}")
+            now = _processes(config.ranks)
+            log(f"changed  {now} (was {self.ranks}): {_of_other_ranks(config)}")
         return bool(differing) or other_ranks
 
     def require_labels(self, config: TrainConfig) -> None:
