@@ -331,7 +331,7 @@ class TrainConfig(SetOptions):
     allow_change: Annotated[
         bool,
         Option(
-            "Resume a run with options that differ from its old ones.",
+            "Resume a run with other options, or another number of processes, than before.",
             RUN,
             flag="--allow-change",
             resume="free",
@@ -501,14 +501,20 @@ class TrainConfig(SetOptions):
         option = option_of(cls.model_fields[name])
         return "free" if option is None else option.resume
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Return the number of steps after which the run ends by itself."""
+    def total_steps(self, steps_per_epoch: int, ahead: int = 0) -> int:
+        """Return the number of steps after which the run ends by itself.
+
+        Args:
+            steps_per_epoch: steps in each epoch to come.
+            ahead: as in `Plan`.
+        """
         if self.dry_run:
             return 1
         limits = [self.max_steps] if self.max_steps is not None else []
-        if self.epochs is not None:
-            limits.append(self.epochs * steps_per_epoch)
-        return min(limits, default=DEFAULT_EPOCHS * steps_per_epoch)
+        if self.epochs is not None or not limits:
+            epochs = DEFAULT_EPOCHS if self.epochs is None else self.epochs
+            limits.append(max(1, epochs * steps_per_epoch - ahead))
+        return min(limits)
 
 
 def _in_words(value: object) -> str:

@@ -156,7 +156,7 @@ def test_any_bytes_that_their_seal_agrees_with_are_gone_on_with_or_refused(train
 def checked(trained, state):
     """A state, if a run may go on from it."""
     run = trained[0].checkpoints
-    State.read(state, run).require_fit(trained[3], 1, run)
+    State.read(state, run).require_fit(trained[3], run)
 
 
 PARTS = st.one_of(VALUES, TENSORS, st.just(GONE), st.builds(laughs))

@@ -129,9 +129,9 @@ def test_another_number_of_processes_is_refused_with_the_reason(shards, pair):
     with pytest.raises(UserError) as refusal:
         new_trainer(tiny(run.path, **OPTIONS | {"shards": str(shards.folder), "conditional": True}))
     told = str(refusal.value)
-    assert "a run of 2 processes, and now there are 1" in told
+    assert "a run of 2 processes, and now there is 1" in told
     assert "its own noise" in told
-    assert "torchrun, 2 processes in all" in told
+    assert "torchrun, 2 processes in all, or give --allow-change" in told
     assert contents(run.path) == before
 
 

@@ -373,6 +373,7 @@ CHOSEN = {"layers": {}, "joint": True}
         (3, {"tuning": CHOSEN}, {"precision": "bf16"}, None),
         (3, {"tuning": CHOSEN}, {"deterministic": True}, None),
         (3, {"tuning": CHOSEN, "device": "cuda:0"}, {}, None),
+        (3, {"tuning": CHOSEN, "ranks": 2}, {}, None),  # a batch is shared otherwise
     ],
 )
 def test_what_a_run_that_resumes_keeps(steps, saved, now, kept):

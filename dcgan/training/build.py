@@ -34,6 +34,7 @@ from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.previous import Log, Previous, find
 from dcgan.training.run import Plan, Run
+from dcgan.training.state import State
 from dcgan.training.tuned import choose_tuning, kept_tuning
 from pipeline.errors import UserError
 from pipeline.images.size import sides
@@ -87,6 +88,7 @@ def build(
     config = config.replace(labels=_labels_of(batches))
     if previous is not None:
         previous.require_labels(config)
+        changed |= previous.restore_batches(batches, config, log)
     first = config
     if state is not None:  # which has the weights; the files of the initial ones may be gone
         first = config.replace(netG=None, netD=None)
@@ -94,12 +96,14 @@ def build(
     table = batches.label_table
     if table is not None:
         generator.usual_labels = usual_labels(table)
-    steps = batches.steps_per_epoch
-    plan = Plan(config.total_steps(steps), steps, config.batch_size)
+    plan = _plan(config, batches, state)
     # A tick that an earlier process began may have another length
     begun = 0 if state is None else state.step.rows.shape[1]
     rows = StepRows(begun + min(config.log_every, plan.total_steps), device)
-    step = build_step(config, generator, discriminator, rows, rollbacks, ranks, table)
+    renewed = previous is not None and previous.has_other_generators(config)
+    since = config.batch_size * state.steps if state is not None and renewed else 0
+    noise = _noise(ranks.rank, rollbacks, since)
+    step = build_step(config, generator, discriminator, rows, noise, ranks, table)
     if ranks.is_first:
         check_disk(folder.path, step, config.keep)
 
@@ -240,7 +244,7 @@ def build_step(
     generator: Generator,
     discriminator: Discriminator,
     rows: StepRows,
-    rollbacks: int = 0,
+    noise: str = "noise",
     ranks: Ranks = ALONE,
     label_table: torch.Tensor | None = None,
 ) -> WholeStep:
@@ -251,8 +255,8 @@ def build_step(
         generator: the generator, on its device.
         discriminator: the discriminator, on the same device.
         rows: the table for the statistics.
-        rollbacks: how often the run was rolled back; each time it draws other random numbers.
-        ranks: the processes that share each batch; each draws its own random numbers.
+        noise: the name of the random stream of noise, flips and augmentation.
+        ranks: the processes that share each batch.
         label_table: the labels of the whole set, for conditional nets.
     """
     device = next(generator.parameters()).device
@@ -274,7 +278,7 @@ def build_step(
         ),
         (images, height, width, config.channels),
         config.nz,
-        stream(config.seed, _noise(rollbacks, ranks.rank), device),
+        stream(config.seed, noise, device),
         rows,
         config.mirror,
         ema,
@@ -282,10 +286,24 @@ def build_step(
     )
 
 
-def _noise(rollbacks: int, rank: int) -> str:
-    """Name the random stream of a rank's noise, after a number of rollbacks."""
-    attempt = f"noise/{rollbacks}" if rollbacks else "noise"
-    return f"{attempt}/rank {rank}" if rank else attempt
+def _plan(config: TrainConfig, batches: Batches, state: State | None) -> Plan:
+    """Count epochs by the place of the batches, which need not follow from the steps done."""
+    steps, ahead = batches.steps_per_epoch, 0
+    if state is not None:
+        ahead = batches.epoch * steps + batches.batch - state.steps
+    return Plan(config.total_steps(steps, ahead), steps, config.batch_size, ahead)
+
+
+def _noise(rank: int, rollbacks: int, since: int) -> str:
+    """Name the random stream of a rank's noise, so that no noise comes twice in a run.
+
+    Args:
+        rank: each rank draws its own.
+        rollbacks: how often the run was rolled back.
+        since: images seen when the run resumed with other random generators; 0 if it did not.
+    """
+    parts = f"/{rollbacks}" * (rollbacks > 0), f"/since {since}" * (since > 0)
+    return "noise" + "".join(parts) + f"/rank {rank}" * (rank > 0)
 
 
 def _open_batches(

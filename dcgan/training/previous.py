@@ -12,8 +12,9 @@ from dcgan.options import TrainConfig
 from dcgan.rundir.environment import pick_device
 from dcgan.rundir.folder import RunFolder, read_lines
 from dcgan.training.checkpoint import Checkpoints
-from dcgan.training.state import State
+from dcgan.training.state import State, unfit
 from pipeline.errors import UserError
+from pipeline.loading.batches import Batches
 
 AUTO = ("device", "precision", "step")
 """Options whose `auto` is resolved once, by the run's first process, and reused when it resumes."""
@@ -40,6 +41,19 @@ class Previous:
     def device_type(self) -> str:
         """The type of the device that it ran on."""
         return str(self.options.get("device")).partition(":")[0]
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes that wrote its checkpoint or, if it has none, began it."""
+        return int(self.options.get("ranks", 1)) if self.state is None else self.state.ranks
+
+    def has_other_generators(self, config: TrainConfig) -> bool:
+        """Whether its random generators cannot go on: they are of other ranks, or another device.
+
+        Args:
+            config: the options, resolved.
+        """
+        return (self.ranks, self.device_type) != (config.ranks, config.device.partition(":")[0])
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
         """Fill in what each `auto` was resolved to, and the files of the initial weights.
@@ -69,6 +83,7 @@ class Previous:
             UserError: an option differs that may not.
         """
         self._require_ranks(config)
+        other_ranks = self.ranks != config.ranks
         differing = config.differences(self.options)
         never = [each for name, each in differing.items() if config.on_resume(name) == "fixed"]
         if never:
@@ -95,7 +110,10 @@ class Previous:
             )
         for each in differing.values():
             log(f"changed  {each}")
-        return bool(differing)
+        if other_ranks:
+            now = _processes(config.ranks)
+            log(f"changed  {now} (was {self.ranks}): {_of_other_ranks(config)}")
+        return bool(differing) or other_ranks
 
     def require_labels(self, config: TrainConfig) -> None:
         """Compare the set's labels with those that the run began with.
@@ -117,18 +135,86 @@ class Previous:
                 "name the set that the run began with, or begin a new run with another --run",
             )
 
+    def restore_batches(self, batches: Batches, config: TrainConfig, log: Log) -> bool:
+        """Move the batches to the run's position; other batches, if allowed, begin a new epoch.
+
+        Returns:
+            Whether the batches differ from the run's.
+
+        Raises:
+            UserError: the batches differ and may not, or the position is not valid for them.
+        """
+        if self.state is None:
+            return False
+        position, changed = self.state.batches, self.ranks != config.ranks
+        # The first rank saved its own position; the others have the same position in their shares.
+        # Another number of ranks, and so of each one's images of a batch, was allowed before
+        ours = ("rank", "ranks", "--batch-size") if changed else ("rank",)
+        own = {name: batches.identity[name] for name in ours}
+        saved = position.model_dump() | {"identity": position.identity | own}
+        try:
+            batches.load_state_dict(saved)
+        except UserError as error:
+            if not config.allow_change:
+                raise UserError(
+                    f"--run {self.path.parents[1]}",
+                    f"a run whose last checkpoint is of {error.found}, and now it is"
+                    f" {error.wanted}",
+                    "the same images in the same order",
+                    "give the checkpoint's values, and the present path of its set to --shards, or"
+                    " give --allow-change to begin a new epoch with these",
+                ) from None
+            changed = True
+            log(f"batches  {error.wanted} (was {error.found}): a new epoch begins")
+        if changed:
+            epoch = position.epoch + (position.batch > 0)
+            batches.load_state_dict({"epoch": epoch, "batch": 0, "identity": batches.identity})
+        if batches.batch >= batches.steps_per_epoch:  # the next epoch would never begin
+            length = f"an epoch of {batches.steps_per_epoch:,}"
+            raise unfit(f"batch {batches.batch:,} of {length}", self.path)
+        return changed
+
     def _require_ranks(self, config: TrainConfig) -> None:
-        before = self.options.get("ranks", 1)
-        if before == config.ranks:
+        before, now = self.ranks, config.ranks
+        if before == now:
             return
-        many = f"torchrun, {before!s:.20} processes in all"
-        raise UserError(
-            f"--run {config.run}",
-            f"a run of {before!s:.20} processes, and now there are {config.ranks}",
-            "the same number: each has its own share of the set, its own noise, and its own part"
-            " of each batch for BatchNorm",
-            f"resume with {'dcgan-train' if before == 1 else many}, or begin a new run",
-        )
+        found = f"a run of {_processes(before)}, and now there {'is' if now == 1 else 'are'} {now}"
+        if not config.allow_change:
+            many = f"torchrun, {before!s:.20} processes in all"
+            raise UserError(
+                f"--run {config.run}",
+                found,
+                "the same number: each has its own share of the set, its own noise, and its own"
+                " part of each batch for BatchNorm",
+                f"resume with {'dcgan-train' if before == 1 else many}, or give --allow-change to"
+                " begin a new epoch with other shares and other noise",
+            )
+        if config.batch_size % now:
+            raise UserError(
+                f"--run {config.run}",
+                f"{found}, for batches of {config.batch_size}",
+                "a number of processes that divides the run's batches evenly",
+                f"start {_divisors(config.batch_size)} processes, or begin a new run",
+            )
+
+
+def _processes(count: int) -> str:
+    return f"{count!s:.20} process{'es'[: 2 * (count != 1)]}"
+
+
+def _divisors(batch_size: int) -> str:
+    *most, last = [str(n) for n in range(1, batch_size + 1) if batch_size % n == 0]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _of_other_ranks(config: TrainConfig) -> str:
+    """Describe what is no longer as it was, and what is."""
+    images = config.batch_size // config.ranks
+    return (
+        "a new epoch begins, with other shares of the set; other noise is drawn; BatchNorm takes"
+        f" {images} images at a time; the forms of the layers are chosen anew. Nets, optimisers,"
+        " average, counters and history go on"
+    )
 
 
 def _describe_label(labels: dict[str, Any], place: int) -> str:

@@ -108,7 +108,7 @@ class Records:
         means = dict(zip(STATISTICS, rows.mean(axis=0, dtype=np.float64).tolist(), strict=True))
         record = {
             "step": steps,
-            "epoch": self._plan.epoch(steps),
+            "epoch": self._plan.place(steps)[0],
             "nimg": self._plan.nimg(steps),
             **{name: mean if math.isfinite(mean) else None for name, mean in means.items()},
             "step_ms": spent.step_ms(len(rows)),
@@ -225,11 +225,11 @@ class Records:
     def _status_line(self, means: dict[str, float], tick: dict[str, Any]) -> str:
         """Format the tutorial's line, with rates and data wait added."""
         plan, steps = self._plan, tick["step"]
-        epochs = -(-plan.total_steps // plan.steps_per_epoch)
+        epoch, place = plan.place(steps)
         steps_left = max(0, plan.total_steps - steps)  # a resumed run may be asked for fewer
         left = timedelta(seconds=round(steps_left * tick["step_ms"] / 1e3))
         return (
-            f"[{tick['epoch']}/{epochs}][{steps % plan.steps_per_epoch}/{plan.steps_per_epoch}]"
+            f"[{epoch}/{plan.epochs}][{place}/{plan.steps_per_epoch}]"
             f"  Loss_D: {means['loss_d']:.4f}  Loss_G: {means['loss_g']:.4f}"
             f"  D(x): {means['d_x']:.4f}  D(G(z)): {means['d_gz1']:.4f} / {means['d_gz2']:.4f}"
             f"  {tick['img_per_s']:,.0f} img/s  {tick['step_ms']:.1f} ms/step"

@@ -28,14 +28,22 @@ class Plan:
     total_steps: int
     steps_per_epoch: int
     batch_size: int
+    ahead: int = 0
+    """By how many steps the place in the epochs is ahead of the steps done. It is 0 until a run
+    resumes with other batches: then an epoch breaks off, or the next ones have another length."""
 
     def nimg(self, steps: int) -> int:
         """Return the number of real images seen after `steps`."""
         return steps * self.batch_size
 
-    def epoch(self, steps: int) -> int:
-        """Return the number of epochs completed after `steps`."""
-        return steps // self.steps_per_epoch
+    def place(self, steps: int) -> tuple[int, int]:
+        """Return the number of epochs completed after `steps`, and the steps done of the next."""
+        return divmod(steps + self.ahead, self.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs until the end, the last of which may be incomplete."""
+        return -(-(self.total_steps + self.ahead) // self.steps_per_epoch)
 
 
 @dataclass

@@ -123,8 +123,15 @@ class State(Part):
     """Statistics up to the last tick."""
     watch: MonitorState
 
+    @property
+    def ranks(self) -> int:
+        """The number of processes that trained the run."""
+        return len(self.step.rows)
+
     @model_validator(mode="after")
     def _agrees(self) -> Self:
+        if not self.ranks:
+            raise ValueError("the statistics of no process")
         rows = len(self.history) + self.step.rows.shape[1]
         if rows != self.steps:
             raise ValueError(f"statistics of {rows:,} steps, but {self.steps:,} were done")
@@ -153,7 +160,7 @@ class State(Part):
             wrong = fault["msg"].removeprefix("Value error, ")
             raise unfit(f"{place}: {wrong:.200}".removeprefix(": "), path) from None
 
-    def require_fit(self, step: WholeStep, ranks: int, path: Path) -> None:
+    def require_fit(self, step: WholeStep, path: Path) -> None:
         """Compare the saved tensors with those of the step that will load them.
 
         Raises:
@@ -163,8 +170,8 @@ class State(Part):
         wanted |= {
             "optimizer_d": _adam(step.update.discriminator) if self.step.optimizer_d else {},
             "optimizer_g": _adam(step.update.generator) if self.step.optimizer_g else {},
-            "random": wanted["random"].expand(ranks, -1),
-            "rows": self.step.rows.new_empty(ranks, *self.step.rows.shape[1:]),
+            "random": wanted["random"].expand(self.ranks, -1),
+            "rows": self.step.rows,
         }
         found = dict(self.step)
         if found["average"] is None or wanted["average"] is None:  # --ema-nimg may have changed

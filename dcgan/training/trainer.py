@@ -33,8 +33,7 @@ from dcgan.training.previous import Previous
 from dcgan.training.records import Records
 from dcgan.training.run import Run
 from dcgan.training.signals import StopRequest
-from dcgan.training.state import Position, State, StepState, unfit
-from pipeline.errors import UserError
+from dcgan.training.state import Position, State, StepState
 
 Rows = npt.NDArray[np.float32]
 """(steps, 5): statistics."""
@@ -154,7 +153,7 @@ class Trainer:
                     self._first(self._sample)
 
                 # Save the nets of each epoch
-                if self._is_due(self.run.plan.steps_per_epoch, self.config.dry_run):
+                if self._epoch_is_over() or (self.config.dry_run and self.steps_done > 0):
                     self._first(lambda: self.run.save_epoch(self.nimg))
 
                 # Fetch the next batch; if one rank has none, all stop
@@ -181,6 +180,9 @@ class Trainer:
     def _is_due(self, every: int | None, anyhow: bool) -> bool:
         due = every is not None and (anyhow or self.steps_done % every == 0)
         return due and self.steps_done > 0
+
+    def _epoch_is_over(self) -> bool:
+        return self.steps_done > 0 and self.run.plan.place(self.steps_done)[1] == 0
 
     def _checkpoint_is_due(self) -> bool:
         minutes = (time.monotonic() - self.saved_at) / 60
@@ -339,63 +341,34 @@ class Trainer:
     def _restore(self, previous: Previous, state: State) -> None:
         """Continue from a checkpoint: what `_state` saved, in its order.
 
+        The batches are there already: `build` has to know their place to count epochs.
+
         Raises:
-            UserError: it does not fit the nets, or the batches.
+            UserError: it does not fit the nets.
         """
         self.steps_done = state.steps
         self.seconds, self.spent = state.seconds, state.spent
         self._restore_step(previous, state)
-        changed = self._restore_batches(previous, state.batches)
         self.records.history = state.history.numpy()
         self.steps_ticked = len(self.records.history)
         self.monitor.restore(state.watch)
-        if not (changed or self.run.changed):  # else that checkpoint would not resume as this run
+        if not self.run.changed:  # else that checkpoint would not resume as this run
             self.steps_saved = state.steps
 
     def _restore_step(self, previous: Previous, state: State) -> None:
         step, ranks = self.step, self.ranks
-        same_random = state.rollbacks == previous.rollbacks
+        anew = previous.has_other_generators(self.config)
         if previous.device_type != step.random.device.type:  # its generators have another state
-            state.step.random = step.random.get_state().expand(ranks.count, -1)
-            same_random = False
-        state.require_fit(step, ranks.count, previous.path)
+            state.step.random = step.random.get_state().expand(state.ranks, -1)
+        state.require_fit(step, previous.path)
         # Copies, because `set_state` reads from the beginning of the storage
-        own = {name: getattr(state.step, name)[ranks.rank].clone() for name in ("random", "rows")}
+        own = {"random": state.step.random[0 if anew else ranks.rank].clone()}
+        if state.ranks == ranks.count:
+            own["rows"] = state.step.rows[ranks.rank].clone()
+        else:  # a status line shows the mean over all ranks, which remains what it was
+            own["rows"] = state.step.rows.mean(0)
+        same_random = state.rollbacks == previous.rollbacks and not anew
         step.load_state_dict(dict(state.step) | own, same_random)
-
-    def _restore_batches(self, previous: Previous, position: Position) -> bool:
-        """Move the batches to the run's position; different batches, if allowed, begin a new epoch.
-
-        Returns:
-            Whether the batches differ from the run's.
-
-        Raises:
-            UserError: the batches differ and may not, or the position is not valid for them.
-        """
-        batches, saved, changed = self.batches, position.model_dump(), False
-        # The first rank saved its own position; the others have the same position in their shares
-        saved["identity"] |= {"rank": batches.identity["rank"]}
-        try:
-            batches.load_state_dict(saved)
-        except UserError as error:
-            if not self.config.allow_change:
-                raise UserError(
-                    f"--run {previous.path.parents[1]}",
-                    f"a run whose last checkpoint is of {error.found}, and now it is"
-                    f" {error.wanted}",
-                    "the same images in the same order",
-                    "give the checkpoint's values, and the present path of its set to --shards, or"
-                    " give --allow-change to begin a new epoch with these",
-                ) from None
-            changed = True
-            self.log(f"batches  {error.wanted} (was {error.found}): a new epoch begins")
-            batches.load_state_dict(
-                {"epoch": position.epoch + 1, "batch": 0, "identity": batches.identity}
-            )
-        if batches.batch >= batches.steps_per_epoch:  # the next epoch would never begin
-            epoch = f"an epoch of {batches.steps_per_epoch:,}"
-            raise unfit(f"batch {batches.batch:,} of {epoch}", previous.path)
-        return changed
 
     def _save(self, state: State) -> None:
         try:

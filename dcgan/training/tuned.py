@@ -37,7 +37,7 @@ DEPENDS_ON = (
 SHORT = 20_000
 """Steps of a run that is too short to be timed: it would end sooner than the timing pays."""
 
-CHOSEN_FOR = ("tune", "precision", "step", "deterministic")
+CHOSEN_FOR = ("tune", "precision", "step", "deterministic", "ranks")
 """Options after whose change a run that resumes chooses anew."""
 
 
