@@ -52,6 +52,7 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
     log = Log(quiet=not ranks.is_first)
+    ranks.on_loss = lambda error: log(f"Training broke off: {error}")
     try:
         with StopRequest() as stop, shortage_named(config):
             shards = _opened(config, ranks)
