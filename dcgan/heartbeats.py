@@ -55,7 +55,7 @@ class Heartbeats:
             thread.start()
         self._beating, self._watching = threads
 
-    def silent(self, seconds: float = LIMIT) -> list[int]:
+    def silent(self, seconds: float) -> list[int]:
         """Return the ranks without a heartbeat for so long; this one if the store is silent."""
         # Without the store nothing is known of the others
         if max(self._silence) >= seconds and self._silence[self._rank] >= MISSED:
@@ -69,12 +69,13 @@ class Heartbeats:
         self._beating.join(BEAT)
 
     def _beat(self) -> None:
-        for number in count(1):
-            with suppress(RuntimeError):  # an answer that does not come is silence, too
+        # A connection that broke does not come back: then there is no answer, which is silence, too
+        with suppress(RuntimeError):
+            for number in count(1):
                 self._store.set(self._keys[self._rank], str(number))
                 self._latest = self._store.multi_get(self._keys)
-            if self._over.wait(BEAT):
-                return
+                if self._over.wait(BEAT):
+                    return
 
     def _watch(self) -> None:
         heard = self._latest
@@ -83,7 +84,7 @@ class Heartbeats:
             for rank, (before, now) in enumerate(zip(heard, latest, strict=True)):
                 self._silence[rank] = self._silence[rank] + LOOK if before == now else 0.0
             heard = latest
-            if silent := self.silent():
+            if silent := self.silent(LIMIT):
                 self._on_loss(silent)
                 return
 

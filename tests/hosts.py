@@ -1,0 +1,215 @@
+"""Hosts made of Linux namespaces: each with a name, a network card and processes of its own.
+
+    with Hosts(folder, "ab") as hosts:
+        process = hosts["a"].start("python", "-m", …)
+        hosts.lose("b", 1.0)  # from here on, no packet reaches b, and none leaves it
+
+They share the disks, and each knows the others by name. A switch, in a namespace of its own, joins
+them; nothing is seen or changed outside. Whatever ends the process that made them ends them too:
+the kernel removes a namespace with the last process in it.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tests.running import ROOT, environment
+
+SWITCH = "10.0.0.254"
+"""The switch's address: what runs in a test may listen there, see `Hosts.at_the_switch`."""
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+_APART = ["--net", "--uts", "--mount", "--propagation", "private", "--pid", "--mount-proc"]
+_WAIT = "echo ready; exec sleep infinity"
+
+
+class Host:
+    """A set of namespaces.
+
+    Attributes:
+        name: its host name.
+        pid: a process in it, its number 1, with which all others end.
+    """
+
+    def __init__(self, name: str, script: str, *words: object) -> None:
+        self.name = name
+        apart = ["unshare", *_APART, "--fork", "--kill-child"]
+        self._holder = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *apart, "sh", "-ec", f"{script}\n{_WAIT}", "sh", *map(str, words)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._holder.stdout is not None
+        assert self._holder.stdout.readline() == "ready\n"
+        (child,) = psutil.Process(self._holder.pid).children()
+        self.pid: int = child.pid
+
+    def start(self, *words: object, **more: str) -> subprocess.Popen[str]:
+        """Start a command here, with these variables beside this process's."""
+        return subprocess.Popen(
+            ["nsenter", f"--target={self.pid}", "--net", "--uts", "--mount", "--pid", f"--wd={ROOT}", *map(str, words)],
+            env=environment() | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: object) -> None:
+        """Run a command of the network's here."""
+        subprocess.run(
+            ["nsenter", f"--target={self.pid}", "--net", *map(str, words)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+    def processes(self, rank: int | None = None) -> list[psutil.Process]:
+        """Return the processes that were started here, or those of this rank."""
+        found = _inside(self.pid)
+        return [each for each in found if rank is None or _rank(each) == str(rank)]
+
+    def die(self) -> None:
+        """End all its processes at once; the network tells the others, as for any that end."""
+        self._holder.kill()
+        self._holder.wait()
+
+
+class Hosts:
+    """Hosts that are joined by a switch.
+
+    Args:
+        folder: scratch.
+        names: a name for each, of one word; the k-th, from 1, has the address 10.0.0.k.
+        known: whether a host's own name stands for its address; else for one that it alone
+            reaches, 127.0.1.1, as Debian has it.
+    """
+
+    def __init__(self, folder: Path, names: str, known: bool = True) -> None:
+        self.names = {name: f"10.0.0.{number}" for number, name in enumerate(names, 1)}
+        self._folder, self._known = folder, known
+        self._hosts: dict[str, Host] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            script = "ip link add switch type bridge; ip link set switch up; ip link set lo up"
+            script += f"; ip address add {SWITCH}/24 dev switch"
+            self._switch = self._hosts["switch"] = Host("switch", script)
+            for name in self.names:
+                self.add(name)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getitem__(self, name: str) -> Host:
+        return self._hosts[name]
+
+    def add(self, name: str) -> Host:
+        """Make a host, again after it has died."""
+        own = self.names | ({} if self._known else {name: "127.0.1.1"})
+        file = self._folder / f"hosts-{name}"
+        lines = [f"{address} {each}\n" for each, address in own.items()]
+        file.write_text("127.0.0.1 localhost\n" + "".join(lines))
+        script = 'echo "$1" > /proc/sys/kernel/hostname; mount --bind "$2" /etc/hosts'
+        host = self._hosts[name] = Host(name, f"{script}; ip link set lo up", name, file)
+        card = ["ip", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0"]
+        self._switch.run(*card, "netns", host.pid)
+        self._switch.run("ip", "link", "set", f"to-{name}", "master", "switch", "up")
+        host.run("ip", "address", "add", f"{self.names[name]}/24", "dev", "eth0")
+        host.run("ip", "link", "set", "eth0", "up")
+        self._switch.run("tc", "qdisc", "add", "dev", f"to-{name}", "clsact")
+        return host
+
+    def lose(self, name: str, share: float) -> None:
+        """Lose so large a share of the packets to a host, and of those from it."""
+        # Classic BPF instead of netem, which a kernel may not have: A = random; drop the packet if
+        # A ≥ limit, else let it pass (linux/filter.h, linux/bpf_common.h)
+        limit = round((1 - share) * 2**32)
+        program = f"4,32 0 0 4294963256,53 0 1 {limit},6 0 0 2,6 0 0 0"
+        for way in ("ingress", "egress"):
+            words = ["tc", "filter", "replace", "dev", f"to-{name}", way, "prio", 1, "handle", 1]
+            self._switch.run(*words, "protocol", "all", "bpf", "direct-action", "bytecode", program)
+
+    @contextmanager
+    def at_the_switch(self) -> Iterator[None]:
+        """Within the block, sockets of this thread, and of those that it starts, are there."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/thread-self/ns/net") as before:
+            with open(f"/proc/{self._switch.pid}/ns/net") as there:
+                assert libc.setns(there.fileno(), CLONE_NEWNET) == 0
+            try:
+                yield
+            finally:
+                assert libc.setns(before.fileno(), CLONE_NEWNET) == 0
+
+    def close(self) -> None:
+        for host in self._hosts.values():
+            host.die()
+
+
+def _inside(pid: int) -> list[psutil.Process]:
+    """All processes of that one's PID namespace."""
+    namespace = os.readlink(f"/proc/{pid}/ns/pid")
+    found = []
+    for each in psutil.process_iter():
+        try:
+            if os.readlink(f"/proc/{each.pid}/ns/pid") == namespace:
+                found.append(each)
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def _rank(process: psutil.Process) -> str | None:
+    try:
+        found: str | None = process.environ().get("RANK")
+    except psutil.Error:
+        return None
+    return found
+
+
+def why_not() -> str | None:
+    """Why such hosts cannot be made here."""
+    programs = ("ip", "tc", "unshare", "nsenter", "setpriv", "mount")
+    if lacking := [name for name in programs if shutil.which(name) is None]:
+        return f"no {', '.join(lacking)}"
+    script = "ip link add name a type veth peer name b; tc qdisc add dev a clsact"
+    script += "; tc filter add dev a egress bpf direct-action bytecode '1,6 0 0 2'"
+    tried = subprocess.run(
+        ["unshare", *_APART, "--fork", "sh", "-ec", script],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = tried.stderr.strip().splitlines()
+    return f"no network namespaces ({said[-1:]})" if tried.returncode else None
+
+
+def torchrun(
+    hosts: Hosts, name: str, words: list[object], *options: object, ranks: int = 1, **more: str
+) -> subprocess.Popen[str]:
+    """Start ranks of a module, with its words, on a host; the first host has torchrun's store."""
+    first, *others = hosts.names
+    options = ("--nnodes", 1 + len(others), "--nproc-per-node", ranks, *options)
+    options += ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first}:29400", "--rdzv-id", "it")
+    return hosts[name].start(
+        sys.executable, "-m", "torch.distributed.run", *options, "-m", "--", *words, **more
+    )
