@@ -133,8 +133,7 @@ class Ranks:
 
     def _meet(self, store: dist.Store) -> list[str]:
         """Wait for all ranks, and return their hosts' names."""
-        store.set(f"host/{self.rank}", socket.gethostname())
-        heartbeats.announce(store, self.rank)
+        self._tell_where(store)
         hosts = [f"host/{rank}" for rank in range(self.count)]
         try:
             store.wait(hosts, JOINING)
@@ -147,6 +146,10 @@ class Ranks:
                 "see the errors of torchrun on the other hosts",
             ) from error
         return [host.decode() for host in store.multi_get(hosts)]
+
+    def _tell_where(self, store: dist.Store) -> None:
+        heartbeats.announce(store, self.rank)
+        store.set(f"host/{self.rank}", socket.gethostname())
 
     def _require_address(self) -> None:
         """Check that gloo takes an address which other hosts can reach: that of the host's name."""
@@ -395,7 +398,7 @@ class Ranks:
             where = f"host {self._hosts[0]} ({os.environ.get('MASTER_ADDR')})"
             found = "torchrun's store there does not answer: it cannot be reached, or is stopped"
             return LostRankError(where, found, wanted, remedy)
-        found = "no heartbeat for a minute: the process is stopped, or its host cannot be reached"
+        found = "no heartbeat for a minute: it is stopped or gone, or its host cannot be reached"
         return LostRankError(self._name(silent), found, wanted, remedy)
 
     def _name(self, ranks: Sequence[int]) -> str:

@@ -12,13 +12,14 @@ the kernel removes a namespace with the last process in it.
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import psutil
 
@@ -26,6 +27,8 @@ from tests.running import ROOT, environment
 
 SWITCH = "10.0.0.254"
 """The switch's address: what runs in a test may listen there, see `Hosts.at_the_switch`."""
+
+Process = subprocess.Popen[bytes]
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
@@ -43,6 +46,7 @@ class Host:
 
     def __init__(self, name: str, script: str, *words: object) -> None:
         self.name = name
+        self._started: list[Process] = []
         apart = ["unshare", *_APART, "--fork", "--kill-child"]
         self._holder = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *apart, "sh", "-ec", f"{script}\n{_WAIT}", "sh", *map(str, words)],
@@ -50,19 +54,28 @@ class Host:
             text=True,
         )
         assert self._holder.stdout is not None
-        assert self._holder.stdout.readline() == "ready\n"
+        with self._holder.stdout as said:
+            assert said.readline() == "ready\n"
         (child,) = psutil.Process(self._holder.pid).children()
         self.pid: int = child.pid
 
-    def start(self, *words: object, **more: str) -> subprocess.Popen[str]:
-        """Start a command here, with these variables beside this process's."""
-        return subprocess.Popen(
-            ["nsenter", f"--target={self.pid}", "--net", "--uts", "--mount", "--pid", f"--wd={ROOT}", *map(str, words)],
+    def start(self, *words: object, output: IO[bytes] | None = None, **more: str) -> Process:
+        """Start a command here, with these variables beside this process's.
+
+        Args:
+            words: the command.
+            output: where it writes; by default where this process does.
+            more: the variables.
+        """
+        enter = ["nsenter", f"--target={self.pid}", "--net", "--uts", "--mount", "--pid"]
+        process = subprocess.Popen(
+            [*enter, f"--wd={ROOT}", *map(str, words)],
             env=environment() | more,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=output,
+            stderr=output,
         )
+        self._started.append(process)
+        return process
 
     def run(self, *words: object) -> None:
         """Run a command of the network's here."""
@@ -81,7 +94,8 @@ class Host:
     def die(self) -> None:
         """End all its processes at once; the network tells the others, as for any that end."""
         self._holder.kill()
-        self._holder.wait()
+        for process in (self._holder, *self._started):
+            process.wait()
 
 
 class Hosts:
@@ -96,7 +110,7 @@ class Hosts:
 
     def __init__(self, folder: Path, names: str, known: bool = True) -> None:
         self.names = {name: f"10.0.0.{number}" for number, name in enumerate(names, 1)}
-        self._folder, self._known = folder, known
+        self.folder, self._known = folder, known
         self._hosts: dict[str, Host] = {}
 
     def __enter__(self) -> Self:
@@ -125,7 +139,7 @@ class Hosts:
     def add(self, name: str) -> Host:
         """Make a host, again after it has died."""
         own = self.names | ({} if self._known else {name: "127.0.1.1"})
-        file = self._folder / f"hosts-{name}"
+        file = self.folder / f"hosts-{name}"
         lines = [f"{address} {each}\n" for each, address in own.items()]
         file.write_text("127.0.0.1 localhost\n" + "".join(lines))
         script = 'echo "$1" > /proc/sys/kernel/hostname; mount --bind "$2" /etc/hosts'
@@ -142,7 +156,7 @@ class Hosts:
         """Lose so large a share of the packets to a host, and of those from it."""
         # Classic BPF instead of netem, which a kernel may not have: A = random; drop the packet if
         # A ≥ limit, else let it pass (linux/filter.h, linux/bpf_common.h)
-        limit = round((1 - share) * 2**32)
+        limit = min(round((1 - share) * 2**32), 2**32 - 1)
         program = f"4,32 0 0 4294963256,53 0 1 {limit},6 0 0 2,6 0 0 0"
         for way in ("ingress", "egress"):
             words = ["tc", "filter", "replace", "dev", f"to-{name}", way, "prio", 1, "handle", 1]
@@ -204,12 +218,38 @@ def why_not() -> str | None:
 
 
 def torchrun(
-    hosts: Hosts, name: str, words: list[object], *options: object, ranks: int = 1, **more: str
-) -> subprocess.Popen[str]:
-    """Start ranks of a module, with its words, on a host; the first host has torchrun's store."""
+    hosts: Hosts,
+    name: str,
+    words: Sequence[object],
+    *options: object,
+    output: IO[bytes] | None = None,
+    **more: str,
+) -> Process:
+    """Start a rank of a module, with its words, on a host; the first host has torchrun's store."""
     first, *others = hosts.names
-    options = ("--nnodes", 1 + len(others), "--nproc-per-node", ranks, *options)
-    options += ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first}:29400", "--rdzv-id", "it")
-    return hosts[name].start(
-        sys.executable, "-m", "torch.distributed.run", *options, "-m", "--", *words, **more
-    )
+    options += ("--nnodes", 1 + len(others), "--node-rank", [*hosts.names].index(name))
+    options += ("--nproc-per-node", 1, "--master-addr", first, "--master-port", 29400)
+    options += ("--log-dir", hosts.folder / f"torchrun-{name}")  # else in TMPDIR, where it stays
+    program = [sys.executable, "-m", "torch.distributed.run"]
+    return hosts[name].start(*program, *options, "-m", "--", *words, output=output, **more)
+
+
+def main() -> None:
+    """Train on hosts a and b, `-m tests.hosts FOLDER LOSS RESTARTS FLAGS…`, until both have ended.
+
+    LOSS is the share of lost packets. At SIGUSR1 b becomes unreachable. The status is the highest.
+    """
+    folder, loss, restarts, *words = sys.argv[1:]
+    with Hosts(Path(folder), "ab") as hosts:
+        signal.signal(signal.SIGUSR1, lambda *_: hosts.lose("b", 1.0))
+        for name in hosts.names:
+            hosts.lose(name, float(loss))
+        words = ["tests.impatient", *words]
+        options = ("--max-restarts", restarts)
+        running = [torchrun(hosts, name, words, *options, IMPATIENT="6") for name in hosts.names]
+        status = max(process.wait() for process in running)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
