@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from torch.distributed.rendezvous import rendezvous
 from dcgan import heartbeats
 from dcgan.heartbeats import Heartbeats
 from pipeline.errors import UserError, first_line
+
+if TYPE_CHECKING:  # the public name has no type
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -103,7 +106,7 @@ class Ranks:
         here = os.environ.get("LOCAL_WORLD_SIZE")
         ranks = cls(rank, count, local, None if here is None else int(here))
         try:
-            ranks._join()  # noqa: SLF001, this class's own
+            ranks._join()
         except UserError:
             raise
         except (RuntimeError, ValueError) as error:
@@ -131,7 +134,7 @@ class Ranks:
             "gloo", store=store, rank=self.rank, world_size=self.count, timeout=PATIENCE
         )
 
-    def _meet(self, store: dist.Store) -> list[str]:
+    def _meet(self, store: Store) -> list[str]:
         """Wait for all ranks, and return their hosts' names."""
         self._tell_where(store)
         hosts = [f"host/{rank}" for rank in range(self.count)]
@@ -147,7 +150,7 @@ class Ranks:
             ) from error
         return [host.decode() for host in store.multi_get(hosts)]
 
-    def _tell_where(self, store: dist.Store) -> None:
+    def _tell_where(self, store: Store) -> None:
         heartbeats.announce(store, self.rank)
         store.set(f"host/{self.rank}", socket.gethostname())
 
@@ -202,8 +205,14 @@ class Ranks:
         return self.rank == self.local_ranks[0]
 
     def reports(self, error: BaseException) -> bool:
-        """Whether this rank reports an error: the first rank, or the only one that knows of it."""
-        return self.is_first or not (self._is_agreed(error) or isinstance(error, LostRankError))
+        """Whether this rank reports an error.
+
+        What all ranks know, the first one reports; that a rank is lost, the first one of each
+        machine, since the first of all may be the lost one; anything else, whoever knows of it.
+        """
+        if isinstance(error, LostRankError):
+            return self.is_first_here
+        return self.is_first or not self._is_agreed(error)
 
     def separate(self, error: BaseException) -> None:
         """Stop taking part in collectives after an error that occurred on this rank alone."""
@@ -395,9 +404,8 @@ class Ranks:
         remedy = "look at that host, and at this one's network"
         remedy += "; the same command resumes from the last checkpoint"
         if self.rank in silent:
-            where = f"host {self._hosts[0]} ({os.environ.get('MASTER_ADDR')})"
             found = "torchrun's store there does not answer: it cannot be reached, or is stopped"
-            return LostRankError(where, found, wanted, remedy)
+            return LostRankError(f"host {self._hosts[0]}", found, wanted, remedy)
         found = "no heartbeat for a minute: it is stopped or gone, or its host cannot be reached"
         return LostRankError(self._name(silent), found, wanted, remedy)
 
@@ -422,16 +430,16 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _of_this_attempt(store: dist.Store) -> dist.Store:
+def _of_this_attempt(store: Store) -> Store:
     # When torchrun restarts the processes, its store still has the addresses of the dead ones; a
     # rank that read those would wait in vain
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined, no-any-return]
+    return dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
 
 
-def _another_connection() -> dist.Store:
+def _another_connection() -> Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined, no-any-return]
+    return dist.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 def _sendable(error: Exception) -> Exception:

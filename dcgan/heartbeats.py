@@ -11,8 +11,10 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
+from typing import TYPE_CHECKING
 
-import torch.distributed as dist
+if TYPE_CHECKING:  # the public name has no type
+    from torch._C._distributed_c10d import Store
 
 BEAT = 5.0
 """Seconds between two heartbeats of a rank."""
@@ -42,7 +44,7 @@ class Heartbeats:
     """
 
     def __init__(
-        self, store: dist.Store, rank: int, ranks: int, on_loss: Callable[[Sequence[int]], None]
+        self, store: Store, rank: int, ranks: int, on_loss: Callable[[Sequence[int]], None]
     ) -> None:
         self._store, self._rank, self._on_loss = store, rank, on_loss
         self._keys = [_key(each) for each in range(ranks)]
@@ -89,7 +91,7 @@ class Heartbeats:
                 return
 
 
-def announce(store: dist.Store, rank: int) -> None:
+def announce(store: Store, rank: int) -> None:
     """Make a rank's heartbeat known, before it beats."""
     store.set(_key(rank), "0")
 

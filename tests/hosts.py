@@ -10,13 +10,12 @@ the kernel removes a namespace with the last process in it.
 """
 
 import ctypes
-import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -48,14 +47,13 @@ class Host:
         self.name = name
         self._started: list[Process] = []
         apart = ["unshare", *_APART, "--fork", "--kill-child"]
+        shell = ["sh", "-ec", f"{script}\n{_WAIT}", "sh", *map(str, words)]
         self._holder = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *apart, "sh", "-ec", f"{script}\n{_WAIT}", "sh", *map(str, words)],
-            stdout=subprocess.PIPE,
-            text=True,
+            ["setpriv", "--pdeathsig", "KILL", *apart, *shell], stdout=subprocess.PIPE
         )
         assert self._holder.stdout is not None
         with self._holder.stdout as said:
-            assert said.readline() == "ready\n"
+            assert said.readline() == b"ready\n"
         (child,) = psutil.Process(self._holder.pid).children()
         self.pid: int = child.pid
 
@@ -86,10 +84,15 @@ class Host:
             text=True,
         )
 
-    def processes(self, rank: int | None = None) -> list[psutil.Process]:
-        """Return the processes that were started here, or those of this rank."""
-        found = _inside(self.pid)
-        return [each for each in found if rank is None or _rank(each) == str(rank)]
+    def stop(self) -> None:
+        """Stop the ranks here: their processes live, their connections stay, they do nothing."""
+        for process in self._started:
+            signal_ranks(process.pid, signal.SIGSTOP)
+
+    def kill(self) -> None:
+        """Kill the ranks here, not what started them."""
+        for process in self._started:
+            signal_ranks(process.pid, signal.SIGKILL)
 
     def die(self) -> None:
         """End all its processes at once; the network tells the others, as for any that end."""
@@ -166,8 +169,8 @@ class Hosts:
     def at_the_switch(self) -> Iterator[None]:
         """Within the block, sockets of this thread, and of those that it starts, are there."""
         libc = ctypes.CDLL(None, use_errno=True)
-        with open("/proc/thread-self/ns/net") as before:
-            with open(f"/proc/{self._switch.pid}/ns/net") as there:
+        with Path("/proc/thread-self/ns/net").open() as before:
+            with Path(f"/proc/{self._switch.pid}/ns/net").open() as there:
                 assert libc.setns(there.fileno(), CLONE_NEWNET) == 0
             try:
                 yield
@@ -179,25 +182,13 @@ class Hosts:
             host.die()
 
 
-def _inside(pid: int) -> list[psutil.Process]:
-    """All processes of that one's PID namespace."""
-    namespace = os.readlink(f"/proc/{pid}/ns/pid")
-    found = []
-    for each in psutil.process_iter():
-        try:
-            if os.readlink(f"/proc/{each.pid}/ns/pid") == namespace:
-                found.append(each)
-        except OSError:  # it has ended
-            continue
-    return found
-
-
-def _rank(process: psutil.Process) -> str | None:
-    try:
-        found: str | None = process.environ().get("RANK")
-    except psutil.Error:
-        return None
-    return found
+def signal_ranks(pid: int, number: signal.Signals, rank: str | None = None) -> None:
+    """Send a signal to the ranks below a process, or to one of them."""
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.Error):  # it has ended
+            found = process.environ().get("RANK")
+            if found is not None and rank in (None, found):
+                process.send_signal(number)
 
 
 def why_not() -> str | None:

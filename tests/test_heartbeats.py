@@ -1,13 +1,15 @@
 """Heartbeats of ranks: who is silent is told, who is busy is not, and who never came is named."""
 
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from dcgan import distributed, heartbeats
 from dcgan.distributed import Ranks
@@ -22,17 +24,16 @@ class Ward:
     """Ranks that send heartbeats through one store, all in this process, and what they noticed."""
 
     def __init__(self) -> None:
-        self.store = dist.HashStore()
+        self.store = HashStore()
         self.lost: dict[int, list[int]] = {}
         for rank in range(COUNT):
             announce(self.store, rank)
         self.beats = [
-            Heartbeats(self.store, rank, COUNT, lambda silent, rank=rank: self.note(rank, silent))
-            for rank in range(COUNT)
+            Heartbeats(self.store, rank, COUNT, partial(self.note, rank)) for rank in range(COUNT)
         ]
 
-    def note(self, rank: int, silent: list[int]) -> None:
-        self.lost[rank] = silent
+    def note(self, rank: int, silent: Sequence[int]) -> None:
+        self.lost[rank] = [*silent]
 
     def wait(self, count: int) -> None:
         end = time.monotonic() + 10
@@ -65,7 +66,7 @@ def test_a_busy_rank_is_not(ward):
 
 def test_without_the_store_nobody_else_is_blamed(ward, monkeypatch):
     forever = threading.Event()
-    monkeypatch.setattr(dist.HashStore, "multi_get", lambda *_: forever.wait(5))
+    monkeypatch.setattr(HashStore, "multi_get", lambda *_: forever.wait(5))
     ward.wait(COUNT)
     forever.set()
     assert ward.lost == {rank: [rank] for rank in range(COUNT)}
@@ -73,7 +74,7 @@ def test_without_the_store_nobody_else_is_blamed(ward, monkeypatch):
 
 def test_a_rank_that_never_comes_is_named(monkeypatch):
     monkeypatch.setattr(distributed, "JOINING", timedelta(seconds=0.1))
-    store = dist.HashStore()
+    store = HashStore()
     Ranks(1, COUNT)._tell_where(store)
     with pytest.raises(UserError) as caught:
         Ranks(0, COUNT)._meet(store)
@@ -82,13 +83,13 @@ def test_a_rank_that_never_comes_is_named(monkeypatch):
 
 @pytest.mark.parametrize("address", ["127.0.1.1", None])
 def test_an_address_that_other_hosts_cannot_reach_is_refused(monkeypatch, address):
-    def look_up(name: str) -> str:
+    def look_up(name):
         if address is None:
             raise OSError("Name or service not known")
         return address
 
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    monkeypatch.setattr(distributed.socket, "gethostbyname", look_up)
+    monkeypatch.setattr(socket, "gethostbyname", look_up)
     ranks = Ranks(0, 2)
     ranks._hosts = ["a", "a"]
     ranks._require_address()  # on one host any will do

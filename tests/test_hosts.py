@@ -1,6 +1,5 @@
 """Training over hosts: one net, whatever the network does, and an end in time when one is lost."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -145,8 +144,7 @@ def lose(hosts: Hosts, how: str, name: str) -> None:
     elif how == "killed":
         hosts[name].die()
     else:
-        for process in hosts[name].processes("ab".index(name)):
-            process.send_signal(signal.SIGSTOP)
+        hosts[name].stop()
 
 
 @pytest.mark.slow
@@ -186,8 +184,7 @@ def test_a_killed_rank_is_replaced_on_its_host(hosts, told, tmp_path):
     for name in "ab":
         told.train(name, "--max-restarts", 1, **ENDLESS | {"run": run.path, "max_steps": 200})
     assert waited(lambda: run.stats.exists(), 90), told.by("a") + told.by("b")
-    for process in hosts["b"].processes(1):
-        process.kill()
+    hosts["b"].kill()
     assert [told.ended(name) for name in "ab"] == [0, 0], told.by("a") + told.by("b")
     assert "resumed  after" in told.by("a")
 
