@@ -3,6 +3,7 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -46,7 +47,7 @@ def started(script: str, folder: Path, variables: dict[str, str]) -> list[str]:
     return done.stdout.splitlines()
 
 
-def read(name: str) -> dict:
+def read(name: str) -> Any:
     return yaml.safe_load((SUBMIT / name).read_text())
 
 
