@@ -130,9 +130,13 @@ class Ranks:
         # default of its functions. A thread of gloo that lives on may need the interpreter while
         # that ends, which aborts the process
         importlib.import_module("torch.distributed.nn.functional")
-        dist.init_process_group(
-            "gloo", store=store, rank=self.rank, world_size=self.count, timeout=PATIENCE
-        )
+        try:
+            dist.init_process_group(
+                "gloo", store=store, rank=self.rank, world_size=self.count, timeout=PATIENCE
+            )
+        except BaseException:
+            self._heartbeats.close()
+            raise
 
     def _meet(self, store: Store) -> list[str]:
         """Wait for all ranks, and return their hosts' names."""

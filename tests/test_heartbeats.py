@@ -58,7 +58,7 @@ def test_a_rank_that_falls_silent_is_told_by_the_others(ward):
 
 
 def test_a_busy_rank_is_not(ward):
-    end = time.monotonic() + 1.5
+    end = time.monotonic() + 1
     while time.monotonic() < end:
         torch.linalg.eigvals(torch.rand(300, 300))
     assert ward.lost == {}

@@ -129,9 +129,9 @@ def test_two_hosts_train_the_net_of_one(hosts, told, shards, wanted, tmp_path, p
 # Ends
 
 
-def begin(told: Told, run: RunFolder, *options: object) -> None:
-    for name in "ab":
-        told.train(name, *options, **ENDLESS | {"run": run.path})
+def begin(told: Told, run: RunFolder, *options: object, names: str = "ab", **changes: int) -> None:
+    for name in names:
+        told.train(name, *options, **ENDLESS | {"run": run.path} | changes)
     assert waited(lambda: run.stats.exists(), 90), told.by("a") + told.by("b")
 
 
@@ -179,11 +179,22 @@ def test_a_lost_host_ends_the_others_in_time_by_name(hosts, told, tmp_path, how,
 
 
 @pytest.mark.slow
+def test_of_three_hosts_two_name_the_third(tmp_path):
+    """The one that notices a moment later, too, although the other has ended by then."""
+    require("netns")
+    with Hosts(tmp_path, "abc") as hosts:
+        told = Told(hosts, tmp_path)
+        begin(told, RunFolder(tmp_path / "run"), names="abc", batch_size=9)
+        hosts.lose("b", 1.0)
+        for name in "ac":
+            assert told.ended(name) == 1
+            assert "error: rank 1 of 3, on host b\n" in told.by(name)
+
+
+@pytest.mark.slow
 def test_a_killed_rank_is_replaced_on_its_host(hosts, told, tmp_path):
     run = RunFolder(tmp_path / "run")
-    for name in "ab":
-        told.train(name, "--max-restarts", 1, **ENDLESS | {"run": run.path, "max_steps": 200})
-    assert waited(lambda: run.stats.exists(), 90), told.by("a") + told.by("b")
+    begin(told, run, "--max-restarts", 1, max_steps=200)
     hosts["b"].kill()
     assert [told.ended(name) for name in "ab"] == [0, 0], told.by("a") + told.by("b")
     assert "resumed  after" in told.by("a")
