@@ -12,7 +12,7 @@ import torch
 from torch._C._distributed_c10d import HashStore
 
 from dcgan import distributed, heartbeats
-from dcgan.distributed import Ranks
+from dcgan.distributed import LostRankError, Ranks
 from dcgan.heartbeats import Heartbeats, announce
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
@@ -55,6 +55,18 @@ def test_a_rank_that_falls_silent_is_told_by_the_others(ward):
     ward.beats[1]._over.set()  # a stopped process neither beats nor looks
     ward.wait(2)
     assert ward.lost == {0: [1], 2: [1]}
+
+
+def test_who_loses_a_connection_meanwhile_names_the_silent_one(ward):
+    """Another rank noticed a moment earlier, and ended."""
+    ward.beats[1]._over.set()
+    ward.wait(1)
+    ranks = Ranks(0, COUNT)
+    ranks._heartbeats, ranks._hosts = ward.beats[0], ["a", "b", "c"]
+    with pytest.raises(LostRankError) as caught, ranks._reaching_all():
+        raise RuntimeError("Connection closed by peer")
+    assert_four_parts(caught.value, "rank 1 of 3, on host b", "no heartbeat", "last checkpoint")
+    assert not ranks.complete
 
 
 def test_a_busy_rank_is_not(ward):

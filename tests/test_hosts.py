@@ -180,7 +180,6 @@ def test_a_lost_host_ends_the_others_in_time_by_name(hosts, told, tmp_path, how,
 
 @pytest.mark.slow
 def test_of_three_hosts_two_name_the_third(tmp_path):
-    """The one that notices a moment later, too, although the other has ended by then."""
     require("netns")
     with Hosts(tmp_path, "abc") as hosts:
         told = Told(hosts, tmp_path)
