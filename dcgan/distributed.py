@@ -6,7 +6,8 @@ batch, and its own noise. Gradients are averaged, so that all ranks keep the sam
 first rank writes files and logs.
 
 Every method that communicates is a collective: all ranks must call it, in the same order. The hosts
-communicate over gloo; only gradients are reduced on the devices.
+communicate over gloo; only gradients are reduced on the devices. A rank that does not answer is
+noticed by its heartbeat (`dcgan.heartbeats`), which ends this process.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import importlib
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterator
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,17 +30,27 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
+from dcgan import heartbeats
+from dcgan.heartbeats import Heartbeats
 from pipeline.errors import UserError, first_line
+
+if TYPE_CHECKING:  # the public name has no type
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
 """Timeout of a collective. It is long because the other ranks may be waiting for the first one's
-pictures and metrics. A rank that died is noticed at once."""
+pictures and metrics. A rank that died is noticed at once, one that does not answer by its missing
+heartbeat."""
+
+JOINING = timedelta(minutes=5)
+"""How long the ranks wait at the start for the last one. torchrun starts all of them together, but
+the first import of torch from a shared disk may take minutes."""
 
 
 class LostRankError(UserError):
-    """Another rank has died, so no collective can succeed any more."""
+    """Another rank has died or does not answer, so no collective can succeed any more."""
 
 
 class Ranks:
@@ -52,6 +65,8 @@ class Ranks:
 
     Attributes:
         complete: whether all ranks are still there and in step, so that collectives can succeed.
+        on_loss: called with the error, in a thread, before this process ends because another rank
+            does not answer.
     """
 
     def __init__(
@@ -59,7 +74,10 @@ class Ranks:
     ) -> None:
         self.rank, self.count, self.local, self._local_count = rank, count, local, local_count
         self.complete = True
+        self.on_loss: Callable[[LostRankError], object] = lambda error: None
         self._agreed: BaseException | None = None
+        self._hosts: list[str] = []
+        self._heartbeats: Heartbeats | None = None
         self._devices: dist.ProcessGroup | None = None
 
     @classmethod
@@ -84,26 +102,89 @@ class Ranks:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         if not os.environ.keys() >= {*names} or os.environ["WORLD_SIZE"] == "1":
             return cls()
+        rank, count, local = (int(os.environ[name]) for name in names)
+        here = os.environ.get("LOCAL_WORLD_SIZE")
+        ranks = cls(rank, count, local, None if here is None else int(here))
         try:
-            _join()
+            ranks._join()
+        except UserError:
+            raise
         except (RuntimeError, ValueError) as error:
             known = (*names, "MASTER_ADDR", "MASTER_PORT")
             settings = ", ".join(f"{name}={os.environ.get(name)}" for name in known)
             raise UserError(
-                f"rank {os.environ['RANK']}",
+                f"rank {rank}",
                 f"no connection to the other ranks ({_first_line(error)})",
                 "processes that reach each other",
                 f"start them with torchrun, which sets {settings}",
             ) from error
-        rank, count, local = (int(os.environ[name]) for name in names)
-        here = os.environ.get("LOCAL_WORLD_SIZE")
-        return cls(rank, count, local, None if here is None else int(here))
+        return ranks
+
+    def _join(self) -> None:
+        store, *_ = next(rendezvous("env://"))
+        store, watched = _of_this_attempt(store), _of_this_attempt(_another_connection())
+        self._hosts = self._meet(store)
+        self._require_address()
+        self._heartbeats = Heartbeats(watched, self.rank, self.count, self._end)
+        # Imported later, as the compiler does, this module would keep the group for good, as a
+        # default of its functions. A thread of gloo that lives on may need the interpreter while
+        # that ends, which aborts the process
+        importlib.import_module("torch.distributed.nn.functional")
+        try:
+            dist.init_process_group(
+                "gloo", store=store, rank=self.rank, world_size=self.count, timeout=PATIENCE
+            )
+        except BaseException:
+            self._heartbeats.close()
+            raise
+
+    def _meet(self, store: Store) -> list[str]:
+        """Wait for all ranks, and return their hosts' names."""
+        self._tell_where(store)
+        hosts = [f"host/{rank}" for rank in range(self.count)]
+        try:
+            store.wait(hosts, JOINING)
+        except RuntimeError as error:
+            missing = [rank for rank, host in enumerate(hosts) if not store.check([host])]
+            raise UserError(
+                self._name(missing),
+                f"not there after {JOINING.total_seconds():.0f} s",
+                "processes that all start",
+                "see the errors of torchrun on the other hosts",
+            ) from error
+        return [host.decode() for host in store.multi_get(hosts)]
+
+    def _tell_where(self, store: Store) -> None:
+        heartbeats.announce(store, self.rank)
+        store.set(f"host/{self.rank}", socket.gethostname())
+
+    def _require_address(self) -> None:
+        """Check that gloo takes an address which other hosts can reach: that of the host's name."""
+        if "GLOO_SOCKET_IFNAME" in os.environ or len({*self._hosts}) == 1:
+            return
+        name = socket.gethostname()
+        try:
+            address = socket.gethostbyname(name)
+        except OSError:
+            address = "no address"
+        if address.startswith("127.") or address == "no address":
+            interfaces = [name for _, name in socket.if_nameindex() if name != "lo"]
+            raise UserError(
+                f"GLOO_SOCKET_IFNAME on host {name}",
+                f"it is not set, and the name {name} stands for {address}",
+                "an address that the other hosts reach",
+                "export GLOO_SOCKET_IFNAME=INTERFACE on every host, here one of "
+                + ", ".join(interfaces),
+            )
 
     def _leave(self) -> None:
         """Wait until the first rank has written everything: torchrun may kill it if others end."""
         if self.count > 1 and self.complete:
             with suppress(LostRankError):
                 self.any(False)
+        if self._heartbeats is not None:
+            self._heartbeats.close()
+        if self.count > 1 and self.complete:
             self._devices = None  # a group's threads end with the last reference to it
             dist.destroy_process_group()
 
@@ -128,8 +209,14 @@ class Ranks:
         return self.rank == self.local_ranks[0]
 
     def reports(self, error: BaseException) -> bool:
-        """Whether this rank reports an error: the first rank, or the only one that knows of it."""
-        return self.is_first or not (self._is_agreed(error) or isinstance(error, LostRankError))
+        """Whether this rank reports an error.
+
+        What all ranks know, the first one reports; that a rank is lost, the first one of each
+        machine, since the first of all may be the lost one; anything else, whoever knows of it.
+        """
+        if isinstance(error, LostRankError):
+            return self.is_first_here
+        return self.is_first or not self._is_agreed(error)
 
     def separate(self, error: BaseException) -> None:
         """Stop taking part in collectives after an error that occurred on this rank alone."""
@@ -304,7 +391,38 @@ class Ranks:
             self.complete = False
             raise self._lost(_first_line(error)) from error
 
+    def _end(self, silent: Sequence[int]) -> None:
+        """End this process, whose main thread may wait for silent ranks, on the host or a GPU."""
+        if not self.complete:  # it ends by itself
+            return
+        error = self._unanswered(silent)
+        with suppress(Exception):
+            self.on_loss(error)
+        if self.rank == min({*self.local_ranks, self.rank} - {*silent}, default=self.rank):
+            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.flush()
+        os._exit(1)
+
+    def _unanswered(self, silent: Sequence[int]) -> LostRankError:
+        wanted = "all ranks until the end"
+        remedy = "look at that host, and at this one's network"
+        remedy += "; the same command resumes from the last checkpoint"
+        if self.rank in silent:
+            found = "torchrun's store there does not answer: it cannot be reached, or is stopped"
+            return LostRankError(f"host {self._hosts[0]}", found, wanted, remedy)
+        found = "no heartbeat for a minute: it is stopped or gone, or its host cannot be reached"
+        return LostRankError(self._name(silent), found, wanted, remedy)
+
+    def _name(self, ranks: Sequence[int]) -> str:
+        """Describe ranks, with the names of their hosts where these are known."""
+        named = f"rank {', '.join(map(str, ranks))} of {self.count}"
+        hosts = dict.fromkeys(self._hosts[rank] for rank in ranks if self._hosts)
+        return f"{named}, on host {', '.join(hosts)}" if hosts else named
+
     def _lost(self, how: str) -> LostRankError:
+        # Another rank may have noticed a moment earlier, and ended
+        if self._heartbeats and (silent := self._heartbeats.silent(heartbeats.MISSED)):
+            return self._unanswered(silent)
         return LostRankError(
             f"rank {self.rank} of {self.count}",
             f"another rank is gone ({how})",
@@ -316,17 +434,16 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _join() -> None:
-    store, rank, count = next(rendezvous("env://"))
+def _of_this_attempt(store: Store) -> Store:
     # When torchrun restarts the processes, its store still has the addresses of the dead ones; a
     # rank that read those would wait in vain
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
-    # Imported later, as the compiler does, this module would keep the group for good, as a default
-    # of its functions. A thread of gloo that lives on may need the interpreter while that ends,
-    # which aborts the process
-    importlib.import_module("torch.distributed.nn.functional")
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    return dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+
+
+def _another_connection() -> Store:
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(host, port, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
 
 
 def _sendable(error: Exception) -> Exception:

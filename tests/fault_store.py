@@ -1,4 +1,4 @@
-"""An object store on loopback, in this process, that misbehaves as a test says.
+"""An object store in this process, on loopback or at another address, that misbehaves as told.
 
 It serves the files of a folder to plain HTTP and, in path style, to clients of S3 and of Google's
 XML API: what is `folder/bucket/set/name` lies under `http://127.0.0.1:PORT/bucket/set/name`.
@@ -94,17 +94,17 @@ class FaultStore:
     url: str
     """Of the folder; for S3, the endpoint."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.folder, self.address = folder, address
         self.faults = []
         self.requests = []
         self.closed = threading.Event()
         self.lock = threading.Lock()
         self.connections: set[socket.socket] = set()
         # For as long as the store lives: nobody else must get the port while it is gone
-        self._port = hold_port()
+        self._port = hold_port(address)
         self.port: int = self._port.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address}:{self.port}"
         self._server: _Server | None = None
         self.come_back()
 
@@ -160,7 +160,7 @@ class FaultStore:
 class _Server(ThreadingHTTPServer):
     def __init__(self, store: FaultStore) -> None:
         self.store = store
-        super().__init__(("127.0.0.1", store.port), _Handler)
+        super().__init__((store.address, store.port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self.store.lock:

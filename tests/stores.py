@@ -49,7 +49,7 @@ class RealStore:
     """Stores an object by name, where the server takes no uploads as obstore makes them."""
 
 
-def hold_port() -> socket.socket:
+def hold_port(address: str = "127.0.0.1") -> socket.socket:
     """A socket that holds a free port for a server.
 
     As long as it is open, nobody else is given that port; and because it does not listen, another
@@ -57,7 +57,7 @@ def hold_port() -> socket.socket:
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
+    holder.bind((address, 0))
     return holder
 
 

@@ -52,6 +52,7 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
     log = Log(quiet=not ranks.is_first)
+    ranks.on_loss = lambda error: log(f"Training broke off: {error}")
     shards = _opened(config, ranks)  # before signals are only noted: there is nothing to save yet
     try:
         with StopRequest() as stop, shortage_named(config):

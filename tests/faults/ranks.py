@@ -1,18 +1,21 @@
-"""Two processes that train together, of which one is killed."""
+"""Two processes that train together, on one host or two, of which one is lost."""
 
 import random
+import signal
 import sys
 import time
 
-import psutil
-
 from dcgan.rundir.folder import RunFolder
+from tests import hosts
 from tests.faults.cases import Case
 from tests.faults.lab import (
     FOUR_PARTS,
+    Blow,
+    ImpossibleError,
     Lab,
     Moment,
     Running,
+    by,
     line,
 )
 from tests.faults.runs import (
@@ -20,6 +23,7 @@ from tests.faults.runs import (
     LOG_EVERY,
     STATUS,
     STEPS,
+    UNHARMED,
     Training,
     differences,
     intact,
@@ -57,6 +61,17 @@ def _whole_pair(lab: Lab) -> RunFolder:
     return RunFolder(lab.once("pair", lambda out: Pair(lab, shards, out).go().finished()))
 
 
+class Two(Pair):
+    """The same run on two hosts, over a link that may lose packets."""
+
+    loss = 0.0
+
+    def command(self) -> list[object]:
+        if obstacle := hosts.why_not():
+            raise ImpossibleError(obstacle)
+        return [sys.executable, "-m", "tests.hosts", self.lab.folder / "hosts", self.loss]
+
+
 class KillOne:
     """Kills one of the ranks, and remembers when."""
 
@@ -64,9 +79,7 @@ class KillOne:
         self.rank, self.at = str(draw.randrange(2)), 0.0
 
     def __call__(self, running: Running) -> None:
-        for child in psutil.Process(running.process.pid).children(recursive=True):
-            if child.environ().get("RANK") == self.rank:
-                child.kill()
+        hosts.signal_ranks(running.process.pid, signal.SIGKILL, self.rank)
         self.at = time.monotonic()
 
 
@@ -100,7 +113,56 @@ def _one_dies_and_is_replaced(lab: Lab) -> str:
     return f"torchrun began again, and they {EXACT}"
 
 
+def _host_vanishes(lab: Lab) -> str:
+    wanted = _whole_pair(lab)
+    two = Two(lab, small_set(lab))
+    ended = two.go(_moment(lab), by(signal.SIGUSR1))
+    if ended.hit and ("error: rank 1 of 2, on host b\n" not in ended.err or ended.status != 1):
+        ended.fail("no error that names the host")
+    two.end_as(wanted)
+    return f"the other ended and named it, then {EXACT}"
+
+
+def _signal(number: signal.Signals, rank: str) -> Blow:
+    return lambda running: hosts.signal_ranks(running.process.pid, number, rank)
+
+
+def _each_is_lost_in_turn(lab: Lab, number: signal.Signals) -> str:
+    wanted = _whole_pair(lab)
+    two = Two(lab, small_set(lab))
+    for rank in "01":
+        ended = two.go(_moment(lab), _signal(number, rank))
+        if ended.hit and ended.status != 1:
+            ended.fail(f"success without rank {rank}")
+        if ended.hit and not all(part in ended.err for part in FOUR_PARTS):
+            ended.fail("no error in four parts")
+        intact(two.run, least=steps_told(two.run))
+    two.end_as(wanted)
+    return f"the other ended, then {EXACT}"
+
+
+def _packets_are_lost(lab: Lab) -> str:
+    wanted = _whole_pair(lab)
+    two = Two(lab, small_set(lab))
+    two.loss = 0.05
+    two.go(line(STATUS, 1), lambda running: None)
+    two.end_as(wanted)
+    return UNHARMED
+
+
 CASES = (
     Case("one of two ranks killed", _one_dies, 3),
     Case("one of two ranks killed, under --max-restarts", _one_dies_and_is_replaced, 2),
+    Case(
+        "ranks on two hosts killed, one after the other",
+        lambda lab: _each_is_lost_in_turn(lab, signal.SIGKILL),
+        1,
+    ),
+    Case(
+        "ranks on two hosts stopped, one after the other",
+        lambda lab: _each_is_lost_in_turn(lab, signal.SIGSTOP),
+        1,
+    ),
+    Case("one of two hosts unreachable", _host_vanishes, 2),
+    Case("a link between two hosts that loses packets", _packets_are_lost, 1),
 )
