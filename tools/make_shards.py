@@ -30,7 +30,8 @@ from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
 from pipeline.packing.labels import LabelTable
-from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
+from pipeline.packing.pack import Packed, Packing, pack
+from pipeline.packing.plan import MAX_REJECTS, PER_SHARD
 from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources

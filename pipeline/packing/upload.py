@@ -20,7 +20,7 @@ from typing import Self
 
 from pipeline.errors import UserError
 from pipeline.files import digest, write_whole
-from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress
+from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress, kept_plan
 from pipeline.packing.shard import finished
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
@@ -116,7 +116,7 @@ class Upload:
         """
         self._shards = shards
         there = self._names()
-        differing = differences(self.folder, plan)
+        differing = differences(kept_plan(self.folder), plan)
         if not there:
             if differing is not None:
                 empty_progress(self.folder)
