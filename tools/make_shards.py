@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.console import Console
@@ -31,7 +32,8 @@ from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packed, Packing, pack
-from pipeline.packing.plan import MAX_REJECTS, PER_SHARD
+from pipeline.packing.parts import Part, PartedSet, in_parts, parts_there
+from pipeline.packing.plan import MAX_REJECTS, PER_SHARD, Deal
 from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
@@ -52,7 +54,7 @@ Store = Literal["original", "jpeg", "raw"]
 
 
 CHOICE, LABELLED, STORED = "Which images", "How they are labelled", "What is stored"
-CHECKED, OUTPUT = "What is checked", "The output"
+CHECKED, OUTPUT, SPREAD = "What is checked", "The output", "Several machines"
 
 
 def _option(panel: str, text: str, *flag: str, **more: Any) -> Any:
@@ -114,6 +116,18 @@ def make_shards(
     workers: Annotated[
         int | None, _option(OUTPUT, "Processes that pack.", min=1, show_default="one a core")
     ] = None,
+    part: Annotated[
+        str | None,
+        _option(
+            SPREAD,
+            "Pack one part of the set, 0/3, 1/3 or 2/3 for example: anywhere, in any order, and"
+            " again if it was cut off.",
+            metavar="K/N",
+        ),
+    ] = None,
+    finish: Annotated[
+        bool, _option(SPREAD, "Join the parts, once all are packed, to a set.", "--finish")
+    ] = False,
     root: Annotated[
         Path, _option(CHOICE, "Folder that torchvision downloaded to, for torchvision:NAME.")
     ] = DATA,
@@ -197,6 +211,7 @@ def make_shards(
     """
     access = Access(endpoint, shard_cache)
     place = _place(out, access, overwrite)
+    spread = _spread(part, finish, overwrite)
 
     def recipe_for(images: ImageFiles | None) -> Recipe:
         return _recipe(images, store, size, crop, quality, fit, check)
@@ -209,8 +224,8 @@ def make_shards(
         images = open_sources(sources, scratch, root)
     recipe = recipe_for(images)
     members = _choose(images, classes, split, where)[:limit]
-    for path, part in images.parts(members):
-        console.print(f"source  {plain(str(path))}: {len(part):,} images")
+    for path, some in images.parts(members):
+        console.print(f"source  {plain(str(path))}: {len(some):,} images")
     if left_out := images.listing.left_out:
         console.print(f"others  left out: {counted(left_out)}")
     if told := counted(images.listing.links):
@@ -223,7 +238,44 @@ def make_shards(
         return
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
-    _pack(images, members, place, access, packing, labelling and labelling.table)
+    task = _Task(images, members, place, access, packing, labelling and labelling.table)
+    if isinstance(spread, Part):
+        _pack_part(task, spread)
+    elif spread == "finish":
+        _finish(task)
+    else:
+        _pack(task)
+
+
+class _Task(NamedTuple):
+    """A set to make."""
+
+    images: ImageFiles
+    members: list[Member]
+    out: Path | Address
+    access: Access
+    packing: Packing
+    labels: LabelTable | None
+
+    def in_parts(self, parts: int) -> tuple[PartedSet, Deal]:
+        return in_parts(
+            self.images, self.members, self.out, self.packing, self.labels, self.access, parts
+        )
+
+
+def _spread(part: str | None, finish: bool, overwrite: bool) -> Part | Literal["finish"] | None:
+    """What of a set is made, if not all of it."""
+    if part is None and not finish:
+        return None
+    flag = "--finish" if finish else f"--part {part}"
+    for other, given in (("--part", finish and part), ("--overwrite", overwrite)):
+        if given:
+            wanted, remedy = (
+                "one of the two",
+                f"leave {other} out; a set in parts needs a new place",
+            )
+            raise UserError(flag, other, wanted, remedy)
+    return "finish" if part is None else Part.parse(part)
 
 
 def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
@@ -307,16 +359,23 @@ def _choose(
     return members
 
 
-def _pack(
-    images: ImageFiles,
-    members: list[Member],
-    out: Path | Address,
-    access: Access,
-    packing: Packing,
-    labels: LabelTable | None,
-) -> None:
+def _pack(task: _Task) -> None:
     started = time.perf_counter()
-    with _progress() as bar, ExitStack() as stack:
+    with _bars() as (show, show_sent), ExitStack() as stack:
+        target: Path | Upload = (
+            task.out
+            if isinstance(task.out, Path)
+            else stack.enter_context(Upload(task.out, task.access, show_sent))
+        )
+        packed = pack(task.images, task.members, target, task.packing, show, task.labels)
+    _summarise(packed, task, started)
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int], None]]]:
+    """What shows the images that are packed, and the shards that are sent; Ctrl-C ends it."""
+    started = time.perf_counter()
+    with _progress() as bar:
         task = bar.add_task("packing", total=None, rate="")
         sending = bar.add_task("shards sent", total=None, rate="", visible=False)
 
@@ -328,16 +387,38 @@ def _pack(
             bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} img/s")
 
         try:
-            target: Path | Upload = (
-                out
-                if isinstance(out, Path)
-                else stack.enter_context(Upload(out, access, show_sent))
-            )
-            packed = pack(images, members, target, packing, show, labels)
+            yield show, show_sent
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on with the shards that are finished")
             raise typer.Exit(130) from None
-    _summarise(packed, out, access, time.perf_counter() - started)
+
+
+def _pack_part(task: _Task, part: Part) -> None:
+    parted, shards = task.in_parts(part.parts)
+    with _bars() as (show, show_sent):
+        done = parted.pack(part.number, shards, show, show_sent)
+    where = f"part    {part} in {task.out}: {done.shards} shards"
+    if done.resumed == done.shards:
+        console.print(f"{where}, all there already")
+    else:
+        resumed = f", {done.resumed} of them from an earlier run" if done.resumed else ""
+        console.print(f"{where}, {done.written:,} images{resumed}")
+    console.print(f"next    the other parts; and when all are there: {_command()} --finish")
+
+
+def _finish(task: _Task) -> None:
+    started = time.perf_counter()
+    parted, _ = task.in_parts(parts_there(task.out, task.access))
+    _summarise(parted.finish(task.members, _command()), task, started)
+
+
+def _command() -> str:
+    """This command line, without what says which part it packs."""
+    words, left = sys.argv, []
+    for before, word in pairwise(["", *words]):
+        if word not in {"--part", "--finish"} and before != "--part" and "--part=" not in word:
+            left.append(word)
+    return shlex.join(left)
 
 
 def _progress() -> Progress:
@@ -354,8 +435,9 @@ def _progress() -> Progress:
     )
 
 
-def _summarise(packed: Packed, out: Path | Address, access: Access, seconds: float) -> None:
-    manifest = packed.manifest
+def _summarise(packed: Packed, task: _Task, started: float) -> None:
+    manifest, out, access = packed.manifest, task.out, task.access
+    seconds = time.perf_counter() - started
     kept = f"packed  {manifest.samples:,} images of {manifest.sizes()}"
     if manifest.recipe.store == "original":
         untouched = manifest.samples - packed.converted

@@ -58,7 +58,7 @@ class Packed:
     """Images by kind of fault."""
     copies: Copies | None
     """None if a shard is from a version that did not look for copies."""
-    resumed: int
+    resumed: int = 0
     """Shards that were finished before this command began."""
     written: int = 0
     """Images that this command went through; the others were in those shards."""
@@ -104,11 +104,11 @@ def merge(
             target,
             f"every image was rejected: {counted(rejected)}",
             "images that decode",
-            f"see {target / PROGRESS}/*.rejects.csv for each one",
+            f"see {target / PROGRESS}/*.{REJECTS} for each one",
         )
-    _join(target, "samples", SAMPLES, SAMPLES_HEADER, len(records))
+    _join(target, SAMPLES, SAMPLES_HEADER, len(records))
     if rejected:
-        _join(target, "rejects", REJECTS, REJECTS_HEADER, len(records))
+        _join(target, REJECTS, REJECTS_HEADER, len(records))
     manifest = _manifest(target, records, packing, labels)
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return Packed(
@@ -116,7 +116,6 @@ def merge(
         converted=sum(record.converted for record in records),
         rejected=rejected,
         copies=_find_copies(target, records, members),
-        resumed=len(records),
     )
 
 
@@ -167,11 +166,11 @@ def _write_labels(target: Path, labels: LabelTable) -> Labels:
     return Labels(kind=labels.kind, names=labels.names, counts=counts, sha256=digest(data))
 
 
-def _join(target: Path, kind: str, name: str, header: str, shards: int) -> None:
+def _join(target: Path, name: str, header: str, shards: int) -> None:
     with replacing(target / name) as partial, partial.open("wb") as table:
         table.write(header.encode() + b"\r\n")
         for number in range(shards):
-            with (target / PROGRESS / f"{names(number)}.{kind}.csv").open("rb") as rows:
+            with (target / PROGRESS / f"{names(number)}.{name}").open("rb") as rows:
                 shutil.copyfileobj(rows, table)
 
 

@@ -62,14 +62,15 @@ def pack(
         keep_plan(target, plan)
         dealt = Deal(members, packing.seed, packing.per_shard)
         kept = {number: finished(target, out, number) for number in dealt}
-        left = dealt.only([number for number in kept if is_left(kept[number], packing)])
-        require_space(out, left.values(), packing.recipe, flag, labelled=labels is not None)
+        left = [number for number in kept if is_left(kept[number], packing)]
+        entries = (dealt[number] for number in left)
+        require_space(out, entries, packing.recipe, flag, labelled=labels is not None)
         if upload is not None:
             for number in kept.keys() - {*left}:
                 upload.add(number)
         sent = (lambda number: None) if upload is None else upload.add
         work = Work(source, target, packing.recipe, packing.strict, labels)
-        written = write_left(work, left, len(members), packing, progress, sent)
+        written = write_left(work, dealt, left, len(members), packing, progress, sent)
         records = [_record(target, out, number) for number in dealt]
         packed = merge(target, records, packing, members, labels)
         if upload is None:
@@ -98,7 +99,8 @@ def plain_faults(out: Path, images: int, packing: Packing) -> Iterator[None]:
 
 def write_left(
     work: Work,
-    left: Mapping[int, list[Entry]],
+    shards: Mapping[int, list[Entry]],
+    left: Sequence[int],
     images: int,
     packing: Packing,
     progress: Callable[[int, int], None],
@@ -113,20 +115,21 @@ def write_left(
         TooManyRejectsError: among them are more than the whole set may have.
         UserError, OSError: as `write_shards` does.
     """
-    to_write = sum(map(len, left.values()))
+    to_write = sum(len(shards[number]) for number in left)
 
     def report(done: int, rejected: int) -> None:
         progress(done, to_write)
         if rejected > packing.max_rejects * images:
             raise TooManyRejectsError(work.out)
 
-    write_shards(work, left, packing.workers, report, written)
+    write_shards(work, shards, left, packing.workers, report, written)
     return to_write
 
 
 def write_shards(
     work: Work,
     shards: Mapping[int, list[Entry]],
+    numbers: Sequence[int],
     workers: int,
     report: Callable[[int, int], None],
     written: Callable[[int], None],
@@ -136,6 +139,7 @@ def write_shards(
     Args:
         work: what is the same for all of them.
         shards: entries by the shard's number.
+        numbers: of those to write.
         workers: processes.
         report: called with the images done and rejected, at the start and as they change; may
             raise.
@@ -145,13 +149,14 @@ def write_shards(
         UserError: from a worker, or because one was killed or cannot be started.
         OSError: from a worker.
     """
-    if not shards:
+    if not numbers:
         return
-    count, done, rejected = min(workers, len(shards)), 0, 0
+    count, done, rejected = min(workers, len(numbers)), 0, 0
+    tasks = ((number, shards[number]) for number in numbers)
     report(done, rejected)
     try:
         with Workers(count, partial(write_shard, work), partial(_prepare, work)) as running:
-            for progress in running.run(shards.items()):
+            for progress in running.run(tasks):
                 done += progress.done
                 rejected += progress.rejected
                 report(done, rejected)

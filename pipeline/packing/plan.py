@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
@@ -105,19 +105,12 @@ class Deal(Mapping[int, list[Entry]]):
     def __init__(self, members: Sequence[Member], seed: int, per_shard: int) -> None:
         self._members, self._per_shard = members, per_shard
         self._order = permutation(len(members), seed)
-        self.numbers: Sequence[int] = range(-(-len(members) // per_shard))
-
-    def only(self, numbers: Sequence[int]) -> Deal:
-        """Some of the shards."""
-        some = copy(self)
-        some.numbers = numbers
-        return some
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers)
+        return iter(range(len(self)))
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return math.ceil(len(self._members) / self._per_shard)
 
     def __getitem__(self, number: int) -> list[Entry]:
         first = number * self._per_shard

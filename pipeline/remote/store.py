@@ -187,9 +187,17 @@ class Store:
             UserError: the store refuses, or is a web server, which has no list.
             UnreachableError: no answer within `patience`.
         """
+        return sorted(self.sizes())
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The bytes of all objects directly under the address, or a folder there, by name.
+
+        Raises:
+            UserError: as `names` does.
+        """
         self.require_writable()
-        listed = self._persist("", lambda: self._target.list_with_delimiter())
-        return sorted(found["path"] for found in listed["objects"])
+        listed = self._persist("", lambda: self._target.list_with_delimiter(folder or None))
+        return {found["path"].rpartition("/")[2]: found["size"] for found in listed["objects"]}
 
     def require_writable(self) -> None:
         """Refuse what takes no objects.
