@@ -203,6 +203,7 @@ def test_of_two_at_the_same_part_one_is_told(pictures, tmp_path):
     place = Place(pictures, tmp_path / "set", in_store=False)
     place.part("0/3")
     plan = kept_plan(place.folder)
+    assert plan is not None
     with held_part(place.folder, plan, 1):
         told = [place.refused("--part", "1/3"), place.refused("--finish"), place.refused()]
         assert {error[1] for error, _ in told} == {
@@ -218,20 +219,20 @@ def test_of_two_at_the_same_part_one_is_told(pictures, tmp_path):
 
 
 def test_two_who_finish_at_once_find_the_same_set(pictures, tmp_path, whole, monkeypatch):
-    place, done = Place(pictures, tmp_path / "set", in_store=True), []
+    place = Place(pictures, tmp_path / "set", in_store=True)
+    done: list[tuple[int, str, str]] = []
     for part in PARTS:
         place.part(part)
     rows = PartUpload.fetch_rows
 
     def after_the_other(upload, records):
-        if not done:
-            done.append("begun")
-            done.append(place.make("--finish", machine="another"))
+        monkeypatch.setattr(PartUpload, "fetch_rows", rows)
+        done.append(place.make("--finish", machine="another"))
         rows(upload, records)
 
     monkeypatch.setattr(PartUpload, "fetch_rows", after_the_other)
     status, _, err = place.make("--finish")
-    assert done[1][0] == 0
+    assert done[0][0] == 0
     assert (status, "a complete shard set" in err) == (1, True)
     assert tree(place.folder) == whole[0]
 

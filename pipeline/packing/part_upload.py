@@ -1,6 +1,6 @@
 """A part of a set on its way to a store: its shards, and records for whoever finishes the set.
 
-While the set is unfinished, its claim is the digest of its plan, so that every machine with the
+While the set is unfinished, its claim names the digest of its plan, so that every machine with the
 same plan may add to it. Its progress lies in a folder of the store that is named by that digest:
 
     .packing-claim
@@ -34,27 +34,25 @@ from pipeline.shards.manifest import MANIFEST, PROGRESS, Shard
 
 MAX_PLAN_BYTES = 1 << 16
 
+CLAIMED = re.compile(r"([0-9a-f]{64}) in (\d{1,6}) parts")
+"""What the claim says: the digest of the plan, and in how many parts the set is packed."""
+
 
 class PartUpload(Upload):
     """What a part, or the finish of a set in parts, does with the store."""
 
-    _digest: str | None = None
+    _digest = ""
     """Of the plan."""
+    _parts: object = None
 
-    def plan_there(self) -> Plan | None:
-        """The plan of the unfinished set in parts that is there; None if there is none.
+    def parts_there(self) -> int | None:
+        """In how many parts the unfinished set there is; None if there is none in parts.
 
         Raises:
             UserError: the store cannot be reached or read.
         """
-        try:
-            claim = self._read(CLAIM, MAX_CLAIM_BYTES).decode(errors="replace")
-            if not re.fullmatch("[0-9a-f]{64}", claim):
-                return None
-            plan = json.loads(self._read(f"{_progress(claim)}/{PLAN}", MAX_PLAN_BYTES))
-        except (MissingError, ValueError):
-            return None
-        return plan if isinstance(plan, dict) else None
+        claim = self._claim_there()
+        return int(claim[2]) if claim else None
 
     def begin_part(self, plan: Plan, numbers: Sequence[int]) -> dict[int, ShardRecord]:
         """Find out whether shards of a set may be added there; claim the place for all its parts.
@@ -70,7 +68,7 @@ class PartUpload(Upload):
             UserError: there is a complete set, something else, or a set of another plan; or the
                 store cannot be reached or written.
         """
-        self._digest = plan_digest(plan)
+        self._digest, self._parts = plan_digest(plan), plan["parts"]
         if differences(kept_plan(self.folder), plan):
             empty_progress(self.folder)  # left here by a set that is in the store no more
         there = self._store.sizes()
@@ -79,7 +77,7 @@ class PartUpload(Upload):
             there = self._store.sizes()
         self._require_unfinished(there.keys() - NOT_CONTENT)
         if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
-            found, wanted = differences(self.plan_there(), plan) or (
+            found, wanted = differences(self._plan_there(), plan) or (
                 "an unfinished set that one machine packs",
                 "a place for a set in parts",
             )
@@ -141,11 +139,23 @@ class PartUpload(Upload):
 
     @property
     def _progress_there(self) -> str:
-        assert self._digest is not None, "it has begun"
         return _progress(self._digest)
 
     def _own_claim(self) -> bytes | None:
-        return self._digest.encode() if self._digest else None
+        return f"{self._digest} in {self._parts} parts".encode() if self._digest else None
+
+    def _claim_there(self) -> re.Match[str] | None:
+        with suppress(MissingError):
+            return CLAIMED.fullmatch(self._read(CLAIM, MAX_CLAIM_BYTES).decode(errors="replace"))
+        return None
+
+    def _plan_there(self) -> Plan | None:
+        if (claim := self._claim_there()) is None:
+            return None
+        with suppress(MissingError, ValueError):
+            plan = json.loads(self._read(f"{_progress(claim[1])}/{PLAN}", MAX_PLAN_BYTES))
+            return plan if isinstance(plan, dict) else None
+        return None
 
     def _send_shard(self, number: int) -> None:
         super()._send_shard(number)

@@ -236,16 +236,15 @@ def parts_there(out: Path | Address, access: Access) -> int:
         UserError: there is none, or it is complete.
     """
     if isinstance(out, Path):
-        plan = kept_plan(out)
-        if plan is None and (out / MANIFEST).exists():
+        parts = (kept_plan(out) or {}).get("parts")
+        if parts is None and (out / MANIFEST).exists():
             claim(out, {}, overwrite=False)
     else:
         upload = PartUpload(out, access, part="finish")
-        plan = upload.plan_there()
-        if plan is None:
+        parts = upload.parts_there()
+        if parts is None:
             upload.refuse_complete()
-    parts = (plan or {}).get("parts")
-    if isinstance(parts, int):
+    if isinstance(parts, int) and parts:
         return parts
     raise UserError(
         f"--out {out}",
