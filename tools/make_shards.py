@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -31,6 +32,7 @@ from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
 from pipeline.packing.labels import LabelTable
+from pipeline.packing.on_ray import LOCAL, MAX_TASKS, pack_on_ray
 from pipeline.packing.pack import Packed, Packing, pack
 from pipeline.packing.parts import Part, PartedSet, in_parts, parts_there
 from pipeline.packing.plan import MAX_REJECTS, PER_SHARD, Deal
@@ -128,6 +130,15 @@ def make_shards(
     finish: Annotated[
         bool, _option(SPREAD, "Join the parts, once all are packed, to a set.", "--finish")
     ] = False,
+    ray: Annotated[
+        str | None,
+        _option(
+            SPREAD,
+            "Pack the parts as tasks of a Ray cluster, and join them; local starts one on this"
+            " machine, with --workers tasks at once.",
+            metavar="ADDRESS|local",
+        ),
+    ] = None,
     root: Annotated[
         Path, _option(CHOICE, "Folder that torchvision downloaded to, for torchvision:NAME.")
     ] = DATA,
@@ -211,7 +222,7 @@ def make_shards(
     """
     access = Access(endpoint, shard_cache)
     place = _place(out, access, overwrite)
-    spread = _spread(part, finish, overwrite)
+    chosen = _chosen_part(part, finish, ray, overwrite, workers)
 
     def recipe_for(images: ImageFiles | None) -> Recipe:
         return _recipe(images, store, size, crop, quality, fit, check)
@@ -239,10 +250,10 @@ def make_shards(
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
     task = _Task(images, members, place, access, packing, labelling and labelling.table)
-    if isinstance(spread, Part):
-        _pack_part(task, spread)
-    elif spread == "finish":
-        _finish(task)
+    if chosen is not None:
+        _pack_part(task, chosen)
+    elif ray is not None or finish:
+        _finish(task, ray, workers)
     else:
         _pack(task)
 
@@ -263,19 +274,22 @@ class _Task(NamedTuple):
         )
 
 
-def _spread(part: str | None, finish: bool, overwrite: bool) -> Part | Literal["finish"] | None:
-    """What of a set is made, if not all of it."""
-    if part is None and not finish:
-        return None
-    flag = "--finish" if finish else f"--part {part}"
-    for other, given in (("--part", finish and part), ("--overwrite", overwrite)):
-        if given:
-            wanted, remedy = (
-                "one of the two",
-                f"leave {other} out; a set in parts needs a new place",
-            )
-            raise UserError(flag, other, wanted, remedy)
-    return "finish" if part is None else Part.parse(part)
+def _chosen_part(
+    part: str | None, finish: bool, ray: str | None, overwrite: bool, workers: int | None
+) -> Part | None:
+    """The one part that is packed, if it is one; refuses what contradicts itself."""
+    given = {
+        "--part": part is not None,
+        "--finish": finish,
+        "--ray": ray is not None,
+        "--overwrite": overwrite,
+        "--workers": ray not in {None, LOCAL} and workers is not None,
+    }
+    flags = [flag for flag, there in given.items() if there]
+    if len(flags) > 1:
+        remedy = "leave one of them out; a set in parts is made in a new place"
+        raise UserError(flags[0], " and ".join(flags[1:]), f"{flags[0]} without the other", remedy)
+    return None if part is None else Part.parse(part)
 
 
 def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
@@ -406,9 +420,14 @@ def _pack_part(task: _Task, part: Part) -> None:
     console.print(f"next    the other parts; and when all are there: {_command()} --finish")
 
 
-def _finish(task: _Task) -> None:
-    started = time.perf_counter()
-    parted, _ = task.in_parts(parts_there(task.out, task.access))
+def _finish(task: _Task, ray: str | None, workers: int | None) -> None:
+    """Join the parts that there are, or that a cluster packs first."""
+    started, shards = time.perf_counter(), math.ceil(len(task.members) / task.packing.per_shard)
+    parts = min(shards, MAX_TASKS) if ray else parts_there(task.out, task.access)
+    parted, dealt = task.in_parts(parts)
+    if ray:
+        with _bars() as (show, _):
+            pack_on_ray(ray, parted, dealt, workers, show)
     _summarise(parted.finish(task.members, _command()), task, started)
 
 

@@ -8,8 +8,8 @@ run finished are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.packing.labels import LabelTable
 from pipeline.packing.merge import Packed, TooManyRejectsError, merge, too_many_rejects
 from pipeline.packing.outdir import claim, held, keep_plan, require_space, swap_in
 from pipeline.packing.plan import Deal, Packing, plan_for_one, plan_of
-from pipeline.packing.shard import Entry, ShardRecord, Work, finished, names, write_shard
+from pipeline.packing.shard import Entry, Progress, ShardRecord, Work, finished, names, write_shard
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.upload import Upload
 from pipeline.processes import KilledError, Workers
@@ -140,7 +140,7 @@ def write_shards(
         work: what is the same for all of them.
         shards: entries by the shard's number.
         numbers: of those to write.
-        workers: processes.
+        workers: processes; 0 to write in this one.
         report: called with the images done and rejected, at the start and as they change; may
             raise.
         written: called with the number of each shard that is finished; may raise.
@@ -151,12 +151,12 @@ def write_shards(
     """
     if not numbers:
         return
-    count, done, rejected = min(workers, len(numbers)), 0, 0
-    tasks = ((number, shards[number]) for number in numbers)
+    done = rejected = 0
     report(done, rejected)
+    tasks = ((number, shards[number]) for number in numbers)
     try:
-        with Workers(count, partial(write_shard, work), partial(_prepare, work)) as running:
-            for progress in running.run(tasks):
+        with closing(_written(work, tasks, min(workers, len(numbers)))) as reports:
+            for progress in reports:
                 done += progress.done
                 rejected += progress.rejected
                 report(done, rejected)
@@ -165,6 +165,19 @@ def write_shards(
     except KilledError as error:
         goes_on = f"{error.remedy}; the same command goes on with the shards that are finished"
         raise UserError(error.where, error.found, error.wanted, goes_on) from None
+
+
+def _written(
+    work: Work, tasks: Iterator[tuple[int, list[Entry]]], workers: int
+) -> Generator[Progress, None, None]:
+    """Write shards, and yield what comes of it meanwhile."""
+    if workers == 0:
+        _prepare(work)
+        for task in tasks:
+            yield from write_shard(work, task)
+        return
+    with Workers(workers, partial(write_shard, work), partial(_prepare, work)) as running:
+        yield from running.run(tasks)
 
 
 def _prepare(work: Work) -> None:
