@@ -1,20 +1,22 @@
 """Packing on Ray: a simulated cluster that loses a node, and what is told when there is none."""
 
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.packing_runs import finished_shards, run_here, tree, waited
+from tests.packing_runs import finished_shards, four_parts, run_here, tree, waited
 from tests.pictures import encode, smooth, write_pictures
 from tools.make_shards import main
 
 
-@pytest.fixture
-def pictures(tmp_path):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
     """Pictures that take a core some 20 ms each."""
-    data = encode(smooth(1500, 1200, 1))
-    return write_pictures(tmp_path / "pictures", {f"{n:03d}.jpg": data for n in range(240)})
+    data, folder = encode(smooth(1500, 1200, 1)), tmp_path_factory.mktemp("pictures")
+    return write_pictures(folder / "pictures", {f"{n:03d}.jpg": data for n in range(240)})
 
 
 @pytest.fixture
@@ -37,11 +39,7 @@ def test_a_cluster_that_loses_a_node_makes_the_set_of_one_machine(pictures, tmp_
     from ray.cluster_utils import Cluster
 
     words = (pictures, "--store", "raw", "--per-shard", 10, "--out")
-    node: dict[str, Any] = {
-        "num_cpus": 1,
-        "object_store_memory": 80 << 20,
-        "include_dashboard": False,
-    }
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         nodes = [cluster.add_node(**node) for _ in range(2)]
@@ -62,3 +60,18 @@ def test_a_cluster_that_loses_a_node_makes_the_set_of_one_machine(pictures, tmp_
     assert 4 <= killed[0] < 20, "it was killed while there was a lot to do"
     assert run_here(main, *words, tmp_path / "whole")[0] == 0
     assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_what_contradicts_itself_or_is_not_there_is_told(pictures, monkeypatch):
+    def refused(*words):
+        status, _, err = run_here(main, pictures, *words)
+        assert status == 1
+        return four_parts(err)
+
+    assert refused("--ray", "local", "--part", "0/2")[:2] == ["--part", "--ray"]
+    assert refused("--finish", "--overwrite")[:2] == ["--finish", "--overwrite"]
+    assert refused("--ray", "10.0.0.1:6379", "--workers", 2)[:2] == ["--ray", "--workers"]
+    monkeypatch.setitem(sys.modules, "ray", None)
+    where, found, _, do = refused("--ray", "local", "--out", pictures.parent / "set")
+    assert (where, found) == ("--ray local", "no package ray")
+    assert "dcgan-shards[ray]" in do

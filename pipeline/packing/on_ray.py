@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +21,16 @@ from pipeline.packing.shard import Entry
 from pipeline.remote.store import UnreachableError
 
 LOCAL = "local"
-"""The address of a cluster that is this machine, and ends with the command."""
+"""The address of a cluster that is this machine and ends with the command."""
 
 MAX_TASKS = 256
-"""Tasks of a set, if it has as many shards. Their number is a function of the set alone, so that
-another cluster may go on with it."""
+"""Of a set with so many shards: a function of the set, so that any cluster may go on with it."""
 
 RETRIES = 10
-"""Of a task: nodes that die under it, or times that a store gives no answer for a minute."""
+"""Of a task, whose node dies, whose store gives no answer, or whose part somebody else packs."""
 
-STORE_BYTES = 256 << 20
-"""Of a local cluster's memory for arguments: more of them go to the disk."""
-
-PATIENCE = 60.0
-"""Seconds for a process of a dead node to end, which may outlive it by a moment."""
+PAUSE = 10.0
+"""Seconds before a part is tried again that a process still packs: it may outlive its node so."""
 
 
 def pack_on_ray(
@@ -47,18 +43,18 @@ def pack_on_ray(
     """Pack all parts of a set.
 
     Args:
-        address: of a cluster as `ray.init` takes it, or "local".
+        address: as `ray.init` takes it.
         parted: the set.
         shards: all of it.
-        workers: of a local cluster, tasks at once; None for one a core.
-        progress: called with the images of the parts that are done, and all.
+        workers: tasks at once on a local cluster; None for one a core.
+        progress: called with the images of the parts that are done, and of all.
 
     Raises:
         UserError: there is no such cluster, or its nodes cannot do the tasks; or from a part.
     """
     with _cluster(address, workers) as ray:
         common = ray.put(replace(parted, packing=replace(parted.packing, workers=0)))
-        again = {"max_retries": RETRIES, "retry_exceptions": [UnreachableError]}
+        again = {"max_retries": RETRIES, "retry_exceptions": [HeldError, UnreachableError]}
         task, left, done = ray.remote(num_cpus=1, **again)(_pack), {}, 0
         for number in range(parted.parts):
             mine = {each: shards[each] for each in range(number, len(shards), parted.parts)}
@@ -71,20 +67,15 @@ def pack_on_ray(
             progress(done, parted.images)
 
 
-def _pack(
-    parted: PartedSet, number: int, shards: Mapping[int, list[Entry]], folder: Path
-) -> PartDone:
+def _pack(parted: PartedSet, number: int, shards: dict[int, list[Entry]], folder: Path) -> PartDone:
     """What a task does, on some node."""
     with suppress(OSError):  # relative paths are the driver's, if this node has its folder
         os.chdir(folder)
-    end = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return parted.pack(number, shards)
-        except HeldError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(1)
+    try:
+        return parted.pack(number, shards)
+    except HeldError:
+        time.sleep(PAUSE)
+        raise
 
 
 @contextmanager
@@ -96,9 +87,8 @@ def _cluster(address: str, workers: int | None) -> Iterator[Any]:
             # Ray listens on 127.0.0.1 alone, as it does on Windows; it looks when it is imported
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             folder = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-            options["_temp_dir"] = stack.enter_context(folder)
+            options |= {"_temp_dir": stack.enter_context(folder), "include_dashboard": False}
             options["num_cpus"] = workers or usable_cores()
-            options |= {"object_store_memory": STORE_BYTES, "include_dashboard": False}
         try:
             import ray
         except ImportError:
@@ -110,13 +100,11 @@ def _cluster(address: str, workers: int | None) -> Iterator[Any]:
             yield ray
         except (ray.exceptions.RayError, ConnectionError) as error:
             cause = getattr(error, "cause", error)
-            raise cause if isinstance(cause, UserError) else _trouble(address, cause) from None
-
-
-def _trouble(address: str, error: BaseException) -> UserError:
-    return UserError(
-        f"--ray {address}",
-        f"{type(error).__name__}: {first_line(error)}",
-        "a cluster that runs, whose nodes have this version of dcgan-shards, and the same paths",
-        "see its state with: ray status. The same command goes on with the parts that are done",
-    )
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise UserError(
+                f"--ray {address}",
+                f"{type(cause).__name__}: {first_line(cause)}",
+                "a cluster that runs, and whose nodes have the same packages and paths",
+                "see its state with: ray status. The same command goes on with what is done",
+            ) from error

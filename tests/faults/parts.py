@@ -41,8 +41,8 @@ def _folder(lab: Lab) -> Iterator[Where]:
 def _store(lab: Lab) -> Iterator[Where]:
     (lab.folder / "root" / "bucket").mkdir(parents=True)
     with FaultStore(lab.folder / "root") as store:
-        words = ["--out", "s3://bucket/set", "--endpoint", store.url]
-        yield words, lab.folder / "root" / "bucket" / "set"
+        where: list[object] = ["--out", "s3://bucket/set", "--endpoint", store.url]
+        yield where, lab.folder / "root" / "bucket" / "set"
 
 
 def _machine(words: list[object], machine: object) -> list[object]:
