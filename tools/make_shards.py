@@ -433,11 +433,11 @@ def _finish(task: _Task, ray: str | None, workers: int | None) -> None:
 
 def _command() -> str:
     """This command line, without what says which part it packs."""
-    words, left = sys.argv, []
-    for before, word in pairwise(["", *words]):
-        if word not in {"--part", "--finish"} and before != "--part" and "--part=" not in word:
-            left.append(word)
-    return shlex.join(left)
+    words = ["python"] if sys.argv[0].endswith(".py") else []
+    for before, word in pairwise(["", *sys.argv]):
+        if not (word.startswith(("--part", "--finish", "--ray")) or before in {"--part", "--ray"}):
+            words.append(word)
+    return shlex.join(words)
 
 
 def _progress() -> Progress:
