@@ -14,8 +14,9 @@ from pipeline.packing.outdir import held, held_part, kept_plan
 from pipeline.packing.part_upload import PartUpload
 from pipeline.packing.parts import Part
 from pipeline.remote.store import Store
+from pipeline.shards.manifest import PROGRESS
 from tests.packing_runs import four_parts, in_process, run_here, state, tree
-from tests.pictures import numbered_pictures, write_pictures
+from tests.pictures import names_in, numbered_pictures, write_pictures
 from tools.make_shards import main
 
 __all__ = ["in_process"]  # a fixture
