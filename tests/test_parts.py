@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import threading
 from itertools import count
 from pathlib import Path
 
@@ -59,7 +60,10 @@ class Place:
     def make(self, *words, machine="one"):
         where = [f"file://{self.folder}", "--shard-cache", self.caches / str(machine)]
         out = where if self.in_store else [self.folder]
-        return run_here(main, self.pictures, "--out", *out, *OPTIONS, *words)
+        ended = run_here(main, self.pictures, "--out", *out, *OPTIONS, *words)
+        for thread in set(threading.enumerate()) - {threading.main_thread()}:
+            thread.join(10)  # what was on its way when it was cut off
+        return ended
 
     def part(self, part, *words, machine=None):
         status, out, err = self.make("--part", part, *words, machine=machine or part[0])
@@ -80,7 +84,10 @@ def place(request, pictures, tmp_path):
 
 
 def test_parts_in_any_order_make_the_set_of_one_machine(place, whole):
-    assert "part    2/3" in place.part("2/3")
+    told = place.part("2/3").splitlines()
+    assert told[-2].startswith("part    2/3 in ")
+    assert told[-1].endswith(" --finish")
+    assert "2/3" not in told[-1]
     place.part("0/3")
     again = place.part("0/3", machine="another")
     assert "2 shards, all there already" in again
@@ -142,6 +149,19 @@ def test_cut_off_at_any_change_a_part_and_the_finish_go_on(place, whole, monkeyp
         assert number > 3
     if status:
         assert "a complete shard set" in err
+    assert tree(place.folder) == whole[0]
+
+
+def test_a_shard_that_was_damaged_since_is_packed_again(place, whole):
+    for part in PARTS:
+        place.part(part)
+    (place.folder / "shard-000001.tar").write_bytes(b"cut")
+    (place.folder / "shard-000005.idx").unlink()
+    (_, found, _, _), _ = place.refused("--finish")
+    assert found == "2 of 3 parts with shards that are not there: 1, 2"
+    for part in PARTS:
+        place.part(part, machine="another")
+    assert place.make("--finish")[0] == 0
     assert tree(place.folder) == whole[0]
 
 
