@@ -60,8 +60,9 @@ class Place:
     def make(self, *words, machine="one"):
         where = [f"file://{self.folder}", "--shard-cache", self.caches / str(machine)]
         out = where if self.in_store else [self.folder]
+        before = {*threading.enumerate()}
         ended = run_here(main, self.pictures, "--out", *out, *OPTIONS, *words)
-        for thread in set(threading.enumerate()) - {threading.main_thread()}:
+        for thread in {*threading.enumerate()} - before:
             thread.join(10)  # what was on its way when it was cut off
         return ended
 
