@@ -411,7 +411,7 @@ def _pack_part(task: _Task, part: Part) -> None:
     parted, shards = task.in_parts(part.parts)
     with _bars() as (show, show_sent):
         done = parted.pack(part.number, shards, show, show_sent)
-    where = f"part    {part} in {task.out}: {done.shards} shards"
+    where = f"part    {part} in {task.out}: {done.shards} of {len(shards)} shards"
     if done.resumed == done.shards:
         console.print(f"{where}, all there already")
     else:
