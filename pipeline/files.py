@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from pipeline.errors import UserError
@@ -49,6 +50,16 @@ def write_whole(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def write_new(path: Path, data: bytes) -> None:
+    """Write a small file if there is none of that name: the first of several wins."""
+    with NamedTemporaryFile(dir=path.parent, suffix=PARTIAL) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)  # whole from the start, as a file that is opened anew is not
+
+
 def digest(data: bytes) -> str:
     """The SHA-256 of some bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -81,8 +92,13 @@ def writing(
 
 
 @contextmanager
-def locked(path: Path, refusal: UserError) -> Iterator[None]:
+def locked(path: Path, refusal: UserError, patience: float = 0.0) -> Iterator[None]:
     """Make and hold a lock file; a process that is killed lets go of it too.
+
+    Args:
+        path: of the file.
+        refusal: to raise.
+        patience: seconds to wait for another process to let go.
 
     Raises:
         UserError: the refusal, where another process holds it.
@@ -92,7 +108,7 @@ def locked(path: Path, refusal: UserError) -> Iterator[None]:
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout:
         raise refusal from None
     try:

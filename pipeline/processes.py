@@ -81,14 +81,18 @@ class Workers(Generic[Task, Report]):
     def run(self, tasks: Iterable[Task]) -> Iterator[Report]:
         """Give each task to a process that is free, and yield the reports as they come.
 
+        A task is made when its turn comes, and is not None.
+
         Raises:
             KilledError: a process was killed.
             Exception: what the function raised.
         """
-        left, working = list(tasks)[::-1], 0
-        while left or working:
-            while left and self._idle:
-                self._send(self._idle.pop(), left.pop())
+        left, working = iter(tasks), 0
+        following = next(left, None)
+        while following is not None or working:
+            while following is not None and self._idle:
+                self._send(self._idle.pop(), following)
+                following = next(left, None)
                 working += 1
             for connection in wait(list(self._processes)):
                 assert isinstance(connection, Connection)

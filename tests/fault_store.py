@@ -301,10 +301,12 @@ def _put(store: FaultStore, name: str, data: bytes, new: bool) -> _Answer:
 
 def _delete(bucket: Path, request: bytes) -> _Answer:
     """DeleteObjects, the one POST of ours."""
-    for key in re.findall(r"<Key>([^<]+)</Key>", request.decode()):
+    keys = re.findall(r"<Key>([^<]+)</Key>", request.decode())
+    for key in keys:
         (bucket / key).unlink(missing_ok=True)
-    body = b"<?xml version='1.0'?><DeleteResult></DeleteResult>"
-    return _Answer(200, body, {"Content-Type": "application/xml"})
+    deleted = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+    body = f"<?xml version='1.0'?><DeleteResult>{deleted}</DeleteResult>"
+    return _Answer(200, body.encode(), {"Content-Type": "application/xml"})
 
 
 def _list(bucket: Path, prefix: str, delimiter: str | None) -> _Answer:

@@ -55,14 +55,15 @@ def finished_shards(folder: Path) -> int:
 def serially(
     work: Work,
     shards: Mapping[int, list[Entry]],
+    numbers: Sequence[int],
     workers: int,
     report: Callable[[int, int], None],
     written: Callable[[int], None],
 ) -> None:
     """`write_shards` without its processes."""
     done = rejected = 0
-    for shard in shards.items():
-        for progress in write_shard(work, shard):
+    for number in numbers:
+        for progress in write_shard(work, (number, shards[number])):
             done, rejected = done + progress.done, rejected + progress.rejected
             report(done, rejected)
             if progress.finished is not None:

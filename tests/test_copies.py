@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.packing.pack import Copies
+from pipeline.packing.merge import Copies
 from pipeline.packing.shard import DIGESTS
 from pipeline.shards.manifest import PROGRESS
 from tests.packing_runs import in_process, pack_folder, tree
@@ -40,7 +40,7 @@ def test_shards_of_an_earlier_version_are_gone_on_with(tmp_path, monkeypatch, da
     pictures = write_pictures(tmp_path / "in", TWICE)
     plain = pack_folder(pictures, tmp_path / "plain", per_shard=3)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.pack._gather", stop)
+        patch.setattr("pipeline.packing.pack.merge", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set", per_shard=3)
     path = tmp_path / "set" / PROGRESS / f"shard-000001.{DIGESTS}"

@@ -155,7 +155,7 @@ def test_an_unfinished_set_goes_on_with_the_same_labels_alone(tmp_path, monkeypa
     with without_workers():
         packed("whole", first)
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.packing.pack._gather", cut_off)
+            patch.setattr("pipeline.packing.pack.merge", cut_off)
             with pytest.raises(UserError):
                 packed("set", first)
         for labels in (other, None):

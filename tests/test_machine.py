@@ -158,7 +158,7 @@ def test_packing_takes_a_worker_a_usable_core_unless_told(tmp_path, monkeypatch,
     class Begun(Exception):  # noqa: N818, the end of this test
         pass
 
-    def write_shards(work, shards, workers, report, written):
+    def write_shards(work, shards, numbers, workers, report, written):
         found.append(workers)
         raise Begun
 

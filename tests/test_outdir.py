@@ -36,7 +36,7 @@ def pictures(tmp_path):
 def unfinished(pictures, tmp_path, monkeypatch):
     """The folder of a set whose manifest was never written."""
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.pack._gather", stop)
+        patch.setattr("pipeline.packing.pack.merge", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set", per_shard=4)
     assert state(tmp_path / "set") == "unfinished"
@@ -118,7 +118,7 @@ def test_an_unfinished_set_of_a_compressed_tar_is_gone_on_with(tmp_path, monkeyp
     path = tmp_path / "faces.tar.gz"
     path.write_bytes(gzip.compress(tar_of(numbered_pictures(9))))
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.pack._gather", stop)
+        patch.setattr("pipeline.packing.pack.merge", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(path, tmp_path / "set", per_shard=4)
     assert pack_folder(path, tmp_path / "set", per_shard=4).resumed == 3
@@ -136,7 +136,7 @@ def test_an_unfinished_replacement_is_not_mixed_with_another(pictures, tmp_path,
     pack_folder(pictures, tmp_path / "set", per_shard=4)
     before = tree(tmp_path / "set")
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.pack._gather", stop)
+        patch.setattr("pipeline.packing.pack.merge", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set", per_shard=4, seed=1, overwrite=True)
     assert {k: v for k, v in tree(tmp_path / "set").items() if NEW not in k} == before
@@ -259,7 +259,7 @@ def test_every_reader_calls_an_unfinished_set_unfinished(unfinished, monkeypatch
 
 def test_a_set_is_unfinished_from_its_first_moment_on(pictures, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.packing.pack.deal", stop)
+        patch.setattr("pipeline.packing.pack.Deal", stop)
         with pytest.raises(KeyboardInterrupt):
             pack_folder(pictures, tmp_path / "set")
     assert names_in(tmp_path / "set") == [PROGRESS]

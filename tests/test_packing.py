@@ -8,7 +8,7 @@ import zlib
 import pytest
 import webdataset
 
-import pipeline.packing.pack
+import pipeline.packing.merge
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest
@@ -143,7 +143,7 @@ def test_a_failing_write_is_told_plainly_and_leaves_no_manifest(source, tmp_path
             raise OSError(28, "No space left on device")
         whole(path, data)
 
-    monkeypatch.setattr(pipeline.packing.pack, "write_whole", fail)
+    monkeypatch.setattr(pipeline.packing.merge, "write_whole", fail)
     with pytest.raises(UserError, match="No space left on device") as error:
         pack(source, source.members()[:3], tmp_path, Packing())
     assert error.value.where == str(tmp_path)

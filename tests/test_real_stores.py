@@ -12,12 +12,16 @@ from pipeline.errors import UserError
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.packing.pack import Packing, pack
+from pipeline.packing.parts import in_parts
+from pipeline.packing.plan import plan_digest
 from pipeline.packing.sources.open import open_source
 from pipeline.packing.upload import Upload
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.store import MissingError, Store
+from pipeline.shards.manifest import PROGRESS
 from tests.needs import require, within
+from tests.pictures import contents
 from tests.stores import START, RealStore
 
 DATA = bytes(range(256)) * 40_000
@@ -82,6 +86,31 @@ def test_a_set_in_a_store_gives_the_batches_of_one_in_a_folder(
     access = Access(real.endpoint, tmp_path / "cache")
     assert torch.equal(_batches(url, access), expected)
     assert torch.equal(_batches(url, access), expected)
+
+
+def test_a_set_in_parts_is_that_of_one_machine(real, numbered_set, monkeypatch, tmp_path):
+    if real.write:
+        pytest.skip("a web server takes nothing")
+    store = connect(real, real.environment, monkeypatch)
+    source, packing = open_source(numbered_set(20, 6).folder), Packing(per_shard=3, workers=0)
+    members = source.members()
+    pack(source, members, tmp_path / "whole", packing)
+    for machine in (1, 0, 1, "finish"):
+        access = Access(real.endpoint, tmp_path / f"cache {machine}")
+        address = Address.parse(f"{real.url}/a set/in parts", real.endpoint, "--out")
+        parted, shards = in_parts(source, members, address, packing, None, access, 2)
+        if isinstance(machine, int):
+            parted.pack(machine, shards)
+        else:
+            parted.finish(members, "make_shards.py")
+    progress = f"in parts/{PROGRESS}/{plan_digest(parted.plan)[:16]}"
+    assert not any(store.sizes(progress).values())  # SeaweedFS keeps an empty folder
+    whole = contents(tmp_path / "whole")
+    assert store.sizes("in parts") == {name: len(data) for name, data in whole.items()}
+    for name, data in whole.items():
+        found = store.read(f"in parts/{name}", 1 << 20)
+        assert found is not None
+        assert found[0] == data
 
 
 def _batches(name: str, access: Access) -> torch.Tensor:

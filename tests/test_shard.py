@@ -8,7 +8,7 @@ import tarfile
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.packing.pack import deal
+from pipeline.packing.plan import Deal
 from pipeline.packing.sources.base import Member
 from pipeline.shards.order import permutation
 from pipeline.shards.tar import TarWriter, index_text
@@ -27,7 +27,7 @@ def members_of(count):
 @given(COUNTS, SEEDS, st.integers(1, 400))
 def test_every_member_is_dealt_exactly_once_with_its_rank_as_key(count, seed, per_shard):
     members = members_of(count)
-    dealt = deal(members, seed, per_shard)
+    dealt = [*Deal(members, seed, per_shard).values()]
     entries = [entry for shard in dealt for entry in shard]
     assert sorted(entries) == list(enumerate(members))
     assert [len(shard) for shard in dealt] == [
@@ -38,7 +38,7 @@ def test_every_member_is_dealt_exactly_once_with_its_rank_as_key(count, seed, pe
 @given(COUNTS, SEEDS, st.integers(1, 400))
 def test_shard_k_owns_its_places_of_the_permutation(count, seed, per_shard):
     order = permutation(count, seed).tolist()
-    for k, shard in enumerate(deal(members_of(count), seed, per_shard)):
+    for k, shard in Deal(members_of(count), seed, per_shard).items():
         places = order[k * per_shard : (k + 1) * per_shard]
         assert [key for key, _ in shard] == places
 

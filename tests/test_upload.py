@@ -203,7 +203,7 @@ def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(s3, store, l
     store.faults.append(Fault("*/shard-000001.tar", "PUT", status=403, code="AccessDenied"))
     with monkeypatch.context() as patch:
         patch.setattr(Upload, "add", add_once_all_is_sent)
-        patch.setattr("pipeline.packing.pack._gather", None)  # it does not come to that
+        patch.setattr("pipeline.packing.pack.merge", None)  # it does not come to that
         with pytest.raises(UserError, match=r"shard-000001\.tar"):
             s3.send()
     assert MANIFEST not in names_in(s3.there)

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from itertools import chain
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 from rich.console import Console
@@ -30,7 +32,10 @@ from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
 from pipeline.packing.labels import LabelTable
-from pipeline.packing.pack import MAX_REJECTS, PER_SHARD, Packed, Packing, pack
+from pipeline.packing.on_ray import LOCAL, MAX_TASKS, pack_on_ray
+from pipeline.packing.pack import Packed, Packing, pack
+from pipeline.packing.parts import Part, PartedSet, in_parts, parts_there
+from pipeline.packing.plan import MAX_REJECTS, PER_SHARD, Deal
 from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
@@ -51,7 +56,7 @@ Store = Literal["original", "jpeg", "raw"]
 
 
 CHOICE, LABELLED, STORED = "Which images", "How they are labelled", "What is stored"
-CHECKED, OUTPUT = "What is checked", "The output"
+CHECKED, OUTPUT, SPREAD = "What is checked", "The output", "Several machines"
 
 
 def _option(panel: str, text: str, *flag: str, **more: Any) -> Any:
@@ -112,6 +117,27 @@ def make_shards(
     ] = False,
     workers: Annotated[
         int | None, _option(OUTPUT, "Processes that pack.", min=1, show_default="one a core")
+    ] = None,
+    part: Annotated[
+        str | None,
+        _option(
+            SPREAD,
+            "Pack one part of the set, 0/3, 1/3 or 2/3 for example: anywhere, in any order, and"
+            " again if it was cut off.",
+            metavar="K/N",
+        ),
+    ] = None,
+    finish: Annotated[
+        bool, _option(SPREAD, "Join the parts, once all are packed, to a set.", "--finish")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        _option(
+            SPREAD,
+            "Pack the parts as tasks of a Ray cluster, and join them; local starts one on this"
+            " machine, with --workers tasks at once.",
+            metavar="ADDRESS|local",
+        ),
     ] = None,
     root: Annotated[
         Path, _option(CHOICE, "Folder that torchvision downloaded to, for torchvision:NAME.")
@@ -196,6 +222,7 @@ def make_shards(
     """
     access = Access(endpoint, shard_cache)
     place = _place(out, access, overwrite)
+    chosen = _chosen_part(part, finish, ray, overwrite, workers)
 
     def recipe_for(images: ImageFiles | None) -> Recipe:
         return _recipe(images, store, size, crop, quality, fit, check)
@@ -208,8 +235,8 @@ def make_shards(
         images = open_sources(sources, scratch, root)
     recipe = recipe_for(images)
     members = _choose(images, classes, split, where)[:limit]
-    for path, part in images.parts(members):
-        console.print(f"source  {plain(str(path))}: {len(part):,} images")
+    for path, some in images.parts(members):
+        console.print(f"source  {plain(str(path))}: {len(some):,} images")
     if left_out := images.listing.left_out:
         console.print(f"others  left out: {counted(left_out)}")
     if told := counted(images.listing.links):
@@ -222,7 +249,47 @@ def make_shards(
         return
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
-    _pack(images, members, place, access, packing, labelling and labelling.table)
+    task = _Task(images, members, place, access, packing, labelling and labelling.table)
+    if chosen is not None:
+        _pack_part(task, chosen)
+    elif ray is not None or finish:
+        _finish(task, ray, workers)
+    else:
+        _pack(task)
+
+
+class _Task(NamedTuple):
+    """A set to make."""
+
+    images: ImageFiles
+    members: list[Member]
+    out: Path | Address
+    access: Access
+    packing: Packing
+    labels: LabelTable | None
+
+    def in_parts(self, parts: int) -> tuple[PartedSet, Deal]:
+        return in_parts(
+            self.images, self.members, self.out, self.packing, self.labels, self.access, parts
+        )
+
+
+def _chosen_part(
+    part: str | None, finish: bool, ray: str | None, overwrite: bool, workers: int | None
+) -> Part | None:
+    """The one part that is packed, if it is one; refuses what contradicts itself."""
+    given = {
+        "--part": part is not None,
+        "--finish": finish,
+        "--ray": ray is not None,
+        "--overwrite": overwrite,
+        "--workers": ray not in {None, LOCAL} and workers is not None,
+    }
+    flags = [flag for flag, there in given.items() if there]
+    if len(flags) > 1:
+        remedy = "leave one of them out; a set in parts is made in a new place"
+        raise UserError(flags[0], " and ".join(flags[1:]), f"{flags[0]} without the other", remedy)
+    return None if part is None else Part.parse(part)
 
 
 def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
@@ -306,16 +373,23 @@ def _choose(
     return members
 
 
-def _pack(
-    images: ImageFiles,
-    members: list[Member],
-    out: Path | Address,
-    access: Access,
-    packing: Packing,
-    labels: LabelTable | None,
-) -> None:
+def _pack(task: _Task) -> None:
     started = time.perf_counter()
-    with _progress() as bar, ExitStack() as stack:
+    with _bars() as (show, show_sent), ExitStack() as stack:
+        target: Path | Upload = (
+            task.out
+            if isinstance(task.out, Path)
+            else stack.enter_context(Upload(task.out, task.access, show_sent))
+        )
+        packed = pack(task.images, task.members, target, task.packing, show, task.labels)
+    _summarise(packed, task, started)
+
+
+@contextmanager
+def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int], None]]]:
+    """What shows the images that are packed, and the shards that are sent; Ctrl-C ends it."""
+    started = time.perf_counter()
+    with _progress() as bar:
         task = bar.add_task("packing", total=None, rate="")
         sending = bar.add_task("shards sent", total=None, rate="", visible=False)
 
@@ -327,16 +401,43 @@ def _pack(
             bar.update(task, completed=done, total=total, rate=f"{rate:,.0f} img/s")
 
         try:
-            target: Path | Upload = (
-                out
-                if isinstance(out, Path)
-                else stack.enter_context(Upload(out, access, show_sent))
-            )
-            packed = pack(images, members, target, packing, show, labels)
+            yield show, show_sent
         except KeyboardInterrupt:
             console.print("stopped; the same command goes on with the shards that are finished")
             raise typer.Exit(130) from None
-    _summarise(packed, out, access, time.perf_counter() - started)
+
+
+def _pack_part(task: _Task, part: Part) -> None:
+    parted, shards = task.in_parts(part.parts)
+    with _bars() as (show, show_sent):
+        done = parted.pack(part.number, shards, show, show_sent)
+    where = f"part    {part} in {task.out}: {done.shards} of {len(shards)} shards"
+    if done.resumed == done.shards:
+        console.print(f"{where}, all there already")
+    else:
+        resumed = f", {done.resumed} of them from an earlier run" if done.resumed else ""
+        console.print(f"{where}, {done.written:,} images{resumed}")
+    console.print(f"next    the other parts; and when all are there: {_command()} --finish")
+
+
+def _finish(task: _Task, ray: str | None, workers: int | None) -> None:
+    """Join the parts that there are, or that a cluster packs first."""
+    started, shards = time.perf_counter(), math.ceil(len(task.members) / task.packing.per_shard)
+    parts = min(shards, MAX_TASKS) if ray else parts_there(task.out, task.access)
+    parted, dealt = task.in_parts(parts)
+    if ray:
+        with _bars() as (show, _):
+            pack_on_ray(ray, parted, dealt, workers, show)
+    _summarise(parted.finish(task.members, _command()), task, started)
+
+
+def _command() -> str:
+    """This command line, without what says which part it packs."""
+    words = ["python"] if sys.argv[0].endswith(".py") else []
+    for before, word in pairwise(["", *sys.argv]):
+        if not (word.startswith(("--part", "--finish", "--ray")) or before in {"--part", "--ray"}):
+            words.append(word)
+    return shlex.join(words)
 
 
 def _progress() -> Progress:
@@ -353,8 +454,9 @@ def _progress() -> Progress:
     )
 
 
-def _summarise(packed: Packed, out: Path | Address, access: Access, seconds: float) -> None:
-    manifest = packed.manifest
+def _summarise(packed: Packed, task: _Task, started: float) -> None:
+    manifest, out, access = packed.manifest, task.out, task.access
+    seconds = time.perf_counter() - started
     kept = f"packed  {manifest.samples:,} images of {manifest.sizes()}"
     if manifest.recipe.store == "original":
         untouched = manifest.samples - packed.converted

@@ -11,8 +11,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import PARTIAL, locked, writing
+from pipeline.files import PARTIAL, locked, write_new, write_whole, writing
 from pipeline.images.size import sides
+from pipeline.packing.plan import Plan, plan_json
 from pipeline.packing.shard import Entry
 from pipeline.shards.manifest import (
     LABELS,
@@ -34,6 +35,12 @@ PLAN = "plan.json"
 LOCK = ".packing.lock"
 """Held by the process that packs; removed when it ends, unless it was killed."""
 
+PART_LOCK = "part-{}-of-{}.lock"
+"""In the progress folder: held by the process that packs this part; removed as well."""
+
+MOMENT = 60.0
+"""Seconds that a part waits while others of its set begin, each of which takes milliseconds."""
+
 NOT_CONTENT = frozenset(("README.md", ".gitignore", LOCK))
 """Files that may stand in an output folder though it counts as empty."""
 
@@ -47,16 +54,58 @@ TAR_OVERHEAD = 1024
 """Bytes a member costs beyond its own: a 512-byte header, and padding to 512."""
 
 
+class HeldError(UserError):
+    """Another process packs there at the moment."""
+
+
 @contextmanager
 def held(out: Path, flag: str = "--out") -> Iterator[None]:
     """Make an output folder and hold it for this process alone; a killed one lets go of it too.
 
     Raises:
-        UserError: another process has it, or it cannot be made; it names the flag.
+        HeldError: another process has it, or packs a part of its set.
+        UserError: it cannot be made; it names the flag.
     """
+    with _locked(out, flag):
+        for lock in sorted((out / PROGRESS).glob(PART_LOCK.format("*", "*"))):
+            with locked(lock, _part_held(out, flag, lock.stem)):
+                pass
+        yield
+
+
+@contextmanager
+def held_part(out: Path, plan: Plan, number: int) -> Iterator[None]:
+    """Hold one part of the set that is made in a folder, whose other parts others may hold.
+
+    The folder as a whole is held for a moment, in which the plan is compared, or written.
+
+    Args:
+        out: the folder.
+        plan: of the set.
+        number: of the part.
+
+    Raises:
+        HeldError: another process has the part, or the whole folder.
+        UserError: as `claim` does.
+    """
+    name = PART_LOCK.format(number, plan["parts"])
+    with ExitStack() as stack:
+        with _locked(out, "--out", MOMENT):
+            claim(out, plan, overwrite=False)
+            (out / PROGRESS).mkdir(exist_ok=True)
+            write_new(out / PROGRESS / PLAN, plan_json(plan))
+            claim(out, plan, overwrite=False)  # where locks do not hold, another plan came first
+            lock = out / PROGRESS / name
+            stack.enter_context(locked(lock, _part_held(out, "--out", lock.stem)))
+        stack.callback(_forget, lock)
+        yield
+
+
+@contextmanager
+def _locked(out: Path, flag: str, patience: float = 0.0) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise UserError(f"{flag} {out}", "a file", "a folder", f"choose another {flag}")
-    refusal = UserError(
+    refusal = HeldError(
         f"{flag} {out}",
         "a folder that another process is packing into",
         "a folder that nobody packs into at the moment",
@@ -65,10 +114,19 @@ def held(out: Path, flag: str = "--out") -> Iterator[None]:
     with ExitStack() as stack:
         with writing(f"{flag} {out}", "a folder that can be written"):
             out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out / LOCK, refusal))
+            stack.enter_context(locked(out / LOCK, refusal, patience))
         # While it is held: filelock, from 3.21 on, sees whether what it has locked still has a name
         stack.callback(_forget, out / LOCK)
         yield
+
+
+def _part_held(out: Path, flag: str, part: str) -> HeldError:
+    return HeldError(
+        f"{flag} {out}",
+        f"{part}, which another process is packing into it",
+        "a part that nobody packs at the moment",
+        "wait for its end",
+    )
 
 
 def _forget(lock: Path) -> None:
@@ -76,7 +134,13 @@ def _forget(lock: Path) -> None:
         lock.unlink(missing_ok=True)
 
 
-def claim(out: Path, plan: dict[str, object], *, overwrite: bool) -> Path:
+def keep_plan(target: Path, plan: Plan) -> None:
+    """Write the plan of a set that is to be made in a folder, which is ours."""
+    (target / PROGRESS).mkdir(parents=True, exist_ok=True)
+    write_whole(target / PROGRESS / PLAN, plan_json(plan))
+
+
+def claim(out: Path, plan: Plan, *, overwrite: bool) -> Path:
     """Find out whether a set may be made in `out`, and make the folder.
 
     Returns:
@@ -135,8 +199,8 @@ def _json_object(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -> None:
-    differing = differences(target, plan)
+def _require_same_plan(target: Path, plan: Plan, overwrite: bool) -> None:
+    differing = differences(kept_plan(target), plan)
     if differing is None:
         return
     if overwrite:
@@ -149,24 +213,35 @@ def _require_same_plan(target: Path, plan: dict[str, object], overwrite: bool) -
     )
 
 
-def differences(target: Path, plan: dict[str, object]) -> tuple[str, str] | None:
-    """In which options the unfinished set in a folder is another than planned.
+def kept_plan(folder: Path) -> Plan | None:
+    """The plan of the unfinished set in a folder, if there is one."""
+    path = folder / PROGRESS / PLAN
+    return _json_object(path) if path.is_file() else None
+
+
+def differences(before: Plan | None, plan: Plan) -> tuple[str, str] | None:
+    """In which options an unfinished set is another than planned.
 
     Returns:
         What it has and what is planned, in words; None if they are the same, or there is no set.
     """
-    path = target / PROGRESS / PLAN
-    if not path.is_file():
+    if before is None:
         return None
-    before = _json_object(path)
-    differing = [name for name in plan if before.get(name) != plan[name]]
+    was, wanted = _single_options(before), _single_options(plan)
+    differing = [name for name in wanted if was.get(name) != wanted[name]]
     if not differing:
         return None
-    told = ", ".join(f"{name} {before.get(name)!s:.60}" for name in differing)
+    told = ", ".join(f"{name} {was.get(name)!s:.60}" for name in differing)
     return (
         f"an unfinished set with other options: {told}",
-        ", ".join(f"{name} {plan[name]!s:.60}" for name in differing),
+        ", ".join(f"{name} {wanted[name]!s:.60}" for name in differing),
     )
+
+
+def _single_options(plan: Plan) -> Plan:
+    """A plan with each of the recipe's options by itself."""
+    recipe = plan.get("recipe")
+    return {**plan, "recipe": None, **(recipe if isinstance(recipe, dict) else {})}
 
 
 def empty_progress(folder: Path) -> None:

@@ -25,7 +25,7 @@ from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
-from pipeline.shards.manifest import PROGRESS, Count, Recipe, Shard, Size
+from pipeline.shards.manifest import PROGRESS, REJECTS, SAMPLES, Count, Recipe, Shard, Size
 from pipeline.shards.tar import TarWriter
 
 REPORT_EVERY = 32
@@ -33,6 +33,12 @@ REPORT_EVERY = 32
 
 DIGESTS = "digests"
 """Suffix of the file with each sample's key and the SHA-256 of its source's bytes."""
+
+RECORD = "json"
+"""Suffix of a shard's record."""
+
+ROWS = (SAMPLES, REJECTS, DIGESTS)
+"""Suffixes of what a shard's job leaves beside its record, and what `merge` reads."""
 
 DIGEST = np.dtype([("key", "<u8"), ("sha256", "S32")])
 
@@ -104,6 +110,15 @@ def names(number: int) -> str:
     return f"shard-{number:06d}"
 
 
+def parse_record(data: bytes, number: int) -> ShardRecord | None:
+    """Read a shard's record; None if it is none, or another's."""
+    try:
+        record = ShardRecord.model_validate_json(data)
+    except ValidationError:
+        return None
+    return record if record.shard is None or record.shard.name == names(number) else None
+
+
 def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
     """The record of a shard that an earlier run finished, if the shard is still there.
 
@@ -112,17 +127,15 @@ def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
         out: where it lies already, if that run was cut off while it swapped the sets.
         number: of the shard.
     """
-    path = target / PROGRESS / f"{names(number)}.json"
+    path = target / PROGRESS / f"{names(number)}.{RECORD}"
     try:
         with path.open("rb") as file:
-            record = ShardRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
-    except (OSError, ValidationError):
+            record = parse_record(file.read(MAX_RECORD_BYTES), number)
+    except OSError:
         return None
-    if record.shard is None:
+    if record is None or record.shard is None:
         return record
     shard = record.shard
-    if shard.name != names(number):
-        return None
     tar, index = (_either(target, out, f"{shard.name}.{suffix}") for suffix in ("tar", "idx"))
     whole = (
         tar.is_file()
@@ -220,7 +233,7 @@ def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) ->
 
 
 def _write_record(folder: Path, name: str, shard: Shard | None, tally: _Tally) -> None:
-    _write_csv(folder / f"{name}.samples.csv", tally.samples)
+    _write_csv(folder / f"{name}.{SAMPLES}", tally.samples)
     _write_rejects(folder, name, tally)
     write_whole(folder / f"{name}.{DIGESTS}", np.array(tally.digests, DIGEST).tobytes())
     seen = bool(tally.widths)
@@ -232,11 +245,11 @@ def _write_record(folder: Path, name: str, shard: Shard | None, tally: _Tally) -
         converted=tally.converted,
         rejected=dict(tally.kinds),
     )
-    write_whole(folder / f"{name}.json", record.model_dump_json().encode())
+    write_whole(folder / f"{name}.{RECORD}", record.model_dump_json().encode())
 
 
 def _write_rejects(folder: Path, name: str, tally: _Tally) -> None:
-    _write_csv(folder / f"{name}.rejects.csv", tally.rejects)
+    _write_csv(folder / f"{name}.{REJECTS}", tally.rejects)
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[object]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -20,13 +20,14 @@ from typing import Self
 
 from pipeline.errors import UserError
 from pipeline.files import write_whole
-from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress
+from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress, kept_plan
+from pipeline.packing.plan import Plan
 from pipeline.packing.shard import finished
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.cache import ShardCache
 from pipeline.remote.store import ExistsError, Store
-from pipeline.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, Manifest, Shard
+from pipeline.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, Manifest
 
 CLAIM = ".packing-claim"
 """The object that says whose an unfinished set is, by a number that its folder here keeps, too."""
@@ -44,9 +45,10 @@ AT_ONCE = 2
 goes in several parts at once already."""
 
 
-def staging(address: Address, access: Access) -> Path:
-    """The folder of the shard cache in which a set for this address is packed."""
-    return access.folder / "packing" / address.place[:16]
+def staging(address: Address, access: Access, part: str = "") -> Path:
+    """The folder of the shard cache in which a set for this address, or a part, is packed."""
+    name = address.place[:16]
+    return access.folder / "packing" / (f"{name}-{part.replace('/', '-of-')}" if part else name)
 
 
 class Upload:
@@ -56,6 +58,7 @@ class Upload:
         address: where the set is to be.
         access: its cache has the folder in which the set is packed, and gets the files in the end.
         progress: called by several threads with the shards that are up, and all there will be.
+        part: what is packed, if not the whole set.
 
     Raises:
         UserError: the cache cannot be used.
@@ -69,15 +72,16 @@ class Upload:
         address: Address,
         access: Access,
         progress: Callable[[int, int], None] = lambda up, total: None,
+        part: str = "",
     ) -> None:
-        self.folder = staging(address, access)
+        self.folder = staging(address, access, part)
         self._progress = progress
         self._where = f"--out {address}"
         self._cache = ShardCache(access.folder, access.cache_size)
         self._store = Store(address, "--out")
         self._noted: dict[str, str] = {}
         self._shards, self._sent = 0, count(1)
-        self._queue: Queue[Shard | None] = Queue()
+        self._queue: Queue[int | None] = Queue()
         self._over = threading.Event()
         self._error: Exception | None = None
 
@@ -99,7 +103,7 @@ class Upload:
         with suppress(OSError):  # with what the same command goes on with, it stays
             self.folder.rmdir()
 
-    def begin(self, plan: dict[str, object], shards: int) -> Path:
+    def begin(self, plan: Plan, shards: int) -> Path:
         """Find out whether the set may be made there, and claim the place.
 
         Args:
@@ -115,20 +119,14 @@ class Upload:
         """
         self._shards = shards
         there = self._names()
-        differing = differences(self.folder, plan)
+        differing = differences(kept_plan(self.folder), plan)
         if not there:
             if differing is not None:
                 empty_progress(self.folder)
             differing = None
             self._claim()
             there = self._names()  # again, for somebody may have come and gone before the claim
-        if MANIFEST in there:
-            raise self._complete()
-        foreign = sorted(name for name in there if name != CLAIM and not OURS.fullmatch(name))
-        if foreign or CLAIM not in there:
-            others = foreign or sorted(there)
-            found = f"{len(others)} other entries: {', '.join(others[:5])}"
-            raise self._refusal(found, "a place with nothing in it")
+        self._require_unfinished(there)
         if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             raise self._refusal(
                 "an unfinished set that is packed elsewhere, or with another --shard-cache",
@@ -137,7 +135,7 @@ class Upload:
             )
         if differing is not None:
             raise self._refusal(*differing, "repeat the command that was cut off")
-        self._noted = {name: sha256 for name, sha256 in self._read_notes() if name in there}
+        self._read_notes(there)
         return self.folder
 
     def add(self, number: int) -> None:
@@ -147,11 +145,16 @@ class Upload:
             UserError: an earlier one could not be sent.
         """
         self._require_no_error()
-        record = finished(self.folder, self.folder, number)
-        if record is None or record.shard is None:  # none of its images is good
-            self._shards -= 1
-        else:
-            self._queue.put(record.shard)
+        self._queue.put(number)
+
+    def wait(self) -> None:
+        """Wait until all that was added is up.
+
+        Raises:
+            UserError: one could not be sent.
+        """
+        self._queue.join()
+        self._require_no_error()
 
     def finish(self, manifest: Manifest) -> None:
         """Send what is left, the manifest last of all; then give the files to the cache.
@@ -159,8 +162,7 @@ class Upload:
         Raises:
             UserError: something could not be sent, or there is another manifest by now.
         """
-        self._queue.join()
-        self._require_no_error()
+        self.wait()
         for name, sha256 in manifest.digests.items():
             self._send(name, sha256)  # the tables: the shards are noted
         data = (self.folder / MANIFEST).read_bytes()
@@ -181,13 +183,24 @@ class Upload:
         assert found is not None, "no etag was given"
         return found[0]
 
+    def _require_unfinished(self, there: Collection[str]) -> None:
+        if MANIFEST in there:
+            raise self._complete()
+        foreign = sorted(name for name in there if name != CLAIM and not OURS.fullmatch(name))
+        if foreign or CLAIM not in there:
+            others = foreign or sorted(there)
+            found = f"{len(others)} other entries: {', '.join(others[:5])}"
+            raise self._refusal(found, "a place with nothing in it")
+
     def _claim(self) -> None:
-        path = self.folder / PROGRESS / OWN_CLAIM
-        path.parent.mkdir(exist_ok=True)
-        if not path.exists():
-            write_whole(path, secrets.token_hex().encode())
         with suppress(ExistsError):  # whose it is, is looked at next
-            self._store.upload(CLAIM, path.read_bytes(), new=True)
+            self._store.upload(CLAIM, self._own_claim() or self._new_claim(), new=True)
+
+    def _new_claim(self) -> bytes:
+        path, own = self.folder / PROGRESS / OWN_CLAIM, secrets.token_hex().encode()
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, own)
+        return own
 
     def _own_claim(self) -> bytes | None:
         path = self.folder / PROGRESS / OWN_CLAIM
@@ -196,21 +209,30 @@ class Upload:
     def _drop_claim(self) -> None:
         with suppress(UserError):  # without the right to delete, it stays, and is in nobody's way
             if self._read(CLAIM, MAX_CLAIM_BYTES) == self._own_claim():
+                self._sweep()
                 self._store.delete(CLAIM)
+
+    def _sweep(self) -> None:
+        """Delete what else an unfinished set has there."""
 
     def _send_shards(self) -> None:
         """What a thread runs."""
-        while (shard := self._queue.get()) is not None:
+        while (number := self._queue.get()) is not None:
             try:
                 if not self._over.is_set():
-                    self._send(f"{shard.name}.tar", shard.tar_sha256)
-                    self._send(f"{shard.name}.idx", shard.index_sha256)
+                    self._send_shard(number)
                     self._progress(next(self._sent), self._shards)
             except Exception as error:
                 self._error = error
                 self._over.set()
             finally:
                 self._queue.task_done()
+
+    def _send_shard(self, number: int) -> None:
+        record = finished(self.folder, self.folder, number)
+        if record is not None and record.shard is not None:  # else none of its images is good
+            self._send(f"{record.shard.name}.tar", record.shard.tar_sha256)
+            self._send(f"{record.shard.name}.idx", record.shard.index_sha256)
 
     def _send(self, name: str, sha256: str) -> None:
         """Send a file, unless it is up, and note that it is."""
@@ -221,11 +243,13 @@ class Upload:
             notes.write(f"{sha256}  {name}\n")
         self._noted[name] = sha256
 
-    def _read_notes(self) -> Iterator[tuple[str, str]]:
+    def _read_notes(self, there: Collection[str]) -> None:
+        """Find out what of the objects that are there was sent from here."""
         path = self.folder / PROGRESS / NOTES
         for line in path.read_text().splitlines() if path.exists() else ():
             sha256, _, name = line.partition("  ")
-            yield name, sha256
+            if name in there:
+                self._noted[name] = sha256
 
     def _require_no_error(self) -> None:
         if self._error is not None:

@@ -52,7 +52,7 @@ def connect(address: Address, flag: str, silence: float, writable: bool = False)
     if address.scheme == "file":
         folder = Path("/", unquote(address.prefix))
         with writing(f"{flag} {address}"):
-            return LocalStore(folder, mkdir=writable)
+            return LocalStore(folder, mkdir=writable, automatic_cleanup=True)
     options: ClientConfig = {
         "timeout": timedelta(days=365),  # of a whole answer, which may be long
         "read_timeout": timedelta(seconds=silence),

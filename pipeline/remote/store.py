@@ -203,10 +203,19 @@ class Store:
             UserError: the store refuses, or is a web server, which has no list.
             UnreachableError: no answer within `patience`.
         """
+        return sorted(self.sizes())
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The bytes of all objects directly under the address, or a folder there, by name.
+
+        Raises:
+            UserError: as `names` does.
+        """
         self.require_writable()
-        listed = self._persist("", lambda: self._asked.list_with_delimiter())
-        # Without the name that is empty: a mark that consoles make for a folder
-        return sorted(filter(None, (found["path"] for found in listed["objects"])))
+        listed = self._persist("", lambda: self._asked.list_with_delimiter(folder or None))
+        named = {each["path"].rpartition("/")[2]: each["size"] for each in listed["objects"]}
+        named.pop("", None)  # a mark that consoles make for a folder
+        return named
 
     def require_writable(self) -> None:
         """Refuse what takes no objects.

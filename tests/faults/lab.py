@@ -173,8 +173,18 @@ class Lab:
         at: Moment = never,
         do: Blow = KILL,
         limit: float = LIMIT,
+        patience: float = PATIENCE,
+        leaves: str = "",
     ) -> Ended:
         """Run a command to its end, and do harm when the moment comes.
+
+        Args:
+            words: of the command.
+            at: the moment.
+            do: the harm.
+            limit: seconds.
+            patience: seconds for what it started to be gone after it.
+            leaves: a pattern of temporary folders that it may leave behind if it is hit.
 
         Raises:
             FailedError: it hangs, or leaves processes, temporary files or shared memory behind.
@@ -210,7 +220,7 @@ class Lab:
                 time.sleep(LOOK)
         finally:
             hangs = process.poll() is None
-            left = _await_quiet(0 if hangs else PATIENCE, self._before)
+            left = _await_quiet(0 if hangs else patience, self._before)
             process.wait()
         self.faults += hit
         told, complained = (path.read_text(errors="replace") for path in (out, err))
@@ -219,6 +229,9 @@ class Lab:
             ended.fail(f"still running after {limit:.0f} s")
         if left:
             ended.fail(f"left processes behind: {left}")
+        if hit and leaves:
+            for path in temporary.glob(leaves):
+                shutil.rmtree(path)
         remains = [*temporary.iterdir(), *(set(SHARED_MEMORY.iterdir()) - shared_before)]
         if remains:
             ended.fail(f"left behind: {', '.join(map(str, remains))}")

@@ -1,0 +1,214 @@
+"""From the records of all shards to the tables and the manifest, which is written last."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import UserError, counted
+from pipeline.files import digest, file_digest, replacing, write_whole
+from pipeline.images.decode import RejectedError
+from pipeline.packing.labels import LabelTable
+from pipeline.packing.plan import Packing
+from pipeline.packing.shard import DIGEST, DIGESTS, ShardRecord, names
+from pipeline.packing.sources.base import Member
+from pipeline.shards.labels import counts_of, labels_file
+from pipeline.shards.manifest import (
+    LABELS,
+    MANIFEST,
+    PROGRESS,
+    REJECTS,
+    REJECTS_HEADER,
+    SAMPLES,
+    SAMPLES_HEADER,
+    Labels,
+    Manifest,
+)
+
+REJECTS_SHOWN = 5
+"""Rejects that the message lists; the others are in the table that it names."""
+
+
+class Copies(NamedTuple):
+    """Packed images whose file is byte for byte that of an image with an earlier name."""
+
+    number: int
+    first: str
+    """The name of the first copy; empty if there is none."""
+    original: str
+    """The name of what it is a copy of."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A set that is complete."""
+
+    manifest: Manifest
+    converted: int
+    """Images under `original` that had to be encoded anew; the others went in untouched."""
+    rejected: dict[str, int]
+    """Images by kind of fault."""
+    copies: Copies | None
+    """None if a shard is from a version that did not look for copies."""
+    resumed: int = 0
+    """Shards that were finished before this command began."""
+    written: int = 0
+    """Images that this command went through; the others were in those shards."""
+
+
+class TooManyRejectsError(Exception):
+    """More rejects than are allowed: ends the workers, which then record theirs.
+
+    Args:
+        target: where the set is made.
+    """
+
+    def __init__(self, target: Path) -> None:
+        super().__init__()
+        self.target = target
+
+
+def merge(
+    target: Path,
+    records: Sequence[ShardRecord],
+    packing: Packing,
+    members: Sequence[Member],
+    labels: LabelTable | None,
+) -> Packed:
+    """Write the tables and the manifest of a set whose shards are finished.
+
+    Args:
+        target: where the set is made, with what the shards' jobs have left in `.packing/`.
+        records: of all shards, in order.
+        packing: the options.
+        members: all that were dealt to the shards.
+        labels: theirs, if they have some.
+
+    Raises:
+        TooManyRejectsError: more than the options allow.
+        UserError: no image is left, or none of a class.
+    """
+    rejected = dict(sum((Counter(record.rejected) for record in records), Counter[str]()))
+    if sum(rejected.values()) > packing.max_rejects * len(members):
+        raise TooManyRejectsError(target)
+    if not any(record.shard for record in records):
+        raise UserError(
+            target,
+            f"every image was rejected: {counted(rejected)}",
+            "images that decode",
+            f"see {target / PROGRESS}/*.{REJECTS} for each one",
+        )
+    _join(target, SAMPLES, SAMPLES_HEADER, len(records))
+    if rejected:
+        _join(target, REJECTS, REJECTS_HEADER, len(records))
+    manifest = _manifest(target, records, packing, labels)
+    write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
+    return Packed(
+        manifest,
+        converted=sum(record.converted for record in records),
+        rejected=rejected,
+        copies=_find_copies(target, records, members),
+    )
+
+
+def _manifest(
+    target: Path, records: Sequence[ShardRecord], packing: Packing, labels: LabelTable | None
+) -> Manifest:
+    kept = [record for record in records if record.shard is not None]
+    rejected = sum(sum(record.rejected.values()) for record in records)
+    largest = [record.largest for record in kept if record.largest]
+    smallest = [record.smallest for record in kept if record.smallest]
+    return Manifest(
+        format=packing.recipe.format if labels is None else 2,
+        recipe=packing.recipe,
+        seed=packing.seed,
+        samples=sum(record.shard.samples for record in kept if record.shard),
+        rejected=rejected,
+        image_bytes=sum(record.image_bytes for record in kept),
+        largest_image=(max(w for w, _ in largest), max(h for _, h in largest)),
+        smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
+        shards=tuple(record.shard for record in kept if record.shard),
+        labels=None if labels is None else _write_labels(target, labels),
+        samples_sha256=file_digest(target / SAMPLES),
+        rejects_sha256=file_digest(target / REJECTS) if rejected else None,
+    )
+
+
+def _write_labels(target: Path, labels: LabelTable) -> Labels:
+    """Write the labels of the images that are in the set, which its table names.
+
+    Raises:
+        UserError: every image of a class was rejected: nothing could learn to draw it.
+    """
+    with (target / SAMPLES).open(newline="", encoding="utf-8", errors="surrogateescape") as table:
+        keys = sorted(int(row[0]) for row in islice(csv.reader(table), 1, None))
+    values = labels.values[keys]
+    data = labels_file(values)
+    write_whole(target / LABELS, data)
+    counts = counts_of(values, len(labels.names))
+    empty = [name for name, count in zip(labels.names, counts, strict=True) if not count]
+    if empty and labels.kind == "classes":
+        raise UserError(
+            "--labels",
+            f"no image left of {len(empty):,} of {len(counts):,} classes, the first {empty[0]}: all"
+            " were rejected",
+            "an image of each class, at least",
+            f"repair them, or take them out of the source; {target / REJECTS} has the reasons",
+        )
+    return Labels(kind=labels.kind, names=labels.names, counts=counts, sha256=digest(data))
+
+
+def _join(target: Path, name: str, header: str, shards: int) -> None:
+    with replacing(target / name) as partial, partial.open("wb") as table:
+        table.write(header.encode() + b"\r\n")
+        for number in range(shards):
+            with (target / PROGRESS / f"{names(number)}.{name}").open("rb") as rows:
+                shutil.copyfileobj(rows, table)
+
+
+def _find_copies(
+    target: Path, records: Sequence[ShardRecord], members: Sequence[Member]
+) -> Copies | None:
+    """Find equal sources by the digests that the shards' jobs left."""
+    parts = []
+    for number, record in enumerate(records):
+        if record.shard is None:
+            continue
+        path = target / PROGRESS / f"{names(number)}.{DIGESTS}"
+        part = np.fromfile(path, DIGEST) if path.exists() else np.empty(0, DIGEST)
+        if len(part) != record.shard.samples:
+            return None
+        parts.append(part)
+    every = np.concatenate(parts)
+    every = every[np.lexsort((every["key"], every["sha256"]))]
+    again = np.flatnonzero(every["sha256"][1:] == every["sha256"][:-1]) + 1
+    if not len(again):
+        return Copies(0, "", "")
+    first = again[every["key"][again].argmin()]
+    copy, original = (members[every["key"][place]].name for place in (first, first - 1))
+    return Copies(len(again), copy, original)
+
+
+def too_many_rejects(target: Path, images: int, share: float) -> UserError:
+    """The error that lists the rejects so far."""
+    rows = []
+    for path in sorted((target / PROGRESS).glob(f"*.{REJECTS}")):
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as table:
+            rows += [(name, reason) for name, reason, _ in csv.reader(table)]
+    kinds = Counter(RejectedError(reason).kind for _, reason in rows)
+    return UserError(
+        f"--max-rejects {share}",
+        f"{len(rows):,} of {images:,} images are rejected already: {counted(kinds)}",
+        f"at most {int(share * images):,}",
+        f"see all so far in {target / PROGRESS}/*.{REJECTS}, and repair or remove them, or allow"
+        " more; the same command goes on with what is finished",
+        listed=[f"{name}: {reason}" for name, reason in sorted(rows)[:REJECTS_SHOWN]],
+    )
