@@ -129,7 +129,7 @@ def test_the_doctor_looks_at_store_and_cache(served, tmp_path, monkeypatch):
         names[3],
     ]
     assert "the manifest came after" in found[0].found
-    assert found[1].found == f"{cache}: holds 0.0 GB, and may hold 2.0 GB"
+    assert found[1].found == f"{cache}: holds 0 MB, and may hold 2,000 MB"
     served.go_away()
     monkeypatch.setattr(machine, "STORE_PATIENCE", 0.1)
     gone = list(examine(looks))
