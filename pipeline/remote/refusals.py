@@ -145,30 +145,14 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
     where += f" at {address.endpoint}" if address.endpoint else ""
     found, code, status = failure.found, failure.code, failure.status
     if failure.passing or failure.sign in _LASTING:
-        tried = f", for {patience:g} seconds" if failure.passing else ""
-        wanted = f"an answer of {_service(address)}"
-        remedy = "see that the store is up and that this machine reaches it, and start again"
-        if failure.sign == "dns error" and address.scheme in BUCKETS and not address.endpoint:
-            remedy = "see that this machine is online; for a store of your own, give --endpoint"
-        if failure.sign == "InvalidContentType":
-            remedy = "write http://, if the store has no certificate"
-        return UnreachableError(where, found + tried, wanted, remedy)
+        return _unreached(failure, address, where, patience)
     if code in _SKEWED:
         remedy = "set the clock, by NTP for example, and start again"
         return UserError(where, found, "a clock that is right, on this machine", remedy)
-    if "BareRedirect" in failure.text and address.scheme != "s3":
-        found, wanted = "a redirect that does not say where", "an object"
-        return UserError(where, found, wanted, "see that the URL is that of a set's folder")
     if code in _ELSEWHERE or "BareRedirect" in failure.text:
-        found = "a redirect to another region" if status is None else found
-        remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
-        return UserError(where, found, "the region that has the bucket", remedy)
-    if (
-        failure.kind in _NO_ENTRY
-        or status in _NO_ENTRY
-        or code in _EXPIRED
-        or _UNSIGNED.search(failure.text)
-    ):
+        return _redirected(failure, address, where)
+    refused = failure.kind in _NO_ENTRY or status in _NO_ENTRY or code in _EXPIRED
+    if refused or _UNSIGNED.search(failure.text):
         found = found if status else "no credentials"
         return UserError(where, found, "credentials that suffice", CREDENTIALS[address.scheme])
     missing = failure.kind == "FileNotFoundError" or "kind: NotFound" in failure.text
@@ -187,6 +171,28 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
     return UserError(
         where, found, "an object", "see that the URL and the store's settings are right"
     )
+
+
+def _unreached(failure: Failure, address: Address, where: str, patience: float) -> UserError:
+    """The refusal where no answer came, or none of use."""
+    tried = f", for {patience:g} seconds" if failure.passing else ""
+    remedy = "see that the store is up and that this machine reaches it, and start again"
+    if failure.sign == "dns error" and address.scheme in BUCKETS and not address.endpoint:
+        remedy = "see that this machine is online; for a store of your own, give --endpoint"
+    if failure.sign == "InvalidContentType":
+        remedy = "write http://, if the store has no certificate"
+    wanted = f"an answer of {_service(address)}"
+    return UnreachableError(where, failure.found + tried, wanted, remedy)
+
+
+def _redirected(failure: Failure, address: Address, where: str) -> UserError:
+    """The refusal where the object is elsewhere."""
+    if address.scheme != "s3" and not failure.code:
+        found, wanted = "a redirect that does not say where", "an object"
+        return UserError(where, found, wanted, "see that the URL is that of a set's folder")
+    found = "a redirect to another region" if failure.status is None else failure.found
+    remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
+    return UserError(where, found, "the region that has the bucket", remedy)
 
 
 def _service(address: Address) -> str:
