@@ -63,7 +63,8 @@ def _rows(command: Any, resumes: bool) -> Iterator[list[str]]:
             continue
         argument = each.param_type_name == "argument"
         names = [each.metavar or each.name] if argument else [*each.opts, *each.secondary_opts]
-        row = [", ".join(f"`{name}`" for name in names), _default(each), each.help or ""]
+        text = (each.help or "").replace("\\[", "[")  # as it is escaped for the terminal
+        row = [", ".join(f"`{name}`" for name in names), _default(each), text]
         if resumes:
             field = TrainConfig.model_fields.get(each.name)
             row.append("" if field is None else RESUMING[TrainConfig.on_resume(each.name)])

@@ -288,7 +288,7 @@ def _table_faults(shards: ShardSet) -> Iterator[str]:
         path = shards.path(name)
         # A missing list of rejects is told by their number
         if name in digests and path.exists() and file_digest(path) != digests[name]:
-            yield f"{name}: other contents than were written (SHA-256)"
+            yield f"{name}: other contents than {MANIFEST} says (SHA-256)"
 
 
 def _rejects(shards: ShardSet) -> Counter[str]:

@@ -33,6 +33,7 @@ def test_an_address_is_kept_in_one_form(text, url, bucket, prefix):
         ("memory:///set", "another kind"),
         (f"ftp://user:{SECRET}@host/set", "another kind"),
         ("s3:///set", "no bucket"),
+        ("s3://bucket/set/manifest.json", "a file of a set"),
         ("https://", "no host"),
         ("file://disk/set", "no such path"),
         ("file:///", "no such path"),

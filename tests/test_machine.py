@@ -128,7 +128,7 @@ def evaluate_here(folder, nowhere):
 
 
 def profile_loader(folder, nowhere):
-    profile.loader(shards=folder, device=nowhere)
+    profile.loader(shards=str(folder), device=nowhere)
 
 
 @pytest.mark.usefixtures("two_threads")

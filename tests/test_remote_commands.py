@@ -129,7 +129,7 @@ def test_the_doctor_looks_at_store_and_cache(served, tmp_path, monkeypatch):
         names[3],
     ]
     assert "the manifest came after" in found[0].found
-    assert found[1].found == f"{cache}: holds 0.0 GB, and may hold 2.0 GB"
+    assert found[1].found == f"{cache}: holds 0 MB, and may hold 2,000 MB"
     served.go_away()
     monkeypatch.setattr(machine, "STORE_PATIENCE", 0.1)
     gone = list(examine(looks))
@@ -137,7 +137,8 @@ def test_the_doctor_looks_at_store_and_cache(served, tmp_path, monkeypatch):
     assert "does not answer" in gone[2].found
 
 
-def test_a_set_is_checked_in_its_store(served, tmp_path):
+def test_a_set_is_checked_in_its_store(served, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.remote.open.SOON", 0.1)
     words = (f"{served.url}/set", "--shard-cache", tmp_path / "cache")
     status, out, err = run_here(check_shards.main, *words, "--sheet", tmp_path / "sheet.png")
     assert (status, err) == (0, "")
@@ -145,3 +146,11 @@ def test_a_set_is_checked_in_its_store(served, tmp_path):
     assert out.endswith("all is as it was packed\n")
     status, out, err = run_here(check_shards.main, *words)
     assert "fetched 0.0 MB" in out
+
+    (served.folder / "set" / "shard-000002.tar").unlink()  # the cache has it
+    status, _, err = run_here(check_shards.main, *words)
+    assert status == 1
+    assert "shard-000002.tar: not in the store" in err
+    served.go_away()
+    status, _, err = run_here(check_shards.main, *words)
+    assert (status, "does not answer" in err) == (1, True)

@@ -197,7 +197,7 @@ def test_another_source_name_in_a_table(original, table, name):
     data = (original / table).read_bytes()
     assert name in data
     (original / table).write_bytes(data.replace(name, name.replace(b"jpg", b"jpe")))
-    assert faults(original) == [f"{table}: other contents than were written (SHA-256)"]
+    assert faults(original) == [f"{table}: other contents than {MANIFEST} says (SHA-256)"]
 
 
 def test_a_set_from_before_tables_had_digests_is_the_same_set(original):

@@ -49,6 +49,8 @@ def check_shards(options: CheckOptions) -> None:
         transient=True,
         disable=not console.is_terminal,
     )
+    if isinstance(files := shard_set.files, RemoteFiles):
+        _require_in_store(files)
     findings = verify(shard_set, decoding=options.decode, track=bar)
     _show(shard_set, findings, options.decode)
     if findings.faults:
@@ -66,6 +68,17 @@ def check_shards(options: CheckOptions) -> None:
     if options.sheet is not None:
         _draw(shard_set, options.sheet)
     console.print("all is as it was packed")
+
+
+def _require_in_store(files: RemoteFiles) -> None:
+    """Refuse a set that the cache has, and the store has not."""
+    remedy = "see what deleted them, and pack the set again, to another place"
+    if files.note:
+        found, remedy = files.note, "see whether the store can be reached from here"
+        raise UserError(str(files), found, "a store that answers", remedy)
+    if faults := files.faults_of_store():
+        found = f"{len(faults)} of its files are not there, or of another size:"
+        raise UserError(str(files), found, "all files", remedy, faults[:MAX_FAULTS_SHOWN])
 
 
 def _require_picture(sheet: Path) -> None:

@@ -307,7 +307,7 @@ def store(url: str, access: Access) -> Finding:
 def shard_cache(access: Access) -> Finding:
     """What the shard cache holds, and what it may."""
     cache = ShardCache(access.folder, access.cache_size)
-    holds, may = (f"{size / 1e9:,.1f} GB" for size in (cache.held(), cache.limit))
+    holds, may = (f"{size / 1e6:,.0f} MB" for size in (cache.held(), cache.limit))
     return ok(f"{access.folder}: holds {holds}, and may hold {may}")
 
 

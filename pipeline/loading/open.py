@@ -51,7 +51,11 @@ def open_loader(
         batches = ResidentCache(shard_set, options, where, progress)
     batches.description += f"; {why}"
     if isinstance(files := shard_set.files, RemoteFiles):
-        batches.description += f"; shards kept in {files.cache.folder}"
+        there, total = files.there()
+        batches.description += (
+            f"; shards kept in {files.cache.folder}, {there / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+            " so far"
+        )
         batches.description += f"; {files.note}" if files.note else ""
     if shard_set.manifest.labels is not None and not options.labels:
         batches.description += "; its labels are not used"

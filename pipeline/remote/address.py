@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from pipeline.errors import UserError, plain
 from pipeline.files import digest
+from pipeline.shards.manifest import MANIFEST
 
 BUCKETS = ("s3", "gs", "az")
 """Schemes whose URL names a bucket, and not the host that keeps it."""
@@ -61,6 +62,9 @@ class Address:
         if {"", ".", ".."} & {*literal}:
             found, wanted = "a part of the path that is empty, . or ..", "the names of folders"
             raise _refusal(flag, parts, found, wanted, "leave that part out")
+        if segments and segments[-1].endswith((MANIFEST, ".tar", ".idx")):
+            found, remedy = "a file of a set", "leave its name out"
+            raise _refusal(flag, parts, found, "the folder that a set is", remedy)
         host = host if scheme in BUCKETS else host.lower()
         url = "/".join((f"{scheme}://{host}", *segments))
         return cls(url, None if endpoint is None else read_endpoint(endpoint, scheme))

@@ -148,6 +148,10 @@ class ShardCache:
                         partial.replace(path)
         return path
 
+    def has(self, blob: Blob) -> bool:
+        """Whether a file lies here; it is not looked into."""
+        return self._path(blob.sha256).exists()
+
     def adopt(self, path: Path, sha256: str) -> None:
         """Move a file in, whose digest is known to be this; the cache may delete it from now on."""
         kept = self._path(sha256)
@@ -332,7 +336,7 @@ class Lease:
         with cache.locked():
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             _lock(self._file)
-        weakref.finalize(self, os.close, self._file)
+        weakref.finalize(self, _end, self._file, path, os.getpid())
 
     def add(self, digests: Iterable[str]) -> None:
         """Keep these too. Those that were deleted before are still gone."""
@@ -380,6 +384,13 @@ def _filling(partial: Path, waiting: bool) -> Iterator[BinaryIO | None]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _end(file: int, path: Path, owner: int) -> None:
+    """Close a lease, and unless this is a process that inherited it, remove it."""
+    os.close(file)
+    if os.getpid() == owner:
+        path.unlink(missing_ok=True)
 
 
 def _create(path: str, flags: int) -> int:

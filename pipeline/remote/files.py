@@ -11,10 +11,14 @@ from typing import BinaryIO
 from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.remote.cache import Blob, ShardCache
+from pipeline.remote.refusals import MissingError, UnreachableError
 from pipeline.remote.store import Store
 from pipeline.remote.threads import call_each
 from pipeline.shards.manifest import MANIFEST, MAX_INDEX_BYTES, REJECTS, Manifest
 from pipeline.shards.shard_set import Files, pack_command
+
+LEAST_PATIENCE = 5.0
+"""Seconds for a store that somebody else of this process has waited for in vain."""
 
 TRIES = 2
 """Downloads of an object before its contents are called wrong, not its way here."""
@@ -43,6 +47,8 @@ class RemoteFiles(Files):
         self._heard = time.monotonic()
         self._counting, self.fetched = threading.Lock(), 0
         """Bytes of the set's files that this process has fetched."""
+        self._failing: float | None = None
+        """Since when no byte comes of what is asked for."""
         self.ended = False
         """Whether to end what is being fetched: nobody waits for it any more."""
 
@@ -80,7 +86,7 @@ class RemoteFiles(Files):
 
         def watch(grew: bool) -> None:
             if grew:
-                self._heard = time.monotonic()
+                self._heard, self._failing = time.monotonic(), None
             if self.ended or cancelled():
                 raise UserError(name, "a download that was ended", "its end", "begin again")
 
@@ -108,6 +114,32 @@ class RemoteFiles(Files):
         """Bytes of a tar."""
         return self._blobs[name].size
 
+    def there(self) -> tuple[int, int]:
+        """Bytes of the tars that the cache has, and of all."""
+        tars = [blob for blob in self._blobs.values() if blob.size]
+        return sum(blob.size for blob in tars if self.cache.has(blob)), sum(t.size for t in tars)
+
+    def faults_of_store(self) -> list[str]:
+        """What the store lacks, or has in another size, of what the cache may have, too.
+
+        Raises:
+            UserError: it does not answer.
+        """
+        faults: list[str] = []
+
+        def look(name: str) -> None:
+            try:
+                size = self._store.size(name)
+            except MissingError:
+                faults.append(f"{name}: not in the store")
+            else:
+                wanted = self._blobs[name].size or size
+                if size != wanted:
+                    faults.append(f"{name}: {size:,} bytes in the store, not {wanted:,}")
+
+        call_each(look, self._blobs)
+        return sorted(faults)
+
     def fit(self, names: Collection[str]) -> bool:
         """Whether so many tars can lie in the cache at the same time, beside what others need."""
         room = self.cache.room(self._blobs[name].sha256 for name in names)
@@ -123,7 +155,7 @@ class RemoteFiles(Files):
     def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
         for _ in range(TRIES):
             if blob.size:
-                found = self._store.download(name, file, blob.size, moved)
+                found = self._download(name, file, blob.size, moved)
             else:
                 data = self._read(name)
                 moved(len(data))
@@ -139,6 +171,17 @@ class RemoteFiles(Files):
             f"the one that {MANIFEST} names ({blob.sha256[:16]}…)",
             self.remedy,
         )
+
+    def _download(self, name: str, file: BinaryIO, size: int, moved: Callable[[int], None]) -> str:
+        """Download, with what is left of the patience if others have waited in vain already."""
+        began = time.monotonic()
+        since = self._failing or began
+        patience = max(LEAST_PATIENCE, self._store.patience - (began - since))
+        try:
+            return self._store.download(name, file, size, moved, patience)
+        except UnreachableError:
+            self._failing = since
+            raise
 
     def _unchecked(self, name: str) -> Path:
         """A table of a set that has no digest of it; it is compared with the shards when read."""

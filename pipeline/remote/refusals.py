@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Self
 
 from pipeline.errors import UserError
-from pipeline.remote.address import S3_ENDPOINTS, Address
+from pipeline.remote.address import BUCKETS, S3_ENDPOINTS, Address
 
 CREDENTIALS = {
     "s3": "log in as for the aws command: AWS_PROFILE, AWS_ACCESS_KEY_ID with"
@@ -66,7 +66,7 @@ _SIGNS = {
 
 _LASTING = ("dns error", "InvalidCertificate", "InvalidContentType", "TooManyRedirects")
 _NO_PARTS = ("RangeNotSupported", "NoContentRange")
-_NO_ENTRY = ("PermissionDeniedError", "UnauthenticatedError")
+_NO_ENTRY = ("PermissionDeniedError", "UnauthenticatedError", 401, 403)
 _UNSIGNED = re.compile(r"source: (\w*Credential\w*|MissingAccount|Token\w+|AzureCli)\b")
 """Where the way to a request's signature ended: a key file, an account's name, a token."""
 
@@ -142,26 +142,21 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
         patience: seconds for which what may pass was tried again.
     """
     where = f"{flag} {address.of(name) if name else address}"
+    where += f" at {address.endpoint}" if address.endpoint else ""
     found, code, status = failure.found, failure.code, failure.status
     if failure.passing or failure.sign in _LASTING:
-        tried = f", for {patience:g} seconds" if failure.passing else ""
-        wanted = f"an answer of {_service(address)}"
-        remedy = "see that the store is up and that this machine reaches it, and start again"
-        return UnreachableError(where, found + tried, wanted, remedy)
+        return _unreached(failure, address, where, patience)
     if code in _SKEWED:
         remedy = "set the clock, by NTP for example, and start again"
         return UserError(where, found, "a clock that is right, on this machine", remedy)
-    if "BareRedirect" in failure.text and address.scheme != "s3":
-        found, wanted = "a redirect that does not say where", "an object"
-        return UserError(where, found, wanted, "see that the URL is that of a set's folder")
     if code in _ELSEWHERE or "BareRedirect" in failure.text:
-        found = "a redirect to another region" if status is None else found
-        remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
-        return UserError(where, found, "the region that has the bucket", remedy)
-    if failure.kind in _NO_ENTRY or code in _EXPIRED or _UNSIGNED.search(failure.text):
+        return _redirected(failure, address, where)
+    refused = failure.kind in _NO_ENTRY or status in _NO_ENTRY or code in _EXPIRED
+    if refused or _UNSIGNED.search(failure.text):
         found = found if status else "no credentials"
         return UserError(where, found, "credentials that suffice", CREDENTIALS[address.scheme])
-    if failure.kind == "FileNotFoundError" or "kind: NotFound" in failure.text:
+    missing = failure.kind == "FileNotFoundError" or "kind: NotFound" in failure.text
+    if missing or code in _NO_BUCKET:
         if code in _NO_BUCKET:
             remedy = "see that the URL is right, or make the bucket with the store's own tools"
             return MissingError(where, "no such bucket", "a bucket that exists", remedy)
@@ -176,6 +171,28 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
     return UserError(
         where, found, "an object", "see that the URL and the store's settings are right"
     )
+
+
+def _unreached(failure: Failure, address: Address, where: str, patience: float) -> UserError:
+    """The refusal where no answer came, or none of use."""
+    tried = f", for {patience:g} seconds" if failure.passing else ""
+    remedy = "see that the store is up and that this machine reaches it, and start again"
+    if failure.sign == "dns error" and address.scheme in BUCKETS and not address.endpoint:
+        remedy = "see that this machine is online; for a store of your own, give --endpoint"
+    if failure.sign == "InvalidContentType":
+        remedy = "write http://, if the store has no certificate"
+    wanted = f"an answer of {_service(address)}"
+    return UnreachableError(where, failure.found + tried, wanted, remedy)
+
+
+def _redirected(failure: Failure, address: Address, where: str) -> UserError:
+    """The refusal where the object is elsewhere."""
+    if address.scheme != "s3" and not failure.code:
+        found, wanted = "a redirect that does not say where", "an object"
+        return UserError(where, found, wanted, "see that the URL is that of a set's folder")
+    found = "a redirect to another region" if failure.status is None else failure.found
+    remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
+    return UserError(where, found, "the region that has the bucket", remedy)
 
 
 def _service(address: Address) -> str:

@@ -128,6 +128,7 @@ class Store:
         file: BinaryIO,
         size: int | None = None,
         progress: Callable[[int], object] = lambda count: None,
+        patience: float | None = None,
     ) -> str:
         """Write an object to a file, from position 0; what else the file held is gone.
 
@@ -139,6 +140,7 @@ class Store:
             file: buffered, open for writing.
             size: bytes that it has; None if that is not known.
             progress: gets the number of bytes that have come since the last call.
+            patience: seconds, if not the store's.
 
         Returns:
             The SHA-256 of what was written, in hexadecimal, computed on the way.
@@ -161,7 +163,7 @@ class Store:
                 if size is not None:  # servers may send more than they say
                     self._require_size(name, max(transfer.received, 1), 1, size)
 
-        self._persist(name, attempt, transfer)
+        self._persist(name, attempt, transfer, patience)
         file.flush()
         return transfer.sha256.hexdigest()
 
@@ -195,6 +197,17 @@ class Store:
         """
         self.require_writable()
         self._persist(name, lambda: self._asked.delete(name))
+
+    def size(self, name: str) -> int:
+        """The bytes of an object.
+
+        Raises:
+            UserError: the store refuses.
+            MissingError: there is none of that name.
+            UnreachableError: no answer within `patience`.
+        """
+        size: int = self._persist(name, lambda: self._source.head(name))["size"]
+        return size
 
     def names(self) -> list[str]:
         """The names of all objects directly under the address, sorted.
