@@ -86,13 +86,14 @@ def _parameters(declared: type[Options]) -> Iterator[inspect.Parameter]:
         if option is None:
             continue
         words = choices(types[name])
+        text = option.help.replace("[", r"\[")  # else rich takes an extra's name for markup
         kind = option.written or (str if words else types[name])
         if option.argument is not None:
-            info = typer.Argument(metavar=option.argument, help=option.help, show_default=False)
+            info = typer.Argument(metavar=option.argument, help=text, show_default=False)
         else:
             info = typer.Option(
                 option.flag or f"--{name.replace('_', '-')}",
-                help=option.help,
+                help=text,
                 show_default=option.default or True,
                 rich_help_panel=option.panel,
                 autocompletion=_completing(words) if words else None,

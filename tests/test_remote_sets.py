@@ -1,13 +1,16 @@
 """Sets in a store: their batches are the local set's, each object comes once, and no fault lies."""
 
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.loading.loader import open_supply
 from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.remote.access import Access
@@ -201,3 +204,78 @@ def test_two_runs_that_share_a_small_cache_both_come_to_their_end(
         found = [runs.submit(take, f"{served.url}/set", tight, 20, seed=seed) for seed in (1, 2)]
     for seed, batches in zip((1, 2), (run.result() for run in found), strict=True):
         assert torch.equal(batches, take(local.name, access, 20, seed=seed))
+
+
+def test_what_the_cache_knows_of_a_set_is_checked(served, access):
+    url = f"{served.url}/set"
+    first = open_set(url, access).fingerprint
+    (known,) = (access.folder / "sets").iterdir()
+    known.write_text(known.read_text().replace('\\"seed\\": 0', '\\"seed\\": 7'))
+    assert open_set(url, access).fingerprint == first
+    known.write_text(known.read_text()[:-9])
+    assert open_set(url, access).fingerprint == first
+
+
+def test_a_small_file_is_whole_whatever_was_there_before(served, local, access):
+    wrong = "set/shard-000002.idx"
+    served.faults.append(Fault("set/*1.idx", times=1, instead=wrong))
+    shard = local.manifest.shards[0]
+    left = access.folder / "sha256" / shard.index_sha256[:2] / f"{shard.index_sha256}.0.partial"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a process that was killed")
+    files = open_set(f"{served.url}/set", access).files
+    for number in range(2):
+        name = f"shard-{number:06d}.idx"
+        assert files.path(name).read_bytes() == local.path(name).read_bytes()
+
+
+def test_fetching_ahead_goes_on_after_an_outage(served, local, access, monkeypatch):
+    monkeypatch.setattr("pipeline.remote.supply.PAUSE", 0.05)
+    served.faults.append(Fault("set/*.tar", times=16, status=403))
+    shards = open_set(f"{served.url}/set", access)
+    supply = open_supply(shards, LoaderOptions(BATCH, access=access), _one_epoch)
+    assert supply is not None
+    for thread in supply._threads:
+        within(20, thread.join)
+    assert len(cached(access)) == 2 * len(local.tars)
+    supply.close()
+
+
+def _one_epoch(schedule):
+    return iter([schedule.rows(0)])
+
+
+def test_what_is_evicted_is_closed_too(served, local, access, monkeypatch):
+    monkeypatch.setattr("pipeline.shards.order.WINDOW", PER_SHARD)
+    largest = max(tar.stat().st_size for tar in local.tars)
+    tight = Access(cache=access.folder, cache_size=4 * largest)
+    asked = LoaderOptions(BATCH, 16, cache="off", workers=1, access=tight)
+    with closing(open_loader(f"{served.url}/set", asked)) as loader:
+        within(30, lambda: [next(loader) for _ in range(20)])
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        opened = [str(link.readlink()) for link in links if link.is_symlink()]
+        assert sum(str(access.folder) in each and "(deleted)" in each for each in opened) <= 1
+
+
+def test_a_url_of_two_stores_is_two_sets(served, numbered_set, tmp_path, access, monkeypatch):
+    monkeypatch.setattr("pipeline.remote.open.SOON", 0.1)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a name")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", served.url)
+    assert len(open_set("s3://set", access)) == COUNT
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match="the connection is refused"):
+        open_set("s3://set", access)
+    for name, text in (("AWS_ENDPOINT_URL", "nonsense"), ("AWS_REGION", "x%y")):
+        monkeypatch.setenv(name, text)
+        with pytest.raises(UserError) as refused:
+            open_set("s3://set", access)
+        assert_four_parts(refused.value, name)
+        monkeypatch.delenv(name)
+
+
+def test_without_the_extra_it_is_told_what_to_install(served, access, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(UserError, match=r"pip install 'dcgan-shards\[remote\]'"):
+        open_set(f"{served.url}/set", access)

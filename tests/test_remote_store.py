@@ -119,7 +119,7 @@ LOGIN = "~/.netrc"
         (Fault(status=401), UserError, LOGIN),
         (Fault(status=403, code="AccessDenied"), UserError, "403 Forbidden (AccessDenied)"),
         (Fault(status=403, code="RequestTimeTooSkewed"), UserError, "set the clock"),
-        (Fault(status=301), UserError, "set AWS_REGION"),
+        (Fault(status=301), UserError, "a redirect that does not say where"),
         (Fault(status=400, code="AuthorizationHeaderMalformed"), UserError, "set AWS_REGION"),
         (Fault(status=404, code="NoSuchBucket"), MissingError, "no such bucket"),
         (Fault(instead="elsewhere"), MissingError, "no such object"),

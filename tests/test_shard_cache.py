@@ -1,6 +1,7 @@
 """The shard cache: each file once, whole and checked; what somebody needs is never deleted."""
 
 import errno
+import fcntl
 import os
 import threading
 import time
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, digest
-from pipeline.remote.cache import Blob, ShardCache
+from pipeline.remote.cache import Blob, FullError, ShardCache
 from tests.needs import within
 
 DATA = [bytes([number]) * 1000 for number in range(6)]
@@ -73,10 +74,11 @@ def test_a_file_with_a_changed_bit_is_fetched_again_before_it_is_used(cache):
 
 
 def test_of_two_who_want_a_file_one_fetches_it(cache):
-    fetch, seen = Fetching(0, lambda: time.sleep(0.2)), []
+    fetch = Fetching(0, lambda: time.sleep(0.2))
+    seen: list[bool] = []
     caches = [cache, ShardCache(cache.folder)]
     threads = [
-        threading.Thread(target=lambda one=one: one.get(BLOBS[0], fetch, lambda: seen.append(1)))
+        threading.Thread(target=lambda one=one: one.get(BLOBS[0], fetch, seen.append))
         for one in caches
     ]
     for thread in threads:
@@ -123,7 +125,7 @@ def test_what_was_used_longest_ago_goes_first_and_what_is_leased_stays(cache):
 def test_the_lease_of_a_process_that_is_gone_holds_nothing(cache):
     cache.limit = 1000
     get(cache, 0)
-    (cache.folder / "leases" / "1-dead").write_text(BLOBS[0].sha256)
+    (cache.folder / "leases" / "1-deadbeef").write_text(BLOBS[0].sha256)
     get(cache, 1)
     assert held(cache) == [1]
     assert not any((cache.folder / "leases").iterdir())
@@ -144,6 +146,7 @@ def test_only_what_was_fetched_is_deleted(cache):
     get(cache, 0)
     folder = cache.folder / "sha256" / BLOBS[0].sha256[:2]
     others = [cache.folder / "shard-000000.tar", folder / "mine.tar", folder / f"{'0' * 64}.txt"]
+    others += [cache.folder / "leases" / "contract.pdf"]
     for other in others:
         other.write_bytes(bytes(5000))
     cache.limit = 1000
@@ -178,3 +181,45 @@ def test_the_default_takes_half_of_what_is_free_beside_what_it_has(tmp_path, mon
     get(cache, 1)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("", (), {"free": 6000})())
     assert ShardCache(tmp_path).limit == 4000
+
+
+def test_a_process_that_is_stopped_is_not_waited_for(cache, monkeypatch):
+    monkeypatch.setattr("pipeline.remote.cache.STILL", 0.2)
+    folder = cache.folder / "sha256" / BLOBS[0].sha256[:2]
+    folder.mkdir()
+    with (folder / f"{BLOBS[0].sha256}.1000{PARTIAL}").open("wb") as held_by_another:
+        fcntl.flock(held_by_another, fcntl.LOCK_EX)
+        assert get(cache, 0)
+    assert held(cache) == [0]
+    with (cache.folder / "lock").open("ab") as held_by_another:
+        fcntl.flock(held_by_another, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="locked by another process"):
+            cache.lease()
+
+
+def test_room_that_others_fetch_into_is_waited_for_by_whoever_needs_it_now(cache):
+    cache.limit = 2500
+    fetches = threading.Event()
+    ahead = threading.Thread(
+        target=lambda: cache.get(BLOBS[0], Fetching(0, fetches.wait), urgent=False)
+    )
+    also = threading.Thread(
+        target=lambda: cache.get(BLOBS[1], Fetching(1, fetches.wait), urgent=False)
+    )
+    for thread in (ahead, also):
+        thread.start()
+        time.sleep(0.1)
+    with pytest.raises(FullError):
+        cache.get(BLOBS[2], Fetching(2), urgent=False)
+    threading.Timer(0.2, fetches.set).start()
+    assert within(10, lambda: get(cache, 2))
+
+
+def test_no_link_is_written_through(cache, tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    folder = cache.folder / "sha256" / BLOBS[0].sha256[:2]
+    folder.mkdir()
+    (folder / f"{BLOBS[0].sha256}.1000{PARTIAL}").symlink_to(tmp_path / "theirs")
+    with pytest.raises(UserError, match="--shard-cache"):
+        get(cache, 0)
+    assert (tmp_path / "theirs").read_text() == "theirs"

@@ -52,9 +52,9 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
     log = Log(quiet=not ranks.is_first)
+    shards = _opened(config, ranks)  # before signals are only noted: there is nothing to save yet
     try:
         with StopRequest() as stop, shortage_named(config):
-            shards = _opened(config, ranks)
             while True:
                 with ranks.together():
                     trainer = Trainer(build(config, log, ranks, shards), log, began)
@@ -77,7 +77,7 @@ def _opened(config: TrainConfig, ranks: Ranks) -> ShardSet | None:
 
     So the ranks of a machine have the same set, and each of its files is fetched once.
     """
-    if ranks.count == 1 or not is_url(config.shards):
+    if not is_url(config.shards):
         return None
     return ranks.first_here(lambda: open_set(config.shards, access_of(config, ranks)))
 

@@ -98,14 +98,19 @@ class Loader(Batches):
         for run, rows in enumerate(runs):
             for number, batch in enumerate(batches_of(rows, size)):
                 if self._supply is not None:
-                    self._supply.reached(run, number * size)
+                    for name in self._supply.reached(run, number * size):
+                        self._reader.forget(name)
                 yield batch
 
     def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
         """Read the samples of each batch, and note its rows in `ahead`."""
-        for rows in self._planned():
+        planned = self._planned()
+        while True:
             self._stage = "reading"
             try:
+                rows = next(planned, None)
+                if rows is None:
+                    return
                 samples = self._reader.read(rows)
             except UserError as error:
                 self._unreadable = error  # raised after the batches that were read before
@@ -160,12 +165,17 @@ class Loader(Batches):
         return LabelsOnDevice(space, table, self.schedule.first)
 
     def _close(self) -> None:
+        files = self.shards.files
+        if isinstance(files, RemoteFiles):
+            files.ended = True
         # What is stuck is left behind, and what it uses with it
-        if self._supply is not None:
-            self._supply.close()
         if self._prefetcher.close(CLOSING_PATIENCE):
             self._reader.close()
             self.decoder.close()
+        if self._supply is not None:
+            self._supply.close()
+        if isinstance(files, RemoteFiles):
+            files.ended = False  # it may be read again, by another loader
 
     def _undecodable(self, rows: Rows, error: DecodeError) -> UserError:
         for row, sample in zip(rows.tolist(), self._reader.read(rows), strict=True):

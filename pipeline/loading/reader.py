@@ -126,6 +126,11 @@ class Reader:
             self._open.popitem(last=False)[1].close()
         return file
 
+    def forget(self, name: str) -> None:
+        """Close a tar, whose bytes stay on the disk as long as it is open."""
+        if (file := self._open.pop(self._names.index(name), None)) is not None:
+            file.close()
+
     def describe(self, row: int) -> tuple[str, str]:
         """The tar that a row lies in, and the key of its sample there."""
         number = int(np.searchsorted(self._ends, row, side="right"))

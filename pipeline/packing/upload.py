@@ -47,8 +47,7 @@ goes in several parts at once already."""
 
 def staging(address: Address, access: Access, part: str = "") -> Path:
     """The folder of the shard cache in which a set for this address, or a part, is packed."""
-    words = (address.url, address.endpoint or "", *([part] if part else []))
-    place = digest("\n".join(words).encode())
+    place = digest(f"{address.place}\n{part}".encode()) if part else address.place
     return access.folder / "packing" / place[:16]
 
 

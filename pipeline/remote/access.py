@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.files import cache_folder
 
 
@@ -24,5 +25,15 @@ class Access:
 
     @property
     def folder(self) -> Path:
-        """The folder of the shard cache."""
-        return self.cache or cache_folder() / "shards"
+        """The folder of the shard cache.
+
+        Raises:
+            UserError: none is given, and nobody knows a home.
+        """
+        try:
+            return self.cache or cache_folder() / "shards"
+        except RuntimeError:
+            wanted = "a folder for the shard cache"
+            raise UserError(
+                "--shard-cache", "none, and no home of this user", wanted, "give --shard-cache"
+            ) from None

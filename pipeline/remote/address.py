@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pipeline.errors import UserError, plain
+from pipeline.files import digest
 
 BUCKETS = ("s3", "gs", "az")
 """Schemes whose URL names a bucket, and not the host that keeps it."""
@@ -15,10 +18,13 @@ SCHEMES = (*BUCKETS, "http", "https", "file")
 """All that is taken: of others, `pipe:` runs a command in webdataset."""
 
 
-def is_address(text: str) -> bool:
-    """Whether a text is meant as the URL of a shard set."""
-    scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.lower() in SCHEMES
+S3_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+"""Variables with the endpoint of S3, the first before the second, as the aws command has them."""
+
+PLACES = (*S3_ENDPOINTS, "AWS_PROFILE", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT")
+"""Variables that say, with a URL, which bucket is meant."""
+
+_HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Address:
             raise _refusal(flag, parts, found, wanted, "leave that part out")
         host = host if scheme in BUCKETS else host.lower()
         url = "/".join((f"{scheme}://{host}", *segments))
-        return cls(url, None if endpoint is None else _endpoint(endpoint, scheme))
+        return cls(url, None if endpoint is None else read_endpoint(endpoint, scheme))
 
     @property
     def scheme(self) -> str:
@@ -72,6 +78,12 @@ class Address:
     def prefix(self) -> str:
         """The path in the bucket, without slashes around it."""
         return self.url.partition("://")[2].partition("/")[2]
+
+    @property
+    def place(self) -> str:
+        """A digest that tells this place from every other of the same URL."""
+        named = [os.environ.get(name, "") for name in PLACES]
+        return digest("\n".join([self.url, self.endpoint or "", *named]).encode())
 
     def of(self, name: str) -> str:
         """The URL of an object of the set."""
@@ -107,12 +119,14 @@ def _plain_parts(flag: str, text: str, remedy: str) -> SplitResult:
         raise UserError(
             flag, "a URL that cannot be read", wanted, "see how it is spelled"
         ) from None
-    if "@" in parts.netloc:
+    if "@" in (text if parts.scheme in {"http", "https"} else parts.netloc):
         found = "a user or a password"
     elif "?" in text or "#" in text:
         found = "a query or a fragment (? or #)"
     elif plain(text) != text or "\\" in text:
         found = "a control character or a backslash"
+    elif parts.netloc and not _HOST.fullmatch(parts.netloc):
+        found = "a host with characters that names do not have"
     else:
         return parts
     raise _refusal(flag, parts, found, "a URL without it, since URLs are shown and kept", remedy)
@@ -126,8 +140,13 @@ def _example(scheme: str) -> str:
     return f"{scheme}://{'BUCKET' if scheme in BUCKETS else 'HOST'}/SET"
 
 
-def _endpoint(text: str, scheme: str) -> str:
-    flag, example = "--endpoint", "http://HOST:PORT or https://HOST"
+def read_endpoint(text: str, scheme: str, flag: str = "--endpoint") -> str:
+    """Check the URL of a service that keeps buckets.
+
+    Raises:
+        UserError: it is none, or there may be credentials in it.
+    """
+    example = "http://HOST:PORT or https://HOST"
     remedy = "give the URL of the store's service"
     if scheme not in BUCKETS:
         wanted = f"a set of {', '.join(f'{known}://' for known in BUCKETS)}"

@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, file_digest
@@ -34,12 +34,16 @@ SHARE = 0.5
 """Share of the disk's free space that a cache takes where nobody says."""
 
 POLL = 0.02
-"""Seconds between two looks at a file that another process fetches."""
+"""Seconds between two looks at what another process does."""
+
+STILL = 60.0
+"""Seconds without a change after which another process is not waited for: it may be stopped."""
 
 LOOK = 1.0
 """Seconds between two looks at all that lies in the folder, while there is room."""
 
-_BLOB = re.compile(r"([0-9a-f]{64})(?:\.(\d+)" + re.escape(PARTIAL) + ")?")
+_BLOB = re.compile(r"([0-9a-f]{64})(?:\.(\d+)(?:\.\d+)?" + re.escape(PARTIAL) + ")?")
+_LEASE = re.compile(r"\d+-[0-9a-f]{8}")
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -53,7 +57,15 @@ class Blob(NamedTuple):
 
 
 class FullError(UserError):
-    """What is needed at the same time takes more than the cache may."""
+    """What is needed at the same time takes more than the cache may.
+
+    Attributes:
+        for_good: without what is being fetched, too.
+    """
+
+    def __init__(self, *parts: Any, for_good: bool = False) -> None:
+        super().__init__(*parts)
+        self.for_good = for_good
 
 
 class _Kept(NamedTuple):
@@ -96,34 +108,42 @@ class ShardCache:
         self,
         blob: Blob,
         fetch: Callable[[BinaryIO], None],
-        moved: Callable[[], None] = lambda: None,
+        watch: Callable[[bool], None] = lambda grew: None,
         patience: float = 0.0,
+        *,
+        urgent: bool = True,
     ) -> Path:
         """Where a file lies, whole and checked; fetches it if it is not there, or damaged.
 
         Args:
             blob: the file. The caller has it leased.
             fetch: writes it to a file, and raises a `UserError` if that comes to other contents.
-            moved: called while another process is seen to fetch it.
+            watch: called again and again while another process fetches it, with whether more of it
+                is there; may raise.
             patience: seconds to wait for another process to begin.
+            urgent: whether to wait for room that others take for what they fetch.
 
         Raises:
             FullError: there is no room.
             UserError: from `fetch`, or the folder cannot be used.
         """
-        path, began, seen = self._path(blob.sha256), time.monotonic(), -1
-        partial = path.with_name(f"{blob.sha256}.{blob.size}{PARTIAL}")
+        path = self._path(blob.sha256)
+        names = [f"{blob.sha256}.{blob.size}{each}{PARTIAL}" for each in ("", f".{os.getpid()}")]
+        shared, own = map(path.with_name, names)
+        began = changed = time.monotonic()
+        seen, partial = -1, shared
         with self._usable():
             while not self._is_whole(path):
-                waiting = time.monotonic() - began < patience
-                with _filling(partial, waiting) as file:
+                now = time.monotonic()
+                with _filling(partial, waiting=now - began < patience) as file:
                     if file is None:
                         time.sleep(POLL)
-                        seen, before = _size(partial), seen
-                        if seen != before:
-                            moved()
+                        seen, before = _size(shared), seen
+                        changed = changed if seen == before else now
+                        watch(seen != before)
+                        partial = own if now - changed > STILL else shared
                     elif not self._is_whole(path):
-                        self._fetch(blob, file, fetch)
+                        self._fetch(blob, file, fetch, watch if urgent else None)
                         self._checked[path.name] = _identity(partial)
                         partial.replace(path)
         return path
@@ -157,8 +177,17 @@ class ShardCache:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process from leasing and from making room."""
-        with self._usable(), (self.folder / "lock").open("wb") as file:
-            _lock(file, wait=True)
+        with self._usable(), (self.folder / "lock").open("ab") as file:
+            began = time.monotonic()
+            while not _lock(file):
+                if time.monotonic() - began > STILL:
+                    raise UserError(
+                        f"--shard-cache {self.folder}",
+                        f"locked by another process, for {STILL:g} seconds",
+                        "a lock that is let go of after a moment",
+                        "see whether a run is stopped, and end it or let it go on",
+                    )
+                time.sleep(POLL / 10)
             yield
 
     def _path(self, sha256: str) -> Path:
@@ -175,30 +204,51 @@ class ShardCache:
                 return True
         return False
 
-    def _fetch(self, blob: Blob, file: BinaryIO, fetch: Callable[[BinaryIO], None]) -> None:
-        self._begin(blob.size)
+    def _fetch(
+        self,
+        blob: Blob,
+        file: BinaryIO,
+        fetch: Callable[[BinaryIO], None],
+        watch: Callable[[bool], None] | None,
+    ) -> None:
+        self._begin(blob.size, watch)
         try:
-            fetch(file)
-            file.flush()
+            _fill(file, fetch)
         except OSError as error:
             if error.errno not in _DISK_FULL or not self._make_room(blob.size):
                 raise
-            fetch(file)
-            file.flush()
+            _fill(file, fetch)
 
-    def _begin(self, size: int) -> None:
-        """Make room for a file; what others fetch within a moment of the last look is not seen."""
+    def _begin(self, size: int, watch: Callable[[bool], None] | None) -> None:
+        """Make room for a file; what others fetch within a moment of the last look is not seen.
+
+        Raises:
+            FullError: there is none; with `watch`, not even when others have fetched what they are
+                at.
+        """
         with self._counting:
             self._total += size
             recent = time.monotonic() - self._looked < LOOK
-        if not recent or self._total > self.limit:
-            self._make_room(0)
+        if recent and self._total <= self.limit:
+            return
+        began = time.monotonic()
+        while True:
+            try:
+                self._make_room(0, size)
+            except FullError as full:
+                if watch is None or full.for_good or time.monotonic() - began > STILL:
+                    raise
+                time.sleep(POLL)
+                watch(False)
+            else:
+                return
 
-    def _make_room(self, more: int) -> bool:
+    def _make_room(self, more: int, size: int = 0) -> bool:
         """Delete what was used longest ago and nobody has leased, until all is within the limit.
 
         Args:
             more: bytes to delete in any case, since the disk is full.
+            size: of the file that the room is for.
 
         Returns:
             Whether so many were deleted.
@@ -219,12 +269,16 @@ class ShardCache:
                     total, more = total - kept.size, more - kept.size
             with self._counting:
                 self._total, self._looked = total, time.monotonic()
+            needed = size + sum(
+                kept.size for kept in everything if kept.whole and kept.sha256 in leased
+            )
         if total > self.limit:
             raise FullError(
                 f"--shard-cache-size {self.limit / 1e6:,.1f} MB",
                 f"{total / 1e6:,.1f} MB in {self.folder} are needed at the same time",
                 "room for all shards that are read at the same time, by all runs that share it",
                 "raise --shard-cache-size, or name a --shard-cache on a larger disk",
+                for_good=needed > self.limit,
             )
         return more <= 0
 
@@ -245,6 +299,8 @@ class ShardCache:
         """The digests in the leases of all processes that live."""
         digests: set[str] = set()
         for path in (self.folder / "leases").iterdir():
+            if not _LEASE.fullmatch(path.name):
+                continue
             with suppress(FileNotFoundError), path.open("r+b") as file:
                 if _lock(file):
                     path.unlink()
@@ -296,12 +352,12 @@ class Lease:
                 os.pwrite(self._file, "\n".join(digests).encode(), 0)
 
 
-def _lock(file: BinaryIO | int, *, wait: bool = False) -> bool:
-    """Lock a file for whoever opened it; false if somebody else holds it, unless to wait."""
+def _lock(file: BinaryIO | int) -> bool:
+    """Lock a file for whoever opened it; false if somebody else holds it."""
     import fcntl  # here, since Windows has none, and needs none for sets in folders
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -314,7 +370,7 @@ def _filling(partial: Path, waiting: bool) -> Iterator[BinaryIO | None]:
         yield None
         return
     partial.parent.mkdir(exist_ok=True)
-    with partial.open("a+b") as file:
+    with open(partial, "r+b", opener=_create) as file:  # Path's has no opener
         # Whoever had it locked may have renamed it
         if not _lock(file) or os.fstat(file.fileno()).st_ino != _inode(partial):
             yield None
@@ -324,6 +380,19 @@ def _filling(partial: Path, waiting: bool) -> Iterator[BinaryIO | None]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+
+def _create(path: str, flags: int) -> int:
+    """Open a file, or a new one; through no link, for others may write to the folder."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+
+
+def _fill(file: BinaryIO, fetch: Callable[[BinaryIO], None]) -> None:
+    """Fetch into a file in which a killed process may have left something."""
+    file.seek(0)
+    file.truncate()
+    fetch(file)
+    file.flush()
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

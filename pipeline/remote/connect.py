@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import UserError, first_line
 from pipeline.files import writing
-from pipeline.remote.address import Address
+from pipeline.remote.address import S3_ENDPOINTS, Address, read_endpoint
 from pipeline.remote.refusals import CREDENTIALS
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ def connect(address: Address, flag: str, silence: float, writable: bool = False)
     try:
         from obstore.store import AzureStore, GCSStore, HTTPStore, LocalStore
     except ImportError:
-        where, wanted = f"{flag} {address}", "obstore, which is an extra"
-        remedy = "pip install 'dcgan-shards[remote]'"
-        raise UserError(where, "a URL, and no package that reads it", wanted, remedy) from None
+        raise _not_installed(address, flag, "obstore") from None
     if address.scheme == "file":
         folder = Path("/", unquote(address.prefix))
         with writing(f"{flag} {address}"):
@@ -75,12 +74,24 @@ def connect(address: Address, flag: str, silence: float, writable: bool = False)
     return AzureStore(address.bucket, config=azure, **common)
 
 
+def _not_installed(address: Address, flag: str, package: str) -> UserError:
+    return UserError(
+        f"{flag} {address}",
+        f"a URL, and no {package} that reads it",
+        f"{package}, which is an extra",
+        "pip install 'dcgan-shards[remote]'",
+    )
+
+
 def _s3(address: Address, flag: str, common: dict[str, Any]) -> ObjectStore:
     """As the aws command finds its endpoint, region and credentials; unsigned if there are none."""
-    import boto3
-    import botocore.session
-    from botocore.exceptions import BotoCoreError
-    from obstore.auth.boto3 import Boto3CredentialProvider
+    try:
+        import boto3
+        import botocore.session
+        from botocore.exceptions import BotoCoreError
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        raise _not_installed(address, flag, "boto3") from None
     from obstore.store import S3Store
 
     core = botocore.session.get_session()
@@ -100,13 +111,22 @@ def _s3(address: Address, flag: str, common: dict[str, Any]) -> ObjectStore:
         wanted = "credentials as the aws command has them"
         raise UserError(where, first_line(error), wanted, CREDENTIALS["s3"]) from None
     if region := os.environ.get("AWS_REGION") or session.region_name:
+        if not re.fullmatch(r"[\w-]+", region):
+            wanted = "a region's name, as us-east-1"
+            raise UserError("AWS_REGION", "characters that no region has", wanted, "correct it")
         config["region"] = region
-    named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-    endpoint = address.endpoint or next(filter(None, named), profile.get("endpoint_url"))
-    if endpoint:
+    if endpoint := address.endpoint or _usual_endpoint(profile):
         config["aws_endpoint_url_s3"] = endpoint
         common["client_options"]["allow_http"] = endpoint.lower().startswith("http://")
     return S3Store(address.bucket, config=config, credential_provider=provider, **common)
+
+
+def _usual_endpoint(profile: dict[str, Any]) -> str | None:
+    """What the variables name, or else a profile of ~/.aws/config."""
+    named = {name: os.environ.get(name) for name in S3_ENDPOINTS}
+    named |= {"endpoint_url in ~/.aws/config": profile.get("endpoint_url")}
+    found = next(((name, text) for name, text in named.items() if text), None)
+    return read_endpoint(found[1], "s3", found[0]) if found else None
 
 
 def _login(address: Address, flag: str) -> dict[str, str]:
@@ -114,7 +134,10 @@ def _login(address: Address, flag: str) -> dict[str, str]:
 
     It goes to no other host, wherever that one redirects to: reqwest, under obstore, leaves it out.
     """
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    except RuntimeError:  # nobody knows a home
+        return {}
     try:
         hosts = netrc.netrc(path).hosts
     except FileNotFoundError:

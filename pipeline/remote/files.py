@@ -43,13 +43,16 @@ class RemoteFiles(Files):
         self._heard = time.monotonic()
         self._counting, self.fetched = threading.Lock(), 0
         """Bytes of the set's files that this process has fetched."""
+        self.ended = False
+        """Whether to end what is being fetched: nobody waits for it any more."""
 
     def __str__(self) -> str:
         return str(self._store.address)
 
     @property
     def remedy(self) -> str:
-        return f"pack the set again, to another place: {pack_command('celeba/')} --out URL"
+        again = f"{pack_command('celeba/')} --out URL"
+        return f"start again, which fetches what has changed here; or pack it again: {again}"
 
     @property
     def idle(self) -> float:
@@ -60,30 +63,38 @@ class RemoteFiles(Files):
         if name not in self._blobs:
             return self._unchecked(name)
         self.keep([name])
-        return self.fetch(name, lambda: False)
+        return self.fetch(name, lambda: False, urgent=True)
 
-    def fetch(self, name: str, cancelled: Callable[[], bool]) -> Path:
+    def fetch(self, name: str, cancelled: Callable[[], bool], *, urgent: bool = False) -> Path:
         """Where a file lies, once it is there; whoever needs room may delete it again.
 
         Args:
             name: of the file.
             cancelled: whether to end the download.
+            urgent: whether to wait for room that others take for what they fetch.
 
         Raises:
+            FullError: there is no room.
             UserError: it cannot be had, or the download was ended.
         """
 
-        def moved(count: int = 0) -> None:
-            self._heard = time.monotonic()
-            with self._counting:
-                self.fetched += count
-            if cancelled():
+        def watch(grew: bool) -> None:
+            if grew:
+                self._heard = time.monotonic()
+            if self.ended or cancelled():
                 raise UserError(name, "a download that was ended", "its end", "begin again")
 
+        def moved(count: int) -> None:
+            with self._counting:
+                self.fetched += count
+            watch(True)
+
         blob = self._blobs[name]
-        return self.cache.get(
-            blob, lambda file: self._fetch(name, blob, file, moved), moved, self._patience
-        )
+
+        def download(file: BinaryIO) -> None:
+            self._fetch(name, blob, file, moved)
+
+        return self.cache.get(blob, download, watch, self._patience, urgent=urgent)
 
     def all_at_once(self, names: Iterable[str]) -> None:
         """Fetch small files.
@@ -117,6 +128,8 @@ class RemoteFiles(Files):
                 data = self._read(name)
                 moved(len(data))
                 found = digest(data)
+                file.seek(0)
+                file.truncate()
                 file.write(data)
             if found == blob.sha256:
                 return
@@ -130,7 +143,7 @@ class RemoteFiles(Files):
     def _unchecked(self, name: str) -> Path:
         """A table of a set that has no digest of it; it is compared with the shards when read."""
         if name == REJECTS and not self._rejected:
-            return self.cache.folder / name  # there is none
+            return self.cache.folder / "sha256" / "none"
         data = self._read(name)
 
         def write(file: BinaryIO) -> None:

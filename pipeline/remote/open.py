@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.files import digest, write_whole
 from pipeline.remote.access import Access
-from pipeline.remote.address import Address, is_address
+from pipeline.remote.address import Address
 from pipeline.remote.cache import ShardCache
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.refusals import UnreachableError
 from pipeline.remote.store import Store
 from pipeline.remote.supply import PATIENCE
-from pipeline.remote.threads import call_each
 from pipeline.shards.manifest import (
     LABELS,
     MANIFEST,
@@ -23,7 +22,7 @@ from pipeline.shards.manifest import (
     Manifest,
     parse_manifest,
 )
-from pipeline.shards.shard_set import ShardSet, pack_command
+from pipeline.shards.shard_set import ShardSet, is_url, pack_command
 
 SOON = 10.0
 """Seconds in which a store must answer: nobody waits longer to be told of a wrong endpoint."""
@@ -35,6 +34,8 @@ class _Known(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     etag: str | None
+    sha256: str
+    """Of the manifest."""
     manifest: str
     """The whole file."""
 
@@ -54,7 +55,7 @@ def open_set(name: str | Path, access: Access | None = None, flag: str = "--shar
     Raises:
         UserError: there is no usable set, or the store does not give it.
     """
-    if not is_address(str(name)):
+    if not is_url(str(name)):
         return ShardSet.open(Path(name))
     access = access or Access()
     address = Address.parse(str(name), access.endpoint, flag)
@@ -71,7 +72,7 @@ def open_set(name: str | Path, access: Access | None = None, flag: str = "--shar
 def _manifest(store: Store, cache: ShardCache, *, first: bool) -> tuple[Manifest, str]:
     """The set's manifest, and whether it is an old one, for people."""
     address = store.address
-    path = cache.folder / "sets" / f"{digest(f'{address.url} {address.endpoint}'.encode())}.json"
+    path = cache.folder / "sets" / f"{address.place}.json"
     known, note = _known(path), ""
     if first or known is None:
         try:
@@ -91,22 +92,19 @@ def _manifest(store: Store, cache: ShardCache, *, first: bool) -> tuple[Manifest
 
 def _ask(store: Store, known: _Known | None) -> _Known:
     """What the store has for a manifest, which may be what is known."""
-    answers: list[tuple[bytes, str | None] | None] = []
-
-    def read(name: str) -> None:
-        etag = None if known is None else known.etag
-        answers.append(store.read(name, MAX_MANIFEST_BYTES, etag, SOON))
-
-    call_each(read, [MANIFEST])
-    if answers[0] is None:
+    etag = None if known is None else known.etag
+    found = store.read(MANIFEST, MAX_MANIFEST_BYTES, etag, SOON)
+    if found is None:
         assert known is not None, "only what has a known etag can be unchanged"
         return known
-    data, etag = answers[0]
-    return _Known(etag=etag, manifest=data.decode(errors="replace"))
+    manifest = found[0].decode(errors="replace")
+    return _Known(etag=found[1], sha256=digest(manifest.encode()), manifest=manifest)
 
 
 def _known(path: Path) -> _Known | None:
+    """What was noted of a set, unless that has changed since."""
     try:
-        return _Known.model_validate_json(path.read_bytes())
+        known = _Known.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    return known if digest(known.manifest.encode()) == known.sha256 else None

@@ -6,13 +6,14 @@ may repeat a signature.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
 
 from pipeline.errors import UserError
-from pipeline.remote.address import Address
+from pipeline.remote.address import S3_ENDPOINTS, Address
 
 CREDENTIALS = {
     "s3": "log in as for the aws command: AWS_PROFILE, AWS_ACCESS_KEY_ID with"
@@ -150,6 +151,9 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
     if code in _SKEWED:
         remedy = "set the clock, by NTP for example, and start again"
         return UserError(where, found, "a clock that is right, on this machine", remedy)
+    if "BareRedirect" in failure.text and address.scheme != "s3":
+        found, wanted = "a redirect that does not say where", "an object"
+        return UserError(where, found, wanted, "see that the URL is that of a set's folder")
     if code in _ELSEWHERE or "BareRedirect" in failure.text:
         found = "a redirect to another region" if status is None else found
         remedy = "set AWS_REGION to the bucket's, or name its service by --endpoint"
@@ -176,10 +180,12 @@ def refusal(failure: Failure, address: Address, name: str, flag: str, patience: 
 
 def _service(address: Address) -> str:
     clouds = {"s3": "Amazon S3", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
+    if address.scheme == "s3" and any(name in os.environ for name in S3_ENDPOINTS):
+        return "the endpoint in AWS_ENDPOINT_URL"
     return address.endpoint or clouds.get(address.scheme, address.bucket)
 
 
 def _without_secrets(text: str) -> str:
     """The first line of a text, up to what might be a URL or a value that is quoted."""
-    line = re.split(r"\w+://|[\"'?@=<{]", text.splitlines()[0] if text else "")[0]
+    line = re.split(r"\w+://|[\"'?@=<{]|[Uu]rl:", text.splitlines()[0] if text else "")[0]
     return line.strip()[:160] or "an error without words"

@@ -20,6 +20,7 @@ from pipeline.remote.refusals import (
     UnreachableError,
     refusal,
 )
+from pipeline.remote.threads import interruptibly
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -69,6 +70,11 @@ class Store:
     def _target(self) -> ObjectStore:
         return connect(self.address, self.flag, UPLOAD_SECONDS, writable=True)
 
+    @property
+    def _asked(self) -> ObjectStore:
+        """For what is answered at once."""
+        return self._target if self.address.scheme == "file" else self._source
+
     def read(
         self, name: str, most: int, etag: str | None = None, patience: float | None = None
     ) -> tuple[bytes, str | None] | None:
@@ -91,20 +97,30 @@ class Store:
         """
 
         def attempt() -> tuple[bytes, str | None] | None:
+            source = self._source  # before any name of obstore's, which may not be installed
             from obstore.exceptions import NotModifiedError
 
             options: GetOptions = {"if_none_match": etag} if etag else {}
             try:
-                got = self._source.get(name, options=options)
+                got = source.get(name, options=options)
             except NotModifiedError:
+                if etag is None:
+                    raise
                 return None
-            if (size := got.meta["size"]) > most:
-                where, found = f"{self.flag} {self.address.of(name)}", f"{size:,} bytes"
-                remedy = "see that the URL is that of a shard set"
-                raise UserError(where, found, f"at most {most:,}", remedy)
-            return bytes(got.bytes()), got.meta["e_tag"]
+            data = bytearray()
+            for chunk in got.stream(CHUNK_BYTES):
+                data += chunk
+                self._require_size(name, len(data), 0, most)
+            return bytes(data), got.meta["e_tag"]
 
         return self._persist(name, attempt, patience=patience)
+
+    def _require_size(self, name: str, size: int, least: int, most: int) -> None:
+        if not least <= size <= most:
+            wanted = f"{most:,}, as the set's manifest says" if least else f"at most {most:,}"
+            remedy = "see what wrote there since the set was packed; upload the set again"
+            where = f"{self.flag} {self.address.of(name)}"
+            raise UserError(where, f"{size:,} bytes", wanted, remedy)
 
     def download(
         self,
@@ -137,13 +153,13 @@ class Store:
 
         def attempt() -> None:
             got = self._source.get(name, options=transfer.options())
-            if size is not None and got.meta["size"] != size:
-                where, found = f"{self.flag} {self.address.of(name)}", f"{got.meta['size']:,} bytes"
-                remedy = "see what wrote there since the set was packed; upload the set again"
-                raise UserError(where, found, f"{size:,}, as the set's manifest says", remedy)
+            if size is not None:
+                self._require_size(name, got.meta["size"], size, size)
             transfer.etag = got.meta["e_tag"]
             for chunk in got.stream(CHUNK_BYTES):
                 transfer.take(chunk)
+                if size is not None:  # servers may send more than they say
+                    self._require_size(name, max(transfer.received, 1), 1, size)
 
         self._persist(name, attempt, transfer)
         file.flush()
@@ -178,7 +194,7 @@ class Store:
             UnreachableError: no answer within `patience`.
         """
         self.require_writable()
-        self._persist(name, lambda: self._target.delete(name))
+        self._persist(name, lambda: self._asked.delete(name))
 
     def names(self) -> list[str]:
         """The names of all objects directly under the address, sorted.
@@ -196,8 +212,10 @@ class Store:
             UserError: as `names` does.
         """
         self.require_writable()
-        listed = self._persist("", lambda: self._target.list_with_delimiter(folder or None))
-        return {found["path"].rpartition("/")[2]: found["size"] for found in listed["objects"]}
+        listed = self._persist("", lambda: self._asked.list_with_delimiter(folder or None))
+        # Without the folder itself: a mark that consoles make
+        found = {each["path"]: each["size"] for each in listed["objects"] if each["path"] != folder}
+        return {path.rpartition("/")[2]: size for path, size in found.items()}
 
     def require_writable(self) -> None:
         """Refuse what takes no objects.
@@ -223,7 +241,7 @@ class Store:
         since, best = time.monotonic(), 0
         while True:
             try:
-                return attempt()
+                return interruptibly(attempt)
             except Exception as error:
                 if not _is_the_stores(error):
                     raise
@@ -271,6 +289,8 @@ class _Transfer:
 
 def _is_the_stores(error: Exception) -> bool:
     """Whether obstore raises it: two of its kinds are Python's own."""
+    if isinstance(error, UserError):
+        return False
     from obstore.exceptions import BaseError
 
     return isinstance(error, BaseError | FileNotFoundError | NotImplementedError)

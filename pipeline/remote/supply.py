@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -28,6 +27,9 @@ from pipeline.shards.shard_set import ShardSet
 PATIENCE = 60.0
 """Seconds that a process waits for its machine's first one to begin to fetch what it needs; then it
 fetches that itself, and if it cannot, has an error of its own to tell."""
+
+PAUSE = 1.0
+"""Seconds before a tar is asked for again that could not be had; then longer."""
 
 AHEAD = 2 * PARALLEL
 """Tars of a set that does not fit that are fetched before their turn: others want room, too."""
@@ -74,7 +76,7 @@ class Supply:
         touched = {number for first, count in rows for number in self._of(first, count)}
         self._all = [self._names[number] for number in sorted(touched)]
         self._fits = files.fit(self._all)
-        self._room = files.cache.room()
+        self._room = max(0, files.cache.room())
         if self._fits:
             files.keep(self._all)
         self._changed = threading.Condition()
@@ -91,15 +93,17 @@ class Supply:
         for thread in self._threads:
             thread.start()
 
-    def reached(self, run: int, place: int) -> None:
-        """Let go of what is only read before this place."""
+    def reached(self, run: int, place: int) -> list[str]:
+        """Let go of the tars that are only read before this place, and return their names."""
         if self._fits:
-            return
+            return []
         with self._changed:
             self._place = run, place
+            passed = []
             while self._due and self._due[0][:2] < self._place:
-                self._release(heappop(self._due).name)
+                passed += self._release(heappop(self._due).name)
             self._changed.notify_all()
+        return passed
 
     @property
     def idle(self) -> float:
@@ -168,15 +172,27 @@ class Supply:
             )
 
     def _run(self) -> None:
-        try:
-            while (name := self._next()) is not None:
-                if self._fetches:
-                    with suppress(FullError):  # others need the room now
-                        self._files.fetch(name, lambda: self._closed)
-        except UserError:
-            # Whoever reads that tar asks for it, and is told why it cannot be had
-            with self._changed:
-                self._closed = True
+        while (name := self._next()) is not None:
+            if self._fetches:
+                self._fetch(name)
+
+    def _fetch(self, name: str) -> None:
+        """Fetch a tar; if that fails, again and again: the store may be back before it is read.
+
+        Whoever reads it asks for it himself, and is told why it cannot be had.
+        """
+        pause = PAUSE
+        while not self._closed:
+            try:
+                self._files.fetch(name, lambda: self._closed)
+            except FullError:
+                return  # others need the room now
+            except UserError:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, pause)
+                pause = min(2 * pause, PATIENCE)
+            else:
+                return
 
     def _next(self) -> str | None:
         """What is to be fetched next, once there is room for it, and never before its turn."""
@@ -197,8 +213,10 @@ class Supply:
         held = sum(map(self._files.size, {*self._held, name}))
         return ahead < AHEAD and held <= self._room
 
-    def _release(self, name: str) -> None:
+    def _release(self, name: str) -> list[str]:
         self._held[name] -= 1
-        if not self._held[name]:
-            del self._held[name]
-            self._files.release(name)
+        if self._held[name]:
+            return []
+        del self._held[name]
+        self._files.release(name)
+        return [name]

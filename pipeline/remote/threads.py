@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TypeVar
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 PARALLEL = 8
 """Requests at the same time: one connection seldom fills a network."""
+
+
+def interruptibly(call: Callable[[], R]) -> R:
+    """Call, so that Ctrl-C ends the wait for it: code that is not Python's would not look."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    outcome: Future[R] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="call", daemon=True).start()
+    return outcome.result()
 
 
 def call_each(call: Callable[[T], object], items: Iterable[T]) -> None:
