@@ -1,6 +1,7 @@
 """Packing on Ray: a simulated cluster that loses a node, and what is told when there is none."""
 
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def _own_ray(tmp_path, monkeypatch):
-    """Ray listens on loopback alone, and keeps its token elsewhere than at home."""
-    for name, value in {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AUTH_MODE": "disabled",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }.items():
-        monkeypatch.setenv(name, value)
+def _own_ray(monkeypatch):
+    """Ray listens on loopback alone, and leaves nothing at home or in /tmp."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: it holds sockets
+        for name, value in {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_TMPDIR": folder,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import UserError
-from pipeline.files import write_whole
+from pipeline.files import digest, write_whole
 from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress, kept_plan
 from pipeline.packing.plan import Plan
 from pipeline.packing.shard import finished
@@ -47,8 +47,8 @@ goes in several parts at once already."""
 
 def staging(address: Address, access: Access, part: str = "") -> Path:
     """The folder of the shard cache in which a set for this address, or a part, is packed."""
-    name = address.place[:16]
-    return access.folder / "packing" / (f"{name}-{part.replace('/', '-of-')}" if part else name)
+    place = digest(f"{address.place}\n{part}".encode()) if part else address.place
+    return access.folder / "packing" / place[:16]
 
 
 class Upload:

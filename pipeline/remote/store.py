@@ -226,9 +226,9 @@ class Store:
         """
         self.require_writable()
         listed = self._persist("", lambda: self._asked.list_with_delimiter(folder or None))
-        named = {each["path"].rpartition("/")[2]: each["size"] for each in listed["objects"]}
-        named.pop("", None)  # a mark that consoles make for a folder
-        return named
+        # Without the folder itself: a mark that consoles make
+        found = {each["path"]: each["size"] for each in listed["objects"] if each["path"] != folder}
+        return {path.rpartition("/")[2]: size for path, size in found.items()}
 
     def require_writable(self) -> None:
         """Refuse what takes no objects.
