@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.packing import pack
+from pipeline.packing import plan
 from pipeline.shards.manifest import MANIFEST, REJECTS, SAMPLES
 from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import TarWriter, index_text
@@ -143,7 +143,7 @@ def test_another_order_within_a_shard(original):
 
 def test_a_set_that_was_never_shuffled(tmp_path, monkeypatch):
     with monkeypatch.context() as patched, without_workers():
-        patched.setattr(pack, "permutation", lambda count, seed: np.arange(count))
+        patched.setattr(plan, "permutation", lambda count, seed: np.arange(count))
         pictures = write_pictures(tmp_path / "pictures", numbered_pictures(12))
         pack_folder(pictures, tmp_path / "set", per_shard=5)
     assert faults(tmp_path / "set") == [f"{MANIFEST}: the samples' order is not that of seed 0"]
