@@ -148,13 +148,18 @@ def test_damage_that_one_rank_meets_ends_all_with_its_words(tmp_path):
             if file.read(2) == b"\xff\xd8":
                 file.seek(place)
                 file.write(bytes(256))
-    (status, _, told), (other, _, quiet) = train(broken, tmp_path / "run", cache="off")
+    (status, _, told), (other, _, quiet) = train(
+        broken, tmp_path / "run", cache="off", checkpoint_every=60
+    )
     assert (status, other, quiet) == (1, 1, "")
     assert "Traceback" not in told
     assert tar.name in told
     assert "(rank 1)" in told
     newest = max((tmp_path / "run" / "checkpoints").glob("*.pt"))
     assert newest.with_suffix(".json").exists()
+    # The first rank had a batch for the step that did not come
+    state = torch.load(newest, weights_only=True)
+    assert state["batches"]["batch"] == state["steps"] == int(newest.stem) // TINY["batch_size"]
 
 
 def test_a_run_that_is_to_be_started_again_needs_a_name(monkeypatch, capsys):

@@ -133,6 +133,8 @@ class Trainer:
         self.clock.restart(self.spent)
         with self.log.progress(self.run.plan.total_steps, self.steps_done) as advance:
             while True:
+                # If another rank has no next batch, this one has taken its own for nothing
+                self._position = Position(**self.batches.state_dict())
                 ending = self.is_done or bool(stop) or self._time_is_up()
                 ending, saving = self.ranks.any(ending, self._checkpoint_is_due())
 
@@ -320,7 +322,7 @@ class Trainer:
             seconds=self._seconds_so_far(),
             spent=spent,
             step=step,
-            batches=Position(**self.batches.state_dict()),
+            batches=self._position,
             history=torch.from_numpy(self.records.history),
             watch=self.monitor.state(),
         )
