@@ -410,7 +410,7 @@ class Ranks:
         if self.rank in silent:
             found = "torchrun's store there does not answer: it cannot be reached, or is stopped"
             return LostRankError(f"host {self._hosts[0]}", found, wanted, remedy)
-        found = "no heartbeat for a minute: it is stopped or gone, or its host cannot be reached"
+        found = "no heartbeat for a minute: it is stopped, stuck or gone, or cannot be reached"
         return LostRankError(self._name(silent), found, wanted, remedy)
 
     def _name(self, ranks: Sequence[int]) -> str:

@@ -57,7 +57,11 @@ def write_new(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
         with suppress(FileExistsError):
-            os.link(file.name, path)  # whole from the start, as a file that is opened anew is not
+            try:
+                os.link(file.name, path)  # whole from the start, as a new file is not
+            except PermissionError:  # no links there
+                with path.open("xb") as new:
+                    new.write(data)
 
 
 def digest(data: bytes) -> str:

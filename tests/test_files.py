@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.files import PARTIAL, replacing, write_whole
+from pipeline.files import PARTIAL, replacing, write_new, write_whole
 from tests.pictures import names_in
 
 
@@ -49,3 +49,15 @@ def test_write_whole_replaces(tmp_path):
         write_whole(path, data)
         assert path.read_bytes() == data
     assert names_in(tmp_path) == ["a.bin"]
+
+
+def test_of_several_the_first_one_writes_a_new_file_with_links_or_without(tmp_path, monkeypatch):
+    def no_links(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    write_new(tmp_path / "with", b"first")
+    monkeypatch.setattr("os.link", no_links)
+    write_new(tmp_path / "without", b"first")
+    for name in ("with", "without"):
+        write_new(tmp_path / name, b"second")
+        assert (tmp_path / name).read_bytes() == b"first"

@@ -261,7 +261,26 @@ def test_two_who_finish_at_once_find_the_same_set(pictures, tmp_path, whole, mon
     assert tree(place.folder) == whole[0]
 
 
-@pytest.mark.parametrize("text", ["3/3", "-1/3", "1", "0/0", "a/b", "0/3/3"])
+def test_a_part_that_ends_after_the_finish_leaves_nothing(pictures, tmp_path, whole, monkeypatch):
+    place = Place(pictures, tmp_path / "set", in_store=True)
+    wait = PartUpload.wait
+
+    def while_others_finish(upload):
+        monkeypatch.setattr(PartUpload, "wait", wait)
+        for part in PARTS:
+            place.part(part, machine=f"another {part[0]}")
+        assert place.make("--finish", machine="another")[0] == 0
+        progress = place.folder / upload._progress_there
+        progress.mkdir(parents=True)
+        (progress / "shard-000000.json").write_text("late")
+        wait(upload)
+
+    monkeypatch.setattr(PartUpload, "wait", while_others_finish)
+    place.part("0/3")
+    assert tree(place.folder) == whole[0]
+
+
+@pytest.mark.parametrize("text", ["3/3", "-1/3", "٠/٣", "1", "0/0", "a/b", "0/3/3"])
 def test_what_is_no_part_is_refused(text):
     with pytest.raises(UserError, match="--part"):
         Part.parse(text)

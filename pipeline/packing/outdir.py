@@ -206,11 +206,9 @@ def _require_same_plan(target: Path, plan: Plan, overwrite: bool) -> None:
     if overwrite:
         empty_progress(target)
         return
-    raise UserError(
-        f"--out {target}",
-        *differing,
-        "repeat the command that was cut off, choose another --out, or start anew with --overwrite",
-    )
+    anew = "delete it to start anew" if plan.get("parts") else "start anew with --overwrite"
+    again = f"repeat the command that was cut off, choose another --out, or {anew}"
+    raise UserError(f"--out {target}", *differing, again)
 
 
 def kept_plan(folder: Path) -> Plan | None:

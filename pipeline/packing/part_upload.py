@@ -130,6 +130,11 @@ class PartUpload(Upload):
         if MANIFEST in self._names():
             raise self._complete()
 
+    def sweep_if_complete(self) -> None:
+        """Take back what was sent for a set that somebody else has finished meanwhile."""
+        if MANIFEST in self._names():
+            self._sweep()
+
     def clear(self) -> None:
         """Leave nothing here: all is up."""
         rmtree(self.folder / PROGRESS, ignore_errors=True)

@@ -54,7 +54,7 @@ class Part(NamedTuple):
         Raises:
             UserError: it is none, or K is not below N.
         """
-        found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         number, parts = map(int, found.groups()) if found else (0, 0)
         if not 0 <= number < parts <= MAX_PARTS:
             raise UserError(
@@ -138,6 +138,7 @@ class PartedSet:
         records, flag = up | here, "--shard-cache"
         done = self._pack(folder, flag, shards, mine, records, progress, upload.add)
         upload.wait()
+        upload.sweep_if_complete()
         upload.clear()
         return done
 
