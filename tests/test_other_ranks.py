@@ -171,6 +171,13 @@ def test_a_change_at_an_epochs_end_leaves_no_epoch_out(tmp_path, options):
     assert trainer.run.plan.total_steps == 15
 
 
+def test_a_change_in_the_last_epoch_says_that_nothing_is_left(of_two, options, capsys):
+    trainer = resumed(of_two, options, epochs=2)  # the second is the one that breaks off
+    run_to_end(trainer)
+    assert trainer.steps_done == STOPPED
+    assert "nothing is left to train: raise --epochs" in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_no_process_is_refused(run, options):
     state = saved_state(run)
     state["step"] |= {name: state["step"][name][:0] for name in ("random", "rows")}

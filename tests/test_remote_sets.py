@@ -295,3 +295,17 @@ def test_without_the_extra_it_is_told_what_to_install(served, access, monkeypatc
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(UserError, match=r"pip install 'dcgan-shards\[remote\]'"):
         open_set(f"{served.url}/set", access)
+
+
+@pytest.mark.slow
+def test_the_store_may_be_gone_at_each_request_of_an_epoch(served, local, access):
+    steps = COUNT // BATCH
+    expected = take(local.name, access, steps)
+    take(f"{served.url}/set", access, steps)
+    asked = len(served.requests)
+    assert asked == 1 + 2 * len(local.tars)
+    for number in range(asked):
+        shutil.rmtree(access.folder)
+        served.faults[:] = [Fault("set/*", after=number, times=1, gone=0.1)]
+        assert torch.equal(take(f"{served.url}/set", access, steps), expected)
+        assert served.faults[0].matched > number
