@@ -68,12 +68,12 @@ def _require_one_purpose(options: SampleOptions) -> None:
     for name in chain(PURPOSES, *PURPOSES.values()):
         flag, value = options.flag(name), getattr(options, name)
         if value is not None and name not in (purpose, *PURPOSES[purpose]):
-            takers = [other for other in PURPOSES if name in (other, *PURPOSES[other])]
+            takers = [f"draw with {options.flag(p)}" for p in PURPOSES if name in PURPOSES[p]]
             raise UserError(
                 f"{flag} {value}",
-                f"beside {options.flag(purpose)}{'' if given else ', the default'}",
+                f"{options.flag(purpose)} beside it{'' if given else ', by default'}",
                 f"there only {', '.join(map(options.flag, PURPOSES[purpose]))}",
-                f"leave {flag} out, or draw with {' or '.join(map(options.flag, takers))} instead",
+                ", or ".join([f"leave {flag} out", *takers]),
             )
 
 

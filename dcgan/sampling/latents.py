@@ -17,6 +17,9 @@ from pipeline.files import file_digest, replacing
 MAX_LATENTS = 1_000_000
 """In a file: of each a PNG can be asked for, and folders of more are of no use."""
 
+LARGEST = 1000.0
+"""Latents are drawn from N(0, 1); far larger ones overflow in the net."""
+
 CHECKED = 4096
 """Latents of a file that are in memory at a time."""
 
@@ -55,15 +58,16 @@ def read_latents(path: Path, nz: int) -> Latents:
         nz: length of the net's latent.
 
     Raises:
-        UserError: it is another file, or has NaN, infinity, or more than `MAX_LATENTS` latents.
+        UserError: it is another file, or has more than `MAX_LATENTS` latents, or in them NaN or
+            numbers beyond `LARGEST`.
     """
-    shape = f"of shape (N, {nz}) or (N, {nz}, 1, 1)"
 
     def refusal(found: str) -> UserError:
         return UserError(
             f"--latents {path}",
             found,
-            f"a .npy file of finite float32 or float64, {shape}, N from 1 to {MAX_LATENTS:,}",
+            f"a .npy file of float32 or float64, of shape (N, {nz}) or (N, {nz}, 1, 1), N from 1 to"
+            f" {MAX_LATENTS:,}, from {-LARGEST:g} to {LARGEST:g}",
             "write one with --save-latents, or with numpy.save",
         )
 
@@ -74,19 +78,15 @@ def read_latents(path: Path, nz: int) -> Latents:
     except Exception as error:  # a damaged header raises many kinds
         raise refusal(f"no array that can be read: {first_line(error)}") from None
     count = len(rows) if rows.ndim else 0
-    if rows.dtype.name not in ("float32", "float64") or rows.shape not in (
-        (count, nz),
-        (count, nz, 1, 1),
-    ):
-        raise refusal(f"{rows.dtype} of shape {rows.shape}")
+    fits = rows.shape in ((count, nz), (count, nz, 1, 1))
+    if not fits or rows.dtype.name not in ("float32", "float64"):
+        raise refusal(f"{rows.dtype.name} of shape {rows.shape}")
     if not 1 <= count <= MAX_LATENTS:
         raise refusal(f"{count:,} latents")
-    with np.errstate(over="ignore"):  # of float64 that float32 cannot hold
-        for start in range(0, count, CHECKED):
-            finite = np.isfinite(rows[start : start + CHECKED].astype(np.float32))
-            if not finite.all():
-                number = start + int(np.argmin(finite.reshape(-1, nz).all(1)))
-                raise refusal(f"a number that is not finite, as float32, in latent {number}")
+    for start in range(0, count, CHECKED):
+        bad = ~(np.abs(rows[start : start + CHECKED]) <= LARGEST)  # NaN, too
+        if bad.any():
+            raise refusal(f"{rows[start : start + CHECKED][bad][0]} among its numbers")
     texts = {"Latents file": path.name, "Latents file SHA-256": file_digest(path)}
 
     def row(number: int) -> torch.Tensor:

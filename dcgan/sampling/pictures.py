@@ -72,14 +72,15 @@ def save_arithmetic(
         texts: for the PNG to hold, by keyword.
     """
     height, width, _ = results[0].shape
-    margin, between = max(8, width // 4), max(24, width * 5 // 8)
+    side = min(height, width)
+    margin, between = max(8, side // 4), max(24, side * 5 // 8)
     across = [*map(columns_of_term, map(len, terms)), 1]
     rows = max(-(-len(term) // columns) for term, columns in zip(terms, across, strict=False))
     lengths = [columns * (width + PADDING) - PADDING for columns in across]
     below = margin + rows * (height + PADDING) - PADDING + margin
     size = (2 * margin + sum(lengths) + between * len(operators), below + height + margin)
     sheet = Image.new("RGB", size, PAPER)
-    draw, font = ImageDraw.Draw(sheet), _font(max(20, width // 2), MINUS)
+    draw, font = ImageDraw.Draw(sheet), _font(max(20, side // 2), MINUS)
     left = margin
     for place, (length, result) in enumerate(zip(lengths, results, strict=True)):
         images = terms[place] if place < len(terms) else ()
