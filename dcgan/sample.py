@@ -84,7 +84,7 @@ def _draw_pictures(options: SampleOptions) -> None:
     each = options.each
     if each is not None and each.exists() and not each.is_dir():
         raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
-    grid = _grid(options.grid, each)
+    grid = None if each is not None and options.grid is None else _grid(options.grid)
     source = _open(options)
     from dcgan.sampling.latents import latents_of_seeds, read_latents
     from dcgan.sampling.sample import save_pictures
@@ -110,13 +110,11 @@ def _draw_pictures(options: SampleOptions) -> None:
     _save_latents(options.save_latents, chosen, number, source.nz)
 
 
-def _grid(grid: Path | None, each: Path | None) -> Path | None:
-    """The grid to write, if any. The default name gives way to whatever is not a sample of ours."""
+def _grid(grid: Path | None) -> Path:
+    """The grid to write. The default name gives way to whatever is not a sample of ours."""
     if grid is not None:
         _require_file("--grid", grid, ".png")
         return grid
-    if each is not None:
-        return None
     if DEFAULT_GRID.exists():
         from dcgan.sampling.sample import is_ours
 
@@ -151,7 +149,7 @@ def _draw_arithmetic(options: SampleOptions, arithmetic: str) -> None:
     from dcgan.sampling.seeds import count, parse_arithmetic
 
     terms = parse_arithmetic(arithmetic)
-    grid = _grid(options.grid, None)
+    grid = _grid(options.grid)
     source = _open(options)
     from dcgan.sampling.sample import save_sum
 

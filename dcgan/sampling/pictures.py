@@ -92,8 +92,8 @@ def save_arithmetic(
         sheet.paste(as_picture(result), (left + (length - width) // 2, below))
         left += length + between
         if place < len(operators):
-            middle = (left - between / 2, below + height / 2)
-            draw.text(middle, operators[place].replace("-", MINUS), fill=INK, font=font, anchor="mm")
+            middle, sign = (left - between / 2, below + height / 2), operators[place]
+            draw.text(middle, sign.replace("-", MINUS), fill=INK, font=font, anchor="mm")
     _save_png(sheet, path, texts)
 
 

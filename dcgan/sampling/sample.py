@@ -81,7 +81,8 @@ class Source:
     @property
     def nz(self) -> int:
         """Length of the latent."""
-        return self.generator.options["--nz"]
+        nz: int = self.generator.options["--nz"]
+        return nz
 
     def labels_to_draw(self, label: str | None) -> list[Label]:
         """Return the label that was asked for, or else one for each row of a grid.
