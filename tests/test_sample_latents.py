@@ -111,12 +111,12 @@ def test_latents_of_seeds_draw_the_same_pictures(run, capsys):
     assert capsys.readouterr().out.endswith("5 latents in z.npy\n")
     stored = np.load("z.npy")
     assert (stored.dtype, stored.shape) == (np.float32, (5, NZ))
-    np.save("wide.npy", np.asfortranarray(stored.astype(">f8").reshape(5, NZ, 1, 1)))
-    for name in ("z.npy", "wide.npy"):
+    np.save("wide\udcff.npy", np.asfortranarray(stored.astype(">f8").reshape(5, NZ, 1, 1)))
+    for name in ("z.npy", "wide\udcff.npy"):
         draw(run[0], latents=Path(name), grid=Path("b.png"), each=Path("rows"))
         assert np.array_equal(cells(Path("a.png"), SIDE), cells(Path("b.png"), SIDE))
         assert names_in(Path("rows")) == [f"latent{row:06d}.png" for row in range(5)]
-    said = {"Latents file": "wide.npy", "Latents file SHA-256": file_digest(Path("wide.npy"))}
+    said = {"Latents file": r"wide\udcff.npy", "Latents file SHA-256": file_digest(Path(name))}
     for name, own in (("b.png", {"Latents": "0-4"}), ("rows/latent000002.png", {"Latent": "2"})):
         with Image.open(name) as picture:
             assert said.items() | own.items() <= picture.info.items()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dcgan.sampling.generate import latents
-from pipeline.errors import UserError, first_line
+from pipeline.errors import UserError, first_line, plain
 from pipeline.files import file_digest, replacing
 
 MAX_LATENTS = 1_000_000
@@ -87,7 +87,7 @@ def read_latents(path: Path, nz: int) -> Latents:
         bad = ~(np.abs(rows[start : start + CHECKED]) <= LARGEST)  # NaN, too
         if bad.any():
             raise refusal(f"{rows[start : start + CHECKED][bad][0]} among its numbers")
-    texts = {"Latents file": path.name, "Latents file SHA-256": file_digest(path)}
+    texts = {"Latents file": plain(path.name), "Latents file SHA-256": file_digest(path)}
 
     def row(number: int) -> torch.Tensor:
         return torch.from_numpy(rows[number].astype(np.float32)).reshape(nz, 1, 1)
