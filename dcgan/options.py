@@ -770,7 +770,17 @@ class SampleOptions(Options):
         Path | None,
         Option("Write all into this PNG.", default="samples.png, unless --each is given"),
     ] = None
-    each: Annotated[Path | None, Option("Write one PNG a seed into this folder.")] = None
+    each: Annotated[Path | None, Option("Write one PNG an image into this folder.")] = None
+    latents: Annotated[
+        Path | None, Option("Draw the latents in this .npy file instead, one a row.")
+    ] = None
+    arithmetic: Annotated[
+        str | None,
+        Option("Add and subtract mean latents of seeds instead, as in '3,17,40 - 5,9 + 12,60'."),
+    ] = None
+    save_latents: Annotated[
+        Path | None, Option("Write the latents of what is drawn into this .npy file.")
+    ] = None
     label: Annotated[
         str | None,
         Option(
