@@ -136,6 +136,34 @@ def make_celeba_zip(path: Path, count: int = 16) -> None:
             archive.writestr(f"img_align_celeba/{number + 1:06d}.jpg", picture.getvalue())
 
 
+TYPES: dict[str, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "text": (str,),
+    "boolean": (bool,),
+    "object of numbers": (dict,),
+}
+"""What docs/records.md calls them."""
+
+
+def documented(file: str) -> dict[str, str]:
+    """By key, what docs/records.md says of its type in `stats.jsonl` or `metrics.jsonl`."""
+    section = re.split(r"^## ", guide("records").read_text(), flags=re.MULTILINE)
+    (table,) = (text for text in section if text.startswith(f"{file}\n"))
+    return dict(re.findall(r"^\| `(\w+)` \| ([\w ,]+) \|.*\|.*\|$", table, re.MULTILINE))
+
+
+def assert_as_documented(record: dict[str, Any], file: str) -> None:
+    """Compare a line of a run with docs/records.md."""
+    keys = documented(file)
+    needed = {key for key, said in keys.items() if not said.endswith(", or absent")}
+    assert needed <= set(record) <= set(keys)
+    for key, value in record.items():
+        kind, _, null = keys[key].removesuffix(", or absent").partition(" or ")
+        if not (null and value is None):
+            assert type(value) in TYPES[kind], f"{key}: {value!r} is no {kind}"
+
+
 def shell(command: str, folder: Path) -> str:
     """What a command of a page prints, run as a user would."""
     environment = {
