@@ -76,7 +76,11 @@ def anchors(page: Path) -> set[str]:
 
 def links(page: Path) -> list[str]:
     """The targets of a page's links and pictures but those on the web."""
-    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    return links_in(prose(page))
+
+
+def links_in(text: str) -> list[str]:
+    text = re.sub(r"`[^`\n]*`", "", text)
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
