@@ -238,5 +238,6 @@ def test_the_program_fills_mlflows_file_store(tmp_path):
     (found,) = tmp_path.glob("mlruns/0/*/metrics")
     names = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
     assert {"training/loss_d", "training/img_per_s", "swd/value", "swd/floor"} <= names
-    assert (found / "training/loss_d").read_text().split()[1:] == ["1.5", "32"]
+    for name, value in (("training/loss_d", "1.5"), ("swd/value", "9.0")):
+        assert (found / name).read_text().split()[1:] == [value, "32"]
     assert [path.name for path in tmp_path.glob("mlruns/0/*/artifacts/*")] == ["config.json"]
