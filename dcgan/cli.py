@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperArgument, TyperCommand
 
-from dcgan.options import Options, choices, option_of
+from dcgan.options import HELP, STORE, Options, choices, option_of
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -178,6 +178,9 @@ def progress(
         yield lambda: bar.update(task, advance=1, refresh=not moving)
 
 
+OF_ALL_COMMANDS = {"version", "install_completion", "show_completion", "help"}
+LAST_PANELS = {STORE: 1, HELP: 2}
+
 _SECRET = re.compile(r"://([^/?#]*@|[^?]*\?)")
 """A user or a query in a URL."""
 
@@ -202,6 +205,14 @@ class Command(TyperCommand):
                     "leave them out: credentials go where the store's tools look",
                 )
         return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters in the order of `--help`, with those that few need at the end."""
+        params: list[Any] = super().get_params(ctx)
+        for each in params:
+            if each.name in OF_ALL_COMMANDS:
+                each.rich_help_panel = HELP
+        return sorted(params, key=lambda each: LAST_PANELS.get(each.rich_help_panel, 0))
 
 
 class PlainArguments(Command):

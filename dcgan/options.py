@@ -165,6 +165,8 @@ Minutes = Annotated[float, Field(ge=0, le=10**6)]
 
 RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
 MEASURING = "The measuring"
+STORE, HELP = "A set in a store", "Help"
+"""Panels that `--help` shows below all others."""
 
 DEVICE = "Device to compute on: auto, cpu, cuda, cuda:N or mps."
 THREADS = "one per core, up to 8; 4 for a GPU"
@@ -188,7 +190,7 @@ class SetOptions(Options):
         str | None,
         Option(
             "URL at which the set's store answers, if it is not its provider's own.",
-            DATA,
+            STORE,
             "the provider's own",
             resume="free",
         ),
@@ -197,7 +199,7 @@ class SetOptions(Options):
         Path | None,
         Option(
             "Folder to keep what is fetched of a set in a store.",
-            DATA,
+            STORE,
             "in the user's cache folder",
             resume="free",
         ),
@@ -206,7 +208,7 @@ class SetOptions(Options):
         ByteSize | None,
         Option(
             "Most that this folder may hold, as in 20GB or 500MB.",
-            DATA,
+            STORE,
             "half of what is free there",
             written=str,
             resume="free",

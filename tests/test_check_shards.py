@@ -51,7 +51,7 @@ def test_what_it_says_of_a_whole_set(tmp_path, check):
     status, out, err = check(folder)
     assert (status, err) == (0, [])
     assert [re.sub(r"[\d.]+ (MB|kB)", r"… \1", line) for line in out] == [
-        "images  12, each decoded",
+        "images  12, decoded when packed",
         "shards  3, … MB, … kB an image",
         "recipe  --store original --crop none, seed 4",
         "size    32×32: 11 (91.7%)",
@@ -66,7 +66,7 @@ def test_what_it_says_of_a_whole_set(tmp_path, check):
 @pytest.mark.parametrize("decoding", [[], ["--decode"]])
 def test_a_set_that_was_not_decoded_says_so(tmp_path, check, decoding):
     folder = make(tmp_path, numbered_pictures(3), recipe=Recipe(checked=False))
-    said = "each decoded" if decoding else "not decoded: --no-check"
+    said = "each decoded" if decoding else "never decoded: --no-check"
     assert check(folder, *decoding)[1][0] == f"images  3, {said}"
 
 

@@ -1,6 +1,5 @@
 """Files that are no archive of images: each is told apart, with what to type."""
 
-import gzip
 import re
 import shlex
 import shutil
@@ -16,7 +15,6 @@ from tests.pictures import encode, names_in, smooth, write_pictures
 
 JPEG = encode(smooth(20, 24))
 TAR = tar_of({"1.jpg": JPEG, "2.jpg": JPEG})
-TGZ = gzip.compress(TAR)
 FACES = zip_of({"faces/1.jpg": JPEG, "faces/2.jpg": JPEG})
 
 # Of Google's pages, what tells them apart

@@ -70,7 +70,8 @@ def test_what_is_printed_stands_in_the_log_and_names_what_was_written(real):
     config = json.loads(real.run.config.read_text())
     assert config.pop("labels") is None
     assert set(config.pop("tuning")) >= {"layers", "joint"}  # the log has a line of its own for it
-    assert options == ", ".join(f"{option} {value}" for option, value in config.items())
+    given = (f"{option} {value}" for option, value in config.items() if value is not None)
+    assert options == ", ".join(given)
     for net in (Generator(32, nz=8, ngf=4), Discriminator(32, ndf=4)):
         assert f"{net}, {count_parameters(net):,} parameters\n" in opening
     end, *files = real.out.splitlines()[-4:]

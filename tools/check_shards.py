@@ -110,7 +110,8 @@ def _draw(shard_set: ShardSet, sheet: Path) -> None:
 def _show(shard_set: ShardSet, findings: Findings, decoded: bool) -> None:
     manifest = shard_set.manifest
     total = sum(shard.bytes for shard in manifest.shards)
-    checked = "each decoded" if decoded or manifest.recipe.checked else "not decoded: --no-check"
+    packed = "decoded when packed" if manifest.recipe.checked else "never decoded: --no-check"
+    checked = "each decoded" if decoded else packed
     console.print(
         f"images  {manifest.samples:,}, {checked}\n"
         f"shards  {len(manifest.shards)}, {total / 1e6:,.1f} MB,"

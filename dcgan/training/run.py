@@ -151,7 +151,8 @@ class Run:
         yield f"seed     {self.config.seed}"
         options = self.options()
         del options["tuning"], options["labels"]
-        yield "options  " + ", ".join(f"{name} {value}" for name, value in options.items())
+        given = (f"{name} {value}" for name, value in options.items() if value is not None)
+        yield "options  " + ", ".join(given)
         if self.ranks.count > 1:
             images = self.batches.batch_size
             yield f"ranks    {self.ranks.count} processes, {images} images of each batch"
