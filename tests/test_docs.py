@@ -92,7 +92,7 @@ def _check(words: list[str]) -> None:
             parse(name, rest)
 
 
-@pytest.mark.parametrize("name", ["loader", "step", "training", "sampling"])
+@pytest.mark.parametrize("name", ["loader", "step", "sampling"])
 def test_python_runs(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
     found = blocks(guide(name), "python")

@@ -1,18 +1,28 @@
 """What a run writes of its progress: the status line, stats.jsonl, losses.csv."""
 
 import io
+import os
 import re
+import runpy
+import subprocess
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from dcgan.rundir.folder import RunFolder
+from dcgan.metrics import NAMES
+from dcgan.rundir.folder import RunFolder, append_line
 from dcgan.step import STATISTICS
 from dcgan.training.clock import Spent
 from dcgan.training.records import Records
 from dcgan.training.run import Plan
-from tests.running import STATUS, read_losses, read_stats, tiny
+from tests.markdown import assert_as_documented, blocks, documented, guide
+from tests.needs import require
+from tests.report_runs import metric_of
+from tests.running import ROOT, STATUS, environment, read_losses, read_stats, tiny
 
 SPENT = Spent(0.24008, 0.24008 * 0.0024)
 """On two steps: 120.04 ms each."""
@@ -82,6 +92,8 @@ def test_a_line_a_tick_and_a_row_a_step(tmp_path):
         *STATISTICS,
         *("step_ms", "img_per_s", "data_wait_pct"),
     ]
+    assert list(first) == list(documented(run.stats.name))
+    assert_as_documented(first, run.stats.name)
     assert (first["step"], first["epoch"], first["nimg"]) == (2, 0, 32)
     assert (second["step"], second["epoch"], second["nimg"]) == (3, 0, 48)
     assert [first[name] for name in STATISTICS] == [1.5, 3, 0.375, 0.5, 0.25]
@@ -117,6 +129,7 @@ def test_what_is_not_finite_is_null_in_json_and_stays_in_the_table(tmp_path, val
     line = lines[-1]
     assert f"Loss_D: {value:.4f}  Loss_G: 3.0000" in line
     (record,) = read_stats(run)
+    assert_as_documented(record, run.stats.name)
     assert record["loss_d"] is None
     assert record["loss_g"] == 3
     np.testing.assert_array_equal(read_losses(run)[:, 1], [1, value])
@@ -148,3 +161,83 @@ def test_a_history_goes_on_from_one_that_was_saved(tmp_path):
     records.add_tick(np.full((1, 5), 2, dtype=np.float32), SPENT)
     assert records.history[:, 0].tolist() == [1, 1, 2]
     assert saved.tolist() == np.ones((2, 5)).tolist()
+
+
+# The page about them, and its program
+
+PAGE = guide("records")
+TRACK = ROOT / "docs/examples/track.py"
+
+
+def test_the_page_names_each_metric_and_shows_the_program():
+    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|[^|]+\|$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(NAMES)
+    assert blocks(PAGE, "python") == [TRACK.read_text()]
+
+
+def recorded(tmp_path):
+    """A run with a line in each file, and one that was cut off; its log has just been written."""
+    run, records, _ = new_records(tmp_path)
+    run.config.write_text('{"lr": 0.1}')
+    run.log.touch()
+    records.add_tick(ROWS, SPENT)
+    with run.stats.open("a") as file:
+        file.write('{"step": 3, "epoch": 0, "ni')
+    append_line(run.metrics, metric_of(32, 9.0))
+    append_line(run.metrics, metric_of(32, 8.0, label="Smiling=1"))
+    return run, records
+
+
+def test_the_program_follows_a_run_that_resumes(tmp_path, monkeypatch):
+    run, records = recorded(tmp_path)
+    sent = []
+    stand_in = SimpleNamespace(
+        start_run=lambda run_name: nullcontext(),
+        log_artifact=lambda path: None,
+        log_metrics=lambda numbers, step: sent.append((step, numbers)),
+    )
+
+    def meanwhile():
+        records.add_tick(ROWS[:1], SPENT)
+        yield
+        records.history = ROWS  # as of a checkpoint
+        records.begin(32)
+        records.add_tick(ROWS[:1] * np.nan, Spent(1.0))
+        os.utime(run.log, (0, 0))
+        yield
+
+    course = meanwhile()
+    monkeypatch.setattr("time.sleep", lambda seconds: next(course, None))
+    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
+    monkeypatch.setattr(sys, "argv", [str(TRACK), str(run.path)])
+    runpy.run_path(str(TRACK))
+    assert [step for step, _ in sent] == [32, 32, 48, 48]
+    assert sent[0][1]["training/loss_d"] == 1.5
+    assert (sent[1][1]["swd/value"], sent[1][1]["swd/floor"]) == (9, 4)
+    assert sent[2][1]["training/loss_d"] == 1
+    assert "training/loss_d" not in sent[3][1]
+    assert sent[3][1]["training/step_ms"] == 1000
+
+
+def test_the_program_fills_mlflows_file_store(tmp_path):
+    require("mlflow")
+    run, _ = recorded(tmp_path)
+    os.utime(run.log, (0, 0))
+    (block,) = blocks(PAGE, "sh")
+    export, _ = block.splitlines()
+    variables = dict(word.split("=") for word in export.removeprefix("export ").split())
+    done = subprocess.run(
+        [sys.executable, TRACK, run.path],
+        cwd=tmp_path,
+        env=environment() | variables | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = tmp_path.glob("mlruns/0/*/metrics")
+    names = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
+    assert {"training/loss_d", "training/img_per_s", "swd/value", "swd/floor"} <= names
+    for name, value in (("training/loss_d", "1.5"), ("swd/value", "9.0")):
+        assert (found / name).read_text().split()[1:] == [value, "32"]
+    assert [path.name for path in tmp_path.glob("mlruns/0/*/artifacts/*")] == ["config.json"]
