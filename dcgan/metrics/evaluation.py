@@ -24,7 +24,7 @@ from dcgan.metrics.tables import print_by_label, print_facts, print_rest, print_
 from dcgan.nets.weights import load_generator
 from dcgan.options import LABELS_SHOWN, EvaluateOptions
 from dcgan.rundir.environment import own_device, pick_device
-from dcgan.rundir.folder import RunFolder, append_line, read_lines
+from dcgan.rundir.folder import RunFolder, append_line
 from dcgan.sampling.labels import Label, each_label, usual_labels
 from pipeline.errors import UserError
 from pipeline.files import file_digest, writing
@@ -101,9 +101,8 @@ class Evaluation:
                 "a net of dcgan-train --conditional",
                 "leave --per-label out, or name another net",
             )
-        stats = read_lines(self._folder.stats) if self._folder else []
         self._record([])  # else what takes minutes would find out that nothing can be written
-        self._nimg = next((tick["nimg"] for tick in reversed(stats) if "nimg" in tick), 0)
+        self._nimg = self._folder.nimg_of_nets() if self._folder else 0
 
     def run(self) -> None:
         """Measure all that was asked for; a collective."""

@@ -92,6 +92,15 @@ class RunFolder:
             raise UserError(self.path, f"no {path.name} in it", "a run with a checkpoint", remedy)
         return path
 
+    def nimg_of_nets(self) -> int:
+        """Return what the newest checkpoint had seen, whose nets lie in the folder.
+
+        Without checkpoints it is what the last status line tells; 0 without that too.
+        """
+        names = (path.stem for path in self.checkpoints.glob("*.json"))
+        found = [int(name) for name in names if name.isdecimal()]
+        return max(found or [line.get("nimg") or 0 for line in read_lines(self.stats)] or [0])
+
     def generator_at(self, nimg: int) -> Path:
         return self.nets / f"netG-{nimg:09d}.pt"
 
