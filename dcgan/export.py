@@ -9,7 +9,7 @@ from rich.console import Console
 
 from dcgan.cli import SETTINGS, PlainArguments, command, tell_progress
 from dcgan.options import ExportOptions
-from pipeline.errors import plain_errors
+from pipeline.errors import plain, plain_errors
 
 app = typer.Typer()
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -39,9 +39,10 @@ def export(options: ExportOptions) -> None:
         f" to 1, and by {done.difference.levels} of 255 levels in pixels"
     )
     if done.no_page:
-        console.print(f"no page: onnxruntime-web is not there. For one, {done.no_page}")
-    console.print(f"export   {done.folder}")
-    console.print(f"upload   hf upload USER/NAME {shlex.quote(str(done.folder))}")
+        console.print(f"no page: {done.no_page}")
+    folder = plain(str(done.folder))
+    console.print(f"export   {folder}")
+    console.print(f"upload   hf upload USER/NAME {shlex.quote(folder)}")
 
 
 def main() -> None:

@@ -167,7 +167,7 @@ def _web_runtime(named: Path | None) -> tuple[WebRuntime | None, str]:
     except UserError as error:
         if named is not None:
             raise
-        return None, error.remedy
+        return None, f"{error.found}. For one: {error.remedy}"
 
 
 def _labels_of(source: Path, net: Generator) -> RunLabels | None:

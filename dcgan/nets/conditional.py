@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from dcgan.options import RunLabels
 from pipeline.images.labels import MAX_CLASSES, Kind, LabelSpace
 
 KINDS: tuple[Kind, ...] = ("classes", "attributes")
@@ -126,13 +125,6 @@ def blank_labels(
     if labels.kind == "classes":
         return (torch.zeros(images, dtype=torch.int64, device=device),)
     return (torch.zeros(images, len(labels.names), device=device),)
-
-
-def examples_of(labels: RunLabels) -> torch.Tensor | None:
-    """Return the attributes that a run keeps, (m, k) float32; None for classes."""
-    if labels.kind == "classes":
-        return None
-    return torch.tensor([[int(value) for value in row] for row in labels.rows]).float()
 
 
 def numbered(shapes: Mapping[str, tuple[int, ...]]) -> tuple[LabelSpace | None, int]:

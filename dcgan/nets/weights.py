@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from dcgan.nets.conditional import examples_of, numbered
+from dcgan.nets.conditional import numbered
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.options import RunLabels
 from dcgan.rundir.folder import RunFolder
@@ -143,7 +144,13 @@ def _load_safetensors(path: Path, where: str) -> dict[str, torch.Tensor]:
             "the packages of dcgan-export",
             "pip install 'dcgan-shards[export]'",
         ) from None
-    return load(path.read_bytes())
+    state = load(path.read_bytes())
+    # The file has them by size and name, and `_origin` needs them layer after layer
+    return {name: state[name] for name in sorted(state, key=_by_number)}
+
+
+def _by_number(name: str) -> str:
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
 
 
 def _require_tensor(name: object, value: object, where: str) -> None:
@@ -242,6 +249,13 @@ def labels_beside(net: Path, like: LabelSpace) -> RunLabels | None:
                 if (labels.kind, len(labels.names)) == (like.kind, len(like.names)):
                     return labels
     return None
+
+
+def examples_of(labels: RunLabels) -> torch.Tensor | None:
+    """Return the attributes that a run keeps, (m, k) float32; None for classes."""
+    if labels.kind == "classes":
+        return None
+    return torch.tensor([[int(value) for value in row] for row in labels.rows]).float()
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

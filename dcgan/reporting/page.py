@@ -161,6 +161,7 @@ def run_values(record: RunRecord) -> dict[str, Any]:
         ],
         "alarms_cut": _cut(len(alarms), len(record.alarms)),
         "left_out": "",
+        "playground": "",
     }
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from dcgan.nets.conditional import examples_of
 from dcgan.nets.models import Generator
+from dcgan.nets.weights import examples_of
 from dcgan.options import LABELS_SHOWN, RunLabels
 from dcgan.sampling.generate import FIXED_SEEDS, latents
 from dcgan.sampling.pictures import COLUMNS
