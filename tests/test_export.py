@@ -24,7 +24,6 @@ from dcgan.export import export
 from dcgan.exporting.onnx_net import Difference
 from dcgan.nets.models import Generator
 from dcgan.nets.weights import load_generator, save_weights
-from dcgan.options import ExportOptions
 from dcgan.report import write_page
 from dcgan.reporting import page as report_page
 from dcgan.rundir.folder import RunFolder
@@ -132,8 +131,13 @@ def test_it_stands_for_itself(runs, tmp_path, monkeypatch):
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("software").startswith("dcgan-shards ")
     assert config == {
-        **{"model_type": "dcgan-generator", "format": 1, "labels": None},
-        **{"image_size": SIDE, "channels": 3, "nz": NZ, "ngf": 4},
+        "model_type": "dcgan-generator",
+        "format": 1,
+        "image_size": SIDE,
+        "channels": 3,
+        "nz": NZ,
+        "ngf": 4,
+        "labels": None,
     }
     expected = load_generator(runs.plain.generator_average).state_dict()
     stored = load_file(folder / "netG.safetensors")
@@ -176,10 +180,12 @@ def test_a_conditional_net_takes_its_labels_along(runs, tmp_path, monkeypatch):
     assert net.labels == LabelSpace("attributes", NAMES)
     assert net.usual_labels is not None
     assert net.usual_labels.tolist() == [[1, 0], [1, 1], [0, 1]]
-    noise, labels = latents(range(5), 6), torch.stack([*labels_of(net, range(5))])
+    noise, given = latents(range(5), 6), labels_of(net, range(5))
+    assert given is not None
+    labels = torch.stack([*given])
     session = onnxruntime.InferenceSession(runs.odd.export / "netG.onnx")
-    given = {"latent": noise.flatten(1).numpy(), "labels": labels.numpy()}
-    (found,) = session.run(["pixels"], given)
+    inputs = {"latent": noise.flatten(1).numpy(), "labels": labels.numpy()}
+    (found,) = session.run(["pixels"], inputs)
     assert np.abs(found.astype(int) - generate(net, noise, labels).numpy()).max() <= 1
     monkeypatch.chdir(tmp_path / "elsewhere")
     codes = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
@@ -237,7 +243,8 @@ def test_hostile_words_stay_words(runs):
     assert head["license"] == plain(HOSTILE)
     page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(body)
     tags = set(re.findall(r"<(\w+)", page))
-    assert tags <= set("h1 h2 p img ul li pre code table thead tbody tr th td strong".split())
+    table = {"table", "thead", "tbody", "tr", "th", "td"}
+    assert tags <= {"h1", "h2", "p", "img", "ul", "li", "pre", "code", "strong", *table}
     assert re.findall(r"<img[^>]*>", page) == ['<img src="samples.png" alt="Samples" />']
     words = r"x`|\n---\nlicense: evil\n# h\n&lt;script&gt;alert(1)&lt;/script&gt;[a](http://x.y)"
     # heading, labels, data set, its licence, batch, two options, four cells
