@@ -291,6 +291,16 @@ def test_an_earlier_export_is_replaced_as_a_whole(run, monkeypatch):
     assert_four_parts(error.value, str(run.export), "--to")
     assert contents(run.export) == second
     refusal("No space left", run=run.path)
+    monkeypatch.setattr(exporting, "card", lambda *_: "new")
+    rename = Path.rename
+
+    def stuck(path: Path, target: Path) -> Path:
+        if path.name == "export.partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stuck)
+    refusal("Input/output error", run=run.path)
 
 
 @pytest.mark.usefixtures("quick")

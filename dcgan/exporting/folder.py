@@ -70,6 +70,8 @@ def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
     target = options.to or run.export
     where = f"--to {target}" if options.to else str(target)
     _require_ours(target, where)
+    from safetensors.torch import save
+
     runtime, no_page = _web_runtime(options.web_runtime)
     source = run.generator_to_sample(options.raw_net)
     record, net = read_run(options.run), load_generator(source)
@@ -77,10 +79,7 @@ def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
     software = f"{PACKAGE} {version()}"
     wanted, remedy = "a folder that can be written", "make room, or choose another with --to"
     with writing(where, wanted, remedy), _replacing(target.resolve(), where) as folder:
-        state = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
-        from safetensors.torch import save
-
-        write_whole(folder / EXPORTED, save(state, {"format": "pt"}))
+        write_whole(folder / EXPORTED, save(net.state_dict(), {"format": "pt"}))
         write_object(folder / CONFIG, _config(net, labels, software))
         log(f"{ONNX}: exporting, and drawing 64 seeds with onnxruntime and with torch")
         found = _write_onnx(folder / ONNX, net)
