@@ -678,7 +678,8 @@ class EvaluateOptions(SetOptions):
     net: Annotated[
         Path,
         Option(
-            "A run folder, or the weights of a generator, of pytorch/examples too.",
+            "A run folder, a folder of dcgan-export, or the weights of a generator, of"
+            " pytorch/examples too.",
             argument="RUN|netG.pt",
         ),
     ]
@@ -758,7 +759,8 @@ class SampleOptions(Options):
     net: Annotated[
         Path,
         Option(
-            "A run folder, or the weights of a generator, of pytorch/examples too.",
+            "A run folder, a folder of dcgan-export, or the weights of a generator, of"
+            " pytorch/examples too.",
             argument="RUN|netG.pt",
         ),
     ]
@@ -798,6 +800,35 @@ class SampleOptions(Options):
         bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
     ] = False
     device: Annotated[str, Option(DEVICE)] = "auto"
+
+
+class ExportOptions(Options):
+    """The options of `dcgan-export`."""
+
+    run: Annotated[Path, Option("A run folder.", argument="RUN")]
+    to: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
+    raw_net: Annotated[
+        bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
+    ] = False
+    license: Annotated[
+        str | None,
+        Option(
+            "Licence of the net, for the card, as a hub names it: mit, cc-by-4.0.",
+            default="unknown",
+        ),
+    ] = None
+    data_name: Annotated[
+        str | None,
+        Option("Name of the data set, for the card: in words, or as a hub's owner/name."),
+    ] = None
+    data_license: Annotated[str | None, Option("Licence of the data set, for the card.")] = None
+    web_runtime: Annotated[
+        Path | None,
+        Option(
+            "Folder in which npm has installed onnxruntime-web, for the page.",
+            default="in the user's cache folder",
+        ),
+    ] = None
 
 
 class ReportOptions(Options):

@@ -21,7 +21,7 @@ from dcgan.metrics.reals import BATCH, Extractor, Measured, Reals
 from dcgan.metrics.sharing import draw
 from dcgan.metrics.swd import Swd, SwdMetric
 from dcgan.metrics.tables import print_by_label, print_facts, print_rest, print_swd
-from dcgan.nets.weights import load_generator
+from dcgan.nets.weights import load_generator, weights_in
 from dcgan.options import LABELS_SHOWN, EvaluateOptions
 from dcgan.rundir.environment import own_device, pick_device
 from dcgan.rundir.folder import RunFolder, append_line
@@ -83,6 +83,7 @@ class Evaluation:
     """
 
     def __init__(self, options: EvaluateOptions, ranks: Ranks) -> None:
+        options = options.replace(net=weights_in(options.net))
         self._ranks = ranks
         self._device = own_device(pick_device(options.device), ranks)
         self._folder = None if options.net.is_file() else RunFolder.open(options.net)

@@ -61,6 +61,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.report = path / "report.html"
+        self.export = path / "export"
         self.tensorboard = path / "tensorboard"
         self.samples = path / "samples"
         self.nets = path / "nets"

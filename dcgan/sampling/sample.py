@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from dcgan.cli import PACKAGE, version
 from dcgan.nets.models import Generator
-from dcgan.nets.weights import load_generator
-from dcgan.options import RunLabels
+from dcgan.nets.weights import load_generator, weights_in
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.animation import save_walk
 from dcgan.sampling.generate import (
@@ -31,7 +28,6 @@ from dcgan.sampling.labels import (
     MOST_ROWS,
     Label,
     each_label,
-    examples_of,
     parse_label,
     parse_walk,
 )
@@ -163,7 +159,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     """Find and load the net that was named.
 
     Args:
-        net: a run folder, or a state dict of a generator.
+        net: a run folder, a folder of dcgan-export, or a state dict of a generator.
         raw_net: take a run's net as it was trained, not its moving average.
         device: where to draw.
 
@@ -177,8 +173,8 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
             "a run folder, or the weights of a generator",
             "check the path",
         )
-    path, texts = net, {SOFTWARE: f"{PACKAGE} {version()}"}
-    if net.is_dir():
+    path, texts = weights_in(net), {SOFTWARE: f"{PACKAGE} {version()}"}
+    if path.is_dir():
         path = RunFolder.open(net).generator_to_sample(raw_net)
         texts["Run"] = _printable(net.resolve().name)
     elif raw_net:
@@ -186,33 +182,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     generator = load_generator(path)
     texts["Net"] = _printable(path.name)
     texts["Net SHA-256"] = file_digest(path)
-    labels = None if generator.labels is None else _labels_beside(path, generator.labels)
-    if labels is None:
-        return Source(generator.to(device), texts)
-    generator.labels = labels.space
-    return Source(generator.to(device), texts, examples_of(labels))
-
-
-def _labels_beside(net: Path, like: LabelSpace) -> RunLabels | None:
-    """Read what the labels of a net are called, in the folder of its run.
-
-    Args:
-        net: a file in that folder or in a folder there, or anywhere else.
-        like: the net's labels, without names.
-
-    Returns:
-        None if there is no run's folder, or one of other labels.
-
-    Raises:
-        UserError: its config.json cannot be read.
-    """
-    for folder in map(RunFolder, net.resolve().parents[:2]):
-        if folder.config.is_file():
-            with suppress(ValidationError):
-                labels = RunLabels.model_validate(folder.options().get("labels"))
-                if (labels.kind, len(labels.names)) == (like.kind, len(like.names)):
-                    return labels
-    return None
+    return Source(generator.to(device), texts, generator.usual_labels)
 
 
 def save_pictures(

@@ -1,0 +1,212 @@
+"""The exported folder: what is in it, and how it takes an earlier one's place as a whole."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from dcgan.cli import PACKAGE, version
+from dcgan.exporting.card import card, title_of
+from dcgan.exporting.onnx_net import OPSET, Difference, difference, to_onnx
+from dcgan.nets.models import Generator
+from dcgan.nets.weights import EXPORTED, labels_beside, load_generator
+from dcgan.options import ExportOptions, RunLabels
+from dcgan.reporting.read import read_run
+from dcgan.rundir.folder import RunFolder, read_object, write_object
+from dcgan.sampling.generate import generate
+from dcgan.sampling.labels import fixed_grid
+from dcgan.sampling.pictures import save_grid
+from pipeline.errors import UserError, first_line
+from pipeline.files import PARTIAL, file_digest, write_whole, writing
+
+if TYPE_CHECKING:
+    from dcgan.exporting.playground import WebRuntime
+
+CONFIG, ONNX, SAMPLES, PAGE, CARD = (
+    "config.json", "netG.onnx", "samples.png", "playground.html", "README.md",
+)  # fmt: skip
+FILES = frozenset((EXPORTED, CONFIG, ONNX, SAMPLES, PAGE, CARD))
+
+MODEL_TYPE, FORMAT = "dcgan-generator", 1
+
+EARLIER = ".earlier"
+"""What an earlier folder's name ends in while the new one takes its place."""
+
+EXTRA = ("onnx", "onnxscript", "onnxruntime", "safetensors")
+
+MOST_LEVELS = 1
+"""By which onnxruntime's pixels may differ from torch's: sums in another order, then rounded."""
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    sizes: dict[str, int]
+    """Bytes, by name."""
+    difference: Difference
+    no_page: str
+    """How to have a page, too; empty where there is one."""
+
+
+def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
+    """Write the folder, whole or not at all.
+
+    Args:
+        options: of the command.
+        log: called with a line about what takes seconds.
+
+    Raises:
+        UserError: a package is absent; there is no run, or no net in it that can be exported; the
+            folder holds something else, or cannot be written; onnxruntime draws other pictures.
+    """
+    _require_extra()
+    run = RunFolder.open(options.run)
+    target = options.to or run.export
+    where = f"--to {target}" if options.to else str(target)
+    _require_ours(target, where)
+    from safetensors.torch import save
+
+    runtime, no_page = _web_runtime(options.web_runtime)
+    source = run.generator_to_sample(options.raw_net)
+    record, net = read_run(options.run), load_generator(source)
+    labels = _labels_of(source, net)
+    software = f"{PACKAGE} {version()}"
+    wanted, remedy = "a folder that can be written", "make room, or choose another with --to"
+    with writing(where, wanted, remedy), _replacing(target.resolve(), where) as folder:
+        write_whole(folder / EXPORTED, save(net.state_dict(), {"format": "pt"}))
+        write_object(folder / CONFIG, _config(net, labels, software))
+        log(f"{ONNX}: exporting, and drawing 64 seeds with onnxruntime and with torch")
+        found = _write_onnx(folder / ONNX, net)
+        names, noise, rows = fixed_grid(net.options["--nz"], labels)
+        save_grid(generate(net, noise, rows), folder / SAMPLES, names=names)
+        if runtime is not None:
+            from dcgan.exporting.playground import playground_page
+
+            log(PAGE)
+            model, title = (folder / ONNX).read_bytes(), title_of(net, options)
+            page = playground_page(model, net, labels, title, runtime)
+            write_whole(folder / PAGE, page.encode(errors="replace"))
+        digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        text = card(net, source.name, labels, record, options, found, digests, software)
+        write_whole(folder / CARD, text.encode(errors="replace"))
+        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    return Exported(target, sizes, found, no_page)
+
+
+def _require_extra() -> None:
+    for name in EXTRA:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                "dcgan-export",
+                f"no package {name}",
+                "the packages that write and check its files",
+                "pip install 'dcgan-shards[export]'",
+            )
+
+
+def _require_ours(folder: Path, where: str) -> None:
+    """Refuse a place where anything stands but an export that may be replaced."""
+    if not folder.is_dir():
+        if folder.exists():
+            raise UserError(where, "a file", "a folder", "choose another with --to")
+        return
+    held = {entry.name.removesuffix(PARTIAL) for entry in folder.iterdir()}
+    others = sorted(held - FILES)
+    with suppress(OSError, ValueError):
+        if CONFIG in held and read_object(folder / CONFIG).get("model_type") != MODEL_TYPE:
+            others = sorted(held)
+    if others:
+        raise UserError(
+            where,
+            f"{len(others)} other entries: {', '.join(others[:5])}",
+            "a new or empty folder, or one that dcgan-export wrote",
+            "choose another with --to, or move them away",
+        )
+
+
+@contextmanager
+def _replacing(target: Path, where: str) -> Iterator[Path]:
+    """Give a new folder to write into; it becomes `target` on leaving, and goes on an exception.
+
+    An earlier one stays until then. A process that is killed between the two renames leaves it
+    under the name of `EARLIER`, from which the next one takes it back.
+    """
+    partial, earlier = (target.with_name(target.name + ending) for ending in (PARTIAL, EARLIER))
+    if earlier.is_dir() and not target.exists():
+        earlier.rename(target)
+    for left in (partial, earlier):
+        _require_ours(left, f"{where}, {left.name} beside it")
+        shutil.rmtree(left, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            target.rename(earlier)
+        partial.rename(target)
+    except BaseException:
+        if earlier.is_dir() and not target.exists():
+            earlier.rename(target)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _web_runtime(named: Path | None) -> tuple[WebRuntime | None, str]:
+    """Find what a page needs; where none was named and there is none, how to get it."""
+    from dcgan.exporting.playground import find_web_runtime
+
+    try:
+        return find_web_runtime(named), ""
+    except UserError as error:
+        if named is not None:
+            raise
+        return None, f"{error.found}. For one: {error.remedy}"
+
+
+def _labels_of(source: Path, net: Generator) -> RunLabels | None:
+    """The labels of a net, as its run has them; numbers where it does not tell."""
+    if net.labels is None:
+        return None
+    kind, names = net.labels.kind, net.labels.names
+    rows = ("0" * len(names),) if kind == "attributes" else ()
+    return labels_beside(source, net.labels) or RunLabels(kind=kind, names=names, rows=rows)
+
+
+def _config(net: Generator, labels: RunLabels | None, software: str) -> dict[str, object]:
+    options = {name.strip("-").replace("-", "_"): value for name, value in net.options.items()}
+    return {
+        "model_type": MODEL_TYPE,
+        "format": FORMAT,
+        **options,
+        "labels": labels and labels.model_dump(mode="json"),
+        "software": software,
+    }
+
+
+def _write_onnx(path: Path, net: Generator) -> Difference:
+    """Write the ONNX net, and compare what is in the file with the net.
+
+    Raises:
+        UserError: onnxruntime refuses it, or draws other pictures.
+    """
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", *EXTRA[:3]))
+    wanted = f"a net of opset {OPSET} that onnxruntime draws with as torch does"
+    remedy = f"upgrade what there is, {versions}: pip install -U 'dcgan-shards[export]'"
+    try:
+        model = to_onnx(net)
+        write_whole(path, model)
+        found = difference(path.read_bytes(), net)
+    except OSError:
+        raise
+    except Exception as error:  # both raise anything on what they do not support
+        raise UserError(ONNX, first_line(error), wanted, remedy) from error
+    if found.levels > MOST_LEVELS:
+        told = f"pixels that differ from torch's by {found.levels} of 255 levels"
+        raise UserError(ONNX, told, f"at most {MOST_LEVELS}", remedy)
+    return found
