@@ -18,7 +18,7 @@ class Drawing {
   start() {
     const text = (id) => document.getElementById(id).textContent;
     const source = new Blob([text("worker")], { type: "text/javascript" });
-    this.#worker = new Worker(URL.createObjectURL(source), { type: "module" });
+    this.#worker = new Worker(URL.createObjectURL(source));
     this.#worker.onmessage = ({ data }) => this.#answer(data);
     this.#worker.onerror = (event) => this.onError(event.message || "the worker did not start");
     this.#worker.postMessage({ module: text("ort"), wasm: text("wasm"), net: text("net") });

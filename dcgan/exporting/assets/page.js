@@ -79,7 +79,7 @@ function mark() {
     const { seed } = cell.dataset;
     const marks = tool.slots.filter((slot) => slot.seeds.some((each) => String(each) === seed)).map((slot) => slot.mark);
     cell.setAttribute("aria-pressed", String(marks.length > 0));
-    cell.setAttribute("aria-label", [`Seed ${seed}`, ...marks].join(", "));
+    cell.setAttribute("aria-label", `Seed ${seed} ${marks.join(" ")}`.trim());
     cell.dataset.marks = marks.join(" ");
   }
 }

@@ -155,7 +155,7 @@ class Arithmetic extends Tool {
   point() { return combine(this.points, [1, -1, 1]); }
   get title() {
     const [first, second, third] = this.slots.map((slot) => slot.text);
-    document.getElementById("line").textContent = `--arithmetic "${first} - ${second} + ${third}"`;
+    document.getElementById("line").textContent = `"${first} - ${second} + ${third}"`;
     return `${first} − ${second} + ${third}`;
   }
   get file() { return `arithmetic_${this.slots.map((slot) => slot.text).join("_")}`; }
