@@ -194,7 +194,7 @@ def _policy(script: str, style: str) -> str:
 
 
 def _packed(data: bytes) -> str:
-    return base64.b64encode(gzip.compress(data, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
 
 
 def _asset(name: str) -> str:
