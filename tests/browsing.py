@@ -25,16 +25,16 @@ class Visit:
 
     def until(self, expression: str) -> None:
         """Wait until it holds; playwright's own waiting is what the page's policy forbids."""
-        ends = time.monotonic() + 15
+        ends = time.monotonic() + 60
         while not self.page.evaluate(expression):
             assert time.monotonic() < ends, f"never came: {expression}"
             time.sleep(0.02)
 
     def check(self) -> None:
         """Nothing was said, and the page's file is all that was asked for."""
-        assert self.said == []
+        assert not self.said, self.said
         asked = [url for url in self.requests if not url.startswith(("data:", "blob:"))]
-        assert asked == self.requests[:1]
+        assert asked == self.requests[:1], asked
         assert asked[0].startswith("file:")
 
 
@@ -54,7 +54,7 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, path: Path, width: int = 1000, kind: type[V] = Visit) -> Iterator[V]:
+def opened(browser: Any, path: Path, width: int, kind: type[V]) -> Iterator[V]:
     """A page; see `Visit.check` for what must hold at the end."""
     size = {"width": width, "height": 800}
     with browser.new_context(viewport=size, color_scheme="light") as context:

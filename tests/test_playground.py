@@ -1,7 +1,7 @@
 """The page that draws: what it holds, and in Chromium the pictures that torch draws."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dcgan.options import RunLabels
 from dcgan.sampling.generate import generate, latents, slerp
 from dcgan.sampling.labels import Label, examples_of
 from pipeline.errors import UserError
+from pipeline.files import file_digest
 from tests.browsing import Visit, open_browser, opened
 from tests.needs import require
 
@@ -26,8 +27,12 @@ HOSTILE = "</script><img src=x onerror=document.title='broken'>{{ 7 * 7 }}'\"\u2
 LABELS = RunLabels(kind="attributes", names=("Bright", HOSTILE), rows=("01", "11", "10"))
 CLASSES = RunLabels(kind="classes", names=("a", "b", "c"))
 STUB = WebRuntime(b"module", b"wasm")
-STAGE = """[...document.getElementById("stage").getContext("2d")
-  .getImageData(0, 0, 16, 16).data].filter((_, place) => place % 4 < 3)"""
+STAGE = """(() => {
+  const copy = document.createElement("canvas").getContext("2d");
+  copy.drawImage(document.getElementById("stage"), 0, 0);
+  return [...copy.getImageData(0, 0, 16, 16).data].filter((_, place) => place % 4 < 3);
+})()"""
+"""Its pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +68,11 @@ def test_a_runtime_is_taken_where_npm_put_it_and_as_it_was_pinned(
     dist.mkdir(parents=True)
     for name in (MODULE, WASM):
         (dist / name).write_bytes(b"of another version")
-    with pytest.raises(UserError, match=r"(?s)--web-runtime .*found +another .*1\.30\.0.*'.*my web'"):
+    with pytest.raises(
+        UserError, match=r"(?s)--web-runtime .*found +another .*1\.30\.0.*'.*my web'"
+    ):
         find_web_runtime(tmp_path / "my web")
-    digest = playground.file_digest(dist / MODULE)
+    digest = file_digest(dist / MODULE)
     monkeypatch.setattr(playground, "DIGESTS", dict.fromkeys((MODULE, WASM), digest))
     for folder in (tmp_path / "my web", dist.parent):
         assert find_web_runtime(folder).wasm == b"of another version"
@@ -125,7 +132,9 @@ def test_normals_are_torchs(browser: Any) -> None:
 
 
 def test_labels_are_those_of_samples(browser: Any) -> None:
-    choose = "(each) => { chooseLabels(each); return [0n, 1n, 5n, 9n].map((s) => [...labelOf(s)]); }"
+    choose = (
+        "(each) => { chooseLabels(each); return [0n, 1n, 5n, 9n].map((s) => [...labelOf(s)]); }"
+    )
     mix = "(w) => { chooseLabels([]); return [...combine([0n, 1n, 2n].map(pointOf), w).label]; }"
     for labels, cases in (LABELS, [{}, {0: 1}, {0: 0, 1: 0}]), (CLASSES, [{2: 1}]):
         facts = {"nz": NZ, "labels": {**labels.model_dump(), "names": ["x"] * len(labels.names)}}
@@ -170,7 +179,7 @@ def test_the_page_draws_what_torch_draws(
     def of(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         return latents([seed], NZ).flatten(), usual[seed % len(usual)]
 
-    with opened(browser, file, width=390, kind=Playground) as seen:
+    with opened(browser, file, 390, Playground) as seen:
         page = seen.page
         seen.shows("Seed 0")
         assert seen.stage().std() > 30

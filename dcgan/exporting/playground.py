@@ -58,6 +58,7 @@ def find_web_runtime(folder: Path | None) -> WebRuntime:
     prefix = folder or cache_folder() / "web"
     places = [prefix / "node_modules" / "onnxruntime-web" / "dist", prefix / "dist"]
     dist = next((place for place in places if (place / WASM).is_file()), places[0])
+    install = f"npm install --prefix {shlex.quote(str(prefix))} onnxruntime-web@{RUNTIME_VERSION}"
     for name, digest in DIGESTS.items():
         path = dist / name
         if not path.is_file() or file_digest(path) != digest:
@@ -65,7 +66,7 @@ def find_web_runtime(folder: Path | None) -> WebRuntime:
                 f"--web-runtime {folder}" if folder else prefix,
                 f"another {path}" if path.is_file() else f"no {path}",
                 f"that of onnxruntime-web {RUNTIME_VERSION}, which the page draws with",
-                f"npm install --prefix {shlex.quote(str(prefix))} onnxruntime-web@{RUNTIME_VERSION}",
+                install,
             )
     return WebRuntime((dist / MODULE).read_bytes(), (dist / WASM).read_bytes())
 
