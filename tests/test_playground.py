@@ -85,7 +85,7 @@ def test_names_are_text_in_the_page(net: Generator, model: bytes) -> None:
     assert page.count("</script>") == 6
     assert page.count("{{ 7 * 7 }}") == 4  # heading, title, label, and in the script's facts
     assert "MIT License" in page
-    assert "in half precision; on 64 seeds" in page
+    assert "with weights in half precision the net differs" in page
     assert len(page) < 150_000
 
 
@@ -97,7 +97,7 @@ def test_weights_stay_whole_where_halves_would_be_seen(
 
     monkeypatch.setattr(playground, "difference", difference)
     page = playground_page(model, net, LABELS, "", STUB)
-    assert "in single precision; on 64 seeds the net differs from torch's by 0 levels" in page
+    assert "in single precision the net differs from torch's on 64 seeds by 0 levels" in page
 
 
 # In Chromium

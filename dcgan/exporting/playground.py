@@ -87,10 +87,10 @@ def playground_page(
         HTML that needs no other file. Weights are in half precision if on 64 seeds no pixel
         differs by more than a level from torch's.
     """
-    weights, smaller = "in half precision", halve_weights(model)
+    weights, smaller = "half", halve_weights(model)
     levels = difference(smaller, net).levels
     if levels > 1:
-        weights, smaller = "in single precision", model
+        weights, smaller = "single", model
         levels = difference(model, net).levels
     ours = {name: _asset(f"{name}.js") for name in ("worker", *SCRIPTS)}
     style = (resources.files("dcgan.reporting") / "assets" / "style.css").read_text("utf-8")
@@ -175,7 +175,7 @@ def _sizes(parts: dict[str, str]) -> dict[str, str]:
     sizes = {name: len(part) for name, part in parts.items()}
     runtime, net, total = sizes["ort"] + sizes["wasm"], sizes["net"], sum(sizes.values())
     found = {"total": total, "runtime": runtime, "net": net, "rest": total - runtime - net}
-    return {name: f"{size / 1e6:.1f}" for name, size in found.items()}
+    return {name: f"{size / 1e6:.{1 if size > 1e6 else 2}f}" for name, size in found.items()}
 
 
 def _policy(script: str, style: str) -> str:

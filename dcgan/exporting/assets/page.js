@@ -180,7 +180,7 @@ function remember() {
       seeds: tool.slots.map((slot) => slot.text).join(";"),
       ...(tool.at && { at: tool.at }),
       start: byId("start").value, count: byId("count").value,
-      ...(chosen.size && { labels: choices.map((each) => each.value).join(",") }),
+      ...(chosen.size && { labels: choices.map((each) => each.value).join(",").replace(/,+$/, "") }),
     });
     history.replaceState(null, "", `#${state}`);
   }, 300);
@@ -200,6 +200,7 @@ function recall() {
     if (choices[place]) choices[place].value = value;
   });
   readLabels();
+  if (chosen.size) choices[0].closest("details")?.setAttribute("open", "");
   changed();
   fill();
 }
