@@ -188,6 +188,8 @@ def test_the_page_draws_what_torch_draws(
             page.fill("#panel-picture .seeds", str(seed))
             seen.shows(f"Seed {seed}")
             assert differs(seen, *of(seed)) <= 1
+        page.fill("#panel-picture .seeds", "-1")
+        assert page.is_visible(".wrong")
         # A grid for the keyboard
         seen.until("document.querySelectorAll('.cell.drawn').length === 64")
         page.focus(".cell")

@@ -127,6 +127,7 @@ class Walk extends Tool {
     }, 40) : 0;
     if (on && this.slider.value === this.slider.max) this.slider.value = 0;
     this.button.textContent = on ? "Pause" : "Play";
+    document.getElementById("caption").setAttribute("aria-live", on ? "off" : "polite"); // not 100 times
   }
 
   #place(share) { return between(...this.points, share); }
