@@ -3,18 +3,18 @@
 let ort, session;
 
 async function unpack(base64) {
-  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const letters = atob(base64), bytes = new Uint8Array(letters.length);
+  for (let j = 0; j < letters.length; j++) bytes[j] = letters.charCodeAt(j); // from() takes a second
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 async function start({ module, wasm, net }) {
   postMessage({ stage: "Unpacking the runtime and the net…" });
-  const source = new Blob([await unpack(module)], { type: "text/javascript" });
-  ort = await import(URL.createObjectURL(source));
+  const [script, binary, bytes] = await Promise.all([module, wasm, net].map(unpack));
+  ort = await import(URL.createObjectURL(new Blob([script], { type: "text/javascript" })));
   ort.env.wasm.numThreads = 1; // more would need headers that a file has not
-  ort.env.wasm.wasmBinary = await unpack(wasm);
-  const bytes = await unpack(net);
+  ort.env.wasm.wasmBinary = binary;
   postMessage({ stage: "Starting the net…" });
   session = await ort.InferenceSession.create(bytes);
   postMessage({ stage: "Drawing the first picture…" });
