@@ -14,9 +14,10 @@ from dcgan.exporting import playground
 from dcgan.exporting.onnx_net import Difference, to_onnx
 from dcgan.exporting.playground import MODULE, WASM, WebRuntime, find_web_runtime, playground_page
 from dcgan.nets.models import Generator, init_weights
+from dcgan.nets.weights import examples_of
 from dcgan.options import RunLabels
 from dcgan.sampling.generate import generate, latents, slerp
-from dcgan.sampling.labels import Label, examples_of
+from dcgan.sampling.labels import Label
 from pipeline.errors import UserError
 from pipeline.files import file_digest
 from tests.browsing import Visit, open_browser, opened
