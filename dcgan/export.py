@@ -18,7 +18,7 @@ console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 @app.command(
     cls=PlainArguments,
     context_settings=SETTINGS,
-    epilog="For example: dcgan-export runs/0001 --license cc-by-4.0 --data-name CelebA"
+    epilog="For example: dcgan-export runs/0001 --license other --data-name CelebA"
     " --data-license 'non-commercial research only'.",
 )
 @command
@@ -38,6 +38,9 @@ def export(options: ExportOptions) -> None:
         f"onnxruntime and torch differ by at most {done.difference.images:.1e} in images from -1"
         f" to 1, and by {done.difference.levels} of 255 levels in pixels"
     )
+    if not done.measured:
+        run = shlex.quote(plain(str(options.run)))
+        console.print(f"no metrics in the card. For some: dcgan-evaluate {run}, then export again")
     if done.no_page:
         console.print(f"no page: {done.no_page}")
     folder = plain(str(done.folder))

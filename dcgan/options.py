@@ -8,6 +8,7 @@ appear at once.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,13 @@ def _drawn(seed: object) -> object:
         return secrets.randbelow(10_000) if seed == "random" else int(str(seed))
     except ValueError:
         raise ValueError("a whole number, or random") from None
+
+
+def _hubs_license(name: str | None) -> str | None:
+    # The names at huggingface.co/docs/hub/repositories-licenses are of this form
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,63}", name):
+        raise ValueError("a hub's name of a licence, as in mit, cc-by-4.0 or other")
+    return name
 
 
 class SetOptions(Options):
@@ -812,8 +820,9 @@ class ExportOptions(Options):
     ] = False
     license: Annotated[
         str | None,
+        BeforeValidator(_hubs_license),
         Option(
-            "Licence of the net, for the card, as a hub names it: mit, cc-by-4.0.",
+            "Licence of the net, for the card, as a hub names it: mit, cc-by-4.0 or other.",
             default="unknown",
         ),
     ] = None

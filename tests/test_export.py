@@ -99,7 +99,7 @@ def runs(tmp_path_factory):
         with redirect_stdout(said):
             export(run=plain.path, data_name="owner/faces")
             export(
-                run=odd.path, data_name=HOSTILE, data_license=HOSTILE, license=HOSTILE, raw_net=True
+                run=odd.path, data_name=HOSTILE, data_license=HOSTILE, raw_net=True
             )
     return SimpleNamespace(plain=plain, odd=odd, said=said.getvalue())
 
@@ -152,7 +152,7 @@ def test_it_stands_for_itself(runs, tmp_path, monkeypatch):
     names: dict[str, dict[str, object]] = {"first": {}, "onnx": {}, "bare": {}}
     for code, space in zip((first, onnx, bare), names.values(), strict=True):
         exec(code, space)
-    assert np.array_equal(pixels(Path("image.png")), drawn[0])
+    assert np.array_equal(pixels(Path("../image.png")), drawn[0])
     assert np.asarray(names["onnx"]["pixels"]).shape == (4, SIDE, SIDE, 3)
     net = names["bare"]["net"]
     assert isinstance(net, torch.nn.Module)
@@ -225,9 +225,10 @@ def test_a_card_says_what_the_run_knows(runs):
     assert "Licence of the data: not stated" in body
     assert "--augment diff" in body
     assert "--netG start.pt" in body  # and nobody's folders
-    assert "not finished" not in body
-    assert f"| FID |  | 7.500 | 4.000 | 77 | 1,920 | r 2 | V3, digest {'ab' * 32} |" in body
-    assert "| SWD |  | 18.50 |" in body
+    assert "not ended" not in body
+    assert "| FID | 7.500 | 4.000 | 77 | 1,920 |" in body
+    assert f"- FID: r 2; V3, digest {'ab' * 32}\n" in body
+    assert "| SWD | 18.50 |" in body
     assert not {"55.50", "99.50"} & set(body.split())
     for name in ALL - {"README.md"}:
         assert f"| {name} | {file_digest(runs.plain.export / name)} |" in body
@@ -240,19 +241,20 @@ def test_hostile_words_stay_words(runs):
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
     head, body = front_matter(text)
     assert set(head) == {"license", "library_name", "pipeline_tag", "tags"}
-    assert head["license"] == plain(HOSTILE)
+    assert head["license"] == "unknown"
     page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(body)
     tags = set(re.findall(r"<(\w+)", page))
     table = {"table", "thead", "tbody", "tr", "th", "td"}
     assert tags <= {"h1", "h2", "p", "img", "ul", "li", "pre", "code", "strong", *table}
     assert re.findall(r"<img[^>]*>", page) == ['<img src="samples.png" alt="Samples" />']
     words = r"x`|\n---\nlicense: evil\n# h\n&lt;script&gt;alert(1)&lt;/script&gt;[a](http://x.y)"
-    # heading, labels, data set, its licence, batch, two options, four cells
-    assert page.count(words) == 11
-    assert [row.count("</td>") for row in page.split("<tr>") if "</td>" in row] == [8, 2, 2, 2, 2]
+    # heading, labels, data set, its licence, batch, two options, two cells, what a metric is, its
+    # recipe and extractor, a label in the code, and two words of the command
+    assert page.count(words) == 15
+    assert [row.count("</td>") for row in page.split("<tr>") if "</td>" in row] == [6, 2, 2, 2, 2]
     outside = re.sub(r"```.*?```", "", body, flags=re.DOTALL)
     assert not re.search(r"(?<!\\):/|www\.|(?<!\\)@", outside)  # which GitHub makes links of
-    assert "had not finished" in body
+    assert "had not ended" in body
 
 
 # Whole or absent
@@ -320,6 +322,7 @@ def test_what_is_not_ours_stays(run, tmp_path):
 
 def test_what_cannot_be_exported(run, monkeypatch):
     refusal("no config.json", run=run.checkpoints.parent / "samples")
+    refusal("--license", "CC BY", "cc-by-4.0", run=run.path, license="CC BY")
     monkeypatch.setattr(exporting, "to_onnx", lambda net: b"")
     refusal("netG.onnx", "onnxruntime", "torch", run=run.path)
     monkeypatch.setattr(exporting, "difference", lambda *_: Difference(0.02, 2))

@@ -1,12 +1,9 @@
 """What a run writes of its progress: the status line, stats.jsonl, losses.csv."""
 
 import io
-import os
 import re
-import runpy
 import subprocess
 import sys
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,54 +172,15 @@ def test_the_page_names_each_metric_and_shows_the_program():
     assert blocks(PAGE, "python") == [TRACK.read_text()]
 
 
-def recorded(tmp_path):
-    """A run with a line in each file, and one that was cut off; its log has just been written."""
-    run, records, _ = new_records(tmp_path)
-    run.config.write_text('{"lr": 0.1}')
-    run.log.touch()
-    records.add_tick(ROWS, SPENT)
-    with run.stats.open("a") as file:
-        file.write('{"step": 3, "epoch": 0, "ni')
-    append_line(run.metrics, metric_of(32, 9.0))
-    append_line(run.metrics, metric_of(32, 8.0, label="Smiling=1"))
-    return run, records
-
-
-def test_the_program_follows_a_run_that_resumes(tmp_path, monkeypatch):
-    run, records = recorded(tmp_path)
-    sent = []
-    stand_in = SimpleNamespace(
-        start_run=lambda run_name: nullcontext(),
-        log_artifact=lambda path: None,
-        log_metrics=lambda numbers, step: sent.append((step, numbers)),
-    )
-
-    def meanwhile():
-        records.add_tick(ROWS[:1], SPENT)
-        yield
-        records.history = ROWS  # as of a checkpoint
-        records.begin(32)
-        records.add_tick(ROWS[:1] * np.nan, Spent(1.0))
-        os.utime(run.log, (0, 0))
-        yield
-
-    course = meanwhile()
-    monkeypatch.setattr("time.sleep", lambda seconds: next(course, None))
-    monkeypatch.setitem(sys.modules, "mlflow", stand_in)
-    monkeypatch.setattr(sys, "argv", [str(TRACK), str(run.path)])
-    runpy.run_path(str(TRACK))
-    assert [step for step, _ in sent] == [32, 32, 48, 48]
-    assert sent[0][1]["training/loss_d"] == 1.5
-    assert (sent[1][1]["swd/value"], sent[1][1]["swd/floor"]) == (9, 4)
-    assert sent[2][1]["training/loss_d"] == 1
-    assert "training/loss_d" not in sent[3][1]
-    assert sent[3][1]["training/step_ms"] == 1000
-
-
 def test_the_program_fills_mlflows_file_store(tmp_path):
     require("mlflow")
-    run, _ = recorded(tmp_path)
-    os.utime(run.log, (0, 0))
+    run, records, _ = new_records(tmp_path)
+    run.config.write_text('{"lr": 0.1}')
+    records.add_tick(ROWS, SPENT)
+    with run.stats.open("a") as file:
+        file.write('{"step": 3, "epoch": 0, "ni')  # cut off
+    append_line(run.metrics, metric_of(32, 9.0))
+    append_line(run.metrics, metric_of(32, 8.0, label="Smiling=1"))
     (block,) = blocks(PAGE, "sh")
     export, _ = block.splitlines()
     variables = dict(word.split("=") for word in export.removeprefix("export ").split())

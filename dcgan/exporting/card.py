@@ -22,6 +22,7 @@ from dcgan.nets.models import Generator, count_parameters
 from dcgan.options import ExportOptions, RunLabels, TrainConfig
 from dcgan.reporting import words
 from dcgan.reporting.read import Metric, RunRecord
+from dcgan.sampling.labels import each_label
 from pipeline.errors import plain
 from pipeline.images.size import shown_size
 
@@ -33,6 +34,10 @@ _OF_A_HUB = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 """An owner and a data set."""
 
 
+OF_A_MACHINE = frozenset(("precision", "step", "tune", "device"))
+"""Options that say how a step is computed, and nothing to those who take the net."""
+
+
 class _Ready(str):
     """Markdown or code of our own, to which `_text` adds nothing."""
 
@@ -41,7 +46,7 @@ class _Ready(str):
 
 def title_of(net: Generator, options: ExportOptions) -> str:
     """Name a net as a card's heading does."""
-    of = f" of {options.data_name}" if options.data_name else ""
+    of = f" trained on {options.data_name}" if options.data_name else ""
     return f"DCGAN generator{of}, {shown_size(net.image_size)}"
 
 
@@ -74,7 +79,8 @@ def card(
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    name = options.data_name
+    name, metrics = options.data_name, _last(record.metrics, file)
+    by_label = any(each.label is not None for each in metrics)
     return environment.get_template("card.md").render(
         license=_Ready(json.dumps(plain(options.license or "unknown"))),
         hub_data=_Ready(json.dumps(name)) if name and _OF_A_HUB.fullmatch(name) else None,
@@ -86,14 +92,17 @@ def card(
         averaged=file == record.folder.generator_average.name,
         labels=labels and labels.describe(),
         kind=labels and labels.kind,
+        example=labels and _Ready(ascii(each_label(labels.space)[0].name)),
         label_count=labels and len(labels.names),
         data_name=name,
         data_license=options.data_license,
         nimg=words.count(record.folder.nimg_of_nets()),
         batch=words.plain(record.config.get("batch_size")),
-        status="" if record.status == "Training finished" else record.status,
+        unfinished=record.status not in ("Training finished", "unknown"),
         options=_Ready(_options_of(record.config)),
-        metrics=[_row(each) for each in _last(record.metrics, file)],
+        metrics=[_row(each, by_label) for each in metrics],
+        by_label=by_label,
+        made=[*dict.fromkeys(map(_made, metrics))],
         versions={name: metadata.version(name) for name in ("torch", "onnxruntime")},
         difference={"images": f"{difference.images:.1e}", "levels": difference.levels},
         digests={_Ready(name): each for name, each in digests.items()},
@@ -115,7 +124,8 @@ def _options_of(config: Mapping[str, Any]) -> str:
     lines = []
     for name in TrainConfig.model_fields:
         value = config.get(name)
-        if TrainConfig.on_resume(name) in ("same", "fixed") and value not in (None, False):
+        decides = TrainConfig.on_resume(name) in ("same", "fixed") and name not in OF_A_MACHINE
+        if decides and value not in (None, False):
             value = PurePath(value).name if name in ("netG", "netD") else value
             word = "" if value is True else f" {shlex.quote(words.plain(value))}"
             lines.append(plain(f"{TrainConfig.flag(name)}{word}"))
@@ -129,21 +139,29 @@ def _last(metrics: list[Metric], file: str) -> list[Metric]:
     return [*own.values()][: words.MOST_ROWS]
 
 
-def _row(each: Metric) -> tuple[str, ...]:
-    digest = f", digest {each.digest}" if each.digest else ""
-    unlike = "" if each.comparable else ", not comparable with published numbers"
-    return (
+def _row(each: Metric, by_label: bool) -> tuple[str, ...]:
+    name, *numbers = (
         NAMES.get(each.metric, each.metric),
-        each.label or "",
         words.number(each.value),
         words.number(each.floor),
         words.count(each.n),
         words.count(each.nimg),
-        each.recipe,
-        f"{each.extractor}{digest}{unlike}",
     )
+    return (name, *([each.label or ""] if by_label else []), *numbers)
+
+
+def _made(each: Metric) -> tuple[str, str]:
+    """A metric, and how it was measured."""
+    digest = f", digest {each.digest}" if each.digest else ""
+    unlike = "" if each.comparable else ", not comparable with published numbers"
+    how = f"{each.recipe}; {each.extractor}{digest}{unlike}"
+    return NAMES.get(each.metric, each.metric), how
 
 
 def _command(run: str, options: ExportOptions) -> str:
-    """The command without what the card says elsewhere, and without the reader's paths."""
-    return plain(shlex.join(["dcgan-export", run, *(["--raw-net"] if options.raw_net else [])]))
+    """The command without the reader's paths."""
+    said = ("license", "data_name", "data_license")
+    given = [(options.flag(name), getattr(options, name)) for name in said]
+    texts = [word for pair in given if pair[1] is not None for word in pair]
+    raw = ["--raw-net"] if options.raw_net else []
+    return plain(shlex.join(["dcgan-export", run, *raw, *texts]))

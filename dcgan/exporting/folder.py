@@ -50,6 +50,8 @@ class Exported(NamedTuple):
     sizes: dict[str, int]
     """Bytes, by name."""
     difference: Difference
+    measured: bool
+    """Whether the card has a metric."""
     no_page: str
     """How to have a page, too; empty where there is one."""
 
@@ -96,7 +98,8 @@ def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
         text = card(net, source.name, labels, record, options, found, digests, software)
         write_whole(folder / CARD, text.encode(errors="replace"))
         sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    return Exported(target, sizes, found, no_page)
+    measured = any(each.net == source.name for each in record.metrics)
+    return Exported(target, sizes, found, measured, no_page)
 
 
 def _require_extra() -> None:
