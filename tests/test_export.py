@@ -30,7 +30,7 @@ from dcgan.rundir.folder import RunFolder
 from dcgan.sample import sample
 from dcgan.sampling.generate import generate, latents
 from dcgan.sampling.labels import labels_of
-from pipeline.errors import UserError, plain
+from pipeline.errors import UserError
 from pipeline.files import file_digest
 from pipeline.images.labels import LabelSpace
 from tests.report_runs import metric_of, write_lines, write_run
@@ -98,9 +98,7 @@ def runs(tmp_path_factory):
         said = io.StringIO()
         with redirect_stdout(said):
             export(run=plain.path, data_name="owner/faces")
-            export(
-                run=odd.path, data_name=HOSTILE, data_license=HOSTILE, raw_net=True
-            )
+            export(run=odd.path, data_name=HOSTILE, data_license=HOSTILE, raw_net=True)
     return SimpleNamespace(plain=plain, odd=odd, said=said.getvalue())
 
 

@@ -14,5 +14,5 @@ NAMES = {
 """What people read, by the name in `metrics.jsonl`."""
 
 HIGHER_IS_BETTER = frozenset({"isc", "precision", "recall"})
-"""Of the others less is better, but distances to the nearest real image or face, which are near their
-floor unless the net copies."""
+"""Of the others less is better; but distances to the nearest real image or face are near their floor
+unless the net copies."""
