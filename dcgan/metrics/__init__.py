@@ -14,5 +14,4 @@ NAMES = {
 """What people read, by the name in `metrics.jsonl`."""
 
 HIGHER_IS_BETTER = frozenset({"isc", "precision", "recall"})
-"""Of the others less is better; but distances to the nearest real image or face are near their floor
-unless the net copies."""
+"""Of the others less is better, down to the floor for distances to the nearest real image or face."""
