@@ -203,7 +203,7 @@ function recall() {
   fill();
 }
 
-addEventListener("hashchange", () => { if (location.hash !== "#grid") recall(); });
+addEventListener("hashchange", () => (location.hash === "#grid" ? remember() : recall())); // or the skip link
 
 // Files
 

@@ -11,7 +11,7 @@ function parseSeeds(text, most) {
     const first = BigInt(found?.[1] ?? 1), last = BigInt(found?.[2] ?? found?.[1] ?? 0);
     if (last > LAST) throw new Error("Too large: a seed is below 2⁶³");
     if (first > last) throw new Error(wanted);
-    if (last - first >= most - seeds.length) throw new Error(most === 1 ? wanted : `Too many: ${MOST} seeds at most`);
+    if (last - first >= most - seeds.length) throw new Error(most === 1 ? wanted : `Too many: ${MOST.toLocaleString("en")} seeds at most`);
     for (let seed = first; seed <= last; seed++) seeds.push(seed);
   }
   return seeds;
