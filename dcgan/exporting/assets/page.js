@@ -36,7 +36,7 @@ function moved() {
 
 function changed() {
   moved();
-  drawing.request("slots", tool.ready ? tool.beside() : []);
+  drawing.request("slots", tool.beside());
   byId("save").disabled = !tool.ready;
   mark();
 }
@@ -207,8 +207,11 @@ addEventListener("hashchange", () => (location.hash === "#grid" ? remember() : r
 
 // Files
 
-const save = (canvas, name, label) =>
-  savePng(canvas, label ? `${name}-${label.replaceAll(/[^\p{L}\p{N}.,=_-]+/gu, "-")}` : name, Number(byId("scale").value)).catch((error) => trouble(`Not saved: ${error.message}`));
+function save(canvas, name, label) {
+  const safe = label && `-${label.replaceAll(/[^\p{L}\p{N}.,=_-]+/gu, "-")}`;
+  savePng(canvas, name + safe, Number(byId("scale").value)).catch((error) => trouble(`Not saved: ${error.message}`));
+}
+
 byId("save").addEventListener("click", () => save(stage, tool.file, chosenLabel() || labelWords(tool.point().label)));
 byId("save-grid").addEventListener("click", () => {
   const cells = [...grid.children];

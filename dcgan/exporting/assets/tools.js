@@ -80,16 +80,17 @@ class Tool {
     if (!slot.many) this.slots[(place + 1) % this.slots.length].radio.checked = true;
   }
 
-  // Pictures beside that on the stage: of the slots, and what a tool has more.
+  // Pictures beside that on the stage: of the slots, and what a tool has more where all are filled.
   beside() {
-    return this.slots.filter((slot) => slot.canvas).map((slot) => [slot, slot.point()]).map(([slot, point]) => ({
-      ...point,
-      show: (pixels) => {
+    return this.slots.filter((slot) => slot.canvas && slot.seeds.length).map((slot) => {
+      const point = slot.point();
+      const show = (pixels) => {
         paint(slot.canvas, pixels);
         if (slot.words) slot.words.textContent = slot.words.title = labelWords(point.label);
         slot.canvas.setAttribute("aria-label", `${slot.mark}: ${slot.many ? "mean of seeds" : "seed"} ${slot.text}`);
-      },
-    }));
+      };
+      return { ...point, show };
+    });
   }
 
   // Where the reader is, apart from the slots, as text for the address.
@@ -150,6 +151,7 @@ class Walk extends Tool {
   set at(text) { this.slider.value = text; }
 
   beside() {
+    if (!this.ready) return super.beside();
     const steps = this.strip.map((canvas, place) => ({
       ...this.#place(place / (this.strip.length - 1)), show: (pixels) => paint(canvas, pixels),
     }));
@@ -255,6 +257,7 @@ class Plane extends Tool {
   }
 
   beside() {
+    if (!this.ready) return super.beside();
     const { width, height } = NET, points = this.points, side = 7, items = super.beside();
     Object.assign(this.map, { width: side * width, height: side * height });
     const one = document.createElement("canvas"), context = this.map.getContext("2d");
