@@ -1,6 +1,7 @@
 """The page that draws: what it holds, and in Chromium the pictures that torch draws."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from dcgan.nets.weights import examples_of
 from dcgan.options import RunLabels
 from dcgan.sampling.generate import generate, latents, slerp
 from dcgan.sampling.labels import Label
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 from pipeline.files import file_digest
 from tests.browsing import Visit, open_browser, opened
 from tests.needs import require
 
 SIDE, NZ = 16, 17
 HOSTILE = "</script><img src=x onerror=document.title='broken'>{{ 7 * 7 }}'\"\u202e"
+NAME = plain(HOSTILE)
 LABELS = RunLabels(kind="attributes", names=("Bright", HOSTILE), rows=("01", "11", "10"))
 CLASSES = RunLabels(kind="classes", names=("a", "b", "c"))
 STUB = WebRuntime(b"module", b"wasm")
@@ -190,7 +192,8 @@ def test_the_page_draws_what_torch_draws(
             seen.shows(f"Seed {seed}")
             assert differs(seen, *of(seed)) <= 1
         page.fill("#panel-picture .seeds", "-1")
-        assert page.is_visible(".wrong")
+        assert page.inner_text("#panel-picture .wrong") == "Type one seed, such as 17"
+        assert page.is_disabled("#save")
         # A grid for the keyboard
         seen.until("document.querySelectorAll('.cell.drawn').length === 64")
         page.focus(".cell")
@@ -198,7 +201,11 @@ def test_the_page_draws_what_torch_draws(
             page.keyboard.press(key)
         seen.shows("Seed 6")  # in rows of five
         assert differs(seen, *of(6)) <= 1
-        assert page.get_attribute(".cell[aria-pressed=true]", "aria-label") == "Seed 6"
+        assert page.get_attribute(".cell[aria-pressed=true]", "aria-label") == f"Seed 6, {NAME}"
+        for key, reached in ("PageDown", 70), ("PageUp", 6), ("End", 63), ("ArrowDown", 68):
+            page.keyboard.press(key)
+            assert page.evaluate("document.activeElement.dataset.seed") == str(reached)
+        page.fill("#start", "0")
         # A walk
         page.click("#tab-walk")
         for seed in (3, 12):
@@ -212,6 +219,15 @@ def test_the_page_draws_what_torch_draws(
         # The paper's arithmetic
         page.click("#tab-arithmetic")
         page.click(".cell[data-seed='1']")  # out of 0,1,2
+        page.click("[aria-label='Clear + C']")
+        assert page.inner_text("#panel-arithmetic .wrong >> nth=2").startswith("Type at least one")
+        page.click(".cell[data-seed='9']")
+        seen.shows("0,2 − 3,4,5 + 9")
+        page.focus(".cell[data-seed='5']")
+        page.keyboard.press("2")
+        for term in ("3,4", "3,4,5"):
+            page.keyboard.press("Enter")
+            seen.shows(f"0,2 − {term} + 9")
         page.fill("[aria-label='Seeds: + C']", "12, 14-15")
         seen.shows("0,2 − 3,4,5 + 12,14-15")
         first, second, third = (
@@ -220,6 +236,13 @@ def test_the_page_draws_what_torch_draws(
         )
         latent, label = (first - second + third).split([NZ, 2])
         assert differs(seen, latent, label.clamp(0, 1)) <= 1
+        # In a terminal: for one label alone
+        assert not page.is_visible("#terminal")
+        page.select_option("[data-label='1']", "1")
+        words = shlex.split(page.inner_text("#terminal code"))
+        assert words[3:] == ["0,2 - 3,4,5 + 12,14-15", f"--label={NAME}=1"]
+        page.select_option("[data-label='1']", "")
+        assert page.is_visible("#no-terminal")
         # A plane
         page.click("#tab-plane")
         page.focus("#pad")
@@ -229,6 +252,13 @@ def test_the_page_draws_what_torch_draws(
         point = of(0)[0] + 0.04 * of(1)[0] + 0.2 * of(2)[0]
         assert differs(seen, point, of(0)[1]) <= 1
         # A label for all, a file, and the address
+        page.click("text=Through three pictures")
+        seen.shows("0.33 × seed 0 + 0.33 × seed 1 + 0.33 × seed 2")
+        page.click("text=Around A")
+        page.focus("#pad")
+        for key in ("ArrowRight", "Shift+ArrowUp"):
+            page.keyboard.press(key)
+        seen.shows("1.00 × seed 0 + 0.04 × seed 1 + 0.20 × seed 2")
         page.evaluate("document.getElementById('caption').textContent = ''")
         page.select_option("[data-label='0']", "0")
         seen.shows("1.00 × seed 0 + 0.04 × seed 1 + 0.20 × seed 2")
@@ -236,7 +266,7 @@ def test_the_page_draws_what_torch_draws(
         with page.expect_download() as download:
             page.click("#save")
         download.value.save_as(tmp_path / "saved.png")
-        assert download.value.suggested_filename == "plane-0-1-2-at-1.00_0.04_0.20.png"
+        assert download.value.suggested_filename == "plane-0-1-2-at-1.00_0.04_0.20-Bright=-1.png"
         with Image.open(tmp_path / "saved.png") as saved:
             assert saved.size == (4 * SIDE, 4 * SIDE)
             small = np.asarray(saved.convert("RGB"))[::4, ::4]

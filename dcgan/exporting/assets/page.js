@@ -2,7 +2,7 @@
 
 const byId = (id) => document.getElementById(id);
 const drawing = new Drawing();
-const stage = byId("stage"), grid = byId("grid");
+const stage = byId("stage"), peek = byId("peek"), grid = byId("grid");
 const tools = {
   picture: new Picture(changed),
   walk: new Walk(changed, moved),
@@ -20,45 +20,38 @@ function trouble(words) {
 // The stage, and what stands beside it
 
 function moved() {
-  const { title } = tool;
+  if (!tool.ready) return;
+  const { title } = tool, point = tool.point();
   drawing.request("stage", [{
-    ...tool.point(),
+    ...point,
     show: (pixels) => {
-      paint(stage, pixels);
+      for (const canvas of [stage, peek.firstChild]) paint(canvas, pixels);
       stage.setAttribute("aria-label", title);
-      byId("caption").textContent = title;
+      byId("caption").textContent = peek.lastChild.textContent = title;
     },
   }]);
-  byId("of-label").textContent = tool === tools.picture ? labelWords(tool.point().label) : "";
+  byId("of-label").textContent = labelWords(point.label);
   remember();
 }
 
 function changed() {
   moved();
   drawing.request("slots", tool.beside());
+  byId("save").disabled = !tool.ready;
   mark();
 }
 
-function labelWords(row) {
-  if (!row) return "";
-  const names = NET.labels.names.filter((_, place) => row[place]);
-  return names.length > 6 ? `${names.slice(0, 6).join(", ")} and ${names.length - 6} more` : names.join(", ") || "none of the attributes";
-}
+new IntersectionObserver(([{ isIntersecting }]) => { peek.hidden = isIntersecting; }).observe(stage);
 
 // The grid
 
-function firstSeed() {
-  const seeds = parseSeeds(byId("start").value), right = seeds?.length === 1;
-  byId("start").setAttribute("aria-invalid", String(!right));
-  return right ? seeds[0] : null;
-}
-
 function fill() {
-  const start = firstSeed(), count = Number(byId("count").value);
-  if (start === null) return;
+  const [start] = readSeeds(byId("start"), 1), count = Number(byId("count").value);
+  if (start === undefined) return;
   const cells = Array.from({ length: count }, (_, place) => start + BigInt(place)).filter((seed) => seed <= LAST).map((seed) => {
     const cell = Object.assign(document.createElement("button"), { type: "button", className: "cell", tabIndex: -1 });
     cell.dataset.seed = seed;
+    cell.title = labelWords(labelOf(seed));
     const canvas = Object.assign(document.createElement("canvas"), { width: NET.width, height: NET.height });
     const number = Object.assign(document.createElement("span"), { className: "seed", textContent: seed });
     cell.append(canvas, number);
@@ -79,8 +72,8 @@ function mark() {
     const { seed } = cell.dataset;
     const marks = tool.slots.filter((slot) => slot.seeds.some((each) => String(each) === seed)).map((slot) => slot.mark);
     cell.setAttribute("aria-pressed", String(marks.length > 0));
-    cell.setAttribute("aria-label", `Seed ${seed} ${marks.join(" ")}`.trim());
-    cell.dataset.marks = marks.join(" ");
+    cell.setAttribute("aria-label", [`Seed ${seed}`, cell.title, ...marks].filter(Boolean).join(", "));
+    cell.dataset.marks = marks.join(", ");
   }
 }
 
@@ -98,19 +91,24 @@ function focusCell(cell) {
 }
 
 grid.addEventListener("keydown", (event) => {
-  const cells = [...grid.children], place = cells.indexOf(document.activeElement);
+  const cells = [...grid.children], place = Math.max(0, cells.indexOf(document.activeElement));
+  const slot = tool.slots[Number(event.key) - 1];
+  if (slot) slot.radio.checked = true;
   const across = cells.filter((cell) => cell.offsetTop === cells[0].offsetTop).length;
-  const to = {
-    ArrowLeft: place - 1, ArrowRight: place + 1, ArrowUp: place - across, ArrowDown: place + across,
-    Home: 0, End: cells.length - 1,
+  const by = {
+    ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across, PageUp: -cells.length, PageDown: cells.length,
+    Home: -place, End: cells.length - 1 - place,
   }[event.key];
-  if (to === undefined) return;
+  if (by === undefined) return;
   event.preventDefault();
-  if (cells[to]) focusCell(cells[to]);
+  const wanted = BigInt(cells[place].dataset.seed) + BigInt(by);
+  const found = () => grid.querySelector(`[data-seed="${wanted}"]`);
+  if (!found()) shift(by < 0 ? -1n : 1n);
+  focusCell(found() ?? grid.children[place] ?? grid.lastChild);
 });
 
 function shift(by) {
-  const start = firstSeed() ?? 0n, to = start + by * BigInt(byId("count").value);
+  const [start = 0n] = readSeeds(byId("start"), 1), to = start + by * BigInt(byId("count").value);
   byId("start").value = to < 0n ? 0n : to > LAST ? start : to;
   fill();
 }
@@ -205,16 +203,19 @@ function recall() {
   fill();
 }
 
-addEventListener("hashchange", recall);
+addEventListener("hashchange", () => (location.hash === "#grid" ? remember() : recall())); // or the skip link
 
 // Files
 
-const save = (canvas, name) =>
-  savePng(canvas, name, Number(byId("scale").value)).catch((error) => trouble(`Not saved: ${error.message}`));
-byId("save").addEventListener("click", () => save(stage, tool.file));
+function save(canvas, name, label) {
+  const safe = label && `-${label.replaceAll(/[^\p{L}\p{N}.,=_-]+/gu, "-")}`;
+  savePng(canvas, name + safe, Number(byId("scale").value)).catch((error) => trouble(`Not saved: ${error.message}`));
+}
+
+byId("save").addEventListener("click", () => save(stage, tool.file, chosenLabel() || labelWords(tool.point().label)));
 byId("save-grid").addEventListener("click", () => {
   const cells = [...grid.children];
-  save(asGrid(cells.map((cell) => cell.firstChild)), `seeds-${cells[0].dataset.seed}-${cells.at(-1).dataset.seed}`);
+  save(asGrid(cells.map((cell) => cell.firstChild)), `seeds-${cells[0].dataset.seed}-${cells.at(-1).dataset.seed}`, chosenLabel());
 });
 
 // From the first word to the first picture
@@ -236,7 +237,8 @@ function begin() {
       first = performance.now() / 1000; // since the page was asked for
       document.body.classList.add("ready");
     }
-    byId("status").textContent = `First picture after ${first.toFixed(1)} s · ${drawing.rate.toFixed(drawing.rate < 10 ? 1 : 0)} images a second`;
+    const rate = drawing.rate.toLocaleString("en", { maximumFractionDigits: drawing.rate < 10 ? 1 : 0 });
+    byId("status").textContent = `Started in ${first.toFixed(1)} s · ${rate} images a second`;
   };
   recall();
   drawing.start();

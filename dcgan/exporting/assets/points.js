@@ -27,6 +27,21 @@ function labelOf(seed) {
   return row;
 }
 
+// The label that was chosen, as dcgan-sample --label reads it; "" where none was.
+function chosenLabel() {
+  const { kind, names } = NET.labels ?? {};
+  const texts = [...chosen].map(([place, value]) => kind === "classes" ? names[place] : `${names[place]}=${value || -1}`);
+  return texts.join(",");
+}
+
+function labelWords(row) {
+  if (!row) return "";
+  const percents = [...row].map((value) => Math.round(100 * value));
+  const words = NET.labels.names.map((name, place) => percents[place] < 100 ? `${name} ${percents[place]} %` : name)
+    .filter((_, place) => percents[place]);
+  return words.length > 6 ? `${words.slice(0, 6).join(", ")} and ${words.length - 6} more` : words.join(", ") || "none of the attributes";
+}
+
 const pointOf = (seed) => ({ latent: randn(seed, NET.nz), label: labelOf(seed) });
 
 const sum = (rows, weights) =>

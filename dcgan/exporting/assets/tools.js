@@ -3,17 +3,27 @@
 const MOST = 1000; // seeds in a slot
 const LAST = 2n ** 63n - 1n; // as dcgan-sample takes them
 
-// "3,17,40-42" → seeds; null for anything else.
-function parseSeeds(text) {
-  const seeds = [];
+// "3,17,40-42" → seeds; throws words for the reader.
+function parseSeeds(text, most) {
+  const seeds = [], wanted = most === 1 ? "Type one seed, such as 17" : "Type at least one seed, such as 3,17,40-42";
   for (const part of text.split(",")) {
-    const found = /^\s*(\d{1,19})\s*(?:-\s*(\d{1,19})\s*)?$/.exec(part);
-    if (!found) return null;
-    const first = BigInt(found[1]), last = BigInt(found[2] ?? found[1]);
-    if (first > last || last > LAST || last - first >= MOST) return null;
+    const found = /^\s*(\d+)\s*(?:-\s*(\d+)\s*)?$/.exec(part);
+    const first = BigInt(found?.[1] ?? 1), last = BigInt(found?.[2] ?? found?.[1] ?? 0);
+    if (last > LAST) throw new Error("Too large: a seed is below 2⁶³");
+    if (first > last) throw new Error(wanted);
+    if (last - first >= most - seeds.length) throw new Error(most === 1 ? wanted : `Too many: ${MOST.toLocaleString("en")} seeds at most`);
     for (let seed = first; seed <= last; seed++) seeds.push(seed);
   }
-  return seeds.length <= MOST ? seeds : null;
+  return seeds;
+}
+
+// The seeds in a field; none where it is wrong, and the words after it say why.
+function readSeeds(input, most) {
+  let seeds = [], wrong = "";
+  try { seeds = parseSeeds(input.value, most); } catch (error) { wrong = error.message; }
+  input.setAttribute("aria-invalid", String(wrong !== ""));
+  input.nextElementSibling.textContent = wrong;
+  return seeds;
 }
 
 const randomSeed = () => BigInt(crypto.getRandomValues(new Uint32Array(1))[0]);
@@ -25,32 +35,29 @@ class Slot {
     this.radio = element.querySelector("[type=radio]");
     this.input = element.querySelector(".seeds");
     this.canvas = element.querySelector("canvas");
-    this.seeds = parseSeeds(this.input.value);
-    this.input.addEventListener("input", () => {
+    this.words = element.querySelector(".of");
+    const wait = () => {
       this.radio.checked = true;
-      if (this.#read()) changed();
-    });
+      changed();
+    };
+    this.input.addEventListener("input", () => { this.#read(); wait(); });
+    element.querySelector(".clear")?.addEventListener("click", () => { this.text = ""; wait(); });
+    this.#read();
   }
 
-  #read() {
-    const seeds = parseSeeds(this.input.value);
-    const right = Boolean(seeds) && (this.many || seeds.length === 1);
-    this.input.setAttribute("aria-invalid", String(!right));
-    if (right) this.seeds = seeds;
-    return right;
-  }
+  #read() { this.seeds = readSeeds(this.input, this.many ? MOST : 1); }
 
   get text() { return this.input.value.replaceAll(/\s/g, ""); }
   set text(value) {
     this.input.value = value;
+    this.input.scrollTop = this.input.scrollHeight; // the end of a long list
     this.#read();
   }
 
   pick(seed) {
     if (!this.many) return (this.text = String(seed));
     const others = this.seeds.filter((each) => each !== seed);
-    const toggled = others.length === this.seeds.length ? [...others, seed] : others;
-    if (toggled.length) this.text = toggled.join(","); // a mean needs one
+    this.text = (others.length === this.seeds.length ? [...others, seed] : others).join(", ");
   }
 
   point() { return mean(this.seeds.map(pointOf)); }
@@ -62,6 +69,7 @@ class Tool {
     this.slots = [...this.panel.querySelectorAll(".slot")].map((each) => new Slot(each, changed));
   }
 
+  get ready() { return this.slots.every((slot) => slot.seeds.length); }
   get seeds() { return this.slots.map((slot) => slot.seeds[0]); }
   get points() { return this.slots.map((slot) => slot.point()); }
 
@@ -72,15 +80,17 @@ class Tool {
     if (!slot.many) this.slots[(place + 1) % this.slots.length].radio.checked = true;
   }
 
-  // Pictures beside that on the stage: of the slots, and what a tool has more.
+  // Pictures beside that on the stage: of the slots, and what a tool has more where all are filled.
   beside() {
-    return this.slots.filter((slot) => slot.canvas).map((slot) => ({
-      ...slot.point(),
-      show: (pixels) => {
+    return this.slots.filter((slot) => slot.canvas && slot.seeds.length).map((slot) => {
+      const point = slot.point();
+      const show = (pixels) => {
         paint(slot.canvas, pixels);
+        if (slot.words) slot.words.textContent = slot.words.title = labelWords(point.label);
         slot.canvas.setAttribute("aria-label", `${slot.mark}: ${slot.many ? "mean of seeds" : "seed"} ${slot.text}`);
-      },
-    }));
+      };
+      return { ...point, show };
+    });
   }
 
   // Where the reader is, apart from the slots, as text for the address.
@@ -91,15 +101,14 @@ class Tool {
 class Picture extends Tool {
   constructor(changed) {
     super("picture", changed);
-    const step = (by) => {
-      const seed = this.seeds[0] + by;
+    const go = (seed) => {
       if (seed < 0n || seed > LAST) return;
       this.slots[0].text = String(seed);
       changed();
     };
-    document.getElementById("before").addEventListener("click", () => step(-1n));
-    document.getElementById("after").addEventListener("click", () => step(1n));
-    document.getElementById("any").addEventListener("click", () => step(randomSeed() - this.seeds[0]));
+    document.getElementById("before").addEventListener("click", () => go((this.seeds[0] ?? 0n) - 1n));
+    document.getElementById("after").addEventListener("click", () => go((this.seeds[0] ?? -1n) + 1n));
+    document.getElementById("any").addEventListener("click", () => go(randomSeed()));
   }
 
   point() { return this.slots[0].point(); }
@@ -142,6 +151,7 @@ class Walk extends Tool {
   set at(text) { this.slider.value = text; }
 
   beside() {
+    if (!this.ready) return super.beside();
     const steps = this.strip.map((canvas, place) => ({
       ...this.#place(place / (this.strip.length - 1)), show: (pixels) => paint(canvas, pixels),
     }));
@@ -156,7 +166,10 @@ class Arithmetic extends Tool {
   point() { return combine(this.points, [1, -1, 1]); }
   get title() {
     const [first, second, third] = this.slots.map((slot) => slot.text);
-    document.getElementById("line").textContent = `"${first} - ${second} + ${third}"`;
+    const label = chosenLabel(), quoted = label && ` --label='${label.replaceAll("'", "'\\''")}'`;
+    document.getElementById("line").textContent = `"${first} - ${second} + ${third}"${quoted}`;
+    document.getElementById("terminal").hidden = Boolean(NET.labels && !label);
+    document.getElementById("no-terminal").hidden = !NET.labels || label !== "";
     return `${first} − ${second} + ${third}`;
   }
   get file() { return `arithmetic_${this.slots.map((slot) => slot.text).join("_")}`; }
@@ -174,7 +187,7 @@ class Plane extends Tool {
     this.modes = [...this.panel.querySelectorAll("[name=mode]")];
     for (const mode of this.modes) {
       mode.addEventListener("change", () => {
-        this.#go(...(this.flat ? [0, 0] : [0.5, 0.5]));
+        this.#go(0.5, 0.5);
         changed();
       });
     }
@@ -205,7 +218,7 @@ class Plane extends Tool {
     this.#go(0.5, 0.5);
   }
 
-  // Whether the plane goes through three pictures, each of them a corner.
+  // Whether the plane goes through three pictures, with their mean at its centre.
   get flat() { return this.modes[1].checked; }
 
   #go(x, y) {
@@ -215,7 +228,11 @@ class Plane extends Tool {
     this.dot.style.bottom = `${100 * this.#y}%`;
   }
 
-  #weights(x, y) { return this.flat ? [1 - x - y, x, y] : [1, 2 * x - 1, 2 * y - 1]; }
+  #weights(x, y) {
+    if (!this.flat) return [1, 2 * x - 1, 2 * y - 1];
+    const [b, c] = [x, y].map((each) => (7 * each - 2.5) / 3); // 0 and 1 in the 3rd and the 6th of 7 pictures
+    return [1 - b - c, b, c];
+  }
 
   #place(points, x, y) {
     const made = combine(points, this.#weights(x, y));
@@ -240,6 +257,7 @@ class Plane extends Tool {
   }
 
   beside() {
+    if (!this.ready) return super.beside();
     const { width, height } = NET, points = this.points, side = 7, items = super.beside();
     Object.assign(this.map, { width: side * width, height: side * height });
     const one = document.createElement("canvas"), context = this.map.getContext("2d");
