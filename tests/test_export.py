@@ -126,6 +126,7 @@ def quick(monkeypatch):
 def test_it_stands_for_itself(runs, tmp_path, monkeypatch):
     folder = shutil.copytree(runs.plain.export, tmp_path / "elsewhere")
     assert set(contents(folder)) == ALL
+    assert b".py" not in (folder / "netG.onnx").read_bytes(), "where somebody's files are"
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("software").startswith("dcgan-shards ")
     assert config == {
@@ -259,12 +260,11 @@ def test_hostile_words_stay_words(runs):
 
 
 def refusal(*said: str, **options) -> UserError:
-    before = contents(options["run"].parent)
+    before = contents(options["run"].parent), {*options["run"].parent.rglob("*.partial")}
     with pytest.raises(UserError) as error:
         export(**options)
     assert_four_parts(error.value, *said)
-    assert contents(options["run"].parent) == before
-    assert not [*options["run"].parent.rglob("*.partial")]
+    assert (contents(options["run"].parent), {*options["run"].parent.rglob("*.partial")}) == before
     return error.value
 
 
@@ -273,6 +273,10 @@ def test_an_earlier_export_is_replaced_as_a_whole(run, monkeypatch):
     export(run=run.path)
     first = contents(run.export)
     (run.path / "export.partial").mkdir()  # of one that was killed
+    (run.path / "export.partial" / "config.json.partial").touch()
+    export(run=run.path)
+    (run.path / "export.partial").mkdir()  # of one that was killed later
+    shutil.copy(run.export / "config.json", run.path / "export.partial")
     (run.path / "export.partial" / "netG.onnx.partial").touch()
     export(run=run.path, raw_net=True)
     second = contents(run.export)
@@ -304,18 +308,47 @@ def test_an_earlier_export_is_replaced_as_a_whole(run, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_is_not_ours_stays(run, tmp_path):
+def test_what_is_not_ours_stays(run, tmp_path, monkeypatch):
     for name, there in (("mine", "notes.txt"), ("other", "config.json"), ("card", "README.md")):
         (tmp_path / name).mkdir()
         (tmp_path / name / there).write_text("{}")
     (tmp_path / "file").touch()
-    for name, there in (("mine", "notes.txt"), ("other", "config.json"), ("file", "a file")):
+    found = {"mine": "notes.txt", "other": "config.json", "card": "README.md", "file": "a file"}
+    for name, there in found.items():
         refusal(f"--to {tmp_path / name}", there, run=run.path, to=tmp_path / name)
-    refusal("config.json", run=run.path, to=run.path)
+    for ending in (".earlier", ".partial"):  # what ours are called while they are written
+        beside = tmp_path / f"new{ending}"
+        beside.mkdir()
+        (beside / "thesis.txt").touch()
+        refusal("thesis.txt", run=run.path, to=tmp_path / "new")
+        shutil.rmtree(beside)
+    refusal("env.json", run=run.path, to=run.path)
+    refusal("a folder of the run", run=run.path, to=run.nets)
+    monkeypatch.chdir(run.export.parent)
+    refusal("started in", run=run.path, to=Path())
     export(run=run.path, to=tmp_path / "deep" / "new")
     assert set(contents(tmp_path / "deep" / "new")) == ALL
     (tmp_path / "deep" / "new" / "LICENSE").touch()
     refusal("LICENSE", run=run.path, to=tmp_path / "deep" / "new")
+    with pytest.raises(UserError, match="a folder of dcgan-export"):
+        RunFolder.open(tmp_path / "deep" / "new")
+    with pytest.raises(UserError, match="a run to go on with"):
+        RunFolder.at(str(tmp_path / "deep" / "new"))
+
+
+def test_one_writes_at_a_time_and_what_came_meanwhile_stays(run, monkeypatch):
+    def meanwhile(path: Path, net: Generator) -> Difference:
+        with pytest.raises(UserError, match="another dcgan-export"):
+            export(run=run.path)
+        run.export.mkdir()
+        (run.export / "LICENSE").touch()
+        return Difference(0.0, 0)
+
+    monkeypatch.setattr(exporting, "_write_onnx", meanwhile)
+    with pytest.raises(UserError, match="LICENSE"):
+        export(run=run.path)
+    assert [*contents(run.export)] == ["LICENSE"]
+    assert not [path for path in run.path.iterdir() if "export." in path.name]
 
 
 def test_what_cannot_be_exported(run, monkeypatch):

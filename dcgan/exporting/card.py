@@ -6,11 +6,11 @@ run's files or from the command line is text in it: a name can add no markup, li
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import PurePath
 from typing import Any
 
@@ -50,9 +50,15 @@ def title_of(net: Generator, options: ExportOptions) -> str:
     return f"DCGAN generator{of}, {shown_size(net.image_size)}"
 
 
+def version_of(package: str) -> str:
+    """The version of a package, whatever its distribution is called: onnxruntime has several."""
+    return str(getattr(importlib.import_module(package), "__version__", "unknown"))
+
+
 def card(
     net: Generator,
     file: str,
+    nimg: int,
     labels: RunLabels | None,
     record: RunRecord,
     options: ExportOptions,
@@ -65,6 +71,7 @@ def card(
     Args:
         net: that is exported.
         file: its name in the run.
+        nimg: real images that it has seen.
         labels: its own.
         record: of the run.
         options: of the command.
@@ -96,14 +103,14 @@ def card(
         label_count=labels and len(labels.names),
         data_name=name,
         data_license=options.data_license,
-        nimg=words.count(record.folder.nimg_of_nets()),
+        nimg=words.count(nimg),
         batch=words.plain(record.config.get("batch_size")),
         unfinished=record.status not in ("Training finished", "unknown"),
         options=_Ready(_options_of(record.config)),
         metrics=[_row(each, by_label) for each in metrics],
         by_label=by_label,
         made=[*dict.fromkeys(map(_made, metrics))],
-        versions={name: metadata.version(name) for name in ("torch", "onnxruntime")},
+        versions={name: version_of(name) for name in ("torch", "onnxruntime")},
         difference={"images": f"{difference.images:.1e}", "levels": difference.levels},
         digests={_Ready(name): each for name, each in digests.items()},
         page="playground.html" in digests,
@@ -162,6 +169,6 @@ def _command(run: str, options: ExportOptions) -> str:
     """The command without the reader's paths."""
     said = ("license", "data_name", "data_license")
     given = [(options.flag(name), getattr(options, name)) for name in said]
-    texts = [word for pair in given if pair[1] is not None for word in pair]
+    texts = [words.short(word) for pair in given if pair[1] is not None for word in pair]
     raw = ["--raw-net"] if options.raw_net else []
     return plain(shlex.join(["dcgan-export", run, *raw, *texts]))

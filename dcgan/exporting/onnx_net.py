@@ -70,7 +70,20 @@ def to_onnx(net: Generator) -> bytes:
             verbose=False,
         )
     assert program is not None
-    return program.model_proto.SerializeToString()  # type: ignore[no-any-return]
+    model = program.model_proto
+    graph = model.graph
+    # Torch tells in them which lines of whose files each node comes from
+    for each in (
+        model,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+    ):
+        del each.metadata_props[:]
+    return model.SerializeToString()  # type: ignore[no-any-return]
 
 
 def difference(model: bytes, net: Generator) -> Difference:

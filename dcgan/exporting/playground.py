@@ -55,7 +55,12 @@ def find_web_runtime(folder: Path | None) -> WebRuntime:
     Raises:
         UserError: it is not there, or is another version.
     """
-    prefix = folder or cache_folder() / "web"
+    try:
+        prefix = folder or cache_folder() / "web"
+    except RuntimeError as error:  # no home
+        raise UserError(
+            "--web-runtime", str(error), "a folder with onnxruntime-web", "name one"
+        ) from None
     places = [prefix / "node_modules" / "onnxruntime-web" / "dist", prefix / "dist"]
     dist = next((place for place in places if (place / WASM).is_file()), places[0])
     install = f"npm install --prefix {shlex.quote(str(prefix))} onnxruntime-web@{RUNTIME_VERSION}"

@@ -16,14 +16,11 @@ from torch import nn
 from dcgan.nets.conditional import numbered
 from dcgan.nets.models import Discriminator, Generator
 from dcgan.options import RunLabels
-from dcgan.rundir.folder import RunFolder
+from dcgan.rundir.folder import EXPORTED, RunFolder
 from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
 from pipeline.images.labels import LabelSpace
 from pipeline.images.size import DOUBLINGS, ImageSize, image_size
-
-EXPORTED = "netG.safetensors"
-"""The weights in a folder that dcgan-export has written."""
 
 WRAPPERS = ("module", "_orig_mod")
 """Prefixes that DataParallel and torch.compile add to the names of a net's tensors."""
@@ -242,9 +239,11 @@ def labels_beside(net: Path, like: LabelSpace) -> RunLabels | None:
     """
     # A hub's cache has links to files elsewhere, and a link to a run's net may be anywhere
     folders = [*net.absolute().parents[:2], *net.resolve().parents[:2]]
-    for folder in map(RunFolder, folders):
+    for place, folder in enumerate(map(RunFolder, folders)):
         if folder.config.is_file():
-            with contextlib.suppress(ValidationError):
+            # In the one above, a file of that name may be anybody's
+            others = (ValidationError, UserError)[: 1 + place % 2]
+            with contextlib.suppress(*others):
                 labels = RunLabels.model_validate(folder.options().get("labels"))
                 if (labels.kind, len(labels.names)) == (like.kind, len(like.names)):
                     return labels

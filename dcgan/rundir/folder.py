@@ -17,6 +17,12 @@ from pipeline.files import PARTIAL, locked, write_whole, writing
 NUMBERED = Path("runs")
 """Where runs without a name go."""
 
+EXPORTED = "netG.safetensors"
+"""The weights in a folder of dcgan-export."""
+
+MODEL_TYPE = "dcgan-generator"
+"""What such a folder's `config.json` says, and a run's does not."""
+
 LOCK = ".lock"
 """Locked by the process that trains."""
 
@@ -116,8 +122,9 @@ class RunFolder:
             UserError: it is none.
         """
         folder = cls(path)
-        if not folder.config.is_file():
+        if not folder.config.is_file() or (path / EXPORTED).is_file():
             found = "no config.json in it" if path.is_dir() else "no such folder"
+            found = "a folder of dcgan-export" if (path / EXPORTED).is_file() else found
             runs = sorted(path.glob("*/config.json"))
             remedy = f"name the run in it, {runs[-1].parent}" if runs else "check the path"
             raise UserError(path, found, "a run folder of dcgan-train", remedy)
@@ -135,7 +142,8 @@ class RunFolder:
         """
         path = Path(name) if name is not None else _next_number()
         folder = cls(path)
-        if path.exists() and not folder.config.is_file() and not folder._has_only_begun():
+        is_run = folder.config.is_file() and not (path / EXPORTED).is_file()
+        if path.exists() and not is_run and not folder._has_only_begun():
             raise UserError(
                 f"--run {path}",
                 "a folder with other files in it" if path.is_dir() else "a file",
@@ -205,6 +213,16 @@ class RunFolder:
                 number = re.search(r"-(\d+)\.", path.name)
                 if number and int(number[1]) > nimg and not path.is_dir():
                     path.unlink()
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder's `config.json` is one of dcgan-export.
+
+    Raises:
+        ValueError: it is nothing of ours.
+        OSError: it cannot be read.
+    """
+    return read_object(folder / "config.json").get("model_type") == MODEL_TYPE
 
 
 def _next_number() -> Path:

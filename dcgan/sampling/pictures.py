@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 from pipeline.files import replacing
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def columns_of_term(images: int) -> int:
 def _beside_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
     """Write the names of a grid's rows beside them, as far as they are short."""
     pitch = (grid.height - PADDING) / len(names)
-    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
+    told = map(plain, names)
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in told]
     font = _font(max(9, min(14, int(pitch) - 2 * PADDING)), "".join(shown))
     width = MARGIN + max(int(font.getlength(name)) for name in shown) + MARGIN
     sheet = Image.new("RGB", (width + grid.width, grid.height), PAPER)

@@ -12,7 +12,7 @@ with mlflow.start_run(run_name=run.name):
     mlflow.log_artifact(str(run / "config.json"))
     for path in (run / "stats.jsonl", run / "metrics.jsonl"):
         for line in path.read_text().splitlines() if path.exists() else []:
-            with suppress(ValueError):  # a line that was cut off
+            with suppress(ValueError, AttributeError):  # cut off, or no object
                 record = json.loads(line)
                 group = record.get("metric", "training")
                 numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}

@@ -194,6 +194,7 @@ function recall() {
   if (state.has("at")) tool.at = state.get("at");
   for (const name of ["start", "count"]) if (state.has(name)) byId(name).value = state.get(name);
   if (!byId("count").value) byId("count").value = 64;
+  if (!readSeeds(byId("start"), 1).length) byId("start").value = 0;
   (state.get("labels") ?? "").split(",").forEach((value, place) => {
     if (choices[place]) choices[place].value = value;
   });

@@ -168,8 +168,9 @@ class Arithmetic extends Tool {
     const [first, second, third] = this.slots.map((slot) => slot.text);
     const label = chosenLabel(), quoted = label && ` --label='${label.replaceAll("'", "'\\''")}'`;
     document.getElementById("line").textContent = `"${first} - ${second} + ${third}"${quoted}`;
-    document.getElementById("terminal").hidden = Boolean(NET.labels && !label);
-    document.getElementById("no-terminal").hidden = !NET.labels || label !== "";
+    const classes = NET.labels?.kind === "classes"; // dcgan-sample takes one row of attributes for all
+    document.getElementById("terminal").hidden = Boolean(NET.labels && !(classes && label));
+    document.getElementById("no-terminal").hidden = !classes || label !== "";
     return `${first} − ${second} + ${third}`;
   }
   get file() { return `arithmetic_${this.slots.map((slot) => slot.text).join("_")}`; }
