@@ -168,9 +168,10 @@ class Arithmetic extends Tool {
     const [first, second, third] = this.slots.map((slot) => slot.text);
     const label = chosenLabel(), quoted = label && ` --label='${label.replaceAll("'", "'\\''")}'`;
     document.getElementById("line").textContent = `"${first} - ${second} + ${third}"${quoted}`;
-    const classes = NET.labels?.kind === "classes"; // dcgan-sample takes one row of attributes for all
-    document.getElementById("terminal").hidden = Boolean(NET.labels && !(classes && label));
-    document.getElementById("no-terminal").hidden = !classes || label !== "";
+    // dcgan-sample takes one row for all pictures; what is open here differs from seed to seed
+    const open = NET.labels && chosen.size < (NET.labels.kind === "classes" ? 1 : NET.labels.names.length);
+    document.getElementById("terminal").hidden = Boolean(open);
+    document.getElementById("no-terminal").hidden = !open;
     return `${first} − ${second} + ${third}`;
   }
   get file() { return `arithmetic_${this.slots.map((slot) => slot.text).join("_")}`; }
