@@ -31,9 +31,11 @@ demo/faces/demo-faces.json: $(INSTALLED)
 clean-demo:
 	rm -rf demo
 
-# The README's: how the demo's net learned, and its report in Chromium.
+# The README's and the guides': how the demo's net learned, its sums, its report and its page in Chromium.
 pictures: demo/run/report.html
-	$(BIN)/python docs/pictures.py demo/run docs/img
+	$(BIN)/dcgan-sample demo/run --arithmetic "4,5,53,62 - 12,19,37,42 + 25,41,46,63" --grid demo/sum.png
+	$(BIN)/dcgan-export demo/run
+	$(BIN)/python docs/pictures.py demo/run demo/sum.png docs/img
 
 # A process a core, up to four: each imports torch and DALI. A file's tests stay together, for they
 # share what they made; and in the order of names, which starts no long file last.

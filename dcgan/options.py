@@ -8,6 +8,7 @@ appear at once.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,13 @@ def _drawn(seed: object) -> object:
         return secrets.randbelow(10_000) if seed == "random" else int(str(seed))
     except ValueError:
         raise ValueError("a whole number, or random") from None
+
+
+def _hubs_license(name: str | None) -> str | None:
+    # The names at huggingface.co/docs/hub/repositories-licenses are of this form
+    if name is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,63}", name):
+        raise ValueError("a hub's name of a licence, as in mit, cc-by-4.0 or other")
+    return name
 
 
 class SetOptions(Options):
@@ -678,7 +686,8 @@ class EvaluateOptions(SetOptions):
     net: Annotated[
         Path,
         Option(
-            "A run folder, or the weights of a generator, of pytorch/examples too.",
+            "A run folder, a folder of dcgan-export, or the weights of a generator, of"
+            " pytorch/examples too.",
             argument="RUN|netG.pt",
         ),
     ]
@@ -758,7 +767,8 @@ class SampleOptions(Options):
     net: Annotated[
         Path,
         Option(
-            "A run folder, or the weights of a generator, of pytorch/examples too.",
+            "A run folder, a folder of dcgan-export, or the weights of a generator, of"
+            " pytorch/examples too.",
             argument="RUN|netG.pt",
         ),
     ]
@@ -770,7 +780,17 @@ class SampleOptions(Options):
         Path | None,
         Option("Write all into this PNG.", default="samples.png, unless --each is given"),
     ] = None
-    each: Annotated[Path | None, Option("Write one PNG a seed into this folder.")] = None
+    each: Annotated[Path | None, Option("Write one PNG an image into this folder.")] = None
+    latents: Annotated[
+        Path | None, Option("Draw the latents in this .npy file instead, one a row.")
+    ] = None
+    arithmetic: Annotated[
+        str | None,
+        Option("Add and subtract mean latents of seeds instead, as in '3,17,40 - 5,9 + 12,60'."),
+    ] = None
+    save_latents: Annotated[
+        Path | None, Option("Write the latents of what is drawn into this .npy file.")
+    ] = None
     label: Annotated[
         str | None,
         Option(
@@ -788,6 +808,36 @@ class SampleOptions(Options):
         bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
     ] = False
     device: Annotated[str, Option(DEVICE)] = "auto"
+
+
+class ExportOptions(Options):
+    """The options of `dcgan-export`."""
+
+    run: Annotated[Path, Option("A run folder.", argument="RUN")]
+    to: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
+    raw_net: Annotated[
+        bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
+    ] = False
+    license: Annotated[
+        str | None,
+        BeforeValidator(_hubs_license),
+        Option(
+            "Licence of the net, for the card, as a hub names it: mit, cc-by-4.0 or other.",
+            default="unknown",
+        ),
+    ] = None
+    data_name: Annotated[
+        str | None,
+        Option("Name of the data set, for the card: in words, or as a hub's owner/name."),
+    ] = None
+    data_license: Annotated[str | None, Option("Licence of the data set, for the card.")] = None
+    web_runtime: Annotated[
+        Path | None,
+        Option(
+            "Folder in which npm has installed onnxruntime-web, for the page.",
+            default="in the user's cache folder",
+        ),
+    ] = None
 
 
 class ReportOptions(Options):

@@ -62,7 +62,7 @@ def write_page(runs: list[Path], out: Path) -> None:
         )
     records = read_runs(runs)
     one = len(records) == 1
-    page = run_page(records[0]) if one else comparison_page(records)
+    page = run_page(records[0], out.parent) if one else comparison_page(records)
     with writing(out, remedy="choose another --out"):
         # A name or a value may hold half a character, which UTF-8 cannot say
         write_whole(out, page.encode(errors="replace"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from pipeline.errors import UserError, plain_errors
 from pipeline.files import writing
 
 if TYPE_CHECKING:
+    import torch
+
     from dcgan.sampling.sample import Source
 
 app = typer.Typer()
@@ -26,7 +30,14 @@ SEEDS_OF_A_ROW = "0-7"
 MAX_FRAMES = 3600
 """Three minutes; all are held in memory while the file is written."""
 
-OF_PICTURES, OF_A_WALK = ("seeds", "grid", "each"), ("frames", "out")
+PURPOSES = {
+    "seeds": ("grid", "each", "save_latents"),
+    "latents": ("grid", "each"),
+    "arithmetic": ("grid", "save_latents"),
+    "interpolate": ("frames", "out", "save_latents"),
+}
+"""The options of which one says what is drawn, and those that go with each."""
+
 ROOM = ("a place for new files", "choose another, or make room")
 
 
@@ -41,26 +52,28 @@ ROOM = ("a place for new files", "choose another, or make room")
 def sample(options: SampleOptions) -> None:
     """Draw images from a trained generator: each depends on its seed, and its label, alone."""
     _require_one_purpose(options)
-    if options.interpolate is None:
-        _draw_pictures(options)
-    else:
+    if options.save_latents is not None:
+        _require_file("--save-latents", options.save_latents, ".npy")
+    if options.interpolate is not None:
         _draw_walk(options, options.interpolate)
+    elif options.arithmetic is not None:
+        _draw_arithmetic(options, options.arithmetic)
+    else:
+        _draw_pictures(options)
 
 
 def _require_one_purpose(options: SampleOptions) -> None:
-    walking = f"--interpolate {options.interpolate}" if options.interpolate is not None else None
-    for name in OF_A_WALK if walking is None else OF_PICTURES:
+    given = [name for name in PURPOSES if getattr(options, name) is not None]
+    purpose = given[0] if given else "seeds"
+    for name in chain(PURPOSES, *PURPOSES.values()):
         flag, value = options.flag(name), getattr(options, name)
-        if value is not None and walking is not None:
-            raise UserError(
-                walking, f"{flag} beside it", "only one of the two", f"leave {flag} out"
-            )
-        if value is not None:
+        if value is not None and name not in (purpose, *PURPOSES[purpose]):
+            takers = [f"draw with {options.flag(p)}" for p in PURPOSES if name in PURPOSES[p]]
             raise UserError(
                 f"{flag} {value}",
-                "no --interpolate",
-                "a walk for it",
-                "add --interpolate 12:34; a grid is written with --grid",
+                f"{options.flag(purpose)} beside it{'' if given else ', by default'}",
+                f"there only {', '.join(map(options.flag, PURPOSES[purpose]))}",
+                ", or ".join([f"leave {flag} out", *takers]),
             )
 
 
@@ -71,35 +84,37 @@ def _draw_pictures(options: SampleOptions) -> None:
     each = options.each
     if each is not None and each.exists() and not each.is_dir():
         raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
-    grid = _grid(options.grid, each)
+    grid = None if each is not None and options.grid is None else _grid(options.grid)
     source = _open(options)
+    from dcgan.sampling.latents import latents_of_seeds, read_latents
     from dcgan.sampling.sample import save_pictures
 
     labels = source.labels_to_draw(options.label)
     if seeds is None:
         seeds = parse_seeds(SEEDS_OF_A_ROW if len(labels) > 1 else DEFAULT_SEEDS)
-    total = count(seeds) * max(1, len(labels))
+    chosen = (
+        latents_of_seeds(seeds, source.nz)
+        if options.latents is None
+        else read_latents(options.latents, source.nz)
+    )
+    number = count(chosen.numbers)
+    total = number * max(1, len(labels))
     with writing(each or grid, *ROOM), progress(console, "drawing", total) as done:
-        save_pictures(source, seeds, grid, each, done, labels)
+        save_pictures(source, chosen, grid, each, done, labels)
     if len(labels) > 1:
         console.print(source.describe_rows(labels))
     if each is not None:
         console.print(f"{total:,} images in {each}/")
     if grid is not None:
         console.print(f"{total:,} images in {grid}, row by row")
+    _save_latents(options.save_latents, chosen, number, source.nz)
 
 
-def _grid(grid: Path | None, each: Path | None) -> Path | None:
-    """The grid to write, if any. The default name gives way to whatever is not a sample of ours."""
+def _grid(grid: Path | None) -> Path:
+    """The grid to write. The default name gives way to whatever is not a sample of ours."""
     if grid is not None:
-        if grid.suffix.lower() != ".png":
-            raise UserError(
-                f"--grid {grid}", "no name of a PNG", "a file whose name ends in .png", "rename it"
-            )
-        require_place("--grid", grid)
+        _require_file("--grid", grid, ".png")
         return grid
-    if each is not None:
-        return None
     if DEFAULT_GRID.exists():
         from dcgan.sampling.sample import is_ours
 
@@ -113,18 +128,53 @@ def _grid(grid: Path | None, each: Path | None) -> Path | None:
     return DEFAULT_GRID
 
 
+def _require_file(flag: str, path: Path, ending: str) -> None:
+    if path.suffix.lower() != ending:
+        raise UserError(
+            f"{flag} {path}", "another ending", f"a file whose name ends in {ending}", "rename it"
+        )
+    require_place(flag, path)
+
+
+def _save_latents(path: Path | None, rows: Iterable[torch.Tensor], count: int, nz: int) -> None:
+    from dcgan.sampling.latents import save_latents
+
+    if path is not None:
+        with writing(path, *ROOM):
+            save_latents(rows, (count, nz), path)
+        console.print(f"{count:,} latents in {path}")
+
+
+def _draw_arithmetic(options: SampleOptions, arithmetic: str) -> None:
+    from dcgan.sampling.seeds import count, parse_arithmetic
+
+    terms = parse_arithmetic(arithmetic)
+    grid = _grid(options.grid)
+    source = _open(options)
+    from dcgan.sampling.sample import save_sum
+
+    label = source.label_of_arithmetic(options.label)
+    total = sum(count(seeds) for _, seeds in terms) + len(terms) + 1
+    with writing(grid, *ROOM), progress(console, "drawing", total) as done:
+        result = save_sum(source, terms, grid, done, label)
+    console.print(f"{arithmetic} in {grid}: the means in the last row, the result at its end")
+    _save_latents(options.save_latents, [result], 1, source.nz)
+
+
 def _draw_walk(options: SampleOptions, interpolate: str) -> None:
     from dcgan.sampling.seeds import parse_stops
 
     stops = parse_stops(interpolate)
     frames, out = _frames(options.frames, len(stops)), _animation(options.out)
     source = _open(options)
+    from dcgan.sampling.generate import walk
     from dcgan.sampling.sample import save_interpolation
 
     labels = source.labels_of_walk(options.label, stops)
     with writing(out, *ROOM), progress(console, "drawing", frames) as done:
         save_interpolation(source, stops, frames, out, done, labels)
     console.print(f"{frames:,} frames in {out}")
+    _save_latents(options.save_latents, walk(stops, frames, source.nz), frames, source.nz)
 
 
 def _frames(asked: int | None, stops: int) -> int:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 PAGE = ROOT / "docs/options.md"
 
-COMMANDS = ("train", "sample", "evaluate", "report", "profile", "doctor")
+COMMANDS = ("train", "sample", "evaluate", "report", "export", "profile", "doctor")
 TOOLS = ("make_shards", "check_shards", "make_demo_faces")
 
 HEAD = """# All options

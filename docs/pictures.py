@@ -1,7 +1,8 @@
-"""Makes the pictures of the README from a run on the drawn faces: `make pictures`.
+"""Makes the pictures of the README and the guides from a run on the drawn faces: `make pictures`.
 
-How a net learns, as a strip of grids, and a part of the run's report as Chromium shows it. Both
-are WebP, for a repository keeps every version of a picture.
+How a net learns, as a strip of grids, what `dcgan-sample --arithmetic` draws, and the run's report
+and its page that draws, as Chromium shows them. All are WebP, for a repository keeps every version
+of a picture.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -25,6 +27,10 @@ ABOVE, GAP = 36, 14
 
 WIDTH, HEIGHT = 1100, 1450
 """Pixels of the report that are shown."""
+
+SUM = "tool=arithmetic&seeds=4,5,53,62;12,19,37,42;25,41,46,63&start=0&count=64"
+SUM_HEIGHT, DRAWN = 950, 6.0
+"""What the page that draws shows, pixels of it, and seconds after which it has drawn."""
 
 
 def save_strip(run: RunFolder, out: Path) -> None:
@@ -58,27 +64,30 @@ def _corner(grid: Path) -> Image.Image:
     return corner
 
 
-def save_page(page: Path, section: str, out: Path) -> None:
-    """Show a page in Chromium, from the section of that id on."""
+def save_page(page: Path, fragment: str, out: Path, height: int = HEIGHT, wait: float = 0) -> None:
+    """Show a page in Chromium, at that part of it or in that state, after `wait` seconds."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
-        tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        tab.goto(f"{page.absolute().as_uri()}#{section}")
+        tab = browser.new_page(viewport={"width": WIDTH, "height": height})
+        tab.goto(f"{page.absolute().as_uri()}#{fragment}")
         tab.wait_for_load_state("networkidle")
+        time.sleep(wait)
         shot = tab.screenshot()
         browser.close()
     Image.open(io.BytesIO(shot)).convert("RGB").save(out, quality=85, method=6)
 
 
 def main() -> None:
-    """Read the run named first, write into the folder named second."""
-    run, folder = RunFolder(Path(sys.argv[1])), Path(sys.argv[2])
+    """Read a run that was exported with its page, and the picture of a sum; write to a folder."""
+    run, total, folder = RunFolder(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])
     save_strip(run, folder / "progress.webp")
+    open_picture(total).save(folder / "arithmetic.webp", quality=88, method=6)
     save_page(run.report, "samples", folder / "report.webp")
+    save_page(run.export / "playground.html", SUM, folder / "playground.webp", SUM_HEIGHT, DRAWN)
 
 
 if __name__ == "__main__":

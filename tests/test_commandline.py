@@ -7,12 +7,12 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from dcgan import doctor, evaluate, profile, report, sample, train
+from dcgan import doctor, evaluate, export, profile, report, sample, train
 from dcgan.cli import FORMER
 from dcgan.options import TrainConfig
 from tools import check_shards, make_demo_faces, make_shards
 
-PROGRAMS = (train, profile, doctor, sample, evaluate, report)
+PROGRAMS = (train, profile, doctor, sample, evaluate, report, export)
 TOOLS = (make_shards, check_shards, make_demo_faces)
 
 MEASURED = [*get_command(profile.app).commands]  # type: ignore[attr-defined]

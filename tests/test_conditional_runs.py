@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.images.labels import LabelSpace
 from pipeline.loading.options import LoaderOptions
 from tests.conditional_runs import ATTRIBUTES, NAMES, SIDE, labelled_set
+from tests.markdown import assert_as_documented
 from tests.pictures import names_in
 from tests.reference.conditional import embedding_of
 from tests.running import assert_four_parts, new_trainer, stopped_after, tiny, train_here
@@ -301,6 +302,8 @@ def test_each_label_is_measured_by_itself(runs, sets, monkeypatch):
         *(("swd", None, 16), ("neighbours", None, 64), ("swd", DARK, 16), ("swd", BRIGHT, 16))
     ]
     assert drawn == [([0, 1], 16), ([0], 16), ([1], 16)]
+    for line in lines:
+        assert_as_documented(line, run.metrics.name)
     page = run_page(read_run(run.path))
     assert all(f">{name}</th>" in page for name in NAMES)
     assert "Each row has the label beside it" in page

@@ -27,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.files import cache_folder
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.shard_set import ShardSet
+from tests.markdown import assert_as_documented
 from tests.pictures import (
     encode,
     numbered,
@@ -280,6 +281,8 @@ def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
     assert told.returncode == 0, told.stderr
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["metric"] for line in lines] == ["swd", "neighbours"]
+    for line in lines:
+        assert_as_documented(line, run.metrics.name)
     assert {(line["nimg"], line["net"]) for line in lines} == {(32, "netG_ema.pt")}
     assert tuple(lines[1]) == FIELDS
     here = metric(faces.folder).measure(load_generator(run.generator_average))

@@ -117,3 +117,15 @@ def test_brackets_in_names_are_no_lists():
     for text in ("[" * 65 + "]" * 65, '{"a": ' * 65 + "1" + "}" * 65, '"[[[' * 99 + "[" * 65):
         with pytest.raises(ValueError, match="lists"):
             read_json(text)
+
+
+def test_the_nets_have_seen_what_the_newest_checkpoint_had(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.nimg_of_nets() == 0
+    for nimg in (64, 128, 96):
+        append_line(run.stats, {"step": nimg // 8, "nimg": nimg})
+    assert run.nimg_of_nets() == 128
+    run.checkpoints.mkdir()
+    for nimg in (8, 96):
+        (run.checkpoints / f"{nimg:09d}.json").touch()
+    assert run.nimg_of_nets() == 96, "the run trains on, and its nets are those of a checkpoint"

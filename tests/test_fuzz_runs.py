@@ -16,6 +16,7 @@ from dcgan.nets.weights import load_generator, read_state, refuse_inflated
 from dcgan.reporting.page import run_page
 from dcgan.reporting.read import read_run
 from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.sampling.latents import read_latents
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.records import Records
 from dcgan.training.run import Plan
@@ -273,3 +274,14 @@ def test_lines_without_end_take_no_memory(run):
     with pytest.raises(UserError, match="more than"):
         read_lines(run.alarms)
     run.alarms.unlink()
+
+
+@given(data=st.data())
+@some(0.5)
+def test_any_file_of_latents_is_read_or_refused(tmp_path, data):
+    path = tmp_path / "z.npy"
+    np.save(path, np.ones((3, 8), np.float32))
+    path.write_bytes(data.draw(changed_bytes(path.read_bytes())))
+    found = survives("latents", lambda: read_latents(path, 8), UserError)
+    if not isinstance(found, UserError):
+        assert all(row.isfinite().all() for row in found)

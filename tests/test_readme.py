@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,15 @@ def test_blocks_run_in_order_in_one_folder(tmp_path):
     shown = [line for line in DEMO.splitlines() if line.startswith("[")]
     assert shown
     assert {_form(line) for line in shown} <= {_form(line) for line in output.splitlines()}
-    for block in blocks(README, "python"):
-        shell(f"{sys.executable} - <<'EOF'\n{block}\nEOF", tmp_path)
-    with Image.open(tmp_path / "face.png") as face:
-        assert face.size == (64, 64)
 
 
-@pytest.mark.parametrize(("page", "channels"), [(README, 1), (guide("sampling"), 3)])
-def test_the_snippet_draws_grey_and_colour(tmp_path, monkeypatch, page, channels):
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_snippet_draws_grey_and_colour(tmp_path, monkeypatch, channels):
     monkeypatch.chdir(tmp_path)
     Path("runs/0001").mkdir(parents=True)
     net = Generator(32, nz=7, ngf=2, channels=channels)
     save_weights(net, Path("runs/0001/netG_ema.pt"))
-    (block,) = blocks(page, "python")
+    (block,) = blocks(guide("sampling"), "python")
     names: dict[str, Any] = {}
     exec(block, names)
     assert names["images"].shape == (16, 32, 32, channels)

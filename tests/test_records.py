@@ -2,17 +2,23 @@
 
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from dcgan.rundir.folder import RunFolder
+from dcgan.metrics import NAMES
+from dcgan.rundir.folder import RunFolder, append_line
 from dcgan.step import STATISTICS
 from dcgan.training.clock import Spent
 from dcgan.training.records import Records
 from dcgan.training.run import Plan
-from tests.running import STATUS, read_losses, read_stats, tiny
+from tests.markdown import assert_as_documented, blocks, documented, guide
+from tests.needs import require
+from tests.report_runs import metric_of
+from tests.running import ROOT, STATUS, environment, read_losses, read_stats, tiny
 
 SPENT = Spent(0.24008, 0.24008 * 0.0024)
 """On two steps: 120.04 ms each."""
@@ -82,6 +88,8 @@ def test_a_line_a_tick_and_a_row_a_step(tmp_path):
         *STATISTICS,
         *("step_ms", "img_per_s", "data_wait_pct"),
     ]
+    assert list(first) == list(documented(run.stats.name))
+    assert_as_documented(first, run.stats.name)
     assert (first["step"], first["epoch"], first["nimg"]) == (2, 0, 32)
     assert (second["step"], second["epoch"], second["nimg"]) == (3, 0, 48)
     assert [first[name] for name in STATISTICS] == [1.5, 3, 0.375, 0.5, 0.25]
@@ -117,6 +125,7 @@ def test_what_is_not_finite_is_null_in_json_and_stays_in_the_table(tmp_path, val
     line = lines[-1]
     assert f"Loss_D: {value:.4f}  Loss_G: 3.0000" in line
     (record,) = read_stats(run)
+    assert_as_documented(record, run.stats.name)
     assert record["loss_d"] is None
     assert record["loss_g"] == 3
     np.testing.assert_array_equal(read_losses(run)[:, 1], [1, value])
@@ -148,3 +157,44 @@ def test_a_history_goes_on_from_one_that_was_saved(tmp_path):
     records.add_tick(np.full((1, 5), 2, dtype=np.float32), SPENT)
     assert records.history[:, 0].tolist() == [1, 1, 2]
     assert saved.tolist() == np.ones((2, 5)).tolist()
+
+
+# The page about them, and its program
+
+PAGE = guide("records")
+TRACK = ROOT / "docs/examples/track.py"
+
+
+def test_the_page_names_each_metric_and_shows_the_program():
+    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|[^|]+\|$", PAGE.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(NAMES)
+    assert blocks(PAGE, "python") == [TRACK.read_text()]
+
+
+def test_the_program_fills_mlflows_file_store(tmp_path):
+    require("mlflow")
+    run, records, _ = new_records(tmp_path)
+    run.config.write_text('{"lr": 0.1}')
+    records.add_tick(ROWS, SPENT)
+    with run.stats.open("a") as file:
+        file.write('{"step": 3, "epoch": 0, "ni')  # cut off
+    append_line(run.metrics, metric_of(32, 9.0))
+    append_line(run.metrics, metric_of(32, 8.0, label="Smiling=1"))
+    (block,) = blocks(PAGE, "sh")
+    export, _ = block.splitlines()
+    variables = dict(word.split("=") for word in export.removeprefix("export ").split())
+    done = subprocess.run(
+        [sys.executable, TRACK, run.path],
+        cwd=tmp_path,
+        env=environment() | variables | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = tmp_path.glob("mlruns/0/*/metrics")
+    names = {path.relative_to(found).as_posix() for path in found.rglob("*") if path.is_file()}
+    assert {"training/loss_d", "training/img_per_s", "swd/value", "swd/floor"} <= names
+    for name, value in (("training/loss_d", "1.5"), ("swd/value", "9.0")):
+        assert (found / name).read_text().split()[1:] == [value, "32"]
+    assert [path.name for path in tmp_path.glob("mlruns/0/*/artifacts/*")] == ["config.json"]

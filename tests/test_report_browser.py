@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from dcgan.report import write_page
 from dcgan.rundir.folder import RunFolder
-from tests.needs import chromium, require
+from tests.browsing import Visit, open_browser, opened
 from tests.report_runs import alarm_of, metric_of, save_plain, write_lines, write_run
 
 LEVEL = """async () => {
@@ -34,24 +33,10 @@ LINK = "<a href='http://x.y'>x</a>"
 """Short enough for a legend to show whole."""
 
 
-@dataclass
-class Visit:
-    """A page that is open, and what went on behind it."""
-
-    page: Any
-    said: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-
+class Report(Visit):
     def level(self) -> int:
         value: int = self.page.evaluate(LEVEL)
         return value
-
-    def until(self, expression: str) -> None:
-        """Wait until it holds; playwright's own waiting is what the page's policy forbids."""
-        ends = time.monotonic() + 15
-        while not self.page.evaluate(expression):
-            assert time.monotonic() < ends, f"never came: {expression}"
-            time.sleep(0.02)
 
     def legend(self, chart: str) -> list[str]:
         names: list[str] = self.page.locator(f"#chart-{chart} .legendtext").all_text_contents()
@@ -62,45 +47,24 @@ class Visit:
         return value
 
 
-Open = Callable[..., Visit]
+Open = Callable[..., Report]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    require("chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Open]:
     """Opens a page; at the end nothing may have been said or asked for."""
-    visits: list[Visit] = []
-    contexts = []
+    with ExitStack() as visits:
 
-    def open_(path: Path, width: int = 1000) -> Visit:
-        size = {"width": width, "height": 800}
-        contexts.append(browser.new_context(viewport=size, color_scheme="light"))
-        seen = Visit(contexts[-1].new_page())
-        visits.append(seen)
-        seen.page.on("console", lambda message: seen.said.append(message.text))
-        seen.page.on("pageerror", lambda error: seen.said.append(str(error)))
-        seen.page.on("request", lambda request: seen.requests.append(request.url))
-        seen.page.goto(path.as_uri())
-        return seen
+        def open_(path: Path, width: int = 1000) -> Report:
+            return visits.enter_context(opened(browser, path, width, Report))
 
-    yield open_
-    for context in contexts:
-        context.close()
-    assert visits
-    for seen in visits:
-        assert seen.said == []
-        assert [url for url in seen.requests if not url.startswith("data:")] == seen.requests[:1]
-        assert seen.requests[0].startswith("file:")
+        yield open_
 
 
 @pytest.fixture(scope="module")

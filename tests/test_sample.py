@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dcgan.sampling.latents
 import dcgan.sampling.sample
 from dcgan.cli import version
 from dcgan.nets.weights import save_weights
@@ -73,7 +74,7 @@ def test_files_come_one_by_one(run, monkeypatch):
         saved.append(weakref.ref(image))
         most_held = max(most_held, sum(each() is not None for each in saved))
 
-    monkeypatch.setattr(dcgan.sampling.sample, "latents", watched_latents)
+    monkeypatch.setattr(dcgan.sampling.latents, "latents", watched_latents)
     monkeypatch.setattr(dcgan.sampling.sample, "save_image", watched_save)
     sample(net=run.path, seeds="0-99", each=Path("each"), device="cpu")
     assert taken == len(saved) == len(names_in(Path("each"))) == 100

@@ -45,6 +45,15 @@ def test_options_that_do_not_go_together(run):
         ({"interpolate": "1:2", "out": Path("walk.gif"), "frames": 10**9}, "--frames"),
         ({"interpolate": ":".join(["1"] * 3601), "out": Path("walk.gif")}, "3,601 seeds"),
         ({"seeds": ""}, "--seeds"),
+        ({"seeds": "1", "arithmetic": "1 - 2"}, "--seeds beside it"),
+        ({"seeds": "1", "latents": Path("z.npy")}, "leave --latents out"),
+        ({"arithmetic": "1 - 2", "each": Path("e")}, "draw with --seeds, or draw with --latents"),
+        ({"arithmetic": "1 - 2", "frames": 9}, "there only --grid, --save-latents"),
+        ({"arithmetic": "1"}, "one term"),
+        ({"arithmetic": f"1 - 0-{10**6}"}, "million pixels"),
+        ({"latents": Path("z.npy"), "save_latents": Path("y.npy")}, "--latents beside it"),
+        ({"save_latents": Path("z.pt")}, ".npy"),
+        ({"save_latents": Path("none/z.npy")}, "no folder none"),
         ({"grid": Path("g.jpg")}, ".png"),
         ({"grid": Path("none/g.png")}, "no folder none"),
         ({"grid": Path("none/g.png"), "each": Path("e")}, "no folder none"),
@@ -77,7 +86,7 @@ def test_a_run_that_has_not_ended_offers_its_latest_net(run):
 
 def test_a_grid_that_no_viewer_opens(run):
     error = refusal("--each", net=run.path, seeds="0-99999", grid=Path("g.png"), each=Path("e"))
-    assert "100,000 seeds" in error.found
+    assert "100,000 images" in error.found
     assert dcgan.sampling.sample.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from dcgan.sampling.seeds import count, format_seeds, parse_seeds, parse_stops
+from dcgan.sampling.seeds import (
+    count,
+    format_seeds,
+    parse_arithmetic,
+    parse_seeds,
+    parse_stops,
+)
 from pipeline.errors import UserError
 from tests.running import assert_four_parts
 
@@ -46,3 +52,22 @@ def test_what_is_no_walk(text):
 
 def test_stops():
     assert parse_stops("12:34: 12") == [12, 34, 12]
+
+
+def test_a_minus_between_spaces_is_no_range():
+    found = parse_arithmetic("3,17-19  - 5 + 0-1\t- 2")
+    assert [(sign, format_seeds(seeds)) for sign, seeds in found] == [
+        (1, "3,17-19"),
+        (-1, "5"),
+        (1, "0-1"),
+        (-1, "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "3-5", "3 -5 + 1", "3 - ", "- 3 + 4", "+ 3", "1 * 2", "1+2 - 3", "1 - - 3"]
+)
+def test_what_is_no_sum(text):
+    with pytest.raises(UserError) as error:
+        parse_arithmetic(text)
+    assert_four_parts(error.value, f"--arithmetic {text}", "space on both sides")

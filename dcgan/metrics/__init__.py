@@ -14,4 +14,4 @@ NAMES = {
 """What people read, by the name in `metrics.jsonl`."""
 
 HIGHER_IS_BETTER = frozenset({"isc", "precision", "recall"})
-"""Of all others, less is better."""
+"""Of the others, less is better; distances to the nearest real image or face end at their floor."""

@@ -21,10 +21,10 @@ from dcgan.metrics.reals import BATCH, Extractor, Measured, Reals
 from dcgan.metrics.sharing import draw
 from dcgan.metrics.swd import Swd, SwdMetric
 from dcgan.metrics.tables import print_by_label, print_facts, print_rest, print_swd
-from dcgan.nets.weights import load_generator
+from dcgan.nets.weights import load_generator, weights_in
 from dcgan.options import LABELS_SHOWN, EvaluateOptions
 from dcgan.rundir.environment import own_device, pick_device
-from dcgan.rundir.folder import RunFolder, append_line, read_lines
+from dcgan.rundir.folder import RunFolder, append_line
 from dcgan.sampling.labels import Label, each_label, usual_labels
 from pipeline.errors import UserError
 from pipeline.files import file_digest, writing
@@ -83,6 +83,7 @@ class Evaluation:
     """
 
     def __init__(self, options: EvaluateOptions, ranks: Ranks) -> None:
+        options = options.replace(net=weights_in(options.net))
         self._ranks = ranks
         self._device = own_device(pick_device(options.device), ranks)
         self._folder = None if options.net.is_file() else RunFolder.open(options.net)
@@ -101,9 +102,8 @@ class Evaluation:
                 "a net of dcgan-train --conditional",
                 "leave --per-label out, or name another net",
             )
-        stats = read_lines(self._folder.stats) if self._folder else []
         self._record([])  # else what takes minutes would find out that nothing can be written
-        self._nimg = next((tick["nimg"] for tick in reversed(stats) if "nimg" in tick), 0)
+        self._nimg = self._folder.nimg_of_nets() if self._folder else 0
 
     def run(self) -> None:
         """Measure all that was asked for; a collective."""

@@ -244,7 +244,7 @@ def _patch_down(big: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 def _patch_up(small: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     patches = small.flatten(1) @ _matrix(weights)
-    return patches.view(len(small), *weights.shape[2:], -1).permute(0, 3, 1, 2)
+    return patches.view(-1, *weights.shape[2:], weights.shape[1]).permute(0, 3, 1, 2)
 
 
 def _patch_weights(big: torch.Tensor, small: torch.Tensor) -> torch.Tensor:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from dcgan.nets.conditional import numbered
 from dcgan.nets.models import Discriminator, Generator
+from dcgan.options import RunLabels
+from dcgan.rundir.folder import EXPORTED, RunFolder
 from pipeline.errors import UserError, first_line
 from pipeline.files import replacing
+from pipeline.images.labels import LabelSpace
 from pipeline.images.size import DOUBLINGS, ImageSize, image_size
 
 WRAPPERS = ("module", "_orig_mod")
 """Prefixes that DataParallel and torch.compile add to the names of a net's tensors."""
 
 WANTED = "a state dict of tensors, as torch.save(net.state_dict(), path) writes it"
+
+
+def weights_in(path: Path) -> Path:
+    """The file of weights in a folder that dcgan-export has written; any other path as it is."""
+    weights = path / EXPORTED
+    return weights if weights.is_file() else path
 
 
 def load_tensors(path: Path) -> Any:
@@ -72,15 +83,16 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
     """Read a state dict, with the tensor names of the unwrapped net.
 
     Args:
-        path: a file written by `torch.save(net.state_dict(), path)`; the net may have been wrapped
-            by DataParallel or torch.compile, or saved before torch 0.4.1.
+        path: a file written by `torch.save(net.state_dict(), path)`, where the net may have been
+            wrapped by DataParallel or torch.compile, or saved before torch 0.4.1; or the same
+            tensors as safetensors, under a name that ends so.
         where: the file as the user named it, for the error.
 
     Returns:
         Tensors on the CPU, finite in float32.
 
     Raises:
-        UserError: the file is missing, or contains anything else.
+        UserError: the file is missing, or contains anything else; or a package to read it is.
     """
     if not path.is_file():
         raise UserError(
@@ -89,15 +101,19 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
     try:
         with warnings.catch_warnings():  # about foreign formats, which become our own error
             warnings.simplefilter("ignore")
-            found = load_tensors(path)
+            safe = path.suffix.lower() == ".safetensors"
+            found = _load_safetensors(path, where) if safe else load_tensors(path)
+    except UserError:
+        raise
     except PermissionError as error:
         raise UserError(
             where, str(error.strerror), "a file that this user may read", "see ls -ld, or copy it"
         ) from None
     except Exception as error:  # torch's readers may raise anything on a file that is not theirs
+        reader = "safetensors" if safe else "torch.load(weights_only=True)"
         raise UserError(
             where,
-            f"a file that torch.load(weights_only=True) refuses ({type(error).__name__})",
+            f"a file that {reader} refuses ({type(error).__name__})",
             WANTED,
             "name a netG.pth or netD.pth; if it holds a whole pickled net that you trust, load that"
             " in Python and save its state_dict()",
@@ -113,6 +129,25 @@ def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
         if part == "running_var":
             state.setdefault(f"{layer}.num_batches_tracked", torch.tensor(0))
     return state
+
+
+def _load_safetensors(path: Path, where: str) -> dict[str, torch.Tensor]:
+    try:
+        from safetensors.torch import load
+    except ImportError:
+        raise UserError(
+            where,
+            "no package safetensors to read it with",
+            "the packages of dcgan-export",
+            "pip install 'dcgan-shards[export]'",
+        ) from None
+    state = load(path.read_bytes())
+    # The file has them by size and name, and `_origin` needs them layer after layer
+    return {name: state[name] for name in sorted(state, key=_by_number)}
+
+
+def _by_number(name: str) -> str:
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(9), name)
 
 
 def _require_tensor(name: object, value: object, where: str) -> None:
@@ -164,16 +199,19 @@ def load_generator(path: str | Path) -> Generator:
     """Build a generator from a file of its weights, whose shapes determine its options.
 
     Args:
-        path: a state dict, ours or pytorch/examples'; see `load_weights`.
+        path: a state dict, ours or pytorch/examples', also as safetensors (see `read_state`); or a
+            folder that dcgan-export has written.
 
     Returns:
         The generator on the CPU, in float32 and in eval mode. Torch's random state is unchanged.
-        The labels of a conditional one have numbers for names, because the file has no others.
+        The labels of a conditional one have the names, and attributes the examples, that the
+        config.json in the file's folder or the one above tells; without one, numbers for names.
 
     Raises:
-        UserError: the file is missing, or contains anything else.
+        UserError: the file is missing, or contains anything else; or config.json cannot be read.
     """
-    state = read_state(Path(path), str(path))
+    file = weights_in(Path(path))
+    state = read_state(file, str(path))
     net = _origin(state)
     wanted = "the weights of a DCGAN's generator, as dcgan-train and pytorch/examples save them"
     if not isinstance(net, Generator):
@@ -181,7 +219,42 @@ def load_generator(path: str | Path) -> Generator:
         remedy = "name a netG.pt of dcgan-train, or a netG_epoch_N.pth of pytorch/examples"
         raise UserError(path, found, wanted, remedy)
     net.to_empty(device="cpu").load_state_dict(state)
+    if net.labels is not None and (labels := labels_beside(file, net.labels)) is not None:
+        net.labels, net.usual_labels = labels.space, examples_of(labels)
     return net.eval()
+
+
+def labels_beside(net: Path, like: LabelSpace) -> RunLabels | None:
+    """Read what the labels of a net are called, in its run's folder or an exported one.
+
+    Args:
+        net: a file in that folder or in a folder there, or anywhere else.
+        like: labels of the same kind and number.
+
+    Returns:
+        None if there is no such folder, or one of other labels.
+
+    Raises:
+        UserError: its config.json cannot be read.
+    """
+    # A hub's cache has links to files elsewhere, and a link to a run's net may be anywhere
+    folders = [*net.absolute().parents[:2], *net.resolve().parents[:2]]
+    for place, folder in enumerate(map(RunFolder, folders)):
+        if folder.config.is_file():
+            # In the one above, a file of that name may be anybody's
+            others = (ValidationError, UserError)[: 1 + place % 2]
+            with contextlib.suppress(*others):
+                labels = RunLabels.model_validate(folder.options().get("labels"))
+                if (labels.kind, len(labels.names)) == (like.kind, len(like.names)):
+                    return labels
+    return None
+
+
+def examples_of(labels: RunLabels) -> torch.Tensor | None:
+    """Return the attributes that a run keeps, (m, k) float32; None for classes."""
+    if labels.kind == "classes":
+        return None
+    return torch.tensor([[int(value) for value in row] for row in labels.rows]).float()
 
 
 def _shapes(state: dict[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -29,12 +31,18 @@ MOST_SCALES = 10
 """Scales that a cell of a table names; images of 1024 pixels have seven."""
 
 
-def run_page(record: RunRecord) -> str:
-    """Write the report of a run, as HTML."""
+def run_page(record: RunRecord, beside: Path | None = None) -> str:
+    """Write the report of a run, as HTML.
+
+    Args:
+        record: of the run.
+        beside: the folder in which the page will be, by default the run's: links start there.
+    """
     folder = record.folder
     grids = folder.grids()
     chosen = spread(grids, MOST_GRIDS)
     values = run_values(record)
+    values["playground"] = _link(folder.export / "playground.html", beside or folder.path)
     if len(chosen) < len(grids):
         values["left_out"] = f"{len(chosen)} of {len(grids):,} grids, evenly chosen."
 
@@ -57,6 +65,12 @@ def run_page(record: RunRecord) -> str:
         )
 
     return within_limit(page, [folder.reals, folder.neighbours, *(path for _, path in chosen)])
+
+
+def _link(page: Path, beside: Path) -> str:
+    """The way from a folder to a page, as a link has it; empty where there is no such page."""
+    way = os.path.relpath(page.resolve(), beside.resolve()) if page.is_file() else ""
+    return quote(os.fsencode(way))
 
 
 def within_limit(page: Callable[[Packed], str], paths: list[Path]) -> str:
@@ -147,6 +161,7 @@ def run_values(record: RunRecord) -> dict[str, Any]:
         ],
         "alarms_cut": _cut(len(alarms), len(record.alarms)),
         "left_out": "",
+        "playground": "",
     }
 
 

@@ -17,6 +17,12 @@ from pipeline.files import PARTIAL, locked, write_whole, writing
 NUMBERED = Path("runs")
 """Where runs without a name go."""
 
+EXPORTED = "netG.safetensors"
+"""The weights in a folder of dcgan-export."""
+
+MODEL_TYPE = "dcgan-generator"
+"""What such a folder's `config.json` says, and a run's does not."""
+
 LOCK = ".lock"
 """Locked by the process that trains."""
 
@@ -61,6 +67,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.report = path / "report.html"
+        self.export = path / "export"
         self.tensorboard = path / "tensorboard"
         self.samples = path / "samples"
         self.nets = path / "nets"
@@ -92,6 +99,15 @@ class RunFolder:
             raise UserError(self.path, f"no {path.name} in it", "a run with a checkpoint", remedy)
         return path
 
+    def nimg_of_nets(self) -> int:
+        """Return what the newest checkpoint had seen, whose nets lie in the folder.
+
+        Without checkpoints it is what the last status line tells; 0 without that too.
+        """
+        names = (path.stem for path in self.checkpoints.glob("*.json"))
+        found = [int(name) for name in names if name.isdecimal()]
+        return max(found or [line.get("nimg") or 0 for line in read_lines(self.stats)] or [0])
+
     def generator_at(self, nimg: int) -> Path:
         return self.nets / f"netG-{nimg:09d}.pt"
 
@@ -106,8 +122,9 @@ class RunFolder:
             UserError: it is none.
         """
         folder = cls(path)
-        if not folder.config.is_file():
+        if not folder.config.is_file() or (path / EXPORTED).is_file():
             found = "no config.json in it" if path.is_dir() else "no such folder"
+            found = "a folder of dcgan-export" if (path / EXPORTED).is_file() else found
             runs = sorted(path.glob("*/config.json"))
             remedy = f"name the run in it, {runs[-1].parent}" if runs else "check the path"
             raise UserError(path, found, "a run folder of dcgan-train", remedy)
@@ -125,7 +142,8 @@ class RunFolder:
         """
         path = Path(name) if name is not None else _next_number()
         folder = cls(path)
-        if path.exists() and not folder.config.is_file() and not folder._has_only_begun():
+        is_run = folder.config.is_file() and not (path / EXPORTED).is_file()
+        if path.exists() and not is_run and not folder._has_only_begun():
             raise UserError(
                 f"--run {path}",
                 "a folder with other files in it" if path.is_dir() else "a file",
@@ -195,6 +213,16 @@ class RunFolder:
                 number = re.search(r"-(\d+)\.", path.name)
                 if number and int(number[1]) > nimg and not path.is_dir():
                     path.unlink()
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder's `config.json` is one of dcgan-export.
+
+    Raises:
+        ValueError: it is nothing of ours.
+        OSError: it cannot be read.
+    """
+    return read_object(folder / "config.json").get("model_type") == MODEL_TYPE
 
 
 def _next_number() -> Path:

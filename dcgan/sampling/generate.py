@@ -32,6 +32,25 @@ def latents(seeds: Sequence[int], nz: int) -> torch.Tensor:
     return torch.stack(rows).reshape(len(seeds), nz, 1, 1)
 
 
+def arithmetic(terms: Sequence[tuple[int, Sequence[int]]], nz: int) -> torch.Tensor:
+    """Add and subtract mean latents.
+
+    Radford et al., "Unsupervised representation learning with deep convolutional generative
+    adversarial networks", ICLR 2016 (arXiv:1511.06434), section 6.3.2 and figure 7. As there,
+    lengths are not normalised.
+
+    Args:
+        terms: for each its sign, 1 or -1, and its seeds, at least one.
+        nz: length of the latent.
+
+    Returns:
+        (len(terms) + 1, nz, 1, 1) float32 on the CPU: the mean of each term, and last the result.
+    """
+    means = torch.stack([latents(seeds, nz).double().mean(0) for _, seeds in terms])
+    result = torch.stack([sign * mean for (sign, _), mean in zip(terms, means, strict=True)]).sum(0)
+    return torch.cat([means, result[None]]).float()
+
+
 def slerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
     """Interpolate spherically.
 

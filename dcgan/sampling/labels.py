@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from dcgan.nets.models import Generator
+from dcgan.nets.weights import examples_of
 from dcgan.options import LABELS_SHOWN, RunLabels
 from dcgan.sampling.generate import FIXED_SEEDS, latents
 from dcgan.sampling.pictures import COLUMNS
@@ -119,13 +120,6 @@ def describe_labels(space: LabelSpace, table: torch.Tensor) -> RunLabels:
     if space.kind == "attributes":
         rows = ("".join(map(str, row)) for row in _some(table, EXAMPLES).int().tolist())
     return RunLabels(kind=space.kind, names=space.names, rows=tuple(rows))
-
-
-def examples_of(labels: RunLabels) -> torch.Tensor | None:
-    """Return the attributes that a run keeps, (m, k) float32; None for classes."""
-    if labels.kind == "classes":
-        return None
-    return torch.tensor([[int(value) for value in row] for row in labels.rows]).float()
 
 
 def usual_labels(table: torch.Tensor) -> torch.Tensor:

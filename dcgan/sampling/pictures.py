@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, plain
 from pipeline.files import replacing
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ PADDING = 2
 """Black pixels between the images of a grid, as torchvision's `make_grid` has them."""
 
 INK, PAPER = (0, 0, 0), (255, 255, 255)
+
+MINUS = "\N{MINUS SIGN}"
+"""As wide as a plus sign, which a hyphen is not."""
 
 MARGIN, LONGEST_NAME = 6, 24
 """Pixels around the names of rows, and characters of a name that are shown."""
@@ -52,10 +55,58 @@ def save_grid(
     _save_png(picture, path, texts)
 
 
+def save_arithmetic(
+    terms: Sequence[Sequence[torch.Tensor]],
+    results: Sequence[torch.Tensor],
+    operators: Sequence[str],
+    path: Path,
+    texts: Mapping[str, str],
+) -> None:
+    """Show a sum as figure 7 of Radford et al. 2016 does: each term's images above their mean's.
+
+    Args:
+        terms: the images of each, (H, W, C) uint8 on the CPU, C 1 or 3.
+        results: the image of each term's mean, and last that of the sum.
+        operators: `+`, `-` or `=` between each two of `results`.
+        path: of the PNG.
+        texts: for the PNG to hold, by keyword.
+    """
+    height, width, _ = results[0].shape
+    side = min(height, width)
+    margin, between = max(8, side // 4), max(24, side * 5 // 8)
+    across = [*map(columns_of_term, map(len, terms)), 1]
+    rows = max(-(-len(term) // columns) for term, columns in zip(terms, across, strict=False))
+    lengths = [columns * (width + PADDING) - PADDING for columns in across]
+    below = margin + rows * (height + PADDING) - PADDING + margin
+    size = (2 * margin + sum(lengths) + between * len(operators), below + height + margin)
+    sheet = Image.new("RGB", size, PAPER)
+    draw, font = ImageDraw.Draw(sheet), _font(max(20, side // 2), MINUS)
+    left = margin
+    for place, (length, result) in enumerate(zip(lengths, results, strict=True)):
+        images = terms[place] if place < len(terms) else ()
+        top = below - margin + PADDING - -(-len(images) // across[place]) * (height + PADDING)
+        for number, image in enumerate(images):
+            row, column = divmod(number, across[place])
+            corner = (left + column * (width + PADDING), top + row * (height + PADDING))
+            sheet.paste(as_picture(image), corner)
+        sheet.paste(as_picture(result), (left + (length - width) // 2, below))
+        left += length + between
+        if place < len(operators):
+            middle, sign = (left - between / 2, below + height / 2), operators[place]
+            draw.text(middle, sign.replace("-", MINUS), fill=INK, font=font, anchor="mm")
+    _save_png(sheet, path, texts)
+
+
+def columns_of_term(images: int) -> int:
+    """Return in how many columns `save_arithmetic` shows a term's images: at most `ROWS` high."""
+    return -(-images // ROWS)
+
+
 def _beside_names(grid: Image.Image, names: Sequence[str]) -> Image.Image:
     """Write the names of a grid's rows beside them, as far as they are short."""
     pitch = (grid.height - PADDING) / len(names)
-    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in names]
+    told = map(plain, names)
+    shown = [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in told]
     font = _font(max(9, min(14, int(pitch) - 2 * PADDING)), "".join(shown))
     width = MARGIN + max(int(font.getlength(name)) for name in shown) + MARGIN
     sheet = Image.new("RGB", (width + grid.width, grid.height), PAPER)

@@ -5,31 +5,42 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from dcgan.cli import PACKAGE, version
 from dcgan.nets.models import Generator
-from dcgan.nets.weights import load_generator
-from dcgan.options import RunLabels
+from dcgan.nets.weights import load_generator, weights_in
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.animation import save_walk
-from dcgan.sampling.generate import generate_each, latents, walk, walk_between_labels
+from dcgan.sampling.generate import (
+    arithmetic,
+    generate_each,
+    latents,
+    walk,
+    walk_between_labels,
+)
 from dcgan.sampling.labels import (
     MOST_ROWS,
     Label,
     each_label,
-    examples_of,
     parse_label,
     parse_walk,
 )
-from dcgan.sampling.pictures import COLUMNS, PADDING, ROWS, save_grid, save_image
+from dcgan.sampling.latents import Latents
+from dcgan.sampling.pictures import (
+    COLUMNS,
+    PADDING,
+    ROWS,
+    columns_of_term,
+    save_arithmetic,
+    save_grid,
+    save_image,
+)
 from dcgan.sampling.seeds import count, format_seeds
 from pipeline.errors import UserError
 from pipeline.files import file_digest
@@ -62,6 +73,12 @@ class Source:
     generator: Generator
     texts: dict[str, str]
     examples: torch.Tensor | None = None
+
+    @property
+    def nz(self) -> int:
+        """Length of the latent."""
+        nz: int = self.generator.options["--nz"]
+        return nz
 
     def labels_to_draw(self, label: str | None) -> list[Label]:
         """Return the label that was asked for, or else one for each row of a grid.
@@ -110,6 +127,22 @@ class Source:
         pairs = zip(stops, seeds, strict=True)
         return torch.stack([each.row(seed, self.examples) for each, seed in pairs])
 
+    def label_of_arithmetic(self, label: str | None) -> Label | None:
+        """Return the label of all images of a sum; None for an unconditional net.
+
+        Raises:
+            UserError: the net has no such label, or none was named.
+        """
+        space = self._space(label)
+        if space is not None and label is None:
+            raise UserError(
+                "--arithmetic, of a conditional net",
+                "no --label",
+                "one for all its pictures",
+                f"for example --label {each_label(space)[0].name!r}",
+            )
+        return None if space is None or label is None else parse_label(label, space)
+
     def _space(self, label: str | None) -> LabelSpace | None:
         space = self.generator.labels
         if space is None and label is not None:
@@ -126,7 +159,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     """Find and load the net that was named.
 
     Args:
-        net: a run folder, or a state dict of a generator.
+        net: a run folder, a folder of dcgan-export, or a state dict of a generator.
         raw_net: take a run's net as it was trained, not its moving average.
         device: where to draw.
 
@@ -140,8 +173,8 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
             "a run folder, or the weights of a generator",
             "check the path",
         )
-    path, texts = net, {SOFTWARE: f"{PACKAGE} {version()}"}
-    if net.is_dir():
+    path, texts = weights_in(net), {SOFTWARE: f"{PACKAGE} {version()}"}
+    if path.is_dir():
         path = RunFolder.open(net).generator_to_sample(raw_net)
         texts["Run"] = _printable(net.resolve().name)
     elif raw_net:
@@ -149,51 +182,25 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     generator = load_generator(path)
     texts["Net"] = _printable(path.name)
     texts["Net SHA-256"] = file_digest(path)
-    labels = None if generator.labels is None else _labels_beside(path, generator.labels)
-    if labels is None:
-        return Source(generator.to(device), texts)
-    generator.labels = labels.space
-    return Source(generator.to(device), texts, examples_of(labels))
-
-
-def _labels_beside(net: Path, like: LabelSpace) -> RunLabels | None:
-    """Read what the labels of a net are called, in the folder of its run.
-
-    Args:
-        net: a file in that folder or in a folder there, or anywhere else.
-        like: the net's labels, without names.
-
-    Returns:
-        None if there is no run's folder, or one of other labels.
-
-    Raises:
-        UserError: its config.json cannot be read.
-    """
-    for folder in map(RunFolder, net.resolve().parents[:2]):
-        if folder.config.is_file():
-            with suppress(ValidationError):
-                labels = RunLabels.model_validate(folder.options().get("labels"))
-                if (labels.kind, len(labels.names)) == (like.kind, len(like.names)):
-                    return labels
-    return None
+    return Source(generator.to(device), texts, generator.usual_labels)
 
 
 def save_pictures(
     source: Source,
-    seeds: Sequence[range],
+    chosen: Latents,
     grid: Path | None,
     folder: Path | None,
     done: Done,
     labels: Sequence[Label] = (),
 ) -> None:
-    """Draw one image for each seed, and each label if there are several.
+    """Draw one image for each latent, and each label if there are several.
 
     A grid has the columns of training's up to 64 images, and is about square beyond; with several
     labels it has a row for each. Without a grid the memory is constant.
 
     Args:
         source: the net.
-        seeds: in the order of the grid.
+        chosen: in the order of the grid.
         grid: the PNG of a grid.
         folder: made where there is none, for one PNG an image, named after its seed and the number
             of its label, if there are several.
@@ -203,43 +210,84 @@ def save_pictures(
     Raises:
         UserError: too many images for a grid.
     """
-    total, names = count(seeds) * max(1, len(labels)), [label.name for label in labels]
+    number, names = count(chosen.numbers), [label.name for label in labels]
+    total = number * max(1, len(labels))
     columns = COLUMNS if total <= COLUMNS * ROWS else math.ceil(math.sqrt(total))
-    columns = count(seeds) if len(labels) > 1 else columns
+    columns = number if len(labels) > 1 else columns
     if grid is not None:
-        _check_grid(grid, total, columns, source.generator.image_size)
+        _check_grid(grid, total, columns, -(-total // columns), source.generator.image_size)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     kept = []
-    for name, texts, image in _images(source, seeds, labels):
+    for name, texts, image in _images(source, chosen, labels):
         if folder is not None:
             save_image(image, folder / f"{name}.png", texts)
         if grid is not None:
             kept.append(image)
         done()
     if grid is not None:
-        texts = source.texts | {"Seeds": format_seeds(seeds)}
+        texts = {**source.texts, **chosen.texts}
+        texts[f"{chosen.word.title()}s"] = format_seeds(chosen.numbers)
         texts |= {"Labels": "; ".join(names)} if names else {}
         save_grid(torch.stack(kept), grid, columns, texts, names if len(names) > 1 else None)
 
 
 def _images(
-    source: Source, seeds: Sequence[range], labels: Sequence[Label]
+    source: Source, chosen: Latents, labels: Sequence[Label]
 ) -> Iterator[tuple[str, dict[str, str], torch.Tensor]]:
     """Draw the images; yield each one's name, what its PNG is to hold, and its pixels."""
-    nz = source.generator.options["--nz"]
     for place, label in enumerate(labels or [None]):
-        name, texts, own = "", source.texts, None
+        name, texts, own = "", {**source.texts, **chosen.texts}, None
         if label is not None:
             name, texts = (
                 f"label{place:03d}-" if len(labels) > 1 else "",
                 texts | {"Label": label.name},
             )
-            own = label.of_seeds(chain(*seeds), source.examples)
-        noise = (latents([seed], nz)[0] for seed in chain(*seeds))
-        images = generate_each(source.generator, noise, own)
-        for seed, image in zip(chain(*seeds), images, strict=True):
-            yield f"{name}seed{seed:06d}", texts | {"Seed": str(seed)}, image
+            own = label.of_seeds(chain(*chosen.numbers), source.examples)
+        images = generate_each(source.generator, chosen, own)
+        for number, image in zip(chain(*chosen.numbers), images, strict=True):
+            own_text = {chosen.word.title(): str(number)}
+            yield f"{name}{chosen.word}{number:06d}", texts | own_text, image
+
+
+def save_sum(
+    source: Source,
+    terms: Sequence[tuple[int, Sequence[range]]],
+    grid: Path,
+    done: Done,
+    label: Label | None = None,
+) -> torch.Tensor:
+    """Draw the seeds of a sum, the mean of each term, and the result; see `arithmetic`.
+
+    Args:
+        source: the net.
+        terms: for each its sign, 1 or -1, and its seeds.
+        grid: the PNG, as `save_arithmetic` lays it out.
+        done: called after each image.
+        label: of a conditional net, for all images.
+
+    Returns:
+        The latent of the result, (nz, 1, 1) float32 on the CPU.
+
+    Raises:
+        UserError: too many images for a picture.
+    """
+    sizes = [count(seeds) for _, seeds in terms]
+    across, size = sum(map(columns_of_term, sizes)) + 1, source.generator.image_size
+    # With room for margins and operators, which take less than as many cells again
+    _check_grid(grid, sum(sizes) + len(sizes) + 1, 2 * across, min(max(sizes), ROWS) + 2, size)
+    listed = [(sign, [*chain(*seeds)]) for sign, seeds in terms]
+    results = arithmetic(listed, source.nz)
+    noise = (latents([seed], source.nz)[0] for _, seeds in listed for seed in seeds)
+    labels = None if label is None else repeat(label.labels(source.examples)[0])
+    images = _counted(generate_each(source.generator, chain(noise, results), labels), done)
+    columns = [[next(images) for _ in seeds] for _, seeds in listed]
+    signs = ["-" if sign < 0 else "+" for sign, _ in terms]
+    written = zip(signs, (format_seeds(seeds) for _, seeds in terms), strict=True)
+    texts = source.texts | {"Arithmetic": " ".join(chain(*written)).removeprefix("+ ")}
+    texts |= {} if label is None else {"Label": label.name}
+    save_arithmetic(columns, [*images], [*signs[1:], "="], grid, texts)
+    return results[-1]
 
 
 def save_interpolation(
@@ -251,7 +299,7 @@ def save_interpolation(
     labels: torch.Tensor | None = None,
 ) -> None:
     """Draw a walk from seed to seed, and from label to label; see `walk` and `save_walk`."""
-    noise = walk(stops, frames, source.generator.options["--nz"])
+    noise = walk(stops, frames, source.nz)
     between = None if labels is None else walk_between_labels(labels, frames)
     save_walk(_counted(generate_each(source.generator, noise, between), done), out)
 
@@ -265,15 +313,15 @@ def is_ours(picture: Path) -> bool:
         return False
 
 
-def _check_grid(grid: Path, total: int, columns: int, image_size: ImageSize) -> None:
-    (width, height), rows = sides(image_size), -(-total // columns)
+def _check_grid(grid: Path, total: int, columns: int, rows: int, image_size: ImageSize) -> None:
+    width, height = sides(image_size)
     pixels = (columns * (width + PADDING) + PADDING) * (rows * (height + PADDING) + PADDING)
     if pixels > MAX_PIXELS:
         raise UserError(
             f"--grid {grid}",
-            f"{total:,} seeds, a picture of {pixels / 1e6:,.0f} million pixels",
+            f"{total:,} images, a picture of {pixels / 1e6:,.0f} million pixels",
             f"at most {MAX_PIXELS / 1e6:,.0f} million",
-            "write one file a seed, with --each DIR, or take fewer --seeds",
+            "draw fewer, or seeds and latents as one file each, with --each DIR",
         )
 
 

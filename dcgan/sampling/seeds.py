@@ -1,4 +1,4 @@
-"""Seeds as people write them: lists and ranges, and the stops of a walk."""
+"""Seeds as people write them: lists and ranges, their sums, and the stops of a walk."""
 
 from __future__ import annotations
 
@@ -51,6 +51,32 @@ def parse_stops(text: str) -> list[int]:
             "for example --interpolate 12:34",
         )
     return seeds
+
+
+def parse_arithmetic(text: str) -> list[tuple[int, list[range]]]:
+    """Read `3,17,40 - 5,9 + 12,60`: a minus sign without spaces around it belongs to a range.
+
+    Returns:
+        For each term its sign, 1 or -1, and its seeds; two terms or more.
+
+    Raises:
+        UserError: it is not of that form.
+    """
+    first, *rest = re.split(r"\s+([+-])\s+", text)
+    signs, found = ["+", *rest[::2]], "one term"
+    try:
+        terms = [parse_seeds(seeds) for seeds in (first, *rest[1::2])]
+    except UserError as error:
+        terms, found = [], error.found
+    if len(terms) < 2:
+        raise UserError(
+            f"--arithmetic {text}",
+            found,
+            "two lists of seeds or more, as for --seeds, and between them + or - with a space on"
+            " both sides",
+            "for example --arithmetic '3,17,40 - 5,9 + 12,60', or with ranges '0-3 - 8-9 + 5'",
+        )
+    return [(1 if sign == "+" else -1, seeds) for sign, seeds in zip(signs, terms, strict=True)]
 
 
 def _range(part: str, text: str) -> range:

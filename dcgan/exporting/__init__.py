@@ -1,0 +1,1 @@
+"""A trained generator for others: a folder with its weights, an ONNX net, a card and a page."""
