@@ -340,7 +340,7 @@ def test_a_timing_that_fails_or_is_stopped_leaves_a_run_untuned(monkeypatch, err
     monkeypatch.setattr(tuned, "_why_not", lambda *arguments: None)  # as on CUDA
     monkeypatch.setattr(tuned, "stored_or_measured", fail)
     config = TrainConfig(shards="synthetic", image_size=32, nz=NZ)
-    given = config, whole_step().update, "graph", no_step, print
+    given = config, whole_step().update, "graph", 10**6, no_step, print
     tuning, why = choose_tuning(*given, stop=lambda: True)
     assert tuning == Tuning()
     assert reason in why
