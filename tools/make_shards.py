@@ -160,8 +160,8 @@ def make_shards(
         _option(
             LABELLED,
             "folders: each image's folder is its class, below what all share; a file: CSV or JSON"
-            " of names and classes, or of names and 0/1 columns; celeba, or celeba:Smiling,Male: its"
-            " attributes; or none.",
+            " of names and classes, or of names and 0/1 columns; celeba, or celeba:Smiling,Male:"
+            " its attributes; or none.",
             metavar="folders|FILE|celeba[:A,B]|none",
             show_default="the source's own, if any",
         ),

@@ -132,13 +132,13 @@ def build(
             config,
             step.update,
             mode.name,
-            plan.total_steps,
             partial(
                 trial_step,
                 config.replace(netG=None, netD=None, tuning=None),
                 device,
                 label_table=table,
             ),
+            steps=plan.total_steps,
         ),
     )
 

@@ -279,8 +279,8 @@ class Trainer:
         """Save the first batch of real images, and the untrained generator's images."""
         with self.clock.paused():
             reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)[: len(FIXED_SEEDS)]
-            net = self.ranks.first(self.run.net_to_sample)
-            self.ranks.first(lambda: self.records.show_evidence(reals, net))
+            net = self.run.net_to_sample
+            self.ranks.first(lambda: self.records.show_evidence(reals, net()))
             self.ranks.first(lambda: self.monitor.look_at_reals(reals))
 
     def _sample(self) -> None:

@@ -66,10 +66,10 @@ def choose_tuning(
     config: TrainConfig,
     update: AdversarialStep,
     mode: str,
-    steps: int,
     make: Callable[[Tuning], Trial],
     log: Log,
     stop: Callable[[], bool] = lambda: False,
+    steps: int = SHORT,
 ) -> tuple[Tuning, str]:
     """Choose how a run computes its steps.
 
@@ -77,10 +77,10 @@ def choose_tuning(
         config: the options, resolved; `tuning` is that of a run that resumes, which is kept.
         update: the step; its nets are on their device.
         mode: eager, compiled or graph.
-        steps: of the whole run.
         make: builds a step that is ready to run, for `measure`.
         log: called with a line about whatever takes long or is ignored.
         stop: returns whether to stop measuring.
+        steps: of the whole run.
 
     Returns:
         The choice and its reason.
