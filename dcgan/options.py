@@ -164,8 +164,9 @@ Images16 = Annotated[int, Field(ge=16, le=10**7)]
 StepSize = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(ge=0, le=10**6)]
 
-RUN, DATA, NETS, UPDATES, OUTPUT = "The run", "The data", "The nets", "The updates", "The output"
-MEASURING = "The measuring"
+MOST, RUN, DATA, NETS = "What most need", "The run", "The data", "The nets"
+UPDATES, OUTPUT, MEASURING = "The updates", "The output", "The measuring"
+MACHINE = "The machine"
 STORE, HELP = "A set in a store", "Help"
 """Panels that `--help` shows below all others."""
 
@@ -309,7 +310,7 @@ class TrainConfig(SetOptions):
         Field(min_length=1),
         Option(
             "Folder or URL of a shard set, made by tools/make_shards.py; or 'synthetic' for noise.",
-            DATA,
+            MOST,
             resume="content",
         ),
     ]
@@ -317,7 +318,7 @@ class TrainConfig(SetOptions):
         str | None,
         Option(
             "Run folder to write, or to resume; by default runs/0001, runs/0002 and so on.",
-            RUN,
+            MOST,
             resume="free",
         ),
     ] = None
@@ -325,14 +326,14 @@ class TrainConfig(SetOptions):
         Count | None,
         Option(
             "Passes over the set.",
-            RUN,
+            MOST,
             f"{DEFAULT_EPOCHS}, or as many as --max-steps needs",
             resume="free",
         ),
     ] = None
     max_steps: Annotated[
         Count | None,
-        Option("End after this many steps, unless --epochs ends earlier.", RUN, resume="free"),
+        Option("End after this many steps, unless --epochs ends earlier.", MOST, resume="free"),
     ] = None
     max_time: Annotated[
         Minutes | None,
@@ -348,9 +349,9 @@ class TrainConfig(SetOptions):
         ),
     ] = False
     batch_size: Annotated[
-        Count, Option("Images in a step, over all processes.", DATA, resume="fixed")
+        Count, Option("Images in a step, over all processes.", MOST, resume="fixed")
     ] = 16
-    image_size: Annotated[Size, Option(SIZE, DATA, written=str, resume="fixed")] = 64
+    image_size: Annotated[Size, Option(SIZE, MOST, written=str, resume="fixed")] = 64
     fit: Annotated[
         str | None,
         BeforeValidator(parse_fit),
@@ -362,8 +363,8 @@ class TrainConfig(SetOptions):
     ] = None
     channels: Annotated[int, Option("3 for colour, 1 for grey.", DATA, resume="fixed")] = 3
     nz: Annotated[Count, Option("Length of a latent.", NETS, resume="fixed")] = 100
-    ngf: Annotated[Count, Option("Width of the generator.", NETS, resume="fixed")] = 64
-    ndf: Annotated[Count, Option("Width of the discriminator.", NETS, resume="fixed")] = 64
+    ngf: Annotated[Count, Option("Width of the generator.", MOST, resume="fixed")] = 64
+    ndf: Annotated[Count, Option("Width of the discriminator.", MOST, resume="fixed")] = 64
     conditional: Annotated[
         bool,
         Option(
@@ -373,7 +374,7 @@ class TrainConfig(SetOptions):
             resume="fixed",
         ),
     ] = False
-    lr: Annotated[StepSize, Option("Adam's step size.", UPDATES)] = 4e-4
+    lr: Annotated[StepSize, Option("Adam's step size.", MOST)] = 4e-4
     lr_d: Annotated[
         StepSize | None, Option("Adam's step size for the discriminator.", UPDATES, "as --lr")
     ] = None
@@ -390,14 +391,14 @@ class TrainConfig(SetOptions):
         Literal["auto", "fp32", "tf32", "bf16"],
         Option(
             "Number format of the nets: auto (bf16 if the hardware has it), fp32, tf32 or bf16.",
-            UPDATES,
+            MACHINE,
         ),
     ] = "auto"
     step: Annotated[
         Literal["auto", "eager", "compiled", "graph"],
         Option(
             "How the step runs: auto (graph on CUDA, else eager), eager, compiled or graph.",
-            UPDATES,
+            MACHINE,
         ),
     ] = "auto"
     tune: Annotated[
@@ -405,7 +406,7 @@ class TrainConfig(SetOptions):
         Option(
             "How the step is computed: auto (on CUDA as is fastest, timed at the first start; on a"
             " CPU by a fixed table) or off (PyTorch's convolutions).",
-            UPDATES,
+            MACHINE,
         ),
     ] = "auto"
     mirror: Annotated[
@@ -425,22 +426,22 @@ class TrainConfig(SetOptions):
     seed: Annotated[
         Seed, BeforeValidator(_drawn), Option("Seed: a number, or 'random'.", RUN, written=str)
     ] = 999
-    device: Annotated[str, Option(DEVICE, RUN)] = "auto"
+    device: Annotated[str, Option(DEVICE, MACHINE)] = "auto"
     workers: Annotated[
-        Threads | None, Option("Threads that decode images.", DATA, THREADS, resume="free")
+        Threads | None, Option("Threads that decode images.", MACHINE, THREADS, resume="free")
     ] = None
     cache: Annotated[
         Literal["device", "host", "auto", "off"],
         Option(
             "Where to keep the decoded set after the first epoch: device, host, auto or off.",
-            DATA,
+            MACHINE,
             resume="free",
         ),
     ] = "auto"
     data_timeout: Annotated[
         float,
         Field(ge=1, le=10**9),
-        Option("Seconds to wait for a batch before giving up.", DATA, resume="free"),
+        Option("Seconds to wait for a batch before giving up.", MACHINE, resume="free"),
     ] = LoaderOptions.data_timeout
     netG: Annotated[  # noqa: N815  # the spelling of pytorch/examples
         str | None, Option("Start the generator with this file's weights.", NETS, flag="--netG")
@@ -452,7 +453,7 @@ class TrainConfig(SetOptions):
         bool,
         Option(
             "Give the same bits every time, even on a GPU, where this is slower.",
-            RUN,
+            MACHINE,
             flag="--deterministic",
         ),
     ] = False

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dcgan.cli import SETTINGS, FormerOptions, command
-from dcgan.options import PRESETS, RUN, TrainConfig
+from dcgan.options import MOST, PRESETS, TrainConfig
 from dcgan.rundir.folder import RunFolder
 from pipeline.errors import UserError, plain_errors
 
@@ -19,7 +19,7 @@ Preset = Annotated[
     typer.Option(
         help=f"Preset of options: {', '.join(PRESETS)}. Options given here override it.",
         autocompletion=lambda: [*PRESETS],
-        rich_help_panel=RUN,
+        rich_help_panel=MOST,
     ),
 ]
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dcgan.distributed import Ranks
 from tests.running import ROOT, environment
@@ -18,8 +18,10 @@ LIMIT = 120
 """Seconds after which processes count as hanging."""
 
 
-def start(count: int, *words: object, **more: str) -> list[subprocess.Popen[str]]:
-    """Start a Python command once for each rank, as torchrun does."""
+def start(
+    count: int, *words: object, output: IO[str] | None = None, **more: str
+) -> list[subprocess.Popen[str]]:
+    """Start a Python command once for each rank, as torchrun does; its words go to `output`."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -30,8 +32,8 @@ def start(count: int, *words: object, **more: str) -> list[subprocess.Popen[str]
             [sys.executable, *map(str, words)],
             env=environment() | meeting | more | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output or subprocess.PIPE,
+            stderr=output or subprocess.PIPE,
             text=True,
         )
         for rank in range(count)

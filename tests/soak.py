@@ -1,14 +1,14 @@
 """A long run watched from outside: `python -m tests.soak`, or `make soak`.
 
-Twice so many small steps through `dcgan-train`, from the cache and from the stream: pictures,
-checkpoints, nets of each epoch and events included. What should stay flat is held against a limit
-each, and the command ends with 1 where one is broken.
+So many small steps through `dcgan-train` in each of its ways: from the cache, from the stream, with
+labels, from a store, and by two ranks. Pictures, checkpoints, nets of each epoch and events are
+included. What should stay flat is held against a limit each, and the command ends with 1 where one
+is broken.
 """
 
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,8 +25,10 @@ from rich.table import Table
 
 from dcgan.rundir.folder import RunFolder
 from pipeline.files import PARTIAL
+from pipeline.packing.labels import LabelTable
 from tests.pictures import numbered_pictures, pack_pictures
-from tests.running import environment, flags, read_losses, read_stats
+from tests.ranks import start
+from tests.running import flags, read_losses, read_stats
 
 LOG_EVERY, KEEP = 50, 2
 
@@ -71,6 +73,17 @@ SMALL: dict[str, Any] = {
 }
 """A step of milliseconds, a checkpoint every six seconds, and nets that find no time to diverge."""
 
+STORE, RANKS = "from a store", "by two ranks"
+
+WAYS: dict[str, dict[str, Any]] = {
+    "from the cache": {"cache": "host"},
+    "from the stream": {},
+    "with labels": {"conditional": True},
+    STORE: {},
+    RANKS: {},
+}
+"""Options, by what they are."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -106,36 +119,39 @@ class Line(NamedTuple):
     holds: bool
 
 
-def soak(folder: Path, steps: int, cache: str) -> Soaked:
-    """Train so many steps in a process of its own, and watch it.
+def soak(folder: Path, steps: int, way: str) -> Soaked:
+    """Train so many steps in a process of its own, and watch it; of two ranks, the first.
 
     Args:
         folder: for the set and the run.
         steps: of batches of 4.
-        cache: as `--cache`.
+        way: one of `WAYS`.
 
     Raises:
         RuntimeError: the run did not end well.
     """
     shards = folder / "set"
     if not shards.exists():
-        pack_pictures(folder, numbered_pictures(IMAGES), per_shard=64)
-    run = RunFolder(folder / f"run-{cache}")
-    words = flags(shards=shards, run=run.path, max_steps=steps, epochs=steps, cache=cache, **SMALL)
+        kinds = np.arange(IMAGES, dtype=np.int32) % 3
+        labels = LabelTable("classes", ("a", "b", "c"), kinds)
+        pack_pictures(folder, numbered_pictures(IMAGES), labels, per_shard=64)
+    run = RunFolder(folder / f"run-{way.replace(' ', '-')}")
+    options: dict[str, Any] = {"shards": shards, "run": run.path, "max_steps": steps}
+    options |= {"epochs": steps, "cache": "off", **SMALL, **WAYS[way]}
+    if way == STORE:
+        options |= {"shards": shards.as_uri(), "shard_cache": folder / "cache"}
+    ranks = 2 if way == RANKS else 1
     began = time.monotonic()
-    told = folder / f"told-{cache}"
+    told = folder / f"told-{run.path.name}"
     with told.open("w") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "dcgan.train", *words],
-            env=environment(),
-            stdout=said,
-            stderr=subprocess.STDOUT,
-        )
+        words = ["-W", "error", "-m", "dcgan.train", *flags(**options)]
+        processes = start(ranks, *words, output=said)
         try:
-            samples = list(_watch(process, run))
+            samples = list(_watch(processes[0], run))
         finally:
-            process.kill()  # it has ended, unless we were interrupted
-            status = process.wait()
+            for process in processes:  # they have ended, unless we were interrupted
+                process.kill()
+            status = max(abs(process.wait()) for process in processes)
     if status != 0:
         raise RuntimeError(f"status {status}: {told.read_text()[-2000:]}")
     files = [path for path in run.path.rglob("*") if path.is_file()]
@@ -151,7 +167,7 @@ def soak(folder: Path, steps: int, cache: str) -> Soaked:
     )
 
 
-def _watch(process: subprocess.Popen[bytes], run: RunFolder) -> Iterator[Sample]:
+def _watch(process: subprocess.Popen[str], run: RunFolder) -> Iterator[Sample]:
     seen = psutil.Process(process.pid)
     while process.poll() is None:
         time.sleep(0.1)
@@ -280,11 +296,10 @@ def show(name: str, soaked: Soaked) -> bool:
     return all(line.holds for line in lines)
 
 
-def main(steps: int = STEPS) -> None:
-    """Soak from the cache, then from the stream."""
+def main(steps: int = STEPS, way: list[str] = [*WAYS]) -> None:  # noqa: B006  # typer's
+    """Soak in each way, one after the other."""
     with tempfile.TemporaryDirectory() as folder:
-        kinds = {"host": "from the cache", "off": "from the stream"}
-        held = [show(name, soak(Path(folder), steps, cache)) for cache, name in kinds.items()]
+        held = [show(each, soak(Path(folder), steps, each)) for each in way]
     raise typer.Exit(0 if all(held) else 1)
 
 

@@ -139,7 +139,7 @@ def flipped_and_rolled_back(ranks: Ranks, folder: Path) -> dict[str, Any]:
         )
         options = {"max_steps": 9, "log_every": 4, "checkpoint_every": 0, "keep": 9, "ema_nimg": 0}
         config = tiny(folder / "back", **options, on_trouble="rollback")
-        found["status"] = session._train(config, ranks, time.monotonic())
+        found["status"] = session._train(config, AdversarialStep, ranks, time.monotonic())
     return found
 
 

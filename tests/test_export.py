@@ -166,10 +166,11 @@ def test_samples_of_the_folder_are_those_of_the_run(runs, name, tmp_path, monkey
     shutil.copytree(run.export, "moved")
     label = {"label": f"{HOSTILE}=1"} if raw else {}
     for net, more in ((run.path, {"raw_net": raw}), (Path("moved"), {})):
-        sample(net=net, seeds="0-5", each=Path(net.name), device="cpu", **label, **more)
-    drawn = [pixels(tmp_path / "moved" / f"seed{seed:06d}.png") for seed in range(6)]
-    for seed, image in enumerate(drawn):
-        assert np.array_equal(image, pixels(Path(run.path.name) / f"seed{seed:06d}.png"))
+        sample(net=net, seeds="0-5", each=Path(f"each-{net.name}"), device="cpu", **label, **more)
+    drawn = {path.name: path for path in Path("each-moved").iterdir()}
+    assert len(drawn) == 6
+    for file, path in drawn.items():
+        assert np.array_equal(pixels(path), pixels(Path(f"each-{run.path.name}") / file))
     with pytest.raises(UserError, match="--raw-net"):
         sample(net=Path("moved"), raw_net=True, grid=Path("g.png"), device="cpu")
 

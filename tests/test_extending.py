@@ -14,6 +14,7 @@ from PIL import Image
 
 from dcgan.rundir.folder import RunFolder
 from dcgan.train import app
+from dcgan.training.session import train
 from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import without_workers
 from tests.pictures import names_in, smooth, stored
@@ -193,7 +194,7 @@ def test_own_loss_is_what_the_run_descends(tmp_path, monkeypatch, undrawn):
         return seen[-1]
 
     monkeypatch.setattr(loss, "discriminator_hinge", noted)
-    loss.main()
+    assert train(loss.CONFIG, loss.HingeStep) == 0
     losses = read_losses(RunFolder(Path("own-loss")))
     assert losses[:, 1] == pytest.approx([each.item() for each in seen])
     assert losses[:, 2].min() < losses[:, 2].max()

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcgan.metrics.reference_cache import kept
-from dcgan.nets.models import Generator
+from dcgan.nets.models import Generator, init_weights
 from dcgan.nets.weights import load_generator, read_state, refuse_inflated
 from dcgan.reporting.page import run_page
 from dcgan.reporting.read import read_run
-from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.rundir.folder import EXPORTED, MODEL_TYPE, RunFolder, read_lines
 from dcgan.sampling.latents import read_latents
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.records import Records
 from dcgan.training.run import Plan
 from dcgan.training.state import State
 from pipeline.errors import UserError
+from pipeline.images.labels import LabelSpace
 from tests.fuzzing import VALUES, address_space, changed_bytes, changed_json, some, survives
 from tests.hostile_nets import GONE, TENSORS, Hijacked, Opens, deflated, laughs, paths, replaced
 from tests.running import new_trainer, tiny, train_here
@@ -285,3 +286,34 @@ def test_any_file_of_latents_is_read_or_refused(tmp_path, data):
     found = survives("latents", lambda: read_latents(path, 8), UserError)
     if not isinstance(found, UserError):
         assert all(row.isfinite().all() for row in found)
+
+
+@pytest.fixture(scope="module")
+def exported():
+    """The files of an exported folder from which a conditional net is loaded."""
+    from safetensors.torch import save
+
+    space = LabelSpace("attributes", ("a", "b"))
+    net = Generator(16, nz=2, ngf=1, labels=space)
+    init_weights(net, torch.Generator().manual_seed(0))
+    labels = {"kind": "attributes", "names": ["a", "b"], "rows": ["01", "11"]}
+    return save(net.state_dict()), {"model_type": MODEL_TYPE, "format": 1, "labels": labels}
+
+
+@given(data=st.data())
+@some(0.3)
+def test_any_exported_folder_is_loaded_or_refused(exported, tmp_path, data):
+    weights, config = exported
+    folder = tmp_path / "export"
+    folder.mkdir(exist_ok=True)
+    if data.draw(st.booleans()):
+        (folder / EXPORTED).write_bytes(data.draw(changed_bytes(weights)))
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        (folder / EXPORTED).write_bytes(weights)
+        text = data.draw(changed_json(config))
+        (folder / "config.json").write_bytes(text.encode(errors="surrogatepass"))
+    with address_space(1 << 30):
+        found = survives("exported", lambda: load_generator(folder), UserError)
+    if isinstance(found, Generator):
+        assert all(tensor.isfinite().all() for tensor in found.state_dict().values())

@@ -96,6 +96,12 @@ def test_whole_numbers_are_in_their_order_and_a_class_without_images_is_left_out
     assert (table.names, table.values.tolist(), left_out) == (("9", "10"), [1, 0], ("8",))
 
 
+def test_names_may_begin_below_the_folders_that_all_files_share(labelled):
+    files = {"shells/a/1.jpg": "", "shells/b/1.jpg": ""}
+    wanted = {"shells/a/1.jpg": "dog", "shells/b/1.jpg": "cat"}
+    assert labelled(files, "x.csv", "a/1.jpg,dog\nb/1.jpg,cat\n") == wanted
+
+
 def test_a_name_may_be_spelled_in_another_form_of_unicode(labelled):
     name = "é.jpg"
     assert normalize("NFC", name) != normalize("NFD", name)

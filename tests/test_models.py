@@ -68,7 +68,7 @@ def test_logits_are_not_squashed():
 @pytest.mark.parametrize(
     ("build", "where", "found", "wanted", "remedy"),
     [
-        (lambda: Generator(image_size=50), "--image-size", "50", "times 4, 8", "48 or 56"),
+        (lambda: Generator(image_size=50), "--image-size", "50", "b·2ᵏ", "48 or 56"),
         (lambda: Generator(channels=4), "--channels", "4", "one of 1, 3", "--channels 3"),
         (lambda: Generator(nz=0), "--nz", "0", "at least 1", "leave --nz out"),
         (lambda: Discriminator(ndf=0), "--ndf", "0", "at least 1", "leave --ndf out"),

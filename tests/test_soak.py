@@ -85,8 +85,8 @@ def test_what_grows_with_the_steps_is_noticed(changes, what, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["host", "off"])
-def test_two_thousand_real_steps(tmp_path, cache):
+@pytest.mark.parametrize("way", ["from the cache", "from a store", "by two ranks"])
+def test_two_thousand_real_steps(tmp_path, way):
     """Pace aside: a machine that runs tests may have other things to do."""
-    soaked = soak(tmp_path, 2000, cache)
+    soaked = soak(tmp_path, 2000, way)
     assert broken(soaked) <= {"a step's time", "CPU time a step, all told"}

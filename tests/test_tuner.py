@@ -349,15 +349,14 @@ def test_a_timing_that_fails_or_is_stopped_leaves_a_run_untuned(monkeypatch, err
             choose_tuning(*given)
 
 
-@pytest.mark.parametrize(
-    "option", [{"tune": "off"}, {"deterministic": True}, {"dry_run": True}, {"max_steps": 2000}]
-)
+@pytest.mark.parametrize("option", [{"tune": "off"}, {"deterministic": True}, {"dry_run": True}])
 def test_what_is_not_measured_on_cuda(option):
-    cuda = torch.device("cuda")
+    cuda, usual = torch.device("cuda"), TrainConfig(shards="synthetic")
     config = TrainConfig(shards="synthetic", **option)
-    assert tuned._why_not(config, cuda, "graph") is not None
-    assert tuned._why_not(TrainConfig(shards="synthetic"), cuda, "graph") is None
-    assert tuned._why_not(TrainConfig(shards="synthetic"), cuda, "compiled") is not None
+    assert tuned._why_not(config, cuda, "graph", 20_000) is not None
+    assert tuned._why_not(usual, cuda, "graph", 20_000) is None
+    assert tuned._why_not(usual, cuda, "graph", 2_480) is not None, "it ends sooner than it pays"
+    assert tuned._why_not(usual, cuda, "compiled", 20_000) is not None
 
 
 CHOSEN = {"layers": {}, "joint": True}

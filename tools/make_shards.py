@@ -27,7 +27,7 @@ from rich.progress import (
 from dcgan.cli import SETTINGS, Command, VersionOption
 from pipeline.errors import KINDS_SHOWN, UserError, counted, plain, plain_errors
 from pipeline.images.fit import CROP
-from pipeline.images.size import ImageSize, size_text
+from pipeline.images.size import ImageSize, base_of, size_text
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
@@ -159,8 +159,9 @@ def make_shards(
         str | None,
         _option(
             LABELLED,
-            "folders: each top folder is a class; a file: CSV or JSON of names and classes, or of"
-            " names and 0/1 columns; celeba, or celeba:Smiling,Male: its attributes; or none.",
+            "folders: each image's folder is its class, below what all share; a file: CSV or JSON"
+            " of names and classes, or of names and 0/1 columns; celeba, or celeba:Smiling,Male:"
+            " its attributes; or none.",
             metavar="folders|FILE|celeba[:A,B]|none",
             show_default="the source's own, if any",
         ),
@@ -473,14 +474,20 @@ def _summarise(packed: Packed, task: _Task, started: float) -> None:
     total = sum(shard.bytes for shard in manifest.shards)
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")
-    console.print(f"time    {seconds:.1f} s, {packed.written / seconds:,.0f} img/s")
+    rate = f", {packed.written / seconds:,.0f} img/s" if packed.written else ""
+    console.print(f"time    {seconds:.1f} s{rate}")
     words = ["dcgan-train", "--shards", str(out)]
     words += ["--endpoint", access.endpoint] if access.endpoint else []
     words += ["--shard-cache", str(access.cache)] if access.cache else []
     size = manifest.recipe.size or DEFAULT_SIZE
     words += ["--image-size", size_text(size)] if size != DEFAULT_SIZE else []
     words += ["--conditional"] if manifest.labels else []
-    console.print(f"next    {shlex.join(words)}")
+    try:
+        base_of(size)
+    except UserError as error:
+        console.print(f"note    dcgan-train does not train at {size_text(size)}: {error.remedy}")
+    else:
+        console.print(f"next    {shlex.join(words)}")
 
 
 def _show(rows: list[Estimate]) -> None:

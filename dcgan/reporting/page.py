@@ -148,7 +148,7 @@ def run_values(record: RunRecord) -> dict[str, Any]:
         "tiles": _tiles(record),
         "figures": _figures(record),
         "curves": _about_curves(record),
-        "options": flat(record.config),
+        "options": flat({name: v for name, v in record.config.items() if name != "tuning"}),
         "environment": flat(record.environment),
         "latest": [metric_row(metrics[place]) for place in last],
         "metrics": [metric_row(metric) for metric in reversed(earlier)],
@@ -187,7 +187,7 @@ def _figures(record: RunRecord) -> dict[str, charts.Figure]:
 def _tiles(record: RunRecord) -> list[tuple[str, str, str]]:
     """The summary: what, how much, and a word on it."""
     tick = record.ticks[-1] if record.ticks else None
-    when = "at the last tick" if tick else "of the last step"
+    when = "at the last status line" if tick else "of the last step"
 
     def last(name: str, digits: int = 4) -> str:
         value = getattr(tick, name) if tick else record.curves[name][-1:].sum()
@@ -199,8 +199,8 @@ def _tiles(record: RunRecord) -> list[tuple[str, str, str]]:
         ("Images seen", count(record.nimg), "" if epochs is None else f"{epochs:,} epochs done"),
         ("Steps", count(record.steps_done), ""),
         ("Time in steps", duration(record.seconds), ""),
-        ("Images a second", number(record.median("img_per_s"), 3), "median of the ticks"),
-        ("Data wait", percent(record.median("data_wait_pct")), "median of the ticks"),
+        ("Images a second", number(record.median("img_per_s"), 3), "median of the status lines"),
+        ("Data wait", percent(record.median("data_wait_pct")), "median of the status lines"),
         ("Loss_D", last("loss_d"), when),
         ("Loss_G", last("loss_g"), when),
         ("D(x)", last("d_x", 3), when),

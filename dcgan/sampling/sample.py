@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
@@ -202,8 +203,8 @@ def save_pictures(
         source: the net.
         chosen: in the order of the grid.
         grid: the PNG of a grid.
-        folder: made where there is none, for one PNG an image, named after its seed and the number
-            of its label, if there are several.
+        folder: made where there is none, for one PNG an image, named after its seed and its label,
+            or the number of its label, if there are several.
         done: called after each image.
         labels: of a conditional net; at least one.
 
@@ -239,10 +240,10 @@ def _images(
     for place, label in enumerate(labels or [None]):
         name, texts, own = "", {**source.texts, **chosen.texts}, None
         if label is not None:
-            name, texts = (
-                f"label{place:03d}-" if len(labels) > 1 else "",
-                texts | {"Label": label.name},
-            )
+            # One label's pictures are not to replace another's
+            own_name = re.sub(r"[^\w.,=+-]+", "_", label.name)[:80]
+            name = f"label{place:03d}-" if len(labels) > 1 else f"{own_name}-"
+            texts |= {"Label": label.name}
             own = label.of_seeds(chain(*chosen.numbers), source.examples)
         images = generate_each(source.generator, chosen, own)
         for number, image in zip(chain(*chosen.numbers), images, strict=True):

@@ -87,8 +87,8 @@ class AdversarialStep:
         optimizer_g: the generator's Adam.
         augment: changes the images that D sees; None if it sees them as they are.
         generate, discriminate, loss_d, loss_g: with `augment`, the parts that are functions of
-            tensors alone; a faster mode puts compiled ones here. Before that, you may replace the
-            losses by your own: `loss_d` takes D's outputs (B,) for real and for generated images,
+            tensors alone; a faster mode puts compiled ones here. A subclass may set losses of its
+            own in `__init__`: `loss_d` takes D's outputs (B,) for real and for generated images,
             `loss_g` those for generated images, in float32; each returns a scalar.
         reduce_gradients: called with a net after its backward pass, before its update. With
             several ranks it is their `GradientReduction`.

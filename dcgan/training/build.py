@@ -55,7 +55,11 @@ REFILL_SECONDS = 2.0
 
 
 def build(
-    config: TrainConfig, log: Log, ranks: Ranks = ALONE, shards: ShardSet | None = None
+    config: TrainConfig,
+    log: Log,
+    ranks: Ranks = ALONE,
+    shards: ShardSet | None = None,
+    update: type[AdversarialStep] = AdversarialStep,
 ) -> Run:
     """Build a run, without writing anything in its folder.
 
@@ -64,6 +68,7 @@ def build(
         log: called with a line about whatever is ignored or changed.
         ranks: the processes that train together.
         shards: the set, if it is open.
+        update: what a step computes.
 
     Raises:
         UserError: no run can be built from these options.
@@ -103,7 +108,7 @@ def build(
     renewed = previous is not None and previous.has_other_generators(config)
     since = config.batch_size * state.steps if state is not None and renewed else 0
     noise = _noise(ranks.rank, rollbacks, since)
-    step = build_step(config, generator, discriminator, rows, noise, ranks, table)
+    step = build_step(config, generator, discriminator, rows, noise, ranks, table, update)
     if ranks.is_first:
         check_disk(folder.path, step, config.keep)
 
@@ -133,6 +138,7 @@ def build(
                 device,
                 label_table=table,
             ),
+            steps=plan.total_steps,
         ),
     )
 
@@ -247,6 +253,7 @@ def build_step(
     noise: str = "noise",
     ranks: Ranks = ALONE,
     label_table: torch.Tensor | None = None,
+    update: type[AdversarialStep] = AdversarialStep,
 ) -> WholeStep:
     """Build the step from nets that are on their device.
 
@@ -258,6 +265,7 @@ def build_step(
         noise: the name of the random stream of noise, flips and augmentation.
         ranks: the processes that share each batch.
         label_table: the labels of the whole set, for conditional nets.
+        update: what a step computes.
     """
     device = next(generator.parameters()).device
     set_matrix_format(config.precision, device)
@@ -266,7 +274,7 @@ def build_step(
     bf16 = config.precision == "bf16"
     images, (width, height) = ranks.share_of(config.batch_size), sides(config.image_size)
     return WholeStep(
-        AdversarialStep(
+        update(
             generator,
             discriminator,
             lr_d=config.lr_d or config.lr,

@@ -9,6 +9,7 @@ from dcgan.distributed import Ranks
 from dcgan.options import TrainConfig
 from dcgan.rundir.folder import RunFolder
 from dcgan.rundir.log import Log
+from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.train_step import keep_compiled_code
 from dcgan.training.build import access_of, build
 from dcgan.training.capacity import shortage_named
@@ -24,10 +25,14 @@ TIME_IS_UP = 75
 """Exit status after `--max-time`: EX_TEMPFAIL of sysexits.h, "the user is invited to retry"."""
 
 
-def train(config: TrainConfig) -> int:
+def train(config: TrainConfig, update: type[AdversarialStep] = AdversarialStep) -> int:
     """Train with the options `config`: begin a new run, or resume one from its last checkpoint.
 
     Under torchrun, all ranks use the first rank's options.
+
+    Args:
+        config: the options.
+        update: what a step computes; its `__init__` takes what that of `AdversarialStep` takes.
 
     Returns:
         The exit status: 0; or 128 + the signal that stopped the run; or `TIME_IS_UP`; or 1 after
@@ -43,14 +48,14 @@ def train(config: TrainConfig) -> int:
         try:
             with ranks.together():
                 config = _named(config)
-            return _train(ranks.same(config), ranks, began)
+            return _train(ranks.same(config), update, ranks, began)
         except UserError as error:
             if ranks.reports(error):
                 raise
             return 1
 
 
-def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
+def _train(config: TrainConfig, update: type[AdversarialStep], ranks: Ranks, began: float) -> int:
     log = Log(quiet=not ranks.is_first)
     ranks.on_loss = lambda error: log(f"Training broke off: {error}")
     shards = _opened(config, ranks)  # before signals are only noted: there is nothing to save yet
@@ -58,19 +63,21 @@ def _train(config: TrainConfig, ranks: Ranks, began: float) -> int:
         with StopRequest() as stop, shortage_named(config):
             while True:
                 with ranks.together():
-                    trainer = Trainer(build(config, log, ranks, shards), log, began)
+                    run = build(config, log, ranks, shards, update)
+                    trainer = Trainer(run, log, began)
                 try:
                     trainer.run_until(stop)
                 except RollBack as back:
                     log(str(back))
-                    del trainer  # frees its memory before the next one needs as much
+                    del trainer, run  # frees its memory before the next one needs as much
                 else:
                     break
     finally:
         log.close()
     if stop.signal is not None:
         return 128 + stop.signal
-    return 0 if trainer.is_done else TIME_IS_UP
+    # For torchrun any other status is a failure, after which it may start the run again
+    return 0 if trainer.is_done or ranks.count > 1 else TIME_IS_UP
 
 
 def _opened(config: TrainConfig, ranks: Ranks) -> ShardSet | None:

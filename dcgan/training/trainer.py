@@ -216,7 +216,9 @@ class Trainer:
             end = f"Stopped by {stop.signal.name}" if stop.signal else end
         self.records.conclude(end, self.steps_done, self._seconds_so_far())
         if trouble is None and not self.is_done:
-            self.log(f"saved; the same command with --run {self.run.folder.path} resumes from here")
+            self.log(
+                f"saved; the same command resumes from here, with --run {self.run.folder.path}"
+            )
 
     def _seconds_so_far(self) -> float:
         return self.seconds + time.perf_counter() - self.started
@@ -277,7 +279,8 @@ class Trainer:
         """Save the first batch of real images, and the untrained generator's images."""
         with self.clock.paused():
             reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)[: len(FIXED_SEEDS)]
-            self.ranks.first(lambda: self.records.show_evidence(reals, self.run.generator))
+            net = self.run.net_to_sample
+            self.ranks.first(lambda: self.records.show_evidence(reals, net()))
             self.ranks.first(lambda: self.monitor.look_at_reals(reals))
 
     def _sample(self) -> None:

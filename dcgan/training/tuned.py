@@ -69,6 +69,7 @@ def choose_tuning(
     make: Callable[[Tuning], Trial],
     log: Log,
     stop: Callable[[], bool] = lambda: False,
+    steps: int = SHORT,
 ) -> tuple[Tuning, str]:
     """Choose how a run computes its steps.
 
@@ -79,6 +80,7 @@ def choose_tuning(
         make: builds a step that is ready to run, for `measure`.
         log: called with a line about whatever takes long or is ignored.
         stop: returns whether to stop measuring.
+        steps: of the whole run.
 
     Returns:
         The choice and its reason.
@@ -95,7 +97,7 @@ def choose_tuning(
             return library(layers), "as asked for"
         if mode == "eager":
             return for_cpu(layers, config.precision), "from the table of this kind of CPU"
-    if reason := _why_not(config, device, mode):
+    if reason := _why_not(config, device, mode, steps):
         return UNTUNED, reason
     try:
         return stored_or_measured(config, update, make, log, stop=stop).tuning, "the fastest here"
@@ -107,14 +109,14 @@ def choose_tuning(
         return UNTUNED, f"the timing failed: {first_line(error)}"
 
 
-def _why_not(config: TrainConfig, device: torch.device, mode: str) -> str | None:
+def _why_not(config: TrainConfig, device: torch.device, mode: str, steps: int) -> str | None:
     """Return why the step is not measured here, if it is not."""
     if device.type != "cuda" or mode != "graph":
         return "only a CUDA graph is tuned" if device.type == "cuda" else f"nothing for {mode} here"
     for name, value in (("tune", "off"), ("deterministic", True), ("dry_run", True)):
         if getattr(config, name) == value:
             return f"because of --{name.replace('_', '-')}"
-    if config.max_steps is not None and config.max_steps < SHORT:
+    if steps < SHORT:
         return f"a run of fewer than {SHORT:,} steps is not timed"
     return None
 

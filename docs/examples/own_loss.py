@@ -6,16 +6,15 @@ Normalization for Generative Adversarial Networks", ICLR 2018 (arXiv:1802.05957)
 
 from __future__ import annotations
 
-from contextlib import closing
+import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from dcgan.options import TrainConfig
-from dcgan.rundir.log import Log
-from dcgan.training.build import build
-from dcgan.training.signals import StopRequest
-from dcgan.training.trainer import Trainer
+from dcgan.step.adversarial import AdversarialStep
+from dcgan.training.session import train
 from pipeline.errors import plain_errors
 
 
@@ -27,6 +26,14 @@ def discriminator_hinge(logits_x: torch.Tensor, logits_gz: torch.Tensor) -> torc
 def generator_hinge(logits_gz: torch.Tensor) -> torch.Tensor:
     """G's loss, from D's outputs (B,) for generated images; it may be negative."""
     return -logits_gz.mean()
+
+
+class HingeStep(AdversarialStep):
+    """The usual update with other losses."""
+
+    def __init__(self, *nets: Any, **options: Any) -> None:
+        super().__init__(*nets, **options)
+        self.loss_d, self.loss_g = discriminator_hinge, generator_hinge
 
 
 CONFIG = TrainConfig(
@@ -41,14 +48,6 @@ CONFIG = TrainConfig(
 )
 
 
-def main() -> None:
-    with closing(Log()) as log, StopRequest() as stop:  # Ctrl-C saves a checkpoint
-        trainer = Trainer(build(CONFIG, log), log)
-        trainer.step.update.loss_d = discriminator_hinge
-        trainer.step.update.loss_g = generator_hinge
-        trainer.run_until(stop)
-
-
 if __name__ == "__main__":
     with plain_errors():
-        main()
+        sys.exit(train(CONFIG, HingeStep))

@@ -94,7 +94,7 @@ def base_of(size: ImageSize) -> tuple[int, int, int]:
         raise UserError(
             "--image-size",
             size_text(size),
-            f"sides of {BASES[0]} to {BASES[-1]} times 4, 8, 16 or so on, for both the same",
+            f"both sides b·2ᵏ, b from {BASES[0]} to {BASES[-1]}, and one k for both, from 2 on",
             f"use one of the nearest, {nearest}",
         )
     return *base, doublings

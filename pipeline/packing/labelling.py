@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -131,16 +132,22 @@ def _by_file(source: ImageFiles, members: Sequence[Member], path: Path, flag: st
 def _matched(names: Sequence[str], files: Iterable[str]) -> list[str | None]:
     """The file that each name of a table means, if any.
 
-    It is the file of that very name; or else the only one with its last part, or that without a
-    suffix, among those that no other name means. Different spellings of one Unicode text are equal.
+    It is the file of that very name, or of that name below the folders in which all files lie; or
+    else the only one with its last part, or that without a suffix, among those that no other name
+    means. Different spellings of one Unicode text are equal.
     """
     found: dict[int, str] = {}
     left = set(files)
-    for key in (_whole, _last, _stem):
+    shared = os.path.commonprefix([*map(_whole, left)]).rpartition("/")[0]  # noqa: RUF071  # cut
+
+    def below(file: str) -> str:
+        return _whole(file).removeprefix(f"{shared}/")
+
+    for of_name, key in ((_whole, _whole), (_whole, below), (_last, _last), (_stem, _stem)):
         rows: dict[str, list[int]] = {}
         for place, name in enumerate(names):
             if place not in found:
-                rows.setdefault(key(name), []).append(place)
+                rows.setdefault(of_name(name), []).append(place)
         if not rows:
             break
         theirs: dict[str, list[str]] = {}
@@ -172,7 +179,7 @@ def _require_once(names: Sequence[str], flag: str) -> None:
         raise UserError(
             flag,
             f"{len(twice):,} images that are named more than once, the first {twice[0]:.200}",
-            "one row for each image",
+            "one row for each image, with its name in the first column",
             "remove the others; several labels of an image are columns of 0 and 1",
         )
 
@@ -190,7 +197,8 @@ def _not_covered(
         f"{rows:,} labels for {images:,} images: {'; '.join(told)}",
         "a label for each image and no others, by names relative to the source, or their last"
         " parts where those are unique",
-        "use the file that belongs to these images, or correct the names in it",
+        "use the file that belongs to these images, or correct the names in it; images without a"
+        " label may have a class of their own",
     )
 
 

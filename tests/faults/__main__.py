@@ -16,11 +16,11 @@ import typer
 from pipeline.errors import UserError, plain_errors
 from pipeline.files import write_whole
 from pipeline.machine import usable_cores
-from tests.faults import damage, disks, kills, numbers, parts, ranks, stores
+from tests.faults import damage, disks, exports, kills, numbers, parts, ranks, stores
 from tests.faults.cases import Row, carry_out, summary, table
 from tests.faults.lab import LIMIT, SHARED_MEMORY
 
-MODULES = (kills, parts, ranks, disks, damage, numbers, stores)
+MODULES = (kills, parts, ranks, disks, damage, numbers, stores, exports)
 CASES = tuple(case for module in MODULES for case in module.CASES)
 INSIDE = "DCGAN_FAULTS_INSIDE"
 """Set in a process whose mounts nobody else sees, and which vanish with it."""

@@ -101,12 +101,12 @@ def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
         Part("drawing", ("tools/make_demo_faces.py", faces, "--count", count), 40, json=False),
         Part("packing", pack, 20, json=False),
         Part("tests that need a GPU", ("-m", *tests), 80, no_gpu, json=False),
-        Part("dcgan-doctor --verify", doctor, 55),
+        Part("dcgan-doctor --verify", doctor, 110),
+        Part("the step in the default batches", (*step, "--batch-size", small), 30),
+        Part("training", ("-m", "dcgan.profile", "train", *on_set, *nets), 45),
         Part(f"{STEP} of {release}", step, 40, missing, code=code),
         Part(STEP, (*step, "--tune"), 180),
-        Part("the step in the default batches", (*step, "--batch-size", small), 30),
         Part("loaders", ("-m", "dcgan.profile", "compare", *on_set), 75),
-        Part("training", ("-m", "dcgan.profile", "train", *on_set, *nets), 45),
         Part("kernels of a replay", ("-m", "tests.gpu_report.kernels"), 30, no_gpu),
         Part("killed and resumed", ("-m", "tests.gpu_report.resume", shards, work), 60),
     ]
@@ -139,7 +139,8 @@ def write(results: Sequence[Result], out: Path, seconds: float) -> None:
 
 def page(results: Sequence[Result], seconds: float) -> str:
     """Markdown: the machine, a table of the parts, and what each printed."""
-    machines = (_field(each, "environment") for each in results)
+    # Of this commit: the last release's step names its own
+    machines = (_field(each, "environment") for each in results if f"{STEP} of " not in each.name)
     machine: dict[str, Any] = next(filter(None, machines), {})
     lines = [f"# A report on {machine.get('device_name', 'a GPU')}", "", INTRODUCTION]
     facts = machine | machine.get("packages", {})
