@@ -99,8 +99,10 @@ docs: $(INSTALLED)
 		--builder html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
+# What was installed is kept: another checkout with the same dependencies installs nothing, and leaves
+# the commands of a shared VENV to the one that has them.
+PIP = env -u PYTHONPATH $(BIN)/python -m pip
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --editable '.[dev]'
-	touch $@
+	cmp -s pyproject.toml $@ || { $(PIP) install --quiet --upgrade pip && $(PIP) install --editable '.[dev]'; }
+	cp pyproject.toml $@
