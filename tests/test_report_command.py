@@ -6,20 +6,25 @@ from typer.testing import CliRunner
 from dcgan.report import app, report, write_page
 from dcgan.reporting.compare import MOST_RUNS
 from dcgan.reporting.page import LIMIT
+from dcgan.rundir.folder import append_line
 from pipeline.errors import UserError
-from tests.report_runs import save_plain, write_run
+from tests.report_runs import metric_of, save_plain, write_run
 from tests.running import assert_four_parts, contents
 
 
 def test_the_command_writes_where_it_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = write_run(tmp_path / "faces")
-    write_run(tmp_path / "other", seed=1)
+    other = write_run(tmp_path / "other", seed=1)
+    append_line(other.metrics, metric_of(1920, 71.5, label="cats"))
     assert CliRunner().invoke(app, ["faces"]).output == "report   faces/report.html\n"
     assert run.report.stat().st_size < LIMIT
     both = CliRunner().invoke(app, ["faces", "other"])
     assert both.output == "report   comparison.html\n"
-    assert "2 runs compared" in (tmp_path / "comparison.html").read_text()
+    page = (tmp_path / "comparison.html").read_text()
+    assert "2 runs compared" in page
+    assert "SWD, cats" in page
+    assert "71.50" in page
 
 
 def test_help_names_what_is_reported():

@@ -92,7 +92,9 @@ def make_demo_faces(
     from rich.progress import track
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    following = f"next: python tools/make_shards.py {shlex.quote(str(out))}"
+    # Beside this file in a clone; elsewhere installed under another name
+    tool = "python tools/make_shards.py" if __package__ != "dcgan_tools" else "dcgan-make-shards"
+    following = f"next: {tool} {shlex.quote(str(out))}"
     record = json.dumps({"drawing": MARK.decode(), "seed": seed, "count": count})
     started, folder = time.perf_counter(), out / IMAGES
     chunks = [range(first, min(first + 50, count + 1)) for first in range(1, count + 1, 50)]

@@ -114,12 +114,13 @@ def _figures(records: Sequence[RunRecord]) -> dict[str, charts.Figure]:
 
 
 def _provenance(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
-    """The last value of each metric of each run, and how it was made."""
+    """The last value of each metric of each run and label, and how it was made."""
     rows: list[tuple[str, ...]] = []
     for record in records:
-        whole = (each for each in record.metrics if each.label is None)
-        for metric in {each.metric: each for each in whole}.values():
+        last = {(each.label, each.metric): each for each in record.metrics}
+        for metric in sorted(last.values(), key=lambda each: each.label is not None):
             name, nimg, net, value, floor, n, _, *made = metric_row(metric)
+            name += "" if metric.label is None else f", {short(metric.label)}"
             how = ", ".join(word for word in (net, *made) if word)
             rows.append((short(record.name), nimg, name, value, floor, n, how))
     return rows[:MOST_ROWS]

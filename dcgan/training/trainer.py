@@ -200,7 +200,7 @@ class Trainer:
         log.write_to(folder.log)
         for line in run.describe(self.steps_done):
             log(line)
-        if run.changed and self.is_done:
+        if self.is_done:
             log("nothing is left to train: raise --epochs or --max-steps")
         folder.forget_after(self.nimg)
         self.records.begin(self.nimg)
