@@ -166,7 +166,7 @@ Minutes = Annotated[float, Field(ge=0, le=10**6)]
 
 MOST, RUN, DATA, NETS = "What most need", "The run", "The data", "The nets"
 UPDATES, OUTPUT, MEASURING = "The updates", "The output", "The measuring"
-MACHINE = "The machine"
+MACHINE, WHAT, WHERE, WHICH = "The machine", "What to draw", "Where to", "Which net"
 STORE, HELP = "A set in a store", "Help"
 """Panels that `--help` shows below all others."""
 
@@ -775,40 +775,43 @@ class SampleOptions(Options):
     ]
     seeds: Annotated[
         str | None,
-        Option("Which images, as in 0-999 or 3,7,10-12.", default="0-63; 0-7 of each label"),
+        Option("Which images, as in 0-999 or 3,7,10-12.", WHAT, default="0-63; 0-7 of each label"),
     ] = None
     grid: Annotated[
         Path | None,
-        Option("Write all into this PNG.", default="samples.png, unless --each is given"),
+        Option("Write all into this PNG.", WHERE, default="samples.png, unless --each is given"),
     ] = None
-    each: Annotated[Path | None, Option("Write one PNG an image into this folder.")] = None
+    each: Annotated[Path | None, Option("Write one PNG an image into this folder.", WHERE)] = None
     latents: Annotated[
-        Path | None, Option("Draw the latents in this .npy file instead, one a row.")
+        Path | None, Option("Draw the latents in this .npy file instead, one a row.", WHAT)
     ] = None
     arithmetic: Annotated[
         str | None,
-        Option("Add and subtract mean latents of seeds instead, as in '3,17,40 - 5,9 + 12,60'."),
+        Option(
+            "Add and subtract mean latents of seeds instead, as in '3,17,40 - 5,9 + 12,60'.", WHAT
+        ),
     ] = None
     save_latents: Annotated[
-        Path | None, Option("Write the latents of what is drawn into this .npy file.")
+        Path | None, Option("Write the latents of what is drawn into this .npy file.", WHERE)
     ] = None
     label: Annotated[
         str | None,
         Option(
             "What to draw with a conditional net, as in cats or Smiling=1,Male=-1; in a walk also"
             " from label to label, as in cats:dogs.",
-            default="a row of the grid for each label",
+            WHAT,
+            "a row of the grid for each label",
         ),
     ] = None
     interpolate: Annotated[
-        str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.")
+        str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.", WHAT)
     ] = None
-    frames: Annotated[int | None, Option("Images in the whole walk.", default="60")] = None
-    out: Annotated[Path | None, Option("The walk's file, .gif or .webp.")] = None
+    frames: Annotated[int | None, Option("Images in the whole walk.", WHAT, "60")] = None
+    out: Annotated[Path | None, Option("The walk's file, .gif or .webp.", WHERE)] = None
     raw_net: Annotated[
-        bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
+        bool, Option("Take the net as trained, not its moving average.", WHICH, flag="--raw-net")
     ] = False
-    device: Annotated[str, Option(DEVICE)] = "auto"
+    device: Annotated[str, Option(DEVICE, WHICH)] = "auto"
 
 
 class ExportOptions(Options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -258,7 +259,9 @@ def _parts(text: str, separator: str, read: Callable[[str], T | None]) -> list[T
 def _unknown(text: str, space: LabelSpace) -> UserError:
     kind, names = space.kind, space.names
     more = f" and {len(names) - LABELS_SHOWN:,} more" if len(names) > LABELS_SHOWN else ""
-    example = names[0] if kind == "classes" else f"{names[0]}=1"
+    named = text.partition("=")[0]
+    nearest = (get_close_matches(named, names, 1, 0.5) or names)[0]
+    example = nearest if kind == "classes" else f"{nearest}=1"
     between = "" if kind == "classes" else ", with 1 or -1 for each that is asked for"
     return UserError(
         f"--label {text}",
