@@ -165,9 +165,8 @@ class Evaluation:
         for label in labels[:MOST_LABELS]:
             reals = self._reals(2 * n, label)
             if reals.at_most(n) < LEAST:
-                self._tell(
-                    f"{label.name}: left out, with {reals.total} images of 32 or more wanted"
-                )
+                few = f"{reals.total} images; {2 * LEAST} are wanted"
+                self._tell(f"{label.name}: left out, with {few}")
                 continue
             self._tell(f"{label.name}: {reals.total:,} real images")
             net.usual_labels = label.labels(self._table)
