@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import dcgan.exporting  # noqa: F401  # which silences onnxruntime, before a test imports that
 from pipeline.loading.batches import Batches
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.manifest import Recipe

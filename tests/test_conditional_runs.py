@@ -163,6 +163,8 @@ def test_labels_are_read_whatever_their_names():
         with pytest.raises(UserError) as error:
             parse_label(text, space)
         assert_four_parts(error.value, f"--label {text}", space.names[0], "config.json")
+    with pytest.raises(UserError, match="--label='dogs'"):
+        parse_label("dgos", CLASSES)
     with pytest.raises(UserError) as error:
         parse_label("dogs:cats", CLASSES)
     assert_four_parts(error.value, "2 labels", "--interpolate")

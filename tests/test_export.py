@@ -126,6 +126,7 @@ def quick(monkeypatch):
 def test_it_stands_for_itself(runs, tmp_path, monkeypatch):
     folder = shutil.copytree(runs.plain.export, tmp_path / "elsewhere")
     assert set(contents(folder)) == ALL
+    assert os.environ["ORT_DISABLE_TELEMETRY"], "onnxruntime would report its use"
     assert b".py" not in (folder / "netG.onnx").read_bytes(), "where somebody's files are"
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("software").startswith("dcgan-shards ")

@@ -48,6 +48,14 @@ def test_celebas_zip_becomes_a_shard_set(tmp_path):
     assert len(shards) == 12
 
 
+def test_no_next_command_at_a_size_that_no_net_has(tmp_path, packed):
+    options = ("--store", "raw", "--size", "100x75", "--fit", "stretch")
+    status, lines, _ = packed({"1.jpg": JPEG}, "--out", tmp_path / "out", *options)
+    assert status == 0
+    assert lines[-1].startswith("note    dcgan-train does not train at 100x75: ")
+    assert "96x80" in lines[-1]
+
+
 def test_its_options_choose_and_cut(tmp_path, packed):
     files = {f"{kind}/{k}.jpg": JPEG for kind in ("cats", "dogs", "owls") for k in range(4)}
     out = tmp_path / "out [red]" / ("long-" * 20)  # no markup, and no line breaks in a path

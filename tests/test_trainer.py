@@ -208,6 +208,12 @@ def test_every_batch_is_trained_on_and_the_first_is_the_one_shown(tmp_path, coun
     assert (cells(trainer.run.folder.reals, 32) == 0).all()  # the level of batch 0
 
 
+def test_the_untrained_nets_pictures_are_noise_and_not_flat(tmp_path):
+    """Of the average, whose BatchNorm is fitted as before every later picture."""
+    trainer = train_here(tiny(tmp_path / "run", max_steps=1, ngf=8, ema_nimg=8))
+    assert cells(trainer.run.folder.fakes_init, 32).std() > 5
+
+
 def test_first_and_last_grid_are_those_of_the_untrained_and_the_trained_net(tmp_path):
     config = tiny(tmp_path / "run", max_steps=3, ngf=8, channels=1)
     untrained = new_trainer(tiny(tmp_path / "untrained", ngf=8, channels=1)).run.generator

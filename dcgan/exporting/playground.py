@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -18,6 +17,7 @@ from dcgan.cli import version
 from dcgan.exporting.onnx_net import difference
 from dcgan.nets.models import Generator
 from dcgan.options import RunLabels
+from dcgan.reporting.page import templates
 from pipeline.errors import UserError, plain
 from pipeline.files import cache_folder, file_digest
 from pipeline.images.size import sides
@@ -107,26 +107,23 @@ def playground_page(
         "script": "\n".join(ours.values()),
         "style": style + _asset("playground.css"),
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dcgan.exporting", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("playground.html").render(
-        # Ours, the runtime's, and base64: nothing that a run's files hold
-        **{name: Markup(part) for name, part in parts.items()},  # noqa: S704
-        policy=_policy(parts["script"], parts["style"]),
-        title=plain(title),
-        facts=_facts(net, labels),
-        tools=TOOLS,
-        weights=weights,
-        levels="1 level" if levels == 1 else f"{levels} levels",
-        sizes=_sizes(parts),
-        licence=_asset("onnxruntime-licence.txt"),
-        runtime_version=RUNTIME_VERSION,
-        version=version(),
+    return (
+        templates("dcgan.exporting")
+        .get_template("playground.html")
+        .render(
+            # Ours, the runtime's, and base64: nothing that a run's files hold
+            **{name: Markup(part) for name, part in parts.items()},  # noqa: S704
+            policy=_policy(parts["script"], parts["style"]),
+            title=plain(title),
+            facts=_facts(net, labels),
+            tools=TOOLS,
+            weights=weights,
+            levels="1 level" if levels == 1 else f"{levels} levels",
+            sizes=_sizes(parts),
+            licence=_asset("onnxruntime-licence.txt"),
+            runtime_version=RUNTIME_VERSION,
+            version=version(),
+        )
     )
 
 

@@ -93,24 +93,32 @@ def render(template: str, values: Mapping[str, Any]) -> str:
         values: for the template; `figures` are charts by name.
     """
     assets = resources.files("dcgan.reporting") / "assets"
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("dcgan.reporting", "assets"),
+    script = (assets / "page.js").read_text(encoding="utf-8")
+    library = plotly_script() if values["figures"] else ""
+    return (
+        templates("dcgan.reporting")
+        .get_template(template)
+        .render(
+            **values,
+            version=version(),
+            policy=_policy(script, library),
+            # Ours, and plotly's: nothing that a run's files hold
+            style=Markup((assets / "style.css").read_text(encoding="utf-8")),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            plotly=Markup(library),  # noqa: S704
+            written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        )
+    )
+
+
+def templates(package: str) -> jinja2.Environment:
+    """The HTML templates among a package's assets; whatever they are filled with is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "assets"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    script = (assets / "page.js").read_text(encoding="utf-8")
-    library = plotly_script() if values["figures"] else ""
-    return environment.get_template(template).render(
-        **values,
-        version=version(),
-        policy=_policy(script, library),
-        # Ours, and plotly's: nothing that a run's files hold
-        style=Markup((assets / "style.css").read_text(encoding="utf-8")),  # noqa: S704
-        script=Markup(script),  # noqa: S704
-        plotly=Markup(library),  # noqa: S704
-        written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
     )
 
 
