@@ -23,7 +23,12 @@ from tests.versions import CommandError, Tree, checkout, differences
 
 BEFORE = "a597516"
 
-EXPECTED: dict[str, dict[str, str]] = {}
+EXPECTED: dict[str, dict[str, str]] = {
+    BEFORE: {
+        "here/set?/manifest.json": "it holds the digests of samples.csv and rejects.csv since",
+        "*/fakes_init.png": "it shows the average, with BatchNorm fitted, as later pictures do",
+    }
+}
 """By earlier commit, what is meant to differ from it: patterns for the names that differences are
 told under, each with its reason."""
 
