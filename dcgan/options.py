@@ -35,6 +35,9 @@ from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.shards.shard_set import is_url
 
+BATCH_SIZE = 16
+"""What `dcgan-train` takes, and `dcgan-profile` measures, by default."""
+
 DEFAULT_EPOCHS = 5
 """The tutorial's default, used if neither `--epochs` nor `--max-steps` is given."""
 
@@ -350,7 +353,7 @@ class TrainConfig(SetOptions):
     ] = False
     batch_size: Annotated[
         Count, Option("Images in a step, over all processes.", MOST, resume="fixed")
-    ] = 16
+    ] = BATCH_SIZE
     image_size: Annotated[Size, Option(SIZE, MOST, written=str, resume="fixed")] = 64
     fit: Annotated[
         str | None,
@@ -572,6 +575,12 @@ TurnSeconds = Annotated[
 class Measuring(Options):
     """The options that all commands of `dcgan-profile` share."""
 
+    batch_size: Annotated[
+        int,
+        Field(ge=1, le=10**6),
+        Option("Images in a batch: as many as dcgan-train's default; the tutorial has 128.", DATA),
+    ] = BATCH_SIZE
+    image_size: Annotated[Size, Option(SIZE, DATA, written=str)] = 64
     rounds: Annotated[int, Field(ge=1, le=1000), Option("Turns of each contender.", MEASURING)] = 5
     seconds: TurnSeconds = 1.0
     device: Annotated[str, Option(DEVICE, MEASURING)] = "auto"
@@ -606,8 +615,6 @@ class MeasuringSet(Measuring, SetOptions):
     ] = 8192
     """Two shards of the default size. They warm the page cache, and are written out and packed
     again within seconds."""
-    batch_size: Annotated[int, Field(ge=1, le=10**6), Option("Images in a batch.", DATA)] = 128
-    image_size: Annotated[Size, Option(SIZE, DATA, written=str)] = 64
     workers: Annotated[
         Threads | None, Option("Threads of our loader, processes of others.", DATA, THREADS)
     ] = None
@@ -625,20 +632,6 @@ class MeasuringSet(Measuring, SetOptions):
         return self
 
 
-class MeasuringLoader(MeasuringSet):
-    """The options of `dcgan-profile loader`."""
-
-    seconds: TurnSeconds = 2.0
-
-
-class MeasuringTraining(MeasuringSet):
-    """The options of `dcgan-profile train`."""
-
-    seconds: TurnSeconds = 4.0
-    ngf: Annotated[Count, Option("Width of the generator.", NETS)] = 64
-    ndf: Annotated[Count, Option("Width of the discriminator.", NETS)] = 64
-
-
 class MeasuringStore(MeasuringSet):
     """The options of `dcgan-profile store`."""
 
@@ -649,16 +642,20 @@ class MeasuringStore(MeasuringSet):
     rounds: Annotated[int, Field(ge=1, le=1000), Option("Turns of each contender.", MEASURING)] = 3
 
 
-class MeasuringStep(Measuring):
+class MeasuringNets(Measuring):
+    """The options of those commands of `dcgan-profile` that take steps."""
+
+    seconds: TurnSeconds = 4.0
+    ngf: Annotated[Count, Option("Width of the generator.", NETS)] = 64
+    ndf: Annotated[Count, Option("Width of the discriminator.", NETS)] = 64
+
+
+class MeasuringStep(MeasuringNets):
     """The options of `dcgan-profile step`, which needs no images."""
 
     seconds: TurnSeconds = 2.0
-    batch_size: Annotated[int, Field(ge=1, le=10**6), Option("Images in a batch.", DATA)] = 128
-    image_size: Annotated[Size, Option(SIZE, DATA, written=str)] = 64
     channels: Annotated[int, Option("3 for colour, 1 for grey.", DATA)] = 3
     nz: Annotated[Count, Option("Length of a latent.", NETS)] = 100
-    ngf: Annotated[Count, Option("Width of the generator.", NETS)] = 64
-    ndf: Annotated[Count, Option("Width of the discriminator.", NETS)] = 64
     compiled: Annotated[
         bool,
         Option(
@@ -676,6 +673,10 @@ class MeasuringStep(Measuring):
             flag="--tune",
         ),
     ] = False
+
+
+class MeasuringTraining(MeasuringNets, MeasuringSet):
+    """The options of `dcgan-profile train`."""
 
 
 # Commands on runs and machines

@@ -10,16 +10,11 @@ from typing import Any
 import typer
 
 from dcgan.cli import SETTINGS, Command, VersionOption, command
-from dcgan.options import (
-    MeasuringLoader,
-    MeasuringSet,
-    MeasuringStep,
-    MeasuringStore,
-    MeasuringTraining,
-)
+from dcgan.options import MeasuringSet, MeasuringStep, MeasuringStore, MeasuringTraining
 from pipeline.errors import plain_errors
 
-# Each command imports its module when it runs: torch loads only once there is work for it
+# Each command imports its module when it runs: torch loads only once there is work for it.
+# They stand in the order in which an image comes to them; --help and the guides keep to it.
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,17 +46,9 @@ def _measures(function: Callable[[Any], None]) -> Callable[..., Any]:
 
 
 @_measures
-def loader(options: MeasuringLoader) -> None:
+def loader(options: MeasuringSet) -> None:
     """The loader alone: rate, CPU time, memory, and how soon the first batch comes."""
     from dcgan.profiling.loader import profile
-
-    profile(options)
-
-
-@_measures
-def store(options: MeasuringStore) -> None:
-    """A set in a store beside the same set in a folder: CPU time, rate, and the first batch."""
-    from dcgan.profiling.store import profile
 
     profile(options)
 
@@ -83,17 +70,9 @@ def compare(options: MeasuringSet) -> None:
 
 
 @_measures
-def sweep(options: MeasuringSet) -> None:
-    """Threads, prefetch depth, batch size, decoder share: what suits this machine."""
-    from dcgan.profiling.sweep import profile
-
-    profile(options)
-
-
-@_measures
-def train(options: MeasuringTraining) -> None:
-    """The step with free data, the loader alone, and both together: which is the bottleneck."""
-    from dcgan.profiling.train import profile
+def store(options: MeasuringStore) -> None:
+    """A set in a store beside the same set in a folder: CPU time, rate, and the first batch."""
+    from dcgan.profiling.store import profile
 
     profile(options)
 
@@ -102,6 +81,14 @@ def train(options: MeasuringTraining) -> None:
 def step(options: MeasuringStep) -> None:
     """The step alone, on noise: the tutorial's, and ours eager, compiled and as a graph."""
     from dcgan.profiling.step import profile
+
+    profile(options)
+
+
+@_measures
+def train(options: MeasuringTraining) -> None:
+    """The step with free data, the loader alone, and both together: which is the bottleneck."""
+    from dcgan.profiling.train import profile
 
     profile(options)
 

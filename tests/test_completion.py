@@ -56,7 +56,7 @@ def test_each_shell_is_given_a_function(tmp_path):
         ("dcgan-train --max-", {"--max-steps", "--max-time"}),
         ("dcgan-train --shards shards --preset ", set(PRESETS)),
         ("dcgan-train --step ", set(choices(TrainConfig.model_fields["step"].annotation))),
-        ("dcgan-profile s", {"stages", "step", "store", "sweep"}),
+        ("dcgan-profile s", {"stages", "step", "store"}),
     ],
 )
 def test_words_are_completed(line, offered):

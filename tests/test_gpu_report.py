@@ -148,9 +148,9 @@ def test_a_commit_is_unpacked_or_its_absence_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_steps_kernels_are_listed(device, tmp_path):
-    config = tiny(tmp_path).replace(batch_size=4)
+    config = tiny(tmp_path).replace(batch_size=4, precision="fp32")
     place = torch.device(device)
-    begin, step = build_ours(config, "fp32", "eager", make_pixels(config, place), place)
+    begin, step = build_ours(config, "eager", make_pixels(config, place), place)
     begin()
     kernels = record(step, place)
     assert len(kernels) > 50

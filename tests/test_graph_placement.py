@@ -85,12 +85,12 @@ def test_what_is_padded_is_padded_on_the_device(operators, fit, kind, channels):
 
 
 def test_the_gpus_decoder_is_told_how_to_decode(operators, tmp_path):
-    from pipeline.loading.dali import MEMORY_PADDING
+    from pipeline.loading.dali import DECODER_SHARE, MEMORY_PADDING
 
     pictures = {"a.jpg": encode(smooth(50, 20)), "b.jpg": encode(smooth(30, 40))}
     shards = pack_pictures(tmp_path, pictures)
-    told = operators("cuda", shards=shards, decoder_share=0.25)["decode"]._init_args
-    assert told["hw_decoder_load"] == 0.25
+    told = operators("cuda", shards=shards)["decode"]._init_args
+    assert told["hw_decoder_load"] == DECODER_SHARE
     assert (told["preallocate_width_hint"], told["preallocate_height_hint"]) == (50, 40)
     assert told["device_memory_padding"] == told["host_memory_padding"] == MEMORY_PADDING
     assert told["jpeg_fancy_upsampling"] is True

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from dcgan.profile import app
 from dcgan.profiling.measuring import Contender, Round, Spread
 from dcgan.profiling.report import Bars, Report, publish
 from dcgan.profiling.stages import find_costs
-from dcgan.profiling.sweep import Race, choose
 from dcgan.profiling.train import train_round
 from pipeline.errors import UserError
 from tests.needs import require
@@ -111,7 +109,7 @@ def assert_rounds(rounds, names):
 def test_the_loader_by_itself(run):
     found = run("loader").found
     assert found["environment"]["packages"]["torch"]
-    assert_rounds(found["rounds"], ["loader"])
+    assert_rounds(found["rounds"], ["the set"])
     assert set(found["seconds"]) == {"open_the_set", "make_the_loader", "first_batch"}
     assert all(0 < seconds < 60 for seconds in found["seconds"].values())
     assert found["resident_bytes"]["after"] > 50e6
@@ -122,8 +120,8 @@ def test_stages_and_what_would_save_them(run):
     require("dali")
     found = run("stages", workers=2).found
     stages = ["read", "decode", "resize", "normalise"]
-    remedies = ["--workers 1", "--store jpeg", "--store raw", "--store raw, uint8"]
-    remedies += ["--cache", "--cache, uint8"]
+    remedies = ["the set, float, --workers 1", "--store jpeg, float", "--store raw, float"]
+    remedies += ["--store raw, uint8", "the cache, float", "the cache, uint8"]
     assert_rounds(found["rounds"], stages + remedies)
     assert list(found["stages"]) == stages
     assert sum(cost["share"] for cost in found["stages"].values()) == pytest.approx(1)
@@ -137,18 +135,18 @@ def test_stages_and_what_would_save_them(run):
 def test_compare(run):
     require("dali")
     ran = run("compare")
-    others = ["ImageFolder, DataLoader", "webdataset, torchvision", "plain DALI chain"]
-    ours = ["our loader, float", "our loader, uint8", "raw shards, float", "raw shards, uint8"]
-    names = [*others, *ours, "cache, float", "cache, uint8"]
+    others = ["tutorial", "webdataset", "plain DALI"]
+    ours = ["the set", "--store raw", "the cache"]
+    names = [*others, *(f"{name}, {form}" for name in ours for form in ("float", "uint8"))]
     assert_rounds(ran.found["rounds"], names)
     assert ran.found["left_out"] == []
     for ratios in (ran.found["wall_ratios"], ran.found["cpu_ratios"]):
         assert list(ratios) == names
         assert {tuple(row) for row in ratios.values()} == {(others[0], others[2])}
         assert ratios[others[2]][others[2]] == {"median": 1, "low": 1, "high": 1}
-    mine, other = (ran.found["rounds"][name] for name in ("cache, float", "plain DALI chain"))
+    mine, other = (ran.found["rounds"][name] for name in ("the cache, float", "plain DALI"))
     cpu = [b["cpu_us_per_image"] / a["cpu_us_per_image"] for a, b in zip(mine, other, strict=True)]
-    spread = ran.found["cpu_ratios"]["cache, float"]["plain DALI chain"]
+    spread = ran.found["cpu_ratios"]["the cache, float"]["plain DALI"]
     assert spread["median"] == pytest.approx(sum(cpu) / 2)  # of two rounds
 
 
@@ -157,7 +155,7 @@ def test_compare_goes_on_without_the_loaders_that_need_shared_memory(run, patche
     with patched.context() as patch:
         patch.setattr("dcgan.profiling.compare.shared_memory_lack", lambda wanted: "none, alas")
         ran = run("compare", rounds=1)
-    assert next(iter(ran.found["rounds"])) == "plain DALI chain"
+    assert next(iter(ran.found["rounds"])) == "plain DALI"
     (told,) = ran.found["left_out"]
     assert "webdataset" in told
     assert "none, alas" in told
@@ -170,31 +168,17 @@ def test_a_raw_set_is_compared_as_far_as_it_goes(run, patched, shards, tmp_path_
     recipe = Recipe(store="raw", crop="centre", size=32, filter="bilinear")
     raw = pack_pictures(tmp_path_factory.mktemp("raw"), FACES, recipe=recipe, per_shard=8)
     ran = run("compare", raw.folder)
-    names = ["raw shards, float", "raw shards, uint8", "cache, float", "cache, uint8"]
+    names = ["the set, float", "the set, uint8", "the cache, float", "the cache, uint8"]
     assert_rounds(ran.found["rounds"], names)
-    assert "the tutorial's loader" in ran.said
+    assert "Left out, because the set holds pixels" in ran.said
     stages = run("stages", raw.folder).found
     assert list(stages["stages"]) == ["read", "decode", "normalise"]
-    assert list(stages["gains"]) == ["--cache", "--cache, uint8"]
-    assert "only the batch size can be varied" in run("sweep", raw.folder).said
-
-
-def test_sweep(run):
-    require("dali")
-    ran = run("sweep")
-    titles = [each["title"].split(" (")[0] for each in ran.found["sweeps"]]
-    assert titles[:3] == ["workers", "prefetch", "batch size"]
-    for each in ran.found["sweeps"]:
-        assert list(each["rounds"])[:2] == ["the default", "the default again"]
-        assert_rounds(each["rounds"], list(each["rounds"]))
-        assert each["noise"] >= 0
-    assert "decoder share: not on a CPU" in ran.said
-    assert re.search(r"^set      ", ran.said, re.MULTILINE)
+    assert list(stages["gains"]) == ["the cache, float", "the cache, uint8"]
 
 
 def test_training(run):
     found = run("train").found
-    names = ["free data", "the set as it is", "the cache"]
+    names = ["free data", "the set, uint8", "the cache, uint8"]
     assert list(found["together"]) == names
     for paces in found["together"].values():
         assert len(paces) == 2
@@ -208,7 +192,8 @@ def test_training(run):
 
 def test_a_set_in_a_store(run, shards):
     found = run("store", shards.folder.as_uri(), seconds=0.01).found
-    assert list(found["rounds"]) == ["folder", "store, empty cache", "store, full cache"]
+    caches = [f"a store, {state} shard cache" for state in ("empty", "full")]
+    assert list(found["rounds"]) == ["a folder", *caches]
     fetched = {}
     for name, turns in found["rounds"].items():
         assert len(turns) == 2
@@ -220,7 +205,6 @@ def test_a_set_in_a_store(run, shards):
         fetched[name] = {(turn["fetched_bytes"], turn["fetched_later_bytes"]) for turn in turns}
     size = sum(path.stat().st_size for path in (*shards.tars, *shards.indexes))
     assert list(fetched.values()) == [{(0, 0)}, {(size, 0)}, {(0, 0)}]
-    assert found["ratios"]["first"]["img_per_s"]["folder"] == {"median": 1, "low": 1, "high": 1}
 
 
 # What it concludes, from made-up loaders and rounds whose truth is known
@@ -269,17 +253,6 @@ def test_costs_are_differences_within_a_round():
     assert costs["decode"].wall_us.median == pytest.approx(50)
     assert costs["decode"].share == pytest.approx(100 / 115)
     assert costs["resize"].share == 0  # noise made it cheaper than nothing
-
-
-@pytest.mark.parametrize(("noise", "kept"), [(0.2, True), (0.1, False)])
-def test_a_gain_must_exceed_the_noise(noise, kept):
-    gains = {"the default": 1.0, "the default again": 1.0, "1": 0.5, "4": 1.2}
-    race = Race("x", noise, {name: Spread(gain, gain, gain) for name, gain in gains.items()}, {})
-    value, told = choose("workers", 2, race)
-    assert (value, "keep 2" in told) == (None if kept else "4", kept)
-    value, told = choose("batch_size", 64, race)
-    assert value is None
-    assert "training's" in told
 
 
 # How it begins and ends

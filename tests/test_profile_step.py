@@ -167,7 +167,7 @@ def test_the_nets_stand_still_so_that_steps_are_alike():
     pixels = make_pixels(config, CPU)
     ways: Any = [
         build_tutorial(config, pixels, CPU),
-        build_ours(config, "fp32", "eager", pixels, CPU),
+        build_ours(config.replace(precision="fp32"), "eager", pixels, CPU),
     ]
     for _, step in ways:
         losses = [float(step()[0]) for _ in range(60)]
@@ -265,7 +265,7 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(monkeypatch):
         shards="synthetic", batch_size=4, image_size=32, nz=NZ, ngf=WIDTH, ndf=WIDTH
     )
     with pytest.raises(UnavailableError, match="no compiler"):
-        build_ours(config, "fp32", "compiled", [], CPU)
+        build_ours(config.replace(precision="fp32"), "compiled", [], CPU)
 
 
 def test_nets_of_a_size_that_cannot_be_are_refused():

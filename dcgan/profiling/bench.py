@@ -5,13 +5,16 @@ Tars of a remote set are fetched before anything is measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from rich.table import Table
 
 from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
 from dcgan.profiling.contenders import first_shards
 from dcgan.profiling.measuring import AHEAD_FACTOR, Contender, Round, measure
+from dcgan.profiling.report import Bars, Report, publish
 from dcgan.rundir.environment import pick_device
 from pipeline.images.size import shown_size
 from pipeline.loading.options import LoaderOptions
@@ -58,28 +61,40 @@ class Bench:
         """Let contenders take their rounds in turn; each is closed at the end."""
         return measure(contenders, self.options.rounds, self.options.seconds, self.device)
 
-    def facts(self) -> dict[str, str]:
-        """Lines for people."""
+    def publish(
+        self,
+        command: str,
+        tables: list[Table],
+        conclusions: list[str],
+        bars: list[Bars],
+        data: Mapping[str, Any],
+        **facts: str,
+    ) -> None:
+        """Publish what a command found, after the conditions; further `facts` come after these."""
         manifest, options = self.shards.manifest, self.options
         size = "×".join(map(str, manifest.largest_image))
         part = "" if self.whole == self.shards else f", of {len(self.whole):,}"
-        return {
+        recipe = manifest.recipe.describe()
+        conditions = {
             "images": f"{len(self.shards):,}{part}, of {size} pixels at most, in {options.shards}"
-            f" ({manifest.recipe.describe()})",
+            f" ({recipe})",
             "batches": f"of {options.batch_size}, {shown_size(options.image_size)} pixels,"
             f" {self.conditions.threads} workers",
             "rounds": f"{options.rounds} each, in turn, of at least {options.seconds:g} s and"
             f" {AHEAD_FACTOR} times what is read ahead",
         }
-
-    def data(self) -> dict[str, Any]:
-        """The same for programs."""
-        manifest = self.shards.manifest
-        return {
-            "set": {
-                "images": len(self.shards),
-                "recipe": manifest.recipe.describe(),
-                "largest_image": list(manifest.largest_image),
-            },
-            "workers": self.conditions.threads,
+        measured_with = {
+            "images": len(self.shards),
+            "recipe": recipe,
+            "largest_image": list(manifest.largest_image),
         }
+        report = Report(
+            command,
+            self.device,
+            conditions | facts,
+            tables,
+            conclusions,
+            bars,
+            {"set": measured_with, "workers": self.conditions.threads, **data},
+        )
+        publish(report, options)

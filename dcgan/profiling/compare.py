@@ -13,6 +13,9 @@ from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import TEMPORARY, Bench
 from dcgan.profiling.contenders import (
+    CACHE,
+    RAW,
+    SET,
     cached,
     decoded_on_host,
     ours,
@@ -24,17 +27,11 @@ from dcgan.profiling.contenders import (
     write_images,
 )
 from dcgan.profiling.measuring import Contender, Spread, figures, spreads
-from dcgan.profiling.report import Bars, Report, cells, make_table, publish, short
+from dcgan.profiling.report import Bars, cells, make_table, short
 from pipeline.loading.loader import why_not_dali
 from pipeline.machine import MIB, shared_memory_lack
 
-TUTORIAL, WEBDATASET, DALI = (
-    "ImageFolder, DataLoader",
-    "webdataset, torchvision",
-    "plain DALI chain",
-)
-YARDSTICKS = {TUTORIAL: "tutorial", DALI: "DALI"}
-"""The loaders that all are compared with, if they take part, and their names in a heading."""
+TUTORIAL, WEBDATASET, DALI = "tutorial", "webdataset", "plain DALI"
 
 DTYPES = {"float": torch.float32, "uint8": torch.uint8}
 
@@ -46,7 +43,7 @@ def profile(options: MeasuringSet) -> None:
     with TemporaryDirectory(prefix=TEMPORARY) as folder:
         taken = bench.measure(_contenders(bench, Path(folder), left_out))
     rate, cpu = figures(taken, "img_per_s"), figures(taken, "cpu_us_per_image")
-    others = [name for name in YARDSTICKS if name in taken]
+    others = [name for name in (TUTORIAL, DALI) if name in taken]
     by_wall = {
         name: {other: Spread.of(rate[name] / rate[other]) for other in others} for name in taken
     }
@@ -60,28 +57,22 @@ def profile(options: MeasuringSet) -> None:
             **cells("img/s", rates[name]),
             "CPU µs/image": f"{cpu_times[name].median:,.1f}",
             "batches": str(rounds[0].batches),
-            **{f"× {YARDSTICKS[each]}, wall": short(by_wall[name][each].median) for each in others},
-            **{f"× {YARDSTICKS[each]}, CPU": short(by_cpu[name][each].median) for each in others},
+            **{f"× {other}, wall": short(by_wall[name][other].median) for other in others},
+            **{f"× {other}, CPU": short(by_cpu[name][other].median) for other in others},
         }
         for name, rounds in taken.items()
     ]
-    report = Report(
-        "compare",
-        bench.device,
-        bench.facts(),
-        [make_table(rows)],
-        [
-            (
-                "Ratios are medians over the rounds, of the rate (wall) and of the images made in a"
-                " second of CPU time (CPU)."
-            ),
-            *left_out,
-        ],
-        [Bars("Rate", "images a second", rates), Bars("CPU time", "µs an image", cpu_times)],
-        bench.data()
-        | {"left_out": left_out, "wall_ratios": by_wall, "cpu_ratios": by_cpu, "rounds": taken},
+    ratios = (
+        "Ratios are medians over the rounds, of the rate (wall) and of the images made in a second"
+        " of CPU time (CPU)."
     )
-    publish(report, options)
+    bench.publish(
+        "compare",
+        [make_table(rows)],
+        [ratios, *left_out],
+        [Bars("Rate", "images a second", rates), Bars("CPU time", "µs an image", cpu_times)],
+        {"left_out": left_out, "wall_ratios": by_wall, "cpu_ratios": by_cpu, "rounds": taken},
+    )
 
 
 def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Contender]:
@@ -89,11 +80,10 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
     shards, conditions = bench.shards, bench.conditions
     forms = {name: replace(conditions, dtype=dtype) for name, dtype in DTYPES.items()}
     store = shards.manifest.recipe.store
-    stored = {"original": "our loader", "jpeg": "our loader, jpeg", "raw": "raw shards"}[store]
     if store == "raw":
         left_out.append(
-            "Left out, because the set holds pixels and no image files: the tutorial's loader,"
-            " webdataset and the plain DALI chain. Compare those on a set of --store original."
+            f"Left out, because the set holds pixels and no image files: {TUTORIAL}, {WEBDATASET}"
+            f" and {DALI}. Compare those on a set of --store original."
         )
     else:
         if store == "jpeg":
@@ -103,25 +93,25 @@ def _contenders(bench: Bench, folder: Path, left_out: list[str]) -> Iterator[Con
         wanted = 2 * shared_by_dataloader(conditions)
         if lack := shared_memory_lack(wanted):
             left_out.append(
-                "Left out: the tutorial's loader and webdataset, whose processes need"
+                f"Left out: {TUTORIAL} and {WEBDATASET}, whose processes need"
                 f" {wanted / MIB:,.0f} MiB of shared memory ({lack})."
             )
         else:
             yield torchvision_folder(TUTORIAL, images, shards.manifest.recipe, conditions)
             yield webdataset_shards(WEBDATASET, shards, conditions)
         if obstacle := why_not_dali(conditions.device):
-            left_out.append(f"Left out: the plain DALI chain ({obstacle}).")
+            left_out.append(f"Left out: {DALI} ({obstacle}).")
         else:
             yield plain_dali(DALI, shards, conditions)
     for name, form in forms.items():
-        yield ours(f"{stored}, {name}", shards, form)
+        yield ours(f"{SET}, {name}", shards, form)
     if store != "raw" and conditions.device.type == "cuda":
         yield from decoded_on_host(shards, conditions)
     if store != "raw":
         size = conditions.image_size
         raw = pack_as("raw", shards, images, size, folder / "raw", conditions.threads)
         for name, form in forms.items():
-            yield ours(f"raw shards, {name}", raw, form)
+            yield ours(f"{RAW}, {name}", raw, form)
     tell_progress("filling the caches")
     for name, form in forms.items():
-        yield cached(f"cache, {name}", shards, form)
+        yield cached(f"{CACHE}, {name}", shards, form)

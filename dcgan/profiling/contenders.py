@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,6 @@ from dcgan.profiling.measuring import Contender
 from pipeline.errors import UserError
 from pipeline.images.fit import CROP, STRETCH, padding_of
 from pipeline.images.pixels import MEAN, STD
-from pipeline.images.resize import contained, resized
 from pipeline.images.size import ImageSize, sides
 from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import BATCHES_AHEAD, Decoder, ThreadDecoder
@@ -31,6 +31,13 @@ from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import Recipe, make_recipe
 from pipeline.shards.order import Schedule, permutation
 from pipeline.shards.shard_set import ShardSet
+
+SET, RAW, JPEG, CACHE = "the set", "--store raw", "--store jpeg", "the cache"
+"""What our loader reads: the set as it was packed, the same images in another store, or its own
+memory from the second epoch on. Every table calls them so."""
+
+AHEAD = BATCHES_AHEAD + 1 + READY
+"""Batches that our loader has: the decoder's, one in the hands of its thread, and the queue's."""
 
 DATALOADER_AHEAD = 2
 """Batches that a worker of torch's DataLoader prepares, by default."""
@@ -54,12 +61,10 @@ def ours(
     shards: ShardSet,
     conditions: LoaderOptions,
     decoder: Decoder | None = None,
-    prefetch: int = BATCHES_AHEAD,
 ) -> Contender:
-    """This project's loader, without a cache; `decoder` prepares so many batches ahead."""
+    """This project's loader, without a cache."""
     loader = Loader(shards, conditions, decoder)
-    ahead = READY + 1 + prefetch  # one in the hands of the thread between decoder and queue
-    return Contender(name, loader, conditions.batch_size, ahead, loader.close, loader.description)
+    return Contender(name, loader, conditions.batch_size, AHEAD, loader.close, loader.description)
 
 
 class HostDecoder(Decoder):
@@ -262,41 +267,23 @@ def _dataloader(
 
 
 def _transform(recipe: Recipe, size: ImageSize) -> Any:
-    """The tutorial's, or for a set with a crop of its own, that crop and a resize."""
+    """The tutorial's, after the set's own crop; Pillow's own fit where the tutorial has none."""
+    from PIL import Image, ImageOps
     from torchvision import transforms
 
+    box, smooth = sides(size), Image.Resampling.BILINEAR
     fit: list[Any] = [transforms.Resize(size), transforms.CenterCrop(size)]
-    if recipe.fit != CROP or not isinstance(size, int):
-        fit = [_Fitted(size, recipe.fit)]
+    if recipe.fit == STRETCH:
+        fit = [transforms.Resize((box[1], box[0]))]
+    elif recipe.fit != CROP:
+        colour = padding_of(recipe.fit) or (0, 0, 0)  # Pillow has no pixels of the edge to pad with
+        fit = [partial(ImageOps.pad, size=box, method=smooth, color=colour)]
+    elif not isinstance(size, int):
+        fit = [partial(ImageOps.fit, size=box, method=smooth)]
     if crop := recipe.reader_crop:
         fit = [transforms.CenterCrop(crop), fit[0]]
     normalise = transforms.Normalize((0.5,) * 3, (0.5,) * 3)
     return transforms.Compose([*fit, transforms.ToTensor(), normalise])
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """Fits a Pillow image, in torchvision's calls, where none of its transforms does so alone."""
-
-    size: ImageSize
-    how: str
-
-    def __call__(self, image: Any) -> Any:
-        from torchvision.transforms import functional
-
-        (width, height), (wide, tall) = sides(self.size), image.size
-        if self.how == STRETCH:
-            return functional.resize(image, [height, width])
-        if self.how == CROP:
-            across, down = resized(wide, tall, self.size)
-            return functional.center_crop(functional.resize(image, [down, across]), [height, width])
-        across, down = contained(wide, tall, self.size)
-        left, top = (width - across) // 2, (height - down) // 2
-        around = [left, top, width - across - left, height - down - top]
-        colour, small = padding_of(self.how), functional.resize(image, [down, across])
-        if colour is None:
-            return functional.pad(small, around, padding_mode="edge")
-        return functional.pad(small, around, fill=colour)
 
 
 # Other forms of a set

@@ -8,11 +8,11 @@ from contextlib import closing
 import psutil
 import torch
 
-from dcgan.options import MeasuringLoader
+from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import Bench
-from dcgan.profiling.contenders import ours, read_batches
+from dcgan.profiling.contenders import SET, ours, read_batches
 from dcgan.profiling.measuring import Spread, figures, spreads, synchronise
-from dcgan.profiling.report import SPAN, Bars, Report, cells, make_table, publish, span
+from dcgan.profiling.report import SPAN, Bars, cells, make_table, span
 from dcgan.training.clock import Clock
 from pipeline.loading.loader import deliver, open_decoder
 from pipeline.loading.options import LoaderOptions
@@ -23,13 +23,13 @@ COPIES = 50
 """Batches whose copy is timed on CUDA."""
 
 
-def profile(options: MeasuringLoader) -> None:
+def profile(options: MeasuringSet) -> None:
     """Measure how soon the first batch comes, how fast the others do, and what they take."""
     bench = Bench(options)
     started = time.perf_counter()
     open_set(options.shards, options.access)
     opened = time.perf_counter()
-    loader = ours("loader", bench.shards, bench.conditions)
+    loader = ours(SET, bench.shards, bench.conditions)
     made = time.perf_counter()
     next(loader.batches)
     synchronise(bench.device)
@@ -44,12 +44,12 @@ def profile(options: MeasuringLoader) -> None:
     after = psutil.Process().memory_info().rss
     copies = _copy_ms(bench.shards, bench.conditions) if bench.device.type == "cuda" else []
     rate = spreads(figures(taken, "img_per_s"))
-    cpu = Spread.of(figures(taken, "cpu_us_per_image")["loader"])
+    cpu = Spread.of(figures(taken, "cpu_us_per_image")[SET])
     grown = f"{(after - before) / 1e6:+,.1f} MB since the first batch"
     rows = [
-        {"": "images a second", **cells("median", rate["loader"])},
-        {"": "CPU time an image", "median": f"{cpu.median:,.1f} µs", SPAN: span(cpu, ",.1f")},
-        {"": "batches in a round", "median": f"{taken['loader'][0].batches}"},
+        {"": "img/s", **cells("median", rate[SET])},
+        {"": "CPU µs/image", **cells("median", cpu, ",.1f")},
+        {"": "batches", "median": f"{taken[SET][0].batches}"},
         *({"": name, "median": f"{1e3 * value:,.0f} ms"} for name, value in seconds.items()),
         {"": "resident memory", "median": f"{after / 1e6:,.0f} MB", SPAN: grown},
     ]
@@ -57,22 +57,19 @@ def profile(options: MeasuringLoader) -> None:
         copied = Spread.of(copies)
         found = {"median": f"{copied.median:.3f} ms", SPAN: span(copied, ".3f")}
         rows.append({"": "copy a batch", **found})
-    report = Report(
+    bench.publish(
         "loader",
-        bench.device,
-        bench.facts() | {"loader": loader.description},
         [make_table(rows)],
         [f"The first batch came {1e3 * (first - made):,.0f} ms after Loader() returned."],
         [Bars("The loader alone", "images a second", rate)],
-        bench.data()
-        | {
+        {
             "rounds": taken,
             "seconds": {name.replace(" ", "_"): value for name, value in seconds.items()},
             "resident_bytes": {"before": before, "after": after},
             "copy_ms": copies,
         },
+        loader=loader.description,
     )
-    publish(report, options)
 
 
 def _copy_ms(shards: ShardSet, conditions: LoaderOptions) -> list[float]:

@@ -15,10 +15,20 @@ import torch
 from dcgan.cli import tell_progress
 from dcgan.options import MeasuringSet
 from dcgan.profiling.bench import TEMPORARY, Bench
-from dcgan.profiling.contenders import cached, ours, pack_as, read_batches, write_images
+from dcgan.profiling.contenders import (
+    AHEAD,
+    CACHE,
+    JPEG,
+    RAW,
+    SET,
+    cached,
+    ours,
+    pack_as,
+    read_batches,
+    write_images,
+)
 from dcgan.profiling.measuring import Contender, Round, Spread, figures
-from dcgan.profiling.report import Bars, Report, cells, make_table, publish, times
-from pipeline.loading.decoders import BATCHES_AHEAD
+from dcgan.profiling.report import Bars, cells, make_table, times
 from pipeline.loading.loader import (
     CLOSING_PATIENCE,
     READY,
@@ -28,6 +38,8 @@ from pipeline.loading.loader import (
 )
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.shard_set import ShardSet
+
+ONE_WORKER = f"{SET}, float, --workers 1"
 
 
 @dataclass(frozen=True)
@@ -62,17 +74,15 @@ def profile(options: MeasuringSet) -> None:
     ]
     remedy_rows = [
         {
-            "loader": "as it is" if name == whole else name,
+            "loader": f"{SET}, float" if name == whole else name,
             **cells("img/s", Spread.of(rate[name])),
             "CPU µs/image": f"{np.median(cpu[name]):,.1f}",
-            "rate": "1×" if name == whole else times(gains[name]),
+            f"× {SET}, float": times(Spread.of(rate[name] / rate[whole])),
         }
         for name in (whole, *gains)
     ]
-    report = Report(
+    bench.publish(
         "stages",
-        bench.device,
-        bench.facts(),
         [
             make_table(stage_rows, "Each stage, added to those before it"),
             make_table(remedy_rows, "What would change it"),
@@ -84,11 +94,10 @@ def profile(options: MeasuringSet) -> None:
                 "µs an image",
                 {name: cost.wall_us if on_cuda else cost.cpu_us for name, cost in costs.items()},
             ),
-            Bars("Remedies", "times the rate of the set as it is", gains),
+            Bars("What would change it", f"times the rate of {SET}", gains),
         ],
-        bench.data() | {"stages": costs, "gains": gains, "rounds": taken},
+        {"stages": costs, "gains": gains, "rounds": taken},
     )
-    publish(report, options)
 
 
 def cumulative(shards: ShardSet, conditions: LoaderOptions) -> list[Contender]:
@@ -125,9 +134,8 @@ def _prefetched(
         while True:
             yield prefetcher.take(conditions.data_timeout)
 
-    ahead = READY + 1 + BATCHES_AHEAD
     return Contender(
-        name, batches(), conditions.batch_size, ahead, lambda: prefetcher.close(CLOSING_PATIENCE)
+        name, batches(), conditions.batch_size, AHEAD, lambda: prefetcher.close(CLOSING_PATIENCE)
     )
 
 
@@ -149,17 +157,17 @@ def _remedies(bench: Bench, folder: Path) -> Iterator[Contender]:
     recipe, size, workers = shards.manifest.recipe, conditions.image_size, conditions.threads
     if recipe.store != "raw":
         if workers > 1:
-            yield ours("--workers 1", shards, replace(conditions, workers=1))
+            yield ours(ONE_WORKER, shards, replace(conditions, workers=1))
         tell_progress("packing the same images as raw pixels and as small JPEGs")
         images = write_images(shards, folder / "files")
         if recipe.store != "jpeg" or recipe.size != size:
             small = pack_as("jpeg", shards, images, size, folder / "jpeg", workers)
-            yield ours("--store jpeg", small, conditions)
+            yield ours(f"{JPEG}, float", small, conditions)
         raw = pack_as("raw", shards, images, size, folder / "raw", workers)
-        yield ours("--store raw", raw, conditions)
-        yield ours("--store raw, uint8", raw, pixels)
-    yield cached("--cache", shards, conditions)
-    yield cached("--cache, uint8", shards, pixels)
+        yield ours(f"{RAW}, float", raw, conditions)
+        yield ours(f"{RAW}, uint8", raw, pixels)
+    yield cached(f"{CACHE}, float", shards, conditions)
+    yield cached(f"{CACHE}, uint8", shards, pixels)
 
 
 def find_costs(stages: Mapping[str, Sequence[Round]], by_wall: bool) -> dict[str, Cost]:
@@ -191,7 +199,7 @@ def _conclusions(costs: Mapping[str, Cost], gains: Mapping[str, Spread], bench: 
     if "resize" not in costs and bench.shards.manifest.recipe.store != "raw":
         lines.append("decode and resize are one stage of this machine's decoder.")
     for name, gain in gains.items():
-        if name == "--workers 1":
+        if name == ONE_WORKER:
             noise = "" if gain.high < 1 or gain.low > 1 else ", within the noise"
             threads, rate = bench.conditions.threads, 1 / gain.median
             lines.append(f"threads: {threads} give {rate:.2f}× the rate of one{noise}.")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from dcgan.profiling.tutorial_step import (
 from dcgan.rundir.environment import pick_device
 from dcgan.step.precision import AMPERE, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
-from dcgan.step.train_step import keep_compiled_code
+from dcgan.step.train_step import WholeStep, keep_compiled_code
 from dcgan.step.tuner import Found
 from dcgan.step.tuning import UNTUNED, Tuning
 from dcgan.training.build import build_nets, build_step, trial_step
@@ -151,49 +151,24 @@ def profile(options: MeasuringStep) -> None:
                 **cells("ms/step", step_ms, form),
                 "img/s": f"{1e3 * options.batch_size / step_ms.median:,.0f}",
                 "CPU ms/step": f"{np.median(cpu[name]):{form}}",
-                "× tutorial, wall": times(faster[name]),
-                "× tutorial, CPU": times(less_cpu[name]),
+                f"× {TUTORIAL}, wall": times(faster[name]),
+                f"× {TUTORIAL}, CPU": times(less_cpu[name]),
             }
         )
         work = flops["tutorial" if name == TUTORIAL else "ours"] * options.batch_size
         rate = 1e3 * work / step_ms.median
-        peak = each.peak_bytes
-        cost_rows.append(
-            {
-                "step": name,
-                "GFLOP/s": f"{rate / 1e9:,.3g}" if rate < 1e12 else f"{rate / 1e9:,.0f}",
-                "of the peak": f"{rate / peaks[each.precision]:.1%}",
-                "ATen calls/step": "–" if each.calls is None else f"{each.calls:,}",
-                "ready after": f"{each.ready_s:.1f} s",
-                "peak memory": "–" if peak is None else f"{peak / MIB:,.0f} MiB",
-            }
-        )
-    side = SIDES.get(device.type, SIDE)
-    best = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in peaks.items())
-    o = options
+        cost_rows.append({"step": name, **_cost_cells(each, rate, peaks[each.precision])})
+    tables = [make_table(time_rows), make_table(cost_rows)]
+    conclusions = [conclude(faster, less_cpu)]
+    if found is not None:
+        tables += tuning_tables.tabulate(found)
+        conclusions.append(tuning_tables.conclude(found, device))
     report = Report(
         "step",
         device,
-        {
-            "nets": f"nz {o.nz}, ngf {o.ngf}, ndf {o.ndf}",
-            "batches": f"of {o.batch_size}, {shown_size(o.image_size)} pixels, {o.channels}"
-            " channels, of noise that lies ready",
-            "rounds": f"{o.rounds} each, in turn, of at least {o.seconds:g} s and {LEAST_STEPS}"
-            " steps",
-            "work": f"{flops['tutorial'] / 1e9:.4g} GFLOP an image in the tutorial's step,"
-            f" {flops['ours'] / 1e9:.4g} in ours",
-            "peak": f"{best} GFLOP/s: the fastest product of two {side}×{side} matrices",
-        },
-        [
-            make_table(time_rows),
-            make_table(cost_rows),
-            *(tuning_tables.tabulate(found) if found else []),
-        ],
-        [
-            conclude(faster, less_cpu),
-            *([tuning_tables.conclude(found, device)] if found else []),
-            *left_out,
-        ],
+        _facts(options, flops, peaks, device),
+        tables,
+        [*conclusions, *left_out],
         [Bars("A step", "ms", spreads(ms)), Bars("Its CPU time", "ms", spreads(cpu))],
         {
             "flops_per_image": flops,
@@ -210,6 +185,37 @@ def profile(options: MeasuringStep) -> None:
         },
     )
     publish(report, options)
+
+
+def _cost_cells(entrant: Entrant, flop_per_s: float, peak: float) -> dict[str, str]:
+    calls, held = entrant.calls, entrant.peak_bytes
+    form = ",.3g" if flop_per_s < 1e12 else ",.0f"
+    return {
+        "GFLOP/s": f"{flop_per_s / 1e9:{form}}",
+        "of the peak": f"{flop_per_s / peak:.1%}",
+        "ATen calls/step": "–" if calls is None else f"{calls:,}",
+        "ready after": f"{entrant.ready_s:.1f} s",
+        "peak memory": "–" if held is None else f"{held / MIB:,.0f} MiB",
+    }
+
+
+def _facts(
+    options: MeasuringStep,
+    flops: Mapping[str, float],
+    peaks: Mapping[str, float],
+    device: torch.device,
+) -> dict[str, str]:
+    o, side = options, SIDES.get(device.type, SIDE)
+    best = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in peaks.items())
+    return {
+        "nets": f"nz {o.nz}, ngf {o.ngf}, ndf {o.ndf}",
+        "batches": f"of {o.batch_size}, {shown_size(o.image_size)} pixels, {o.channels} channels,"
+        " of noise that lies ready",
+        "rounds": f"{o.rounds} each, in turn, of at least {o.seconds:g} s and {LEAST_STEPS} steps",
+        "work": f"{flops['tutorial'] / 1e9:.4g} GFLOP an image in the tutorial's step,"
+        f" {flops['ours'] / 1e9:.4g} in ours",
+        "peak": f"{best} GFLOP/s: the fastest product of two {side}×{side} matrices",
+    }
 
 
 def tune(options: MeasuringStep, device: torch.device) -> tuple[Found | None, list[str]]:
@@ -268,7 +274,8 @@ def make_entrants(
         else:
             asked = "fp32" if name == "eager fp32" else "auto"
             precision = choose_precision(asked, device).name
-            build = partial(build_ours, config, precision, mode, pixels, device, tuning)
+            resolved = config.replace(precision=precision)
+            build = partial(build_ours, resolved, mode, pixels, device, tuning)
             try:
                 entrants[name] = _enter(name, precision, build, device)
             except UnavailableError as reason:
@@ -331,34 +338,57 @@ def build_tutorial(
     return begin, lambda: step(next(images))
 
 
-def build_ours(
-    config: TrainConfig,
-    precision: str,
-    mode: str,
-    pixels: Sequence[torch.Tensor],
-    device: torch.device,
-    tuning: Tuning | None = None,
-) -> tuple[Act, Act]:
-    """Our step in a mode, likewise; with `tuning`, or if it is None, as `dcgan-train` tunes it.
+class Prepared(NamedTuple):
+    """Our step, ready to run."""
 
-    Raises:
-        UnavailableError: the mode cannot be had.
+    step: WholeStep
+    taken: str
+    """The mode: another than was asked for, if that failed."""
+    tuning: Tuning
+    log: list[str]
+    """What failed, among other things."""
+
+
+def prepare(
+    config: TrainConfig, mode: str, device: torch.device, tuning: Tuning | None = None
+) -> Prepared:
+    """Make our step ready; with `tuning`, or if it is None, as `dcgan-train` tunes it.
+
+    Args:
+        config: its options, with the precision resolved.
+        mode: eager, compiled or graph.
+        device: where it runs.
+        tuning: of the step.
     """
-    rows = StepRows(ROWS, device)
-    config = config.replace(precision=precision)
-    step = build_step(config, *build_nets(config, device), rows)
+    step = build_step(config, *build_nets(config, device), StepRows(ROWS, device))
     if tuning is None:
         make = partial(trial_step, config, device)
         tuning, reason = choose_tuning(config, step.update, mode, make, tell_progress)
         tell_progress(f"tuning: {tuning.describe()}; {reason}")
     log: list[str] = []
     taken = step.prepare(mode, log.append, tuning=tuning)
+    return Prepared(step, taken, tuning, log)
+
+
+def build_ours(
+    config: TrainConfig,
+    mode: str,
+    pixels: Sequence[torch.Tensor],
+    device: torch.device,
+    tuning: Tuning | None = None,
+) -> tuple[Act, Act]:
+    """Our step in a mode, likewise; the arguments are those of `prepare`.
+
+    Raises:
+        UnavailableError: the mode cannot be had.
+    """
+    step, taken, tuning, log = prepare(config, mode, device, tuning)
     if (taken, step.is_one_graph) != (mode, tuning.one_graph):
         raise UnavailableError("; ".join(log))
     batches = cycle(pixels)
 
     def begin() -> None:
-        rows.place.zero_()
+        step.rows.place.zero_()
         choose_kernels()
 
     return begin, lambda: step(next(batches))

@@ -36,7 +36,7 @@ from dcgan.profiling.measuring import (
     take_round,
     take_turns,
 )
-from dcgan.profiling.report import Bars, Report, cells, make_table, publish, span
+from dcgan.profiling.report import Bars, cells, make_table, span, times
 from pipeline.errors import UserError
 from pipeline.files import write_whole
 from pipeline.remote.access import Access
@@ -48,7 +48,9 @@ from pipeline.shards.shard_set import ShardSet, is_url
 
 Rounds: TypeAlias = Mapping[str, Sequence[Round]]
 
-FOLDER, EMPTY, FULL = "folder", "store, empty cache", "store, full cache"
+CPU, RATE = "cpu_us_per_image", "img_per_s"
+
+FOLDER, EMPTY, FULL = "a folder", "a store, empty shard cache", "a store, full shard cache"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def profile(options: MeasuringStore) -> None:
         with closing(ours("", bench.shards, bench.conditions)) as loader:
             next(loader.batches)  # the first batch of a process waits for libraries
         taken = take_turns(turns, options.rounds)
-    publish(_report(bench, taken), options)
+    _publish(bench, taken)
 
 
 def start(bench: Bench, name: str, access: Access) -> Turn:
@@ -162,84 +164,56 @@ def _link(path: Path, link: Path) -> None:
         shutil.copyfile(path, link)
 
 
-def _report(bench: Bench, taken: dict[str, list[Turn]]) -> Report:
+def _publish(bench: Bench, taken: Mapping[str, Sequence[Turn]]) -> None:
     first = {name: [turn.first for turn in turns] for name, turns in taken.items()}
     later = {name: [turn.later for turn in turns] for name, turns in taken.items()}
     waits = spreads(figures(taken, "first_batch_s"))
-    ratios = {"first": _ratios(first), "later": _ratios(later)}
-    more = {part: ratios[part]["cpu_us_per_image"][EMPTY] for part in ratios}
-    rounds = f"{bench.options.rounds} each, in turn, of two epochs or more"
-    return Report(
+    fetched, fetched_later = (
+        {name: f"{np.median(each) / 1e6:,.1f} MB" for name, each in figures(taken, field).items()}
+        for field in ("fetched_bytes", "fetched_later_bytes")
+    )
+    first_rows, later_rows = (
+        [{"the set in": name} | _cells(rounds, name) for name in taken] for rounds in (first, later)
+    )
+    for row, (name, wait) in zip(first_rows, waits.items(), strict=True):
+        row["first batch"] = f"{wait.median:.2f} s ({span(wait, '.2f')})"
+        row["fetched"] = fetched[name]
+    for row, size in zip(later_rows, fetched_later.values(), strict=True):
+        row["fetched"] = size
+    more = [times(_ratio(rounds, EMPTY, CPU)) for rounds in (first, later)]
+    told = (
+        f"From a store, an image takes {more[0]} the CPU time in the first epoch, {more[1]} in"
+        f" later ones; the first batch comes after {waits[EMPTY].median:.2f} s."
+    )
+    bench.publish(
         "store",
-        bench.device,
-        bench.facts()
-        | {"rounds": f"{rounds}, the later ones of {bench.options.seconds:g} s at least"},
         [
-            make_table(
-                [
-                    row
-                    | {
-                        "first batch": f"{waits[name].median:.2f} s ({span(waits[name], '.2f')})",
-                        "fetched": _megabytes(taken[name], "fetched_bytes"),
-                    }
-                    for name, row in _rows(first, ratios["first"]).items()
-                ],
-                "From the opening to the end of the first epoch",
-            ),
-            make_table(
-                [
-                    row | {"fetched": _megabytes(taken[name], "fetched_later_bytes")}
-                    for name, row in _rows(later, ratios["later"]).items()
-                ],
-                "Later epochs",
-            ),
+            make_table(first_rows, "From the opening to the end of the first epoch"),
+            make_table(later_rows, "Later epochs"),
         ],
+        [told],
         [
-            (
-                f"From the store, the first epoch takes {more['first'].median:.3f} times as much"
-                f" CPU time as from a folder, later ones {more['later'].median:.3f} times; the"
-                f" first batch comes after {waits[EMPTY].median:.2f} s."
-            ),
-        ],
-        [
-            Bars("CPU time of the first epoch", "µs an image", _cpu(first)),
-            Bars("CPU time of later epochs", "µs an image", _cpu(later)),
+            Bars("CPU time of the first epoch", "µs an image", spreads(figures(first, CPU))),
+            Bars("CPU time of later epochs", "µs an image", spreads(figures(later, CPU))),
             Bars("First batch", "seconds after the start", waits),
         ],
-        bench.data() | {"rounds": taken, "ratios": ratios},
+        {"rounds": taken},
+        rounds=f"{bench.options.rounds} each, in turn, of two epochs or more, the later ones of"
+        f" {bench.options.seconds:g} s at least",
     )
 
 
-def _cpu(rounds: Rounds) -> dict[str, Spread]:
-    return spreads(figures(rounds, "cpu_us_per_image"))
-
-
-def _ratios(rounds: Rounds) -> dict[str, dict[str, Spread]]:
-    """Of each figure, what it is times the folder's in the same round."""
-    taken = {field: figures(rounds, field) for field in ("cpu_us_per_image", "img_per_s")}
+def _cells(rounds: Rounds, name: str) -> dict[str, str]:
+    cpu = Spread.of(figures(rounds, CPU)[name])
     return {
-        field: {name: Spread.of(each / of[FOLDER]) for name, each in of.items()}
-        for field, of in taken.items()
+        **cells("CPU µs/image", cpu, ",.1f"),
+        f"× {FOLDER}, CPU": times(_ratio(rounds, name, CPU)),
+        "img/s": f"{np.median(figures(rounds, RATE)[name]):,.0f}",
+        f"× {FOLDER}, rate": times(_ratio(rounds, name, RATE)),
     }
 
 
-def _rows(rounds: Rounds, ratios: dict[str, dict[str, Spread]]) -> dict[str, dict[str, str]]:
-    cpu, rate = _cpu(rounds), spreads(figures(rounds, "img_per_s"))
-    return {
-        name: {
-            "set in": name,
-            **cells("CPU µs/image", cpu[name], ",.1f"),
-            "× the folder's": _ratio(ratios["cpu_us_per_image"][name]),
-            "img/s": f"{rate[name].median:,.0f}",
-            "× the folder's rate": _ratio(ratios["img_per_s"][name]),
-        }
-        for name in rounds
-    }
-
-
-def _ratio(spread: Spread) -> str:
-    return f"{spread.median:.3f} ({span(spread, '.3f')})"
-
-
-def _megabytes(turns: list[Turn], field: str) -> str:
-    return f"{np.median([getattr(turn, field) for turn in turns]) / 1e6:,.1f} MB"
+def _ratio(rounds: Rounds, name: str, field: str) -> Spread:
+    """A figure, times the folder's in the same round."""
+    found = figures(rounds, field)
+    return Spread.of(found[name] / found[FOLDER])

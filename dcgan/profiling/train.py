@@ -13,10 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from dcgan.cli import tell_progress
 from dcgan.options import MeasuringTraining, TrainConfig
 from dcgan.profiling.bench import Bench
-from dcgan.profiling.contenders import cached, ours
+from dcgan.profiling.contenders import CACHE, SET, cached, ours
 from dcgan.profiling.measuring import (
     Contender,
     CpuClock,
@@ -30,23 +29,18 @@ from dcgan.profiling.measuring import (
     take_turns,
     warm_up,
 )
-from dcgan.profiling.report import Bars, Report, cells, make_table, publish, short, span
+from dcgan.profiling.report import Bars, cells, make_table, short, span, times
+from dcgan.profiling.step import prepare
 from dcgan.step.precision import choose_precision
-from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
-from dcgan.training.build import build_nets, build_step, trial_step
 from dcgan.training.clock import Clock
-from dcgan.training.tuned import choose_tuning
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4
 """In a round."""
 
-ROWS = 1
-"""Rows of statistics: each step writes the same one."""
-
-FREE, AS_IT_IS, CACHED = "free data", "the set as it is", "the cache"
+FREE = "free data"
 
 Update: TypeAlias = Callable[[torch.Tensor], object]
 """One step of training on a batch of the loader's."""
@@ -71,7 +65,10 @@ def profile(options: MeasuringTraining) -> None:
     with ExitStack() as stack:
         pixels = replace(bench.conditions, dtype=torch.uint8)
         free = _free(pixels)
-        loaders = [ours(AS_IT_IS, bench.shards, pixels), cached(CACHED, bench.shards, pixels)]
+        loaders = [
+            ours(f"{SET}, uint8", bench.shards, pixels),
+            cached(f"{CACHE}, uint8", bench.shards, pixels),
+        ]
         for contender in (free, *loaders):
             stack.callback(contender.close)
         alone, together, steps = _measure(bench, free, loaders, update)
@@ -85,55 +82,46 @@ def profile(options: MeasuringTraining) -> None:
             "": f"step on {name}",
             **cells("ms/step", Spread.of(ms[name]), ",.1f"),
             "img/s": f"{np.median(pace[name]):,.0f}",
-            "data wait": f"{waits[name].median:.2f}%",
-            "highest": f"{waits[name].high:.2f}%",
-            "× time on free data": f"{slower[name].median:.3f} ({span(slower[name], '.3f')})",
+            "data wait": f"{waits[name].median:.2f}% ({span(waits[name], '.2f')})",
+            f"× {FREE}, time": times(slower[name]),
         }
         for name in together
     ]
     rows += [
         {"": f"{name}, alone", "img/s": f"{np.median(each):,.0f}"} for name, each in rate.items()
     ]
-    report = Report(
+    bench.publish(
         "train",
-        bench.device,
-        bench.facts()
-        | {"step": f"{how}, ngf {config.ngf}, ndf {config.ndf}, {steps} steps in a round"},
         [make_table(rows)],
         [conclude(name, faster[name], slower[name], waits[name]) for name in alone],
         [
             Bars("A step", "ms", spreads(ms)),
             Bars("Loaders alone", "images a second", spreads(rate)),
         ],
-        bench.data()
-        | {
+        {
             "ngf": options.ngf,
             "ndf": options.ndf,
             "steps_per_round": steps,
             "loaders_alone": alone,
             "together": together,
         },
+        step=f"{how}, ngf {config.ngf}, ndf {config.ndf}, {steps} steps in a round",
     )
-    publish(report, options)
 
 
 def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, str]:
     """The step of dcgan-train, ready to run, and what it is."""
     precision, mode = choose_precision(config.precision, device), choose_step(config.step, device)
-    config = config.replace(precision=precision.name)
     if mode.name != "eager":
         keep_compiled_code()
-    step = build_step(config, *build_nets(config, device), StepRows(ROWS, device))
+    prepared = prepare(config.replace(precision=precision.name), mode.name, device)
+    step = prepared.step
 
     def update(pixels: torch.Tensor) -> torch.Tensor:
         step.rows.place.zero_()  # nobody reads them
         return step(pixels)
 
-    make = partial(trial_step, config, device)
-    tuning, reason = choose_tuning(config, step.update, mode.name, make, tell_progress)
-    tell_progress(f"tuning: {tuning.describe()}; {reason}")
-    taken = step.prepare(mode.name, lambda line: None, tuning=tuning)
-    return update, f"{taken}, {precision.name}"
+    return update, f"{prepared.taken}, {precision.name}"
 
 
 def _free(options: LoaderOptions) -> Contender:
@@ -208,6 +196,6 @@ def conclude(name: str, faster: float, slower: Spread, waits: Spread) -> str:
     else:
         bound = f"the loader is the bottleneck, the step alone is {short(1 / faster)} as fast"
     return (
-        f"{name}: {bound}; fed by it, a step takes {slower.median:.3f} times as long as with free"
-        f" data, and waits for data {waits.median:.2f}% of the time."
+        f"{name}: {bound}; fed by it, a step takes {short(slower.median)} the time on {FREE}, and"
+        f" waits for data {waits.median:.2f}% of it."
     )

@@ -55,8 +55,6 @@ def build_graph(
     source: Callable[[], list[Encoded]],
     options: LoaderOptions,
     until: Stage,
-    prefetch: int = PREFETCH,
-    decoder_share: float = DECODER_SHARE,
 ) -> Pipeline:
     """Define the graph over encoded images that come from outside.
 
@@ -66,8 +64,6 @@ def build_graph(
         options: of the loader; everything from decoding on runs on its device.
         until: the last stage. `decode` gives images of their own sizes, (H, W, C) uint8; `resize`
             images of one size, uint8; `normalise` the same, float in [-1, 1].
-        prefetch: batches prepared ahead.
-        decoder_share: see `DECODER_SHARE`.
 
     Returns:
         A pipeline with one output, (B, H, W, C) unless `until` says less.
@@ -77,7 +73,7 @@ def build_graph(
         batch_size=options.batch_size,
         num_threads=options.threads,
         device_id=_device_id(options.device) if on_gpu else None,
-        prefetch_queue_depth=prefetch,
+        prefetch_queue_depth=PREFETCH,
     )
     with graph:
         encoded = fn.external_source(
@@ -90,7 +86,7 @@ def build_graph(
             output_type=types.RGB if options.channels == 3 else types.GRAY,
             # libjpeg's own chroma upsampling; the GPU decoder's default differs from it
             jpeg_fancy_upsampling=True,
-            **(_gpu_decoder(shards, options.batch_size, decoder_share) if on_gpu else {}),
+            **(_gpu_decoder(shards, options.batch_size) if on_gpu else {}),
         )
         if until != "decode":
             images = _fit(encoded, images, shards, options)
@@ -104,11 +100,11 @@ def _device_id(device: torch.device) -> int:
     return device.index if device.index is not None else torch.cuda.current_device()
 
 
-def _gpu_decoder(shards: ShardSet, batch_size: int, decoder_share: float) -> dict[str, Any]:
+def _gpu_decoder(shards: ShardSet, batch_size: int) -> dict[str, Any]:
     most = math.isqrt(MAX_PREALLOCATED // (3 * batch_size))
     width, height = (min(side, most) for side in shards.manifest.largest_image)
     return {
-        "hw_decoder_load": decoder_share,
+        "hw_decoder_load": DECODER_SHARE,
         "preallocate_width_hint": width,
         "preallocate_height_hint": height,
         "device_memory_padding": MEMORY_PADDING,
@@ -240,17 +236,9 @@ class DaliDecoder(Decoder):
     Args:
         shards: a set of JPEGs.
         options: of the loader; on CUDA, the graph normalises float batches too.
-        prefetch: batches prepared ahead.
-        decoder_share: of images that go to a GPU's JPEG engine.
     """
 
-    def __init__(
-        self,
-        shards: ShardSet,
-        options: LoaderOptions,
-        prefetch: int = PREFETCH,
-        decoder_share: float = DECODER_SHARE,
-    ) -> None:
+    def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
         self._crop, self._options = shards.manifest.recipe.reader_crop, options
         self._fit = shards.fit_of(options.fit)
         self._on_gpu = options.device.type == "cuda"
@@ -261,14 +249,7 @@ class DaliDecoder(Decoder):
         until: Stage = "decode"
         if self._on_gpu:
             until = "normalise" if options.dtype.is_floating_point else "resize"
-        self._graph: Any = build_graph(
-            shards,
-            lambda: next(self._encoded),
-            options,
-            until,
-            prefetch=prefetch,
-            decoder_share=decoder_share,
-        )
+        self._graph: Any = build_graph(shards, lambda: next(self._encoded), options, until)
         self._graph.build()
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[Any, None, None]:

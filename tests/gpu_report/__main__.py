@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 import typer
 
-from dcgan.options import TrainConfig
 from pipeline.errors import plain_errors
 from pipeline.files import write_whole
 from tests.gpu_report.parts import GRACE, INTERRUPTED, NOT_REACHED, Part, Result, carry_out
@@ -86,23 +85,24 @@ def make_parts(work: Path, no_gpu: str, code: Path | None = None) -> list[Part]:
     if code is None:
         release, code = last_release(), work / "release"
         missing = unpack(release, code)
-    count, turns, batches, nets = 2048, flags(rounds=3, seconds=0.3), [], []
+    count, turns, nets = 2048, flags(rounds=3, seconds=0.3), list[str]()
+    batches = flags(batch_size=128)  # which fill a card; the last release's default
     if no_gpu:
         count, turns = 128, flags(rounds=1, seconds=0)
         batches = flags(**{name: TINY[name] for name in ("batch_size", "image_size")})
         nets = flags(**{name: TINY[name] for name in ("ngf", "ndf")})
-    small = TrainConfig.model_fields["batch_size"].default
     pack = ("tools/make_shards.py", faces, "--out", shards, "--per-shard", count // 4)
     tests = ("pytest", "-m", "gpu", "--quiet", "--durations=10", "--continue-on-collection-errors")
     doctor = ("-m", "dcgan.doctor", "--verify", "--shards", shards)
-    step = ("-m", "dcgan.profile", "step", *turns, *batches, *nets)
+    small = ("-m", "dcgan.profile", "step", *turns, *nets)
+    step = (*small, *batches)
     on_set = ("--shards", shards, *turns, *batches)
     return [
         Part("drawing", ("tools/make_demo_faces.py", faces, "--count", count), 40, json=False),
         Part("packing", pack, 20, json=False),
         Part("tests that need a GPU", ("-m", *tests), 80, no_gpu, json=False),
         Part("dcgan-doctor --verify", doctor, 110),
-        Part("the step in the default batches", (*step, "--batch-size", small), 30),
+        Part("the step in the default batches", small, 30),
         Part("training", ("-m", "dcgan.profile", "train", *on_set, *nets), 45),
         Part(f"{STEP} of {release}", step, 40, missing, code=code),
         Part(STEP, (*step, "--tune"), 180),

@@ -93,7 +93,8 @@ def main(json: Annotated[Path, typer.Option()]) -> None:
     keep_compiled_code()
     device, config = torch.device("cuda"), TrainConfig(shards="synthetic")
     precision = choose_precision(config.precision, device).name
-    begin, step = build_ours(config, precision, "graph", make_pixels(config, device), device)
+    config = config.replace(precision=precision)
+    begin, step = build_ours(config, "graph", make_pixels(config, device), device)
     begin()
     kernels = record(step, device)
     print("\n".join(table(kernels)))
