@@ -56,7 +56,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Seventy smooth pictures: 64 can be read, as 2 × 32."""
+    """Seventy smooth pictures, which are 35 a side: no whole number of batches."""
     pictures = {f"{seed:02d}.jpg": encode(smooth(40, 40, seed)) for seed in range(70)}
     return pack_pictures(tmp_path_factory.mktemp("faces"), pictures, per_shard=40)
 
@@ -92,7 +92,7 @@ def test_a_number_and_all_that_comes_with_it(faces):
         "nimg": 1234,
         "net": "netG_ema.pt",
         "metric": "swd",
-        "n": 32,
+        "n": 35,
         "digest": None,
         "comparable": True,
     }
@@ -107,9 +107,9 @@ def test_a_number_and_all_that_comes_with_it(faces):
 
 
 def test_it_compares_generated_images_with_real_ones_and_these_with_others(faces):
-    reals = Reals(str(faces.folder), SMALL, 64)
-    one, other = reals.halves(32)
-    fakes = generate(a_net(), latents(range(1_000_000, 1_000_032), 8))
+    reals = Reals(str(faces.folder), SMALL, 70)
+    one, other = reals.halves(35)
+    fakes = generate(a_net(), latents(range(1_000_000, 1_000_035), 8))
     found = metric(faces.folder).measure(a_net())
     assert found.scales == swd.distances(one, fakes)
     assert found.floor_scales == swd.distances(one, other)
@@ -118,12 +118,12 @@ def test_it_compares_generated_images_with_real_ones_and_these_with_others(faces
 def test_halves_are_disjoint_and_always_the_same(numbered_set):
     shards = numbered_set(70, 40, "raw")
     reals = Reals(str(shards.folder), replace(SMALL, image_size=64), 100)
-    assert (reals.total, reals.at_most(50), reals.at_most(20)) == (64, 32, 20)
+    assert (reals.total, reals.at_most(50), reals.at_most(20)) == (70, 35, 20)
     one, other = (numbers(half) for half in reals.halves(20))
     assert len(set(one) | set(other)) == 40
     again = Reals(str(shards.folder), replace(SMALL, image_size=64), 100)
     assert numbers(torch.cat([*again.blocks(10, 30)])) == (one + other)[10:30]
-    assert len(set(numbers(torch.cat([*again.blocks()])))) == 64
+    assert len(set(numbers(torch.cat([*again.blocks()])))) == 70
 
 
 def test_the_net_and_the_random_state_stay_as_they_are(faces):
@@ -205,13 +205,13 @@ def test_a_damaged_file_is_made_anew(faces, read, cache, damage):
     assert metric(faces.folder).measure(a_net()) == fresh
     assert len(read) == 2
     with np.load(path, allow_pickle=False) as kept:
-        assert kept["images"].shape == (32, 32, 32, 3)
+        assert kept["images"].shape == (35, 32, 32, 3)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(faces, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert metric(faces.folder).n == 32
+    assert metric(faces.folder).n == 35
 
 
 def test_where_the_cache_is(tmp_path, monkeypatch):
@@ -237,7 +237,7 @@ def test_the_nearest_are_found_wherever_they_lie(faces, monkeypatch):
     reals = Reals(str(faces.folder), SMALL, 64)
     found = neighbours.find(a_net(), reals)
     every = torch.cat([*reals.blocks()])
-    samples = torch.cat([*fake_blocks(a_net(), 64, first=0)])
+    samples = torch.cat([*fake_blocks(a_net(), 70, first=0)])
     assert found.samples.equal(samples[:8])
     among = neighbours.summary(every).double()
     for sample, nearest in zip(
@@ -250,7 +250,7 @@ def test_the_nearest_are_found_wherever_they_lie(faces, monkeypatch):
     assert found.measured is not None
     expected = float(to_real.median() / between.median())
     assert found.measured.value == pytest.approx(expected, rel=1e-5)
-    assert (found.measured.n, found.measured.floor) == (64, 1.0)
+    assert (found.measured.n, found.measured.floor) == (70, 1.0)
 
 
 def test_copies_are_seen_at_once(faces, monkeypatch):
@@ -287,7 +287,7 @@ def test_a_run_is_measured_and_its_folder_says_so(run, faces, tmp_path):
     assert tuple(lines[1]) == FIELDS
     here = metric(faces.folder).measure(load_generator(run.generator_average))
     assert lines[0] == here.record(32, "netG_ema.pt")  # the same in another process
-    for words in ("n = 32", "32×32", "16×16", "real against real", f"{here.value:.2f}", "after 32"):
+    for words in ("n = 35", "32×32", "16×16", "real against real", f"{here.value:.2f}", "after 32"):
         assert words in told.stdout
     assert "Traceback" not in told.stderr
     height, width = 8 * 34 + 2, (34 + 2) + 6 + (7 * 34 + 2)

@@ -7,6 +7,7 @@ through the same decoder; what is computed from them alone is kept for the next 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
@@ -24,7 +25,7 @@ from pipeline.loading.loader import Loader
 from pipeline.loading.open import SYNTHETIC, open_loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import BATCHES
-from pipeline.shards.order import Rows
+from pipeline.shards.order import Rows, batches_of
 from pipeline.shards.shard_set import ShardSet
 
 N = 2048
@@ -35,7 +36,7 @@ FIRST_SEED = 1_000_000
 all the time."""
 
 BATCH = 16
-"""Real images read at a time: fewer than that are missed at the end of a set."""
+"""Real images read at a time."""
 
 BLOCK = 512
 """Images handled at a time."""
@@ -123,8 +124,7 @@ class Reals:
 
     Args:
         shards: folder or URL of a shard set, or `synthetic`; or a set that is open.
-        options: of its loader. It reads `batch_size` images at a time; fewer than that are missed
-            at the end of a set.
+        options: of its loader, which reads `batch_size` images at a time.
         wanted: how many will be asked for; noise is made to that number.
         label: leaves only the images that have it; the options must ask for labels.
 
@@ -154,11 +154,9 @@ class Reals:
         )
         shape = f"{shown_size(options.image_size)}×{options.channels}"
         self.fingerprint, self.recipe = SYNTHETIC, f"uniform noise, {shape}"
-        self.total = BATCHES * batch
         with_labels = replace(self.options, labels=options.labels)
-        self._chosen: torch.Tensor | None = None
         if shards == SYNTHETIC:
-            self._keep_labels(open_loader(shards, with_labels), np.arange(self.total), label)
+            self._keep(np.arange(BATCHES * batch), open_loader(shards, with_labels), label)
             return
         loader = open_loader(shards, replace(with_labels, batch_size=1))
         assert isinstance(loader, Loader)
@@ -166,35 +164,33 @@ class Reals:
         manifest = loader.shards.manifest
         fit = loader.shards.fit_of(options.fit)
         fitted = "" if fit == manifest.recipe.fit else f" with --fit {fit}"
-        batch = min(options.batch_size, manifest.samples)
-        self.options = replace(self.options, batch_size=batch)
-        self.total = manifest.samples // batch * batch
+        self.options = replace(self.options, batch_size=min(options.batch_size, manifest.samples))
         self.fingerprint = loader.shards.fingerprint
         self.recipe = (
             f"{manifest.recipe.describe()}, antialiased bilinear, read at {shape}{fitted}"
             f" by {loader.decoder.name}"
         )
-        self._keep_labels(loader, loader.schedule.order(0)[: self.total], label)
+        self._keep(loader.schedule.order(0), loader, label)
         loader.close()
         if self.total < 2 and label is None:
             name = loader.shards.name
             raise UserError(name, "one image", "two or more to compare", "pack more images")
 
-    def _keep_labels(self, loader: Batches, rows: Rows, label: Label | None) -> None:
-        """Keep the set's labels, and leave only images of one.
+    def _keep(self, rows: Rows, loader: Batches, label: Label | None) -> None:
+        """Keep the set's labels, and the rows of its images or of those of one label.
 
         Args:
-            loader: has the labels.
             rows: in the order in which images are read.
+            loader: has the labels.
             label: what the images that are left must have.
         """
         self.label_space, table = loader.label_space, loader.label_table
         self.label_table = None if table is None else table.cpu()
         if label is not None:
             assert self.label_table is not None, "options that ask for labels"
-            self._chosen = label.fits(self.label_table[torch.from_numpy(rows)]).nonzero().flatten()
-            self.total = len(self._chosen)
+            rows = rows[label.fits(self.label_table[torch.from_numpy(rows)]).numpy()]
             self.recipe += f", only {label.name}"
+        self._rows, self.total = rows, len(rows)
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
         """Read images `start` to `stop` of that order; all of them by default.
@@ -204,26 +200,18 @@ class Reals:
         """
         stop = self.total if stop is None else stop
         assert 0 <= start <= stop <= self.total, f"{start}:{stop} of {self.total}"
-        batches, size = open_loader(self._shards, self.options), self.options.batch_size
-        chosen = self._chosen
-        if chosen is not None:
-            chosen = chosen[start:stop]
-            start, stop = 0, int(chosen[-1]) + 1 if len(chosen) else 0
-        try:
-            place, held = 0, list[torch.Tensor]()
-            while place < stop:
-                batch = next(batches)
-                part = batch[max(0, start - place) : stop - place].cpu()
-                if chosen is not None:
-                    part = part[chosen[(place <= chosen) & (chosen < place + size)] - place]
-                place += size
-                if len(part):
-                    held.append(part.clone())  # the loader may fill the same memory again
-                if sum(map(len, held)) >= BLOCK or (place >= stop and held):
-                    yield torch.cat(held)
-                    held = []
-        finally:
-            batches.close()
+        return regrouped(self._batches(self._rows[start:stop]), BLOCK)
+
+    def _batches(self, rows: Rows) -> Iterator[torch.Tensor]:
+        if isinstance(self._shards, str):
+            noise = open_loader(self._shards, self.options)
+            yield torch.cat([next(noise).cpu() for _ in range(BATCHES)])[torch.from_numpy(rows)]
+            return
+        with closing(
+            Loader(self._shards, self.options, plan=lambda schedule: iter([rows]))
+        ) as read:
+            for _ in batches_of(rows, self.options.batch_size):
+                yield read.take_planned()[1].cpu()
 
     def halves(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two disjoint parts of `n` images each, (n, S, S, C) uint8 on the CPU."""
