@@ -15,7 +15,7 @@ app = typer.Typer()
     cls=PlainArguments,
     context_settings=SETTINGS,
     epilog="For example: dcgan-evaluate runs/0001 --faces. With FID, KID and Inception score, from"
-    " a file: dcgan-evaluate runs/0001 --weights pt_inception-2015-12-05-6726825d.pth.",
+    " a file: dcgan-evaluate runs/0001 --weights weights-inception-2015-12-05-6726825d.pth.",
 )
 @command
 def evaluate(options: EvaluateOptions) -> None:

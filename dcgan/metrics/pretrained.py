@@ -138,8 +138,7 @@ class Inception(Pretrained):
     """
 
     name, flag, asked = "InceptionV3", "--weights", "--fid"
-    # torch-fidelity publishes the same file as weights-inception-2015-12-05-6726825d.pth
-    file = "pt_inception-2015-12-05-6726825d.pth, of 95 MB"
+    file = "weights-inception-2015-12-05-6726825d.pth, of 95 MB"
     published = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
     layers = ("2048", "logits_unbiased")
     pooled = 2048
