@@ -305,8 +305,10 @@ def test_each_label_is_measured_by_itself(runs, sets, monkeypatch):
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     found = [(line["metric"], line.get("label"), line["n"]) for line in lines]
     assert found == [
-        *(("swd", None, 16), ("neighbours", None, 64), ("swd", DARK, 16), ("swd", BRIGHT, 16))
+        *(("swd", None, 16), ("neighbours", None, 64), ("swd", DARK, 16), ("swd", BRIGHT, 16)),
+        *((metric, label, 16) for label in NAMES for metric in ("own_label", "other_label")),
     ]
+    assert [line["other"] for line in lines if "other" in line] == [BRIGHT, DARK]
     assert drawn == [([0, 1], 16), ([0], 16), ([1], 16)]
     for line in lines:
         assert_as_documented(line, run.metrics.name)

@@ -15,16 +15,19 @@ from PIL import Image
 import dcgan.metrics.reals
 from dcgan.evaluate import main
 from dcgan.metrics import neighbours, swd
+from dcgan.metrics.by_label import OfLabel, beside_others
 from dcgan.metrics.evaluation import evaluate as measure
-from dcgan.metrics.reals import Reals, fake_blocks
+from dcgan.metrics.reals import Provenance, Reals, fake_blocks
 from dcgan.metrics.swd import SwdMetric
 from dcgan.nets.models import Generator, init_weights
 from dcgan.nets.weights import load_generator, save_weights
 from dcgan.options import EvaluateOptions
 from dcgan.rundir.folder import RunFolder
 from dcgan.sampling.generate import generate, latents
+from dcgan.sampling.labels import Label
 from pipeline.errors import UserError
 from pipeline.files import cache_folder
+from pipeline.images.labels import LabelSpace
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.shard_set import ShardSet
 from tests.markdown import assert_as_documented
@@ -271,6 +274,29 @@ def test_neighbours_are_found_among_four_images(tmp_path):
     shards = pack_pictures(tmp_path / "four", numbered_pictures(4))
     reals = Reals(str(shards.folder), replace(SMALL, batch_size=2), 16)
     assert neighbours.find(a_net(), reals).nearest.shape[0] == 4
+
+
+# Labels
+
+
+def test_a_sample_is_nearest_to_the_label_that_it_looks_like():
+    """Dark, grey and bright noise; the samples of "bright" are as dark as the first."""
+    space, random = LabelSpace("classes", ("dark", "grey", "bright")), torch.Generator()
+
+    def noise(level: int) -> torch.Tensor:
+        return torch.randint(level, level + 60, (20, 32, 32, 3), generator=random).byte()
+
+    source = Provenance("", "", None, True, "")
+    labels = [
+        OfLabel(Label(space, {number: 1}), noise(drawn), noise(level), source)
+        for number, (level, drawn) in enumerate([(0, 10), (60, 60), (180, 0)])
+    ]
+    found = [{each.metric: each.record(1, "") for each in row} for row in beside_others(labels)]
+    assert [row["other_label"]["other"] for row in found] == ["grey", "dark", "dark"]
+    obeyed = [row["own_label"]["value"] < row["other_label"]["value"] for row in found]
+    assert obeyed == [True, True, False]
+    assert found[2]["other_label"]["value"] == pytest.approx(0, abs=1)
+    assert found[2]["other_label"]["floor"] > 1000  # as far as real images are
 
 
 # The command

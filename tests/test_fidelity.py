@@ -200,7 +200,9 @@ def test_what_is_no_inception_is_refused(tmp_path, monkeypatch, kind):
         torch.save(holds[kind], path)
     with pytest.raises(UserError) as caught:
         Inception(path, CPU)
-    assert_four_parts(caught.value, f"--weights {path}", "weights-inception-2015-12-05-6726825d.pth")
+    assert_four_parts(
+        caught.value, f"--weights {path}", "weights-inception-2015-12-05-6726825d.pth"
+    )
     assert not (tmp_path / "harmed").exists()
 
 

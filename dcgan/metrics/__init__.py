@@ -10,6 +10,8 @@ NAMES = {
     "neighbours": "distance to nearest real image",
     "faces": "faces",
     "persons": "distance to nearest real face",
+    "own_label": "distance to own label",
+    "other_label": "distance to nearest other label",
 }
 """What people read, by the name in `metrics.jsonl`."""
 

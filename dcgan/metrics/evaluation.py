@@ -13,7 +13,8 @@ import torch
 
 from dcgan.cli import tell_progress
 from dcgan.distributed import Ranks
-from dcgan.metrics import faces, fidelity, neighbours
+from dcgan.metrics import by_label, faces, fidelity, neighbours
+from dcgan.metrics.by_label import OfLabel, beside_others
 from dcgan.metrics.faces import FaceRecogniser
 from dcgan.metrics.neighbours import Neighbours
 from dcgan.metrics.pretrained import Inception, Vgg16
@@ -122,7 +123,7 @@ class Evaluation:
 
         self._tell("sliced Wasserstein distance")
         fakes = draw(net, reals.at_most(options.n), ranks)
-        swd = ranks.first(lambda: _swd(reals, options.n, fakes))
+        swd = ranks.first(lambda: SwdMetric(reals, options.n).compare(fakes))
         if swd is not None:
             print_swd(swd)
         self._record([swd] if swd is not None else [])
@@ -161,7 +162,8 @@ class Evaluation:
         """Measure the images of each label by themselves, as all were; a collective."""
         net, n, ranks = self._net, self._options.n, self._ranks
         assert net.labels is not None
-        labels, usual, rows = each_label(net.labels), net.usual_labels, list[list[Measured]]()
+        labels, usual = each_label(net.labels), net.usual_labels
+        rows, images = list[list[Measured]](), list[OfLabel]()
         for label in labels[:MOST_LABELS]:
             reals = self._reals(2 * n, label)
             if reals.at_most(n) < LEAST:
@@ -171,14 +173,21 @@ class Evaluation:
             self._tell(f"{label.name}: {reals.total:,} real images")
             net.usual_labels = label.labels(self._table)
             fakes = draw(net, reals.at_most(n), ranks)
-            swd = ranks.first(partial(_swd, reals, n, fakes))
-            found: list[Measured] = [] if swd is None else [swd]
+            found, compared = (
+                list[Measured](),
+                ranks.first(partial(_of_label, label, reals, n, fakes)),
+            )
+            if compared is not None:
+                found.append(compared[0])
+                images.append(compared[1])
             found += self._by_extractors(extractors, label)
             rows.append([replace(each, label=label.name) for each in found])
             self._record(rows[-1])
         net.usual_labels = usual
+        others = beside_others(images)  # none but on the first rank
+        self._record([each for found in others for each in found])
         if ranks.is_first:
-            print_by_label(rows)
+            print_by_label([row + found for row, found in zip(rows, others, strict=True)])
             if len(labels) > MOST_LABELS:
                 self._tell(f"the first {MOST_LABELS} of {len(labels):,} labels were measured")
 
@@ -291,8 +300,11 @@ class Evaluation:
             print_facts(facts)
 
 
-def _swd(reals: Reals, n: int, fakes: torch.Tensor) -> Swd:
-    return SwdMetric(reals, n).compare(fakes)
+def _of_label(label: Label, reals: Reals, n: int, fakes: torch.Tensor) -> tuple[Swd, OfLabel]:
+    """A label's SWD, and what `beside_others` takes of its images."""
+    metric = SwdMetric(reals, n)
+    source = reals.provenance(by_label.RECIPE)
+    return metric.compare(fakes), OfLabel(label, fakes, metric.reals, source)
 
 
 def _net_of(options: EvaluateOptions, folder: RunFolder | None) -> Path:

@@ -66,7 +66,7 @@ class Measured:
     """A number about a generator."""
 
     metric: str
-    """swd, neighbours, faces, persons, fid, kid, isc, precision or recall."""
+    """One of `dcgan.metrics.NAMES`."""
     value: float
     floor: float
     """The same number of real images beside other real images."""

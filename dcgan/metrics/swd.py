@@ -252,6 +252,9 @@ class SwdMetric:
     Args:
         reals: the set's; distances are computed on its device if that is CUDA.
         n: images a side; half of the set where that is less.
+
+    Attributes:
+        reals: the real images, (n, H, W, C) uint8 on the CPU.
     """
 
     def __init__(self, reals: Reals, n: int = N) -> None:
@@ -268,7 +271,7 @@ class SwdMetric:
 
         key = {"metric": "swd", "how": RECIPE, "reals": reals.recipe, "n": self.n}
         arrays = kept(key | {"shards": reals.fingerprint}, reference)
-        self._reals = torch.from_numpy(arrays["images"])
+        self.reals = torch.from_numpy(arrays["images"])
         self._floor = dict(
             zip(scales(reals.options.image_size), arrays["floor"].tolist(), strict=True)
         )
@@ -285,7 +288,7 @@ class SwdMetric:
 
     def compare(self, fakes: torch.Tensor) -> Swd:
         """Measure images, (n, H, W, C) uint8 on the CPU."""
-        found = distances(self._reals, fakes, self._device)
+        found = distances(self.reals, fakes, self._device)
         return Swd(
             "swd",
             mean(found),

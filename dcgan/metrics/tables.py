@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dcgan.metrics import HIGHER_IS_BETTER, NAMES
+from dcgan.metrics.by_label import OtherLabel
 from dcgan.metrics.reals import Measured, Provenance
 from dcgan.metrics.swd import Swd
 from pipeline.errors import plain
@@ -52,23 +53,21 @@ def print_rest(measured: list[Measured]) -> None:
 
 
 def print_by_label(rows: list[list[Measured]]) -> None:
-    """Print a line for each label: each number, and in brackets that of real images.
+    """Print a line for each label: each number, and in brackets that of real images."""
+    metrics = dict.fromkeys(each.metric for row in rows for each in row)
+    head = ["", "n", *map(_name, metrics)]
+    cells = []
+    for row in rows:
+        found = {each.metric: _of_label(each) for each in row}
+        name, n = plain(row[0].label or ""), f"{row[0].n:,}"
+        cells.append([name, n, *(found.get(metric, "") for metric in metrics)])
+    if cells:
+        _print_table("By label; in brackets, real against real", head, cells)
 
-    Args:
-        rows: the numbers of each label, of the same metrics.
-    """
-    if not rows:
-        return
-    head = ["", "n", *(_name(each.metric) for each in rows[0])]
-    cells = [
-        [
-            plain(row[0].label or ""),
-            f"{row[0].n:,}",
-            *(f"{each.value:.4g} ({each.floor:.4g})" for each in row),
-        ]
-        for row in rows
-    ]
-    _print_table("By label; in brackets, real against real", head, cells)
+
+def _of_label(each: Measured) -> str:
+    beside = f" {plain(each.other)}" if isinstance(each, OtherLabel) else ""
+    return f"{each.value:.4g} ({each.floor:.4g}){beside}"
 
 
 def _name(metric: str) -> str:
