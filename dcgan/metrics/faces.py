@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,9 @@ import torch
 from PIL import Image
 
 from dcgan.distributed import ALONE, Ranks
+from dcgan.metrics.described import at_least, compare
 from dcgan.metrics.neighbours import SHOWN, Neighbours, Shortlist
 from dcgan.metrics.reals import FIRST_SEED, GROUP, Extractor, Measured, Reals, regrouped
-from dcgan.metrics.reference_cache import Arrays, kept
-from dcgan.metrics.sharing import describe, fakes_from
 from dcgan.nets.models import Generator
 from dcgan.sampling.generate import generate, latents
 from dcgan.sampling.labels import labels_of
@@ -172,48 +171,29 @@ def measure(
     Raises:
         UserError: fewer than two images a side.
     """
-    n = reals.at_most(n)
-    with ranks.together():
-        if n < 2:
-            remedy = "pack more images, or leave --faces out"
-            raise UserError("--faces", f"{reals.total} real images", "at least 4", remedy)
+    n = at_least(2, n, reals, "--faces", ranks)
     total = min(reals.total, reals_for(n))
-    source = reals.provenance(recogniser.description, recogniser.digest, recogniser.comparable)
-    key = {"metric": "faces", "how": f"{source.extractor}, {KERNEL}", "n": n, "total": total}
-    key |= {"reals": source.recipe, "shards": source.shards, "digest": source.digest}
-
-    def reference() -> Arrays:
-        features = describe(recogniser, reals.blocks, total, ranks)
-        return _reference(features, n) if ranks.is_first else {}
-
-    arrays = kept(key, reference, ranks)
-    fakes = describe(recogniser, fakes_from(net), n, ranks)
-    if not ranks.is_first:
+    beside = f"beside {total - n:,} real images"
+    how = {"faces": f"{KERNEL}, {beside}", "persons": f"{NEAREST}, {beside}"}
+    compared = compare(net, reals, recogniser, range(n, total), range(n), _formulas, how, ranks)
+    if compared is None:
         return None
-    others = torch.from_numpy(arrays["others"])
-    nearest = _to_nearest(fakes, others)
-
-    def measured(metric: str, how: str, value: float) -> Measured:
-        extractor = f"{source.extractor}, {how}, beside {len(others):,} real images"
-        told = replace(source, extractor=extractor)
-        return Measured(metric, value, float(arrays[metric]), n, told)
-
-    distance = measured("faces", KERNEL, kernel_distance(fakes, others))
-    persons = measured("persons", NEAREST, float(nearest.median()))
-    chosen = nearest.argsort(stable=True)[:SHOWN]
+    distance, persons = compared.measured
+    chosen = _to_nearest(compared.fakes, compared.reals).argsort(stable=True)[:SHOWN]
     seeds = [FIRST_SEED + place for place in chosen.tolist()]
     samples = generate(net, latents(seeds, net.options["--nz"]), labels_of(net, seeds))
-    shown = _neighbours(samples, fakes[chosen], others, reals.blocks(n, total))
-    return Faces(distance, persons, Neighbours(persons, samples, shown), seeds)
+    gaps = _distances(compared.fakes[chosen], compared.reals)
+    shown, place = Shortlist(samples), 0
+    for block in reals.blocks(n, total):
+        shown.offer(gaps[:, place : place + len(block)], block)
+        place += len(block)
+    return Faces(distance, persons, Neighbours(persons, samples, shown.images), seeds)
 
 
-def _reference(features: torch.Tensor, n: int) -> Arrays:
-    """What depends on real images alone: the first `n` stand where the samples will."""
-    held_out, others = features[:n], features[n:]
+def _formulas(others: torch.Tensor, images: torch.Tensor) -> dict[str, float]:
     return {
-        "others": others.numpy(),
-        "faces": np.array(kernel_distance(held_out, others)),
-        "persons": np.array(float(_to_nearest(held_out, others).median())),
+        "faces": kernel_distance(images, others),
+        "persons": float(_to_nearest(images, others).median()),
     }
 
 
@@ -221,20 +201,6 @@ def _to_nearest(features: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """For each row its distance from the nearest of the others, (N,)."""
     parts = torch.split(features, ROWS_AT_ONCE)
     return torch.cat([_distances(rows, others).min(dim=1).values for rows in parts])
-
-
-def _neighbours(
-    samples: torch.Tensor,
-    features: torch.Tensor,
-    others: torch.Tensor,
-    blocks: Iterator[torch.Tensor],
-) -> torch.Tensor:
-    """The real images nearest to each sample, as `Neighbours.nearest`."""
-    shown, gaps, place = Shortlist(samples), _distances(features, others), 0
-    for block in blocks:
-        shown.offer(gaps[:, place : place + len(block)], block)
-        place += len(block)
-    return shown.images
 
 
 def _distances(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

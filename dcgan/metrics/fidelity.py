@@ -7,19 +7,13 @@ Salimans et al. 2016 (arXiv:1606.03498) for the Inception score, Kynkäänniemi 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-
-import numpy as np
 import torch
 
 from dcgan.distributed import ALONE, Ranks
+from dcgan.metrics.described import Formulas, at_least, compare
 from dcgan.metrics.pretrained import Inception
 from dcgan.metrics.reals import Extractor, Measured, Reals
-from dcgan.metrics.reference_cache import Arrays, kept
-from dcgan.metrics.sharing import describe, fakes_from
 from dcgan.nets.models import Generator
-from pipeline.errors import UserError
 
 SEED = 2020
 """torch-fidelity's, for the subsets of KID and the splits of the Inception score."""
@@ -36,9 +30,6 @@ NEIGHBOURS = 3
 
 ROWS_AT_ONCE = 1000
 """Rows of a matrix of distances in memory at a time."""
-
-Formulas = Callable[[torch.Tensor, torch.Tensor], dict[str, float]]
-"""Numbers by metric, from the features of real images and those of the images to judge."""
 
 
 def fid(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -115,7 +106,7 @@ def measure_fid(
     Raises:
         UserError: fewer than two images a side.
     """
-    n = _at_least(2, reals.at_most(n), reals, "--fid", ranks)
+    n = at_least(2, n, reals, "--fid", ranks)
     pooled = inception.pooled
 
     def formulas(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
@@ -128,7 +119,7 @@ def measure_fid(
         "kid": f"layer 2048, {KID_SUBSETS} subsets of {min(KID_SUBSET_SIZE, n)}, seed {SEED}",
         "isc": f"unbiased logits, {min(SPLITS, n)} splits, seed {SEED}",
     }
-    return _compare(net, reals, inception, n, formulas, how, ranks)
+    return _beside_half(net, reals, inception, n, formulas, how, ranks)
 
 
 def measure_precision(
@@ -146,24 +137,16 @@ def measure_precision(
     Raises:
         UserError: fewer images a side than a neighbourhood needs.
     """
-    n = _at_least(NEIGHBOURS + 1, reals.at_most(n), reals, "--precision-recall", ranks)
+    n = at_least(NEIGHBOURS + 1, n, reals, "--precision-recall", ranks)
 
     def formulas(ours: torch.Tensor, theirs: torch.Tensor) -> dict[str, float]:
         return dict(zip(("precision", "recall"), precision_recall(ours, theirs), strict=True))
 
     how = f"layer fc2 after ReLU, k = {NEIGHBOURS}"
-    return _compare(net, reals, vgg, n, formulas, {"precision": how, "recall": how}, ranks)
+    return _beside_half(net, reals, vgg, n, formulas, {"precision": how, "recall": how}, ranks)
 
 
-def _at_least(least: int, n: int, reals: Reals, flag: str, ranks: Ranks) -> int:
-    with ranks.together():
-        if n < least:
-            remedy = "pack more images, or leave it out"
-            raise UserError(flag, f"{reals.total} real images", f"at least {2 * least}", remedy)
-    return n
-
-
-def _compare(
+def _beside_half(
     net: Generator,
     reals: Reals,
     extractor: Extractor,
@@ -172,36 +155,5 @@ def _compare(
     how: dict[str, str],
     ranks: Ranks,
 ) -> list[Measured]:
-    """Measure a generator's images, and as many real ones, beside the same real images.
-
-    Args:
-        net: on any device; stays as it is.
-        reals: of the same size and channels, at least 2n.
-        extractor: gives what the formulas take.
-        n: images a side.
-        formulas: the metrics.
-        how: for each metric, how it is computed from the features.
-        ranks: share the work.
-    """
-    source = reals.provenance(extractor.description, extractor.digest, extractor.comparable)
-
-    def reference() -> Arrays:
-        one = describe(extractor, reals.blocks, n, ranks)
-        other = describe(extractor, lambda start, stop: reals.blocks(n + start, n + stop), n, ranks)
-        if not ranks.is_first:
-            return {}
-        floors = {name: np.array(value) for name, value in formulas(one, other).items()}
-        return {"features": one.numpy()} | floors
-
-    key = {"n": n, "how": f"{source.extractor}, {how}", "digest": source.digest}
-    arrays = kept(key | {"reals": source.recipe, "shards": source.shards}, reference, ranks)
-    fakes = describe(extractor, fakes_from(net), n, ranks)
-    if not ranks.is_first:
-        return []
-    found = formulas(torch.from_numpy(arrays["features"]), fakes)
-
-    def measured(name: str, value: float) -> Measured:
-        told = replace(source, extractor=f"{source.extractor}, {how[name]}")
-        return Measured(name, value, float(arrays[name]), n, told)
-
-    return [measured(name, value) for name, value in found.items()]
+    found = compare(net, reals, extractor, range(n), range(n, 2 * n), formulas, how, ranks)
+    return [] if found is None else found.measured

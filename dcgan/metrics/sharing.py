@@ -19,13 +19,13 @@ Blocks = Callable[[int, int], Iterator[torch.Tensor]]
 """From the first image, and the one after the last, to blocks of them, (B, S, S, C) uint8."""
 
 
-def fakes_from(net: Generator, first: int = FIRST_SEED) -> Blocks:
-    """The images of a net's seeds from `first` on."""
-    return lambda start, stop: fake_blocks(net, stop - start, first + start)
+def fakes_from(net: Generator) -> Blocks:
+    """The images of a net's seeds from `FIRST_SEED` on."""
+    return lambda start, stop: fake_blocks(net, stop - start, FIRST_SEED + start)
 
 
-def draw(net: Generator, n: int, ranks: Ranks, first: int = FIRST_SEED) -> torch.Tensor:
-    """Draw the images of `n` seeds from `first` on; a collective.
+def draw(net: Generator, n: int, ranks: Ranks) -> torch.Tensor:
+    """Draw the images of `n` seeds from `FIRST_SEED` on; a collective.
 
     Returns:
         (n, H, W, C) uint8 on the CPU, on every rank.
@@ -34,7 +34,7 @@ def draw(net: Generator, n: int, ranks: Ranks, first: int = FIRST_SEED) -> torch
     width, height = sides(net.image_size)
     with ranks.together():
         none = torch.empty(0, height, width, net.options["--channels"], dtype=torch.uint8)
-        own = torch.cat([none, *fakes_from(net, first)(start, stop)])
+        own = torch.cat([none, *fakes_from(net)(start, stop)])
     return _joined(own, n, ranks)
 
 

@@ -39,8 +39,6 @@ from pipeline.loading.loader import (
 from pipeline.loading.options import LoaderOptions
 from pipeline.shards.shard_set import ShardSet
 
-ONE_WORKER = f"{SET}, float, --workers 1"
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -157,7 +155,7 @@ def _remedies(bench: Bench, folder: Path) -> Iterator[Contender]:
     recipe, size, workers = shards.manifest.recipe, conditions.image_size, conditions.threads
     if recipe.store != "raw":
         if workers > 1:
-            yield ours(ONE_WORKER, shards, replace(conditions, workers=1))
+            yield ours(f"{SET}, float, --workers 1", shards, replace(conditions, workers=1))
         tell_progress("packing the same images as raw pixels and as small JPEGs")
         images = write_images(shards, folder / "files")
         if recipe.store != "jpeg" or recipe.size != size:
@@ -198,13 +196,7 @@ def _conclusions(costs: Mapping[str, Cost], gains: Mapping[str, Spread], bench: 
         lines.append(f"copy: nothing to copy, batches are made on the {bench.device.type}.")
     if "resize" not in costs and bench.shards.manifest.recipe.store != "raw":
         lines.append("decode and resize are one stage of this machine's decoder.")
-    for name, gain in gains.items():
-        if name == ONE_WORKER:
-            noise = "" if gain.high < 1 or gain.low > 1 else ", within the noise"
-            threads, rate = bench.conditions.threads, 1 / gain.median
-            lines.append(f"threads: {threads} give {rate:.2f}× the rate of one{noise}.")
-        elif gain.low > 1:
-            lines.append(f"{name}: {gain.median:.1f}× the rate, as measured.")
-        else:
-            lines.append(f"{name}: no gain beyond the noise ({times(gain)}).")
+    idle = [name for name, gain in gains.items() if gain.low <= 1 <= gain.high]
+    if idle:
+        lines.append(f"No gain or loss beyond the noise: {'; '.join(idle)}.")
     return lines
