@@ -44,12 +44,10 @@ def profile(options: MeasuringSet) -> None:
         taken = bench.measure(_contenders(bench, Path(folder), left_out))
     rate, cpu = figures(taken, "img_per_s"), figures(taken, "cpu_us_per_image")
     others = [name for name in (TUTORIAL, DALI) if name in taken]
-    by_wall = {
-        name: {other: Spread.of(rate[name] / rate[other]) for other in others} for name in taken
-    }
-    by_cpu = {
-        name: {other: Spread.of(cpu[other] / cpu[name]) for other in others} for name in taken
-    }
+    by_wall, by_cpu = (
+        {name: {each: Spread.of(of[name] / of[each]) for each in others} for name in taken}
+        for of in (rate, {name: 1e6 / used for name, used in cpu.items()})
+    )
     rates, cpu_times = spreads(rate), spreads(cpu)
     rows = [
         {

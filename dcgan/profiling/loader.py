@@ -60,7 +60,7 @@ def profile(options: MeasuringSet) -> None:
     bench.publish(
         "loader",
         [make_table(rows)],
-        [f"The first batch came {1e3 * (first - made):,.0f} ms after Loader() returned."],
+        [],
         [Bars("The loader alone", "images a second", rate)],
         {
             "rounds": taken,

@@ -77,9 +77,8 @@ def publish(report: Report, options: Measuring) -> None:
     for table in report.tables:
         console.print()
         wide.print(table)
-    console.print()
-    for conclusion in report.conclusions:
-        console.print(conclusion)
+    for place, conclusion in enumerate(report.conclusions):
+        console.print(conclusion if place else f"\n{conclusion}")
     if options.json_file is not None:
         found = {
             "command": report.command,

@@ -180,18 +180,13 @@ def _publish(bench: Bench, taken: Mapping[str, Sequence[Turn]]) -> None:
         row["fetched"] = fetched[name]
     for row, size in zip(later_rows, fetched_later.values(), strict=True):
         row["fetched"] = size
-    more = [times(_ratio(rounds, EMPTY, CPU)) for rounds in (first, later)]
-    told = (
-        f"From a store, an image takes {more[0]} the CPU time in the first epoch, {more[1]} in"
-        f" later ones; the first batch comes after {waits[EMPTY].median:.2f} s."
-    )
     bench.publish(
         "store",
         [
             make_table(first_rows, "From the opening to the end of the first epoch"),
             make_table(later_rows, "Later epochs"),
         ],
-        [told],
+        [],
         [
             Bars("CPU time of the first epoch", "µs an image", spreads(figures(first, CPU))),
             Bars("CPU time of later epochs", "µs an image", spreads(figures(later, CPU))),
