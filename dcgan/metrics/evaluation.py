@@ -42,7 +42,7 @@ E = TypeVar("E", bound=Extractor)
 Extractors: TypeAlias = tuple[FaceRecogniser | None, Inception | None, Vgg16 | None]
 
 MOST_LABELS = 100
-"""Labels that --per-label measures, each in its own passes over the set."""
+"""Labels that --per-label measures, each in passes over its own images."""
 
 LEAST = 16
 """Images a side, at least, of a label's numbers: as of `--n`."""

@@ -204,8 +204,10 @@ class Reals:
 
     def _batches(self, rows: Rows) -> Iterator[torch.Tensor]:
         if isinstance(self._shards, str):
-            noise = open_loader(self._shards, self.options)
-            yield torch.cat([next(noise).cpu() for _ in range(BATCHES)])[torch.from_numpy(rows)]
+            noise, size = open_loader(self._shards, self.options), self.options.batch_size
+            for number in range(BATCHES):
+                places = torch.from_numpy(rows[rows // size == number] % size)
+                yield next(noise).cpu()[places]
             return
         with closing(
             Loader(self._shards, self.options, plan=lambda schedule: iter([rows]))
