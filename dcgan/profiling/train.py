@@ -30,12 +30,10 @@ from dcgan.profiling.measuring import (
     warm_up,
 )
 from dcgan.profiling.report import Bars, cells, make_table, short, span, times
-from dcgan.profiling.step import prepare
+from dcgan.profiling.step import make_pixels, prepare
 from dcgan.step.precision import choose_precision
 from dcgan.step.train_step import choose_step, keep_compiled_code
 from dcgan.training.clock import Clock
-from pipeline.loading.options import LoaderOptions
-from pipeline.loading.synthetic import BATCHES, SyntheticLoader
 
 LEAST_STEPS = 4
 """In a round."""
@@ -64,12 +62,13 @@ def profile(options: MeasuringTraining) -> None:
     update, how = training_step(config, bench.device)
     with ExitStack() as stack:
         pixels = replace(bench.conditions, dtype=torch.uint8)
-        free = _free(pixels)
+        ready = cycle(make_pixels(config, bench.device))
+        free = Contender(FREE, ready, config.batch_size, 0, lambda: None)
         loaders = [
             ours(f"{SET}, uint8", bench.shards, pixels),
             cached(f"{CACHE}, uint8", bench.shards, pixels),
         ]
-        for contender in (free, *loaders):
+        for contender in loaders:
             stack.callback(contender.close)
         alone, together, steps = _measure(bench, free, loaders, update)
     ms, pace = figures(together, "step_ms"), figures(together, "img_per_s")
@@ -122,13 +121,6 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         return step(pixels)
 
     return update, f"{prepared.taken}, {precision.name}"
-
-
-def _free(options: LoaderOptions) -> Contender:
-    """Batches of noise that nobody has to make."""
-    noise = SyntheticLoader(options)
-    ready = [next(noise) for _ in range(BATCHES)]
-    return Contender(FREE, cycle(ready), options.batch_size, 0, noise.close)
 
 
 def _measure(
