@@ -777,7 +777,7 @@ class SampleOptions(Options):
         str | None,
         Option("Which images, as in 0-999 or 3,7,10-12.", WHAT, default="0-63; 0-7 of each label"),
     ] = None
-    grid: Annotated[
+    out: Annotated[
         Path | None,
         Option("Write all into this PNG.", WHERE, default="samples.png, unless --each is given"),
     ] = None
@@ -807,7 +807,6 @@ class SampleOptions(Options):
         str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.", WHAT)
     ] = None
     frames: Annotated[int | None, Option("Images in the whole walk.", WHAT, "60")] = None
-    out: Annotated[Path | None, Option("The walk's file, .gif or .webp.", WHERE)] = None
     raw_net: Annotated[
         bool, Option("Take the net as trained, not its moving average.", WHICH, flag="--raw-net")
     ] = False
@@ -818,7 +817,7 @@ class ExportOptions(Options):
     """The options of `dcgan-export`."""
 
     run: Annotated[Path, Option("A run folder.", argument="RUN")]
-    to: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
+    out: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
     raw_net: Annotated[
         bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
     ] = False

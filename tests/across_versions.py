@@ -190,9 +190,9 @@ def sample(trees: Trees) -> Iterator[Compared]:
     trees.train_in_colour()
     for tree in (trees.before, trees.here):
         (tree.folder / "drawn").mkdir()
-    grid = ("--seeds", "0-3,70", "--each", "drawn/each", "--grid", "drawn/grid.png")
+    each = ("--seeds", "0-3,70", "--each", "drawn")
     walk = ("--interpolate", "12:34", "--frames", 5, "--out", "drawn/walk.gif", "--raw-net")
-    for words in (grid, walk):
+    for words in (each, walk):
         trees.both("dcgan.sample", "colour", *words)
     yield trees.made("drawn")
 

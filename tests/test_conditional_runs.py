@@ -191,7 +191,7 @@ def picture(path):
 def test_a_grid_has_a_row_for_each_label(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = runs["classes"]
-    sample(net=run.path, grid=Path("g.png"), each=Path("each"), device="cpu")
+    sample(net=run.path, out=Path("g.png"), each=Path("each"), device="cpu")
     assert capsys.readouterr().out.startswith("a row for each of 2 labels\n16 images in each/\n")
     net = load_generator(run.generator)
     expected = generate(net, latents(range(8), 8), torch.ones(8, dtype=torch.int64)).numpy()
