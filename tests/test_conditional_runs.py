@@ -242,7 +242,7 @@ def test_a_walk_goes_from_label_to_label(runs, tmp_path, monkeypatch):
     expected = generate(net, latents([5] * 5, 8), rows).numpy()
     assert len(set(map(bytes, expected))) == 5
     frames, _ = frames_of(out)
-    assert np.array_equal(frames, expected)
+    assert np.array_equal(frames[:, ::8, ::8], expected)
     both = f"{DARK}:{BRIGHT}"
     for label, said in ((None, "0 labels for 3 seeds"), (both, "2 labels for 3 seeds")):
         with pytest.raises(UserError) as error:
