@@ -27,6 +27,9 @@ EXPECTED: dict[str, dict[str, str]] = {
     BEFORE: {
         "here/set?/manifest.json": "it holds the digests of samples.csv and rejects.csv since",
         "*/fakes_init.png": "it shows the average, with BatchNorm fitted, as later pictures do",
+        "*/reals*.png": "they show as many real images as a grid has, not the first batch alone",
+        "*.pt#watch/reals_spread": "it is measured on those",
+        "here/drawn/walk.gif": "small pictures are enlarged",
     }
 }
 """By earlier commit, what is meant to differ from it: patterns for the names that differences are

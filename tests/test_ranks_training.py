@@ -81,7 +81,7 @@ def test_there_is_one_run(pair):
     last = read_stats(run)[-1]
     assert (last["step"], last["nimg"], last["epoch"]) == (STEPS, 8 * STEPS, STEPS // 5)
     assert len(read_losses(run)) == STEPS
-    assert len(set(map(bytes, cells(run.reals, 32)))) == 8  # the images of both
+    assert len(set(map(bytes, cells(run.reals, 32)))) == 40  # the images of both
     state = torch.load(max(run.checkpoints.glob("*.pt")), weights_only=True)
     assert state["step"]["random"].shape[0] == RANKS
     assert not torch.equal(*state["step"]["random"])

@@ -5,6 +5,8 @@ All ranks run the loop in step. `Ranks.first` marks what only the first rank doe
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -162,11 +164,12 @@ class Trainer:
                 with self.clock.waiting(), self.ranks.together():
                     self._handle_trouble()
                     if not ending:
+                        first = self._look_ahead() if self.steps_done == 0 else []
                         self.batches.fill(*self.step.inputs)
                 if ending:
                     return
-                if self.steps_done == 0:
-                    self._show_evidence()
+                if first:
+                    self._show_evidence(first)
 
                 # One update of D, one of G
                 self.between_steps = False
@@ -275,10 +278,20 @@ class Trainer:
         with self.clock.paused():
             return self.ranks.first(do)
 
-    def _show_evidence(self) -> None:
-        """Save the first batch of real images, and the untrained generator's images."""
+    def _look_ahead(self) -> list[torch.Tensor]:
+        """Return this rank's first batches: as many as have, over all ranks, a grid's images."""
+        return self.batches.look_ahead(math.ceil(len(FIXED_SEEDS) / self.config.batch_size))
+
+    def _show_evidence(self, first: Sequence[torch.Tensor]) -> None:
+        """Save the first real images, and the untrained generator's.
+
+        Args:
+            first: this rank's first batches; a rank that met damage may have fewer than others.
+        """
         with self.clock.paused():
-            reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)[: len(FIXED_SEEDS)]
+            own = torch.cat([*first]).cpu()
+            everywhere = int(self.ranks.gather(torch.tensor(len(own))).min())
+            reals = self.ranks.gather(own[:everywhere]).flatten(0, 1)[: len(FIXED_SEEDS)]
             net = self.run.net_to_sample
             self.ranks.first(lambda: self.records.show_evidence(reals, net()))
             self.ranks.first(lambda: self.monitor.look_at_reals(reals))
