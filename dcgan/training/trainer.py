@@ -58,6 +58,8 @@ class Trainer:
     clock: Clock
     """Times the steps since the last status line."""
     steps_done: int
+    steps_begun: int
+    """Steps done when this process began."""
     steps_ticked: int
     """Steps done at the last status line."""
     steps_saved: int
@@ -76,6 +78,7 @@ class Trainer:
         if run.previous is not None and run.previous.state is not None:
             self._restore(run.previous, run.previous.state)
             run.previous.state = None  # its tensors have been copied
+        self.steps_begun = self.steps_done
         self.saved_at = time.monotonic()
         self.between_steps = True
 
@@ -137,7 +140,9 @@ class Trainer:
             while True:
                 # If another rank has no next batch, this one has taken its own for nothing
                 self._position = Position(**self.batches.state_dict())
-                ending = self.is_done or bool(stop) or self._time_is_up()
+                # Each start does a step, or a supervisor with too short a --max-time never ends
+                time_is_up = self._time_is_up() and self.steps_done > self.steps_begun
+                ending = self.is_done or bool(stop) or time_is_up
                 ending, saving = self.ranks.any(ending, self._checkpoint_is_due())
 
                 # Evaluate the generator; a stop does not cause this: users do not want to wait then
