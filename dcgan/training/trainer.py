@@ -227,6 +227,9 @@ class Trainer:
             self.log(
                 f"saved; the same command resumes from here, with --run {self.run.folder.path}"
             )
+        elif trouble is None and not self.config.dry_run:
+            run = shlex.quote(str(self.run.folder.path))
+            self.log(f"next     dcgan-sample {run}; dcgan-report {run}")
 
     def _seconds_so_far(self) -> float:
         return self.seconds + time.perf_counter() - self.started
