@@ -117,7 +117,7 @@ def test_an_error_in_the_middle_leaves_what_was_done(tmp_path, counted, capsys, 
     told = f"Training broke off: {error}\nIts output so far is in {run.path}\n[1/5][2/5]  Loss_D"
     assert told in log
     assert "Training finished" not in log
-    assert capsys.readouterr().out == log
+    assert capsys.readouterr().out == log.replace(f"Training broke off: {error}\n", "")
     assert counted.closed
 
 

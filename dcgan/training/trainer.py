@@ -122,7 +122,8 @@ class Trainer:
             reason = str(error) or type(error).__name__
             try:
                 folder = self.run.folder.path
-                self.log(f"Training broke off: {reason}\nIts output so far is in {folder}")
+                self.log.write(f"Training broke off: {reason}")  # the terminal shows the error
+                self.log(f"Its output so far is in {folder}")
             finally:
                 self._keep()
             raise
