@@ -209,9 +209,10 @@ def _animation(out: Path | None) -> Path:
 
 
 def _open(options: SampleOptions) -> Source:
-    from dcgan.rundir.environment import pick_device
-    from dcgan.sampling.sample import open_source
-    from pipeline.machine import limit_torch_threads
+    with console.status("loading torch"):
+        from dcgan.rundir.environment import pick_device
+        from dcgan.sampling.sample import open_source
+        from pipeline.machine import limit_torch_threads
 
     limit_torch_threads()
     return open_source(options.net, options.raw_net, pick_device(options.device))
