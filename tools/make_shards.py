@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -128,7 +129,7 @@ def make_shards(
         ),
     ] = None,
     finish: Annotated[
-        bool, _option(SPREAD, "Join the parts, once all are packed, to a set.", "--finish")
+        bool, _option(SPREAD, "Join the parts into one set, once all are packed.", "--finish")
     ] = False,
     ray: Annotated[
         str | None,
@@ -315,10 +316,9 @@ def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
 
 def _show_labels(labelling: Labelling) -> None:
     kind, names, values = labelling.table
-    shown = [
-        f"{count:,} {name}"
-        for name, count in zip(names, counts_of(values, len(names)), strict=True)
-    ]
+    # The fewest first: a class of one image may be a misspelt one
+    counts = sorted(zip(counts_of(values, len(names)), names, strict=True), key=itemgetter(0))
+    shown = [f"{count:,} {name}" for count, name in counts]
     console.print(f"labels  {len(names):,} {kind}: {_first(shown)}")
     if labelling.left_out:
         console.print(f"        without an image, and left out: {_first(labelling.left_out)}")
