@@ -226,7 +226,7 @@ def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(s3, store, l
     ids=["no-bucket", "unreadable", "unwritable"],
 )
 def test_a_store_of_no_use_is_told_before_anything_is_packed(s3, store, fault, monkeypatch):
-    monkeypatch.setattr("pipeline.packing.pack.write_shards", None)
+    monkeypatch.setattr("pipeline.packing.pack.write_left", None)
     store.faults.append(fault)
     with pytest.raises(UserError) as caught:
         s3.send()

@@ -17,8 +17,8 @@ from contextlib import suppress
 from shutil import rmtree
 
 from pipeline.files import replacing
-from pipeline.packing.outdir import NOT_CONTENT, OURS, PLAN, differences, empty_progress, kept_plan
-from pipeline.packing.plan import Plan, plan_digest, plan_json
+from pipeline.packing.outdir import NOT_CONTENT, OURS, PLAN, empty_progress, kept_plan
+from pipeline.packing.plan import Plan, differences, plan_digest, plan_json
 from pipeline.packing.shard import (
     MAX_RECORD_BYTES,
     RECORD,

@@ -24,13 +24,12 @@ from pipeline.packing.outdir import (
     held_part,
     keep_plan,
     kept_plan,
-    require_space,
     swap_in,
 )
 from pipeline.packing.pack import is_left, plain_faults, write_left
 from pipeline.packing.part_upload import PartUpload
-from pipeline.packing.plan import Deal, Packing, Plan, plan_for_parts, plan_of
-from pipeline.packing.shard import Entry, ShardRecord, Work, finished
+from pipeline.packing.plan import Deal, Entry, Packing, Plan, plan_for_parts, plan_of
+from pipeline.packing.shard import ShardRecord, Work, finished
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
@@ -113,14 +112,16 @@ class PartedSet:
         """
         mine = [each for each in shards if each % self.parts == number]
         if isinstance(self.out, Path):
-            out = self.out
-            with plain_faults(out, self.images, self.packing), held_part(out, self.plan, number):
-                return self._pack(out, "--out", shards, mine, _finished(out, mine), progress)
+            with plain_faults(self.out), held_part(self.out, self.plan, number):
+                work, records = self._work(self.out), _finished(self.out, mine)
+                return self._pack(work, "--out", shards, mine, records, progress)
         part = f"part {number} of {self.parts}"
-        with PartUpload(self.out, self.access, sent, part) as upload:
-            folder = upload.folder
-            with plain_faults(folder, self.images, self.packing), held(folder, "--shard-cache"):
-                return self._pack_and_send(upload, shards, mine, progress)
+        with (
+            PartUpload(self.out, self.access, sent, part) as upload,
+            plain_faults(upload.folder),
+            held(upload.folder, "--shard-cache"),
+        ):
+            return self._pack_and_send(upload, shards, mine, progress)
 
     def _pack_and_send(
         self,
@@ -135,8 +136,8 @@ class PartedSet:
         for each, record in here.items():
             if not is_left(record, self.packing):
                 upload.add(each)
-        records, flag = up | here, "--shard-cache"
-        done = self._pack(folder, flag, shards, mine, records, progress, upload.add)
+        work, records = self._work(folder), up | here
+        done = self._pack(work, "--shard-cache", shards, mine, records, progress, upload.add)
         upload.wait()
         upload.sweep_if_complete()
         upload.clear()
@@ -152,46 +153,45 @@ class PartedSet:
         Raises:
             UserError: a part is not done; the set is complete already; or as `pack` does.
         """
-        shards = range(math.ceil(len(members) / self.packing.per_shard))
         if isinstance(self.out, Path):
-            with plain_faults(self.out, self.images, self.packing), held(self.out):
-                return self._finish_in_folder(self.out, members, shards, command)
-        with PartUpload(self.out, self.access, part="finish") as upload:
-            folder = upload.folder
-            with plain_faults(folder, self.images, self.packing), held(folder, "--shard-cache"):
-                return self._finish_in_store(upload, members, shards, command)
+            with plain_faults(self.out), held(self.out):
+                return self._finish_in_folder(self.out, members, command)
+        with (
+            PartUpload(self.out, self.access, part="finish") as upload,
+            plain_faults(upload.folder),
+            held(upload.folder, "--shard-cache"),
+        ):
+            return self._finish_in_store(upload, members, command)
 
-    def _finish_in_folder(
-        self, out: Path, members: Sequence[Member], shards: range, command: str
-    ) -> Packed:
+    def _finish_in_folder(self, out: Path, members: Sequence[Member], command: str) -> Packed:
         claim(out, self.plan, overwrite=False)
         if (out / MANIFEST).exists():  # killed while it swept up
             empty_progress(out)
             claim(out, self.plan, overwrite=False)
-        records = _finished(out, shards)
-        self._require_all(records, shards, command)
-        packed = merge(out, [*records.values()], self.packing, members, self.labels)
+        records = _finished(out, self._shards)
+        self._require_all(records, command)
+        packed = merge(self._work(out), [*records.values()], members)
         swap_in(out, out, packed.manifest)
         return packed
 
     def _finish_in_store(
-        self, upload: PartUpload, members: Sequence[Member], shards: range, command: str
+        self, upload: PartUpload, members: Sequence[Member], command: str
     ) -> Packed:
-        records = upload.begin_part(self.plan, shards)
+        records = upload.begin_part(self.plan, self._shards)
         try:
-            self._require_all(records, shards, command)
+            self._require_all(records, command)
             keep_plan(upload.folder, self.plan)
             upload.fetch_rows(records)
         except UserError:
             upload.refuse_complete()  # another one that finishes the set has swept up
             raise
-        ordered = [records[number] for number in shards]
-        packed = merge(upload.folder, ordered, self.packing, members, self.labels)
+        ordered = [records[number] for number in self._shards]
+        packed = merge(self._work(upload.folder), ordered, members)
         upload.finish(packed.manifest)
         return packed
 
-    def _require_all(self, records: Mapping[int, ShardRecord], shards: range, command: str) -> None:
-        left = [each for each in shards if is_left(records.get(each), self.packing)]
+    def _require_all(self, records: Mapping[int, ShardRecord], command: str) -> None:
+        left = [each for each in self._shards if is_left(records.get(each), self.packing)]
         missing = sorted({each % self.parts for each in left})
         if not missing:
             return
@@ -212,9 +212,16 @@ class PartedSet:
         assert isinstance(parts, int)
         return parts
 
+    @property
+    def _shards(self) -> range:
+        return range(math.ceil(self.images / self.packing.per_shard))
+
+    def _work(self, folder: Path) -> Work:
+        return Work(self.source, folder, self.packing, self.images, self.labels)
+
     def _pack(
         self,
-        folder: Path,
+        work: Work,
         flag: str,
         shards: Mapping[int, list[Entry]],
         mine: Sequence[int],
@@ -223,10 +230,7 @@ class PartedSet:
         written: Callable[[int], None] = lambda number: None,
     ) -> PartDone:
         left = [each for each in mine if is_left(records.get(each), self.packing)]
-        entries, labelled = (shards[each] for each in left), self.labels is not None
-        require_space(folder, entries, self.packing.recipe, flag, labelled=labelled)
-        work = Work(self.source, folder, self.packing.recipe, self.packing.strict, self.labels)
-        images = write_left(work, shards, left, self.images, self.packing, progress, written)
+        images = write_left(work, shards, left, flag, progress, written)
         return PartDone(len(mine), len(mine) - len(left), images)
 
 

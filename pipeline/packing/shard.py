@@ -23,9 +23,10 @@ from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
 from pipeline.packing.labels import LabelTable
+from pipeline.packing.plan import Entry, Packing
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
-from pipeline.shards.manifest import PROGRESS, REJECTS, SAMPLES, Count, Recipe, Shard, Size
+from pipeline.shards.manifest import PROGRESS, REJECTS, SAMPLES, Count, Shard, Size
 from pipeline.shards.tar import TarWriter
 
 REPORT_EVERY = 32
@@ -44,9 +45,6 @@ DIGEST = np.dtype([("key", "<u8"), ("sha256", "S32")])
 
 MAX_RECORD_BYTES = 1 << 16
 """A record has one row, and a count for each kind of fault: far less."""
-
-Entry = tuple[int, Member]
-"""A sample's key and where it comes from."""
 
 
 class ShardRecord(BaseModel):
@@ -85,8 +83,10 @@ class Work:
 
     source: ImageFiles
     out: Path
-    recipe: Recipe
-    strict: bool
+    """Where they are written."""
+    packing: Packing
+    images: int
+    """Of the set."""
     labels: LabelTable | None = None
     """By key: of all the set's members."""
 
@@ -189,12 +189,12 @@ def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progres
 def _fill(
     tar: TarWriter, work: Work, name: str, entries: list[Entry], tally: _Tally
 ) -> Generator[Progress, None, None]:
-    extension = work.recipe.extension
+    extension = work.packing.recipe.extension
     reported = rejected = 0
     for count, (key, member) in enumerate(entries, 1):
         try:
             data = work.source.read(member)
-            stored = store(data, work.recipe)
+            stored = store(data, work.packing.recipe)
         except DamagedError as damage:
             _reject(work, member, RejectedError(f"unreadable ({damage})"), tally)
         except RejectedError as reject:
@@ -221,7 +221,7 @@ def _fill(
 
 
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
-    if work.strict:
+    if work.packing.strict:
         raise UserError(
             work.source.where(member),
             str(reject),

@@ -20,8 +20,8 @@ from typing import Self
 
 from pipeline.errors import UserError
 from pipeline.files import digest, write_whole
-from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress, kept_plan
-from pipeline.packing.plan import Plan
+from pipeline.packing.outdir import NOT_CONTENT, OURS, empty_progress, kept_plan
+from pipeline.packing.plan import Plan, differences
 from pipeline.packing.shard import finished
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
