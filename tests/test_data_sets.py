@@ -61,7 +61,7 @@ def test_mnist_is_packed_as_its_own_pixels_and_classes(tmp_path, monkeypatch):
         assert np.array_equal(found, pixels[number, :, :, None].repeat(3, axis=2))
     assert shards.manifest.labels is not None
     assert shards.manifest.labels.names[1] == "1 - one"
-    assert read_labels(shards).tolist() == classes
+    assert read_labels(shards).values.tolist() == classes
 
 
 def test_cifar10_and_its_test_images_are_two_sources(tmp_path, monkeypatch):

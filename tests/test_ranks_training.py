@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.images.pixels import to_signed
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.packing.labels import LabelTable
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import Recipe
 from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import waited

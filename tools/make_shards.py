@@ -32,11 +32,10 @@ from pipeline.images.size import ImageSize, base_of, size_text
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.on_ray import LOCAL, MAX_TASKS, pack_on_ray
 from pipeline.packing.pack import Packed, Packing, pack
-from pipeline.packing.parts import Part, PartedSet, in_parts, parts_there
-from pipeline.packing.plan import MAX_REJECTS, PER_SHARD, Deal
+from pipeline.packing.parts import Part, in_parts, parts_there
+from pipeline.packing.plan import MAX_REJECTS, PER_SHARD
 from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
@@ -45,7 +44,7 @@ from pipeline.packing.upload import Upload, staging
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.store import Store as RemoteStore
-from pipeline.shards.labels import counts_of
+from pipeline.shards.labels import LabelTable, counts_of
 from pipeline.shards.manifest import DEFAULT_SIZE, REJECTS, Recipe, make_recipe
 from pipeline.shards.shard_set import is_url
 
@@ -251,7 +250,7 @@ def make_shards(
         return
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
-    task = _Task(images, members, place, access, packing, labelling and labelling.table)
+    task = _Task(images, members, place, packing, labelling and labelling.table, access)
     if chosen is not None:
         _pack_part(task, chosen)
     elif ray is not None or finish:
@@ -261,19 +260,14 @@ def make_shards(
 
 
 class _Task(NamedTuple):
-    """A set to make."""
+    """A set to make, as `in_parts` takes it."""
 
     images: ImageFiles
     members: list[Member]
     out: Path | Address
-    access: Access
     packing: Packing
     labels: LabelTable | None
-
-    def in_parts(self, parts: int) -> tuple[PartedSet, Deal]:
-        return in_parts(
-            self.images, self.members, self.out, self.packing, self.labels, self.access, parts
-        )
+    access: Access
 
 
 def _chosen_part(
@@ -363,14 +357,10 @@ def _choose(
         wanted = [name.strip() for name in classes.split(",")]
         members = in_classes(members, wanted, images.path)
     # Each source has lists of its own
-    if split is not None:
-        chosen = [in_split(part, path, split) for path, part in images.parts(members) if part]
-        members = sorted(chain.from_iterable(chosen))
-    if where is not None:
-        chosen = [
-            with_attributes(part, path, where) for path, part in images.parts(members) if part
-        ]
-        members = sorted(chain.from_iterable(chosen))
+    for value, choose in ((split, in_split), (where, with_attributes)):
+        if value is not None:
+            chosen = [choose(part, path, value) for path, part in images.parts(members) if part]
+            members = sorted(chain.from_iterable(chosen))
     return members
 
 
@@ -409,7 +399,7 @@ def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int], N
 
 
 def _pack_part(task: _Task, part: Part) -> None:
-    parted, shards = task.in_parts(part.parts)
+    parted, shards = in_parts(*task, part.parts)
     with _bars() as (show, show_sent):
         done = parted.pack(part.number, shards, show, show_sent)
     where = f"part    {part} in {task.out}: {done.shards} of {len(shards)} shards"
@@ -425,7 +415,7 @@ def _finish(task: _Task, ray: str | None, workers: int | None) -> None:
     """Join the parts that there are, or that a cluster packs first."""
     started, shards = time.perf_counter(), math.ceil(len(task.members) / task.packing.per_shard)
     parts = min(shards, MAX_TASKS) if ray else parts_there(task.out, task.access)
-    parted, dealt = task.in_parts(parts)
+    parted, dealt = in_parts(*task, parts)
     if ray:
         with _bars() as (show, _):
             pack_on_ray(ray, parted, dealt, workers, show)

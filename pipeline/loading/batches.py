@@ -80,7 +80,7 @@ class Batches(ABC):
             UserError: the data is damaged, or does not come in time.
             StopIteration: it is closed.
         """
-        images, places = self._take_next(None)
+        images, places = self._next(None)
         images = self._converted(images)
         return images if self.labels is None else (images, self._labels_at(places, None))
 
@@ -93,7 +93,7 @@ class Batches(ABC):
         """
         assert not self.dtype.is_floating_point, "static buffers take uint8"
         assert (labels is None) == (self.labels is None), "a buffer for labels, if there are some"
-        places = self._take_next(buffer)[1]
+        places = self._next(buffer)[1]
         if labels is not None:
             self._labels_at(places, labels)
 
@@ -114,7 +114,7 @@ class Batches(ABC):
         begun = self.batch
         try:
             while self.batch < min(begun + count, self.steps_per_epoch):
-                self._ahead.append(self._take(None))
+                self._ahead.append(self.take(None))
                 self.batch += 1
         except Exception:
             if not self._ahead:
@@ -163,8 +163,8 @@ class Batches(ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch `batch` of epoch `epoch`.
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch `batch` of epoch `epoch`, for `__next__` and `fill`, which then count it.
 
         Args:
             out: where to put the images, or None.
@@ -174,14 +174,14 @@ class Batches(ABC):
             device.
         """
 
-    def _take_next(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _next(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self._closed:
             raise StopIteration
         if self._ahead:
             images, places = self._ahead.popleft()
             images = images if out is None else out.copy_(images)
         else:
-            images, places = self._take(out)
+            images, places = self.take(out)
         self._taken = True
         self.batch += 1
         if self.batch == self.steps_per_epoch:

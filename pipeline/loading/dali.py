@@ -235,14 +235,7 @@ def _half_to_even(spare: Any) -> Any:
 
 
 class DaliDecoder(Decoder):
-    """Runs the DALI graph.
-
-    Args:
-        shards: a set of JPEGs.
-        options: of the loader; on CUDA, the graph normalises float batches too.
-        prefetch: batches prepared ahead.
-        decoder_share: of images that go to a GPU's JPEG engine.
-    """
+    """Runs the DALI graph; on CUDA, it normalises float batches too."""
 
     def __init__(
         self,

@@ -80,8 +80,6 @@ class ThreadDecoder(Decoder):
     so there is no fork, no shared memory, and nothing to hang on.
 
     Args:
-        shards: a set of JPEGs.
-        options: of the loader.
         reason: why DALI is not in use, for the description.
     """
 

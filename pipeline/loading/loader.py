@@ -20,13 +20,14 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
+from pipeline.images.labels import LabelSpace
 from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.supply import Supply
-from pipeline.shards.labels import labels_of_rows, read_labels, require_labels, space_of
+from pipeline.shards.labels import labels_of_rows, read_labels
 from pipeline.shards.order import Rows, Schedule, batches_of
 from pipeline.shards.shard_set import ShardSet
 
@@ -47,8 +48,6 @@ class Loader(Batches):
     """Reads, decodes and resizes a shard set, batch by batch, in a thread that runs ahead.
 
     Args:
-        shards: an opened set.
-        options: what its batches are to be.
         decoder: for the set's samples; None for the best that this machine can run.
         plan: what is to be read; None for the epochs of a schedule, without end.
 
@@ -131,11 +130,8 @@ class Loader(Batches):
         if self._unreadable is not None:
             raise self._unreadable
 
-    def take_planned(self, out: torch.Tensor | None = None) -> tuple[Rows, torch.Tensor]:
-        """The plan's next batch: its rows, and its images on the device.
-
-        Args:
-            out: where to put the images; None for a tensor of their own.
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The plan's next batch.
 
         Raises:
             StopIteration: the plan has ended.
@@ -149,19 +145,16 @@ class Loader(Batches):
                 # Slow is not stuck: as long as bytes come, the batch will
                 if self._supply is None or self._supply.idle > self.options.data_timeout:
                     raise self._stuck() from None
-        return rows, deliver(decoded, self.options.device, out)
-
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, images = self.take_planned(out)
+        images = deliver(decoded, self.options.device, out)
         return images, torch.from_numpy(rows - self.schedule.first)
 
     def _open_labels(self) -> LabelsOnDevice:
         """The set's labels by row, on the device."""
-        labels = labels_of_rows(read_labels(self.shards), self._reader.keys)
-        table = torch.from_numpy(labels)
+        labels = read_labels(self.shards)
+        table = torch.from_numpy(labels_of_rows(labels.values, self._reader.keys))
         dtype = torch.int64 if table.ndim == 1 else torch.float32
-        space = space_of(require_labels(self.shards))
         table = table.to(self.options.device, dtype)
+        space = LabelSpace(labels.kind, labels.names)
         return LabelsOnDevice(space, table, self.schedule.first)
 
     def _close(self) -> None:

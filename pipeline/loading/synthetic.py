@@ -23,8 +23,7 @@ CLASSES = 10
 class SyntheticLoader(Batches):
     """Uniform noise in the interface of `Batches`, made once and served again and again.
 
-    Args:
-        options: what its batches are to be; each rank has noise of its own.
+    Each rank has noise of its own.
     """
 
     def __init__(self, options: LoaderOptions) -> None:
@@ -42,7 +41,7 @@ class SyntheticLoader(Batches):
     def _close(self) -> None:
         self._pixels = torch.empty(0)
 
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         number = (self.epoch * self.steps_per_epoch + self.batch) % BATCHES
         pixels = self._pixels[number]
         return pixels if out is None else out.copy_(pixels), self._places[number]

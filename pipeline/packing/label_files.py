@@ -39,11 +39,7 @@ class _Object(list[tuple[str, Any]]):
 
 
 def read_table(path: Path, flag: str) -> Table:
-    """Read a file of labels.
-
-    Args:
-        path: of the file; JSON, if its name ends so, or else CSV.
-        flag: for an error.
+    """Read a file of labels: JSON, if its name ends so, or else CSV.
 
     Raises:
         UserError: it is not there, too large, or no table.

@@ -15,11 +15,10 @@ import numpy as np
 from pipeline.errors import UserError, plain
 from pipeline.images.labels import MAX_CLASSES, Kind
 from pipeline.packing.label_files import read_table
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.selection import attributes_of
 from pipeline.packing.sieve import has_image_suffix
 from pipeline.packing.sources.base import ImageFiles, Member
-from pipeline.shards.labels import counts_of
+from pipeline.shards.labels import LabelTable, counts_of
 from pipeline.shards.manifest import MAX_ATTRIBUTES, MAX_LABEL_NAME
 
 FOLDERS, CELEBA, NONE = "folders", "celeba", "none"
@@ -41,12 +40,7 @@ class Labelling(NamedTuple):
 
 
 def label(source: ImageFiles, members: Sequence[Member], asked: str | None) -> Labelling | None:
-    """Find the labels of a source's images.
-
-    Args:
-        source: where they come from.
-        members: the images that are to be labelled, a choice of the source's.
-        asked: what `--labels` says; None for the source's own labels, if it has any.
+    """Find the labels of some of a source's images, as `--labels` asks; None for its own, if any.
 
     Raises:
         UserError: an image has no label, or the labels are none that a set can have.

@@ -16,18 +16,16 @@ import numpy as np
 from pipeline.errors import UserError, counted
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.shard import DIGEST, DIGESTS, ShardRecord, Work, names
 from pipeline.packing.sources.base import Member
-from pipeline.shards.labels import counts_of, labels_file
+from pipeline.shards.labels import LabelTable, counts_of, labels_file
 from pipeline.shards.manifest import (
+    HEADERS,
     LABELS,
     MANIFEST,
     PROGRESS,
     REJECTS,
-    REJECTS_HEADER,
     SAMPLES,
-    SAMPLES_HEADER,
     Labels,
     Manifest,
 )
@@ -64,12 +62,7 @@ class Packed:
 
 
 def merge(work: Work, records: Sequence[ShardRecord], members: Sequence[Member]) -> Packed:
-    """Write the tables and the manifest of a set whose shards are finished.
-
-    Args:
-        work: of the set, with what its shards' jobs have left in `.packing/`.
-        records: of all shards, in order.
-        members: all that were dealt to the shards.
+    """Write the tables and the manifest of a set; `records` has all its shards, in order.
 
     Raises:
         UserError: more rejects than the options allow; no image is left, or none of a class.
@@ -85,9 +78,9 @@ def merge(work: Work, records: Sequence[ShardRecord], members: Sequence[Member])
             "images that decode",
             f"see {target / PROGRESS}/*.{REJECTS} for each one",
         )
-    _join(target, SAMPLES, SAMPLES_HEADER, len(records))
+    _join(target, SAMPLES, len(records))
     if rejected:
-        _join(target, REJECTS, REJECTS_HEADER, len(records))
+        _join(target, REJECTS, len(records))
     manifest = _manifest(work, records)
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return Packed(
@@ -144,9 +137,9 @@ def _write_labels(target: Path, labels: LabelTable) -> Labels:
     return Labels(kind=labels.kind, names=labels.names, counts=counts, sha256=digest(data))
 
 
-def _join(target: Path, name: str, header: str, shards: int) -> None:
+def _join(target: Path, name: str, shards: int) -> None:
     with replacing(target / name) as partial, partial.open("wb") as table:
-        table.write(header.encode() + b"\r\n")
+        table.write(HEADERS[name].encode() + b"\r\n")
         for number in range(shards):
             with (target / PROGRESS / f"{names(number)}.{name}").open("rb") as rows:
                 shutil.copyfileobj(rows, table)

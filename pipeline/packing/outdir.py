@@ -79,11 +79,6 @@ def held_part(out: Path, plan: Plan, number: int) -> Iterator[None]:
 
     The folder as a whole is held for a moment, in which the plan is compared, or written.
 
-    Args:
-        out: the folder.
-        plan: of the set.
-        number: of the part.
-
     Raises:
         HeldError: another process has the part, or the whole folder.
         UserError: as `claim` does.
@@ -285,9 +280,7 @@ def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
 
 def _drop_leftovers(folder: Path, manifest: Manifest) -> None:
     """Delete files of an interrupted run or of the set before that are not this set's."""
-    kept = {f"{shard.name}.{suffix}" for shard in manifest.shards for suffix in ("tar", "idx")}
-    kept |= {MANIFEST, SAMPLES} | ({REJECTS} if manifest.rejected else set())
-    kept |= {LABELS} if manifest.labels else set()
+    kept = {MANIFEST, *manifest.digests}
     for entry in list(folder.iterdir()):
         if OURS.fullmatch(entry.name) and entry.name not in kept:
             entry.unlink()

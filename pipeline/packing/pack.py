@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.merge import Packed, merge, too_many_rejects
 from pipeline.packing.outdir import claim, held, keep_plan, require_space, swap_in
 from pipeline.packing.plan import Deal, Entry, Packing, plan_for_one, plan_of
@@ -23,6 +22,7 @@ from pipeline.packing.shard import Progress, ShardRecord, Work, finished, names,
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.upload import Upload
 from pipeline.processes import KilledError, Workers
+from pipeline.shards.labels import LabelTable
 
 __all__ = ["Packed", "Packing", "pack"]
 
@@ -105,14 +105,8 @@ def write_left(
 ) -> int:
     """Write what is left of a set's shards, in parallel.
 
-    Args:
-        work: what is the same for all of them.
-        shards: entries by the shard's number.
-        left: numbers of those to write.
-        flag: the option that named the folder.
-        progress: called with the images done and all there are to do, at the start and as they
-            change.
-        written: called with the number of each shard that is finished; may raise.
+    `progress` is called with the images done and all there are to do, at the start and as they
+    change; `written`, which may raise, with the number of each shard that is finished.
 
     Returns:
         The images that were gone through.

@@ -57,10 +57,6 @@ class PartUpload(Upload):
     def begin_part(self, plan: Plan, numbers: Sequence[int]) -> dict[int, ShardRecord]:
         """Find out whether shards of a set may be added there; claim the place for all its parts.
 
-        Args:
-            plan: of the set.
-            numbers: of the shards.
-
         Returns:
             The records of those that are up whole, by number.
 
@@ -76,7 +72,7 @@ class PartUpload(Upload):
             self._claim()
             there = self._store.sizes()
         self._require_unfinished(there.keys() - NOT_CONTENT)
-        if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
+        if self._store.read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             found, wanted = differences(self._plan_there(), plan) or (
                 "an unfinished set that one machine packs",
                 "a place for a set in parts",
@@ -96,7 +92,7 @@ class PartUpload(Upload):
 
         def read(number: int) -> None:
             name = f"{self._progress_there}/{names(number)}.{RECORD}"
-            record = parse_record(self._read(name, MAX_RECORD_BYTES), number)
+            record = parse_record(self._store.read(name, MAX_RECORD_BYTES), number)
             if record is not None and (record.shard is None or _is_whole(record.shard, there)):
                 found[number] = record
 
@@ -118,8 +114,7 @@ class PartUpload(Upload):
         call_each(fetch, [f"{names(number)}.{suffix}" for number in records for suffix in ROWS])
         for record in records.values():
             if record.shard is not None:
-                self._noted[f"{record.shard.name}.tar"] = record.shard.tar_sha256
-                self._noted[f"{record.shard.name}.idx"] = record.shard.index_sha256
+                self._noted |= record.shard.digests
 
     def refuse_complete(self) -> None:
         """Look whether somebody else has finished the set.
@@ -151,14 +146,16 @@ class PartUpload(Upload):
 
     def _claim_there(self) -> re.Match[str] | None:
         with suppress(MissingError):
-            return CLAIMED.fullmatch(self._read(CLAIM, MAX_CLAIM_BYTES).decode(errors="replace"))
+            return CLAIMED.fullmatch(
+                self._store.read(CLAIM, MAX_CLAIM_BYTES).decode(errors="replace")
+            )
         return None
 
     def _plan_there(self) -> Plan | None:
         if (claim := self._claim_there()) is None:
             return None
         with suppress(MissingError, ValueError):
-            plan = json.loads(self._read(f"{_progress(claim[1])}/{PLAN}", MAX_PLAN_BYTES))
+            plan = json.loads(self._store.read(f"{_progress(claim[1])}/{PLAN}", MAX_PLAN_BYTES))
             return plan if isinstance(plan, dict) else None
         return None
 

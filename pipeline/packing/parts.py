@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from pipeline.errors import KINDS_SHOWN, UserError
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.merge import Packed, merge
 from pipeline.packing.outdir import (
     claim,
@@ -33,6 +32,7 @@ from pipeline.packing.shard import ShardRecord, Work, finished
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import MANIFEST
 
 MAX_PARTS = 100_000
@@ -98,13 +98,7 @@ class PartedSet:
         progress: Callable[[int, int], None] = lambda done, total: None,
         sent: Callable[[int, int], None] = lambda up, total: None,
     ) -> PartDone:
-        """Do what is left of a part.
-
-        Args:
-            number: of the part.
-            shards: of the part, or of the whole set.
-            progress: as for `pack`.
-            sent: as for `Upload`.
+        """Do what is left of a part; `shards` has its shards, at least.
 
         Raises:
             HeldError: another process on this machine, or in this folder, packs it.
@@ -146,9 +140,7 @@ class PartedSet:
     def finish(self, members: Sequence[Member], command: str) -> Packed:
         """Join the parts: check that all shards are there, merge their records, write the manifest.
 
-        Args:
-            members: of the whole set.
-            command: the command line of its parts, without `--part`.
+        `command` is that of the parts, without `--part`: the message about missing ones repeats it.
 
         Raises:
             UserError: a part is not done; the set is complete already; or as `pack` does.

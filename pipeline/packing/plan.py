@@ -11,8 +11,8 @@ from importlib.metadata import version
 from itertools import islice
 
 from pipeline.files import digest
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import Recipe
 from pipeline.shards.order import permutation
 
@@ -121,12 +121,8 @@ def _single_options(plan: Plan) -> Plan:
 class Deal(Mapping[int, list[Entry]]):
     """All samples, shuffled and cut into shards: shard k owns places [k·m, (k+1)·m).
 
-    A shard's entries are made when they are asked for: those of 10⁷ images would take a gigabyte.
-
-    Args:
-        members: sorted by name; a sample's key is its place among them.
-        seed: of the shuffle.
-        per_shard: samples in a shard, m.
+    A sample's key is its place among the members, which are sorted by name. A shard's entries are
+    made when they are asked for: those of 10⁷ images would take a gigabyte.
     """
 
     def __init__(self, members: Sequence[Member], seed: int, per_shard: int) -> None:

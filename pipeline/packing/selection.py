@@ -15,8 +15,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.packing.downloads import PAGE_BYTES, web_page
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import Member
+from pipeline.shards.labels import LabelTable
 
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
 """As numbered in `list_eval_partition`."""
@@ -71,12 +71,7 @@ def in_split(members: list[Member], source: Path, split: str) -> list[Member]:
 
 
 def with_attributes(members: list[Member], source: Path, where: str) -> list[Member]:
-    """The members whose attributes in `list_attr_celeba` are as asked.
-
-    Args:
-        members: as for `in_split`.
-        source: likewise.
-        where: for example "Smiling=1,Male=-1": all must hold.
+    """The members whose attributes in `list_attr_celeba` are all as in "Smiling=1,Male=-1".
 
     Raises:
         UserError: as `in_split`.
@@ -90,13 +85,7 @@ def with_attributes(members: list[Member], source: Path, where: str) -> list[Mem
 def attributes_of(
     members: Sequence[Member], source: Path, names: Sequence[str], flag: str
 ) -> LabelTable:
-    """The attributes of images, as `list_attr_celeba` has them.
-
-    Args:
-        members: as for `in_split`.
-        source: likewise.
-        names: of the attributes; all of the list's, if empty.
-        flag: for an error.
+    """The attributes of images, as `list_attr_celeba` has them; all of them, if none are named.
 
     Raises:
         UserError: as `in_split`.

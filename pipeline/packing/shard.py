@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.plan import Entry, Packing
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import PROGRESS, REJECTS, SAMPLES, Count, Shard, Size
 from pipeline.shards.tar import TarWriter
 
@@ -154,10 +154,6 @@ def _either(first: Path, second: Path, name: str) -> Path:
 
 def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
     """Write one shard and its record; closed before its end, it leaves nothing half-written.
-
-    Args:
-        work: what is the same for all shards.
-        shard: its number and its samples.
 
     Raises:
         UserError: `strict`, and an image was rejected.

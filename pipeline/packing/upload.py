@@ -55,7 +55,6 @@ class Upload:
     """A context manager, at whose end nothing more is sent.
 
     Args:
-        address: where the set is to be.
         access: its cache has the folder in which the set is packed, and gets the files in the end.
         progress: called by several threads with the shards that are up, and all there will be.
         part: what is packed, if not the whole set.
@@ -104,11 +103,7 @@ class Upload:
             self.folder.rmdir()
 
     def begin(self, plan: Plan, shards: int) -> Path:
-        """Find out whether the set may be made there, and claim the place.
-
-        Args:
-            plan: the source and the options, as they are kept in the progress folder.
-            shards: how many there will be.
+        """Find out whether a set of so many shards may be made there, and claim the place.
 
         Returns:
             The folder to pack in.
@@ -127,7 +122,7 @@ class Upload:
             self._claim()
             there = self._names()  # again, for somebody may have come and gone before the claim
         self._require_unfinished(there)
-        if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
+        if self._store.read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             raise self._refusal(
                 "an unfinished set that is packed elsewhere, or with another --shard-cache",
                 "a place that nobody else packs into",
@@ -170,18 +165,13 @@ class Upload:
             self._store.upload(MANIFEST, data, new=True)
         except ExistsError:
             # It may be ours, if the answer to a first attempt was lost
-            if self._read(MANIFEST, MAX_MANIFEST_BYTES) != data:
+            if self._store.read(MANIFEST, MAX_MANIFEST_BYTES) != data:
                 raise self._complete() from None
         self._drop_claim()
         self._hand_over(manifest)
 
     def _names(self) -> set[str]:
-        return set(self._store.names()) - NOT_CONTENT
-
-    def _read(self, name: str, most: int) -> bytes:
-        found = self._store.read(name, most)
-        assert found is not None, "no etag was given"
-        return found[0]
+        return self._store.sizes().keys() - NOT_CONTENT
 
     def _require_unfinished(self, there: Collection[str]) -> None:
         if MANIFEST in there:
@@ -208,7 +198,7 @@ class Upload:
 
     def _drop_claim(self) -> None:
         with suppress(UserError):  # without the right to delete, it stays, and is in nobody's way
-            if self._read(CLAIM, MAX_CLAIM_BYTES) == self._own_claim():
+            if self._store.read(CLAIM, MAX_CLAIM_BYTES) == self._own_claim():
                 self._sweep()
                 self._store.delete(CLAIM)
 
@@ -231,8 +221,8 @@ class Upload:
     def _send_shard(self, number: int) -> None:
         record = finished(self.folder, self.folder, number)
         if record is not None and record.shard is not None:  # else none of its images is good
-            self._send(f"{record.shard.name}.tar", record.shard.tar_sha256)
-            self._send(f"{record.shard.name}.idx", record.shard.index_sha256)
+            for name, sha256 in record.shard.digests.items():
+                self._send(name, sha256)
 
     def _send(self, name: str, sha256: str) -> None:
         """Send a file, unless it is up, and note that it is."""
@@ -261,7 +251,7 @@ class Upload:
         path, stays = self.folder / MANIFEST, ""
         if path.exists():
             data = path.read_bytes()
-            if self._read(MANIFEST, MAX_MANIFEST_BYTES) == data:
+            if self._store.read(MANIFEST, MAX_MANIFEST_BYTES) == data:
                 self._hand_over(Manifest.model_validate_json(data))
         if any(self.folder.glob("*.tar")):
             stays = f"; what was packed for it here is in {self.folder}, to be deleted"

@@ -28,9 +28,6 @@ class RemoteFiles(Files):
     """The files of a set in a store, fetched once for all processes of this machine.
 
     Args:
-        store: where they are.
-        cache: where they are kept.
-        manifest: of the set.
         patience: seconds to wait for another process of this machine to begin to fetch a file.
         note: what people should know about where they come from.
     """
@@ -157,7 +154,7 @@ class RemoteFiles(Files):
             if blob.size:
                 found = self._download(name, file, blob.size, moved)
             else:
-                data = self._read(name)
+                data = self._store.read(name, MAX_INDEX_BYTES)
                 moved(len(data))
                 found = digest(data)
                 file.seek(0)
@@ -187,14 +184,9 @@ class RemoteFiles(Files):
         """A table of a set that has no digest of it; it is compared with the shards when read."""
         if name == REJECTS and not self._rejected:
             return self.cache.folder / "sha256" / "none"
-        data = self._read(name)
+        data = self._store.read(name, MAX_INDEX_BYTES)
 
         def write(file: BinaryIO) -> None:
             file.write(data)
 
         return self.cache.get(Blob(digest(data), len(data)), write)
-
-    def _read(self, name: str) -> bytes:
-        found = self._store.read(name, MAX_INDEX_BYTES)
-        assert found is not None, "only what has a known etag can be unchanged"
-        return found[0]

@@ -53,8 +53,6 @@ class Supply:
     """Threads that fetch ahead.
 
     Args:
-        shards: an opened set.
-        files: its files, which are remote.
         runs: for each rank to be supplied, its rows in the order in which they are read, in runs of
             equal lengths.
         rows: first row of each of these ranks, and how many it has.

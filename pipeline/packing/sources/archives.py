@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.packing.downloads import not_an_archive
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.packing.sources.base import (
     NOT_REGULAR,
@@ -28,6 +27,7 @@ from pipeline.packing.sources.base import (
     version,
 )
 from pipeline.packing.sources.beside import is_label, labels_beside
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.tar import headers, unpack
 
 ZIP_LOCAL_HEADER = 30
@@ -35,13 +35,27 @@ ZIP_LOCAL_HEADER = 30
 
 
 class FileSource(OpenedSource):
-    """One file."""
+    """One file, read in place; or what it contains, in a file without a name that is `held` open.
 
-    def __init__(self, path: Path, contents: Path | None = None) -> None:
-        self.path = path
-        self._contents = contents or path
+    Of the latter nothing stays, even if the process is killed. Workers open it through their
+    parent, which holds it.
+    """
+
+    _held: BinaryIO | None = None
+
+    def __init__(self, path: Path, held: BinaryIO | None = None) -> None:
+        self.path, self._held = path, held
+        self._contents = Path(f"/proc/{os.getpid()}/fd/{held.fileno()}") if held else path
         self._listed = version(self._contents.stat())
         self.listing = self._list()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_held": None}
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._held is not None:
+            self._held.close()
 
     @abstractmethod
     def _list(self) -> Listing: ...
@@ -171,28 +185,14 @@ class TarSource(FileSource):
 
 
 class CompressedTarSource(TarSource):
-    """Images in a tar in gzip, bzip2 or xz, which is decompressed once.
-
-    It goes into a file without a name, of which nothing stays, even if the process is killed.
-    Workers open it through their parent, which holds it.
-    """
-
-    _unpacked: BinaryIO | None = None
+    """Images in a tar in gzip, bzip2 or xz, which is decompressed once."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
         try:
-            self._unpacked = unpack(path, scratch)
+            self._held = unpack(path, scratch)
         except tarfile.ReadError as error:
             raise not_an_archive(path, str(error)) from None
-        super().__init__(path, Path(f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_unpacked": None}
-
-    def __del__(self) -> None:
-        super().__del__()
-        if self._unpacked is not None:
-            self._unpacked.close()
+        super().__init__(path, self._held)
 
 
 def _inflate(data: bytes, size: int) -> bytes:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sieve import is_litter
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.tar import MAX_FILE_BYTES
 
 CLASS_NAMES = ("classnames.txt", "classes.txt")
@@ -45,10 +45,7 @@ def is_label(name: str) -> bool:
 def labels_beside(source: ImageFiles, members: Sequence[Member], folder: Path) -> LabelTable | None:
     """The labels of some members of a source; None if its files beside them are no labels.
 
-    Args:
-        source: lists all images, and what lies beside them.
-        members: some of its images.
-        folder: may hold the classes' names.
+    The folder may hold the classes' names.
 
     Raises:
         UserError: an image has no label, or a label no image, or a label cannot be read.

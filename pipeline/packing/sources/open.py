@@ -39,11 +39,7 @@ MAX_TARS = 100_000
 def open_sources(sources: Sequence[str], scratch: Path, root: Path = DATA) -> ImageFiles:
     """Find the images in what the user named: in one source, or in several as one.
 
-    Args:
-        sources: as for `open_source`, each with a name of its own: its last part, without the
-            suffix of an archive.
-        scratch: as for `open_source`.
-        root: likewise.
+    Each of several has a name of its own: its last part, without the suffix of an archive.
 
     Raises:
         UserError: as `open_source`; or two sources have one name.

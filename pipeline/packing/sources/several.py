@@ -12,8 +12,8 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.images.size import sides
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.shard_set import ShardSet
 
 

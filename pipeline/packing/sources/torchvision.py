@@ -7,20 +7,19 @@ it has compared them. MNIST's it compares only where it downloads them, so that 
 from __future__ import annotations
 
 import gzip
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError, first_line
 from pipeline.files import writing
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.archives import FileSource
 from pipeline.packing.sources.base import Listing, Member, netpbm, require_file_size
+from pipeline.shards.labels import LabelTable
 
 PREFIX = "torchvision:"
 
@@ -45,13 +44,7 @@ class _Split(NamedTuple):
 
 
 class TorchvisionSource(FileSource):
-    """Images of a data set, by their number in it.
-
-    Their pixels are written once, as image files, into a file without a name, of which nothing
-    stays; workers open it through their parent.
-    """
-
-    _pictures: BinaryIO | None = None
+    """Images of a data set, by their number; its pixels are written once, as image files."""
 
     def __init__(self, source: str, root: Path, scratch: Path) -> None:
         """Read a split.
@@ -68,11 +61,10 @@ class TorchvisionSource(FileSource):
         self._split = _read(source, name, root, train=self._part == TRAIN)
         self.pixels = self._split.pixels.shape[1]
         with writing(f"SOURCE {source}", "room for its pixels", "choose an --out on another disk"):
-            self._pictures = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # held while read
-            self._pictures.writelines(map(_picture, self._split.pixels))
-            self._pictures.flush()
-        contents = Path(f"/proc/{os.getpid()}/fd/{self._pictures.fileno()}")
-        super().__init__(self._split.folder, contents)
+            self._held = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # held while read
+            self._held.writelines(map(_picture, self._split.pixels))
+            self._held.flush()
+        super().__init__(self._split.folder, self._held)
 
     def _list(self) -> Listing:
         pixels = self._split.pixels
@@ -81,12 +73,7 @@ class TorchvisionSource(FileSource):
         return Listing([Member(f"{n:05d}{suffix}", size, n * size) for n in places])
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_pictures": None, "_split": None}
-
-    def __del__(self) -> None:
-        super().__del__()
-        if self._pictures is not None:
-            self._pictures.close()
+        return super().__getstate__() | {"_split": None}
 
     def place(self) -> str:
         return f"{super().place()} ({self._part})"

@@ -12,10 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.archives import TarSource
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
 from pipeline.packing.sources.beside import labels_beside
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.shard_set import pack_command
 
 
@@ -23,11 +23,7 @@ class TarsSource(ImageFiles):
     """The images of several tars, in which no name occurs twice."""
 
     def __init__(self, path: Path, tars: Sequence[TarSource]) -> None:
-        """Join tars.
-
-        Args:
-            path: their folder, or a pattern of their names.
-            tars: listed already.
+        """Join tars of a folder, or of a pattern of names.
 
         Raises:
             UserError: two have an image of one name.
