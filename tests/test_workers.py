@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.pack import Packing, _prepare
-from pipeline.packing.shard import Work, names, write_shard
+from pipeline.packing.shard import Work, shard_name, write_shard
 from pipeline.packing.sources.open import open_source
 from pipeline.processes import Workers
 from pipeline.shards.manifest import make_recipe
@@ -54,7 +54,7 @@ def assert_goes_on(pictures, out, resumed):
     """The same set, packed on by this process, is complete."""
     with without_workers():
         assert pack_folder(pictures, out, per_shard=8).resumed >= resumed
-    files = [f"{names(number)}.{suffix}" for number in range(10) for suffix in ("idx", "tar")]
+    files = [f"{shard_name(number)}.{suffix}" for number in range(10) for suffix in ("idx", "tar")]
     assert names_in(out) == sorted(["manifest.json", "samples.csv", *files])
 
 

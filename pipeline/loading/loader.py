@@ -10,7 +10,7 @@ import importlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import chain, count
 from queue import Empty, SimpleQueue
@@ -28,7 +28,7 @@ from pipeline.loading.reader import Encoded, Reader
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.supply import Supply
 from pipeline.shards.labels import labels_of_rows, read_labels
-from pipeline.shards.order import Rows, Schedule, batches_of
+from pipeline.shards.order import Plan, Rows, Schedule, batches_of
 from pipeline.shards.shard_set import ShardSet
 
 READY = 2
@@ -36,10 +36,6 @@ READY = 2
 
 CLOSING_PATIENCE = 5.0
 """Seconds for the thread to end by itself; one that is stuck in a read is left behind."""
-
-Plan = Callable[[Schedule], Iterator[Rows]]
-"""What is to be read: for the schedule of a rank, its rows in their order, in runs such as epochs.
-Called before the first batch is taken."""
 
 T = TypeVar("T")
 
@@ -236,13 +232,7 @@ def open_supply(shards: ShardSet, options: LoaderOptions, plan: Plan) -> Supply 
         Schedule.of(shards, options.batch_size, options.seed, rank, options.num_ranks)
         for rank in here or (options.rank,)
     ]
-    return Supply(
-        shards,
-        shards.files,
-        [plan(schedule) for schedule in schedules],
-        [(schedule.first, len(schedule)) for schedule in schedules],
-        fetches=options.access.first,
-    )
+    return Supply(shards, shards.files, schedules, plan, fetches=options.access.first)
 
 
 def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:

@@ -16,8 +16,8 @@ from pipeline.errors import UserError, plain
 from pipeline.images.labels import MAX_CLASSES, Kind
 from pipeline.packing.label_files import read_table
 from pipeline.packing.selection import attributes_of
-from pipeline.packing.sieve import has_image_suffix
 from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.packing.sources.sieve import has_image_suffix
 from pipeline.shards.labels import LabelTable, counts_of
 from pipeline.shards.manifest import MAX_ATTRIBUTES, MAX_LABEL_NAME
 

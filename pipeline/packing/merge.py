@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.errors import UserError, counted
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.shard import DIGEST, DIGESTS, ShardRecord, Work, names
+from pipeline.packing.shard import DIGEST, DIGESTS, ShardRecord, Work, shard_name
 from pipeline.packing.sources.base import Member
 from pipeline.shards.labels import LabelTable, counts_of, labels_file
 from pipeline.shards.manifest import (
@@ -141,7 +141,7 @@ def _join(target: Path, name: str, shards: int) -> None:
     with replacing(target / name) as partial, partial.open("wb") as table:
         table.write(HEADERS[name].encode() + b"\r\n")
         for number in range(shards):
-            with (target / PROGRESS / f"{names(number)}.{name}").open("rb") as rows:
+            with (target / PROGRESS / f"{shard_name(number)}.{name}").open("rb") as rows:
                 shutil.copyfileobj(rows, table)
 
 
@@ -153,7 +153,7 @@ def _find_copies(
     for number, record in enumerate(records):
         if record.shard is None:
             continue
-        path = target / PROGRESS / f"{names(number)}.{DIGESTS}"
+        path = target / PROGRESS / f"{shard_name(number)}.{DIGESTS}"
         part = np.fromfile(path, DIGEST) if path.exists() else np.empty(0, DIGEST)
         if len(part) != record.shard.samples:
             return None

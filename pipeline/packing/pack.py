@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.packing.merge import Packed, merge, too_many_rejects
 from pipeline.packing.outdir import claim, held, keep_plan, require_space, swap_in
 from pipeline.packing.plan import Deal, Entry, Packing, plan_for_one, plan_of
-from pipeline.packing.shard import Progress, ShardRecord, Work, finished, names, write_shard
+from pipeline.packing.shard import Progress, ShardRecord, Work, finished, shard_name, write_shard
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.upload import Upload
 from pipeline.processes import KilledError, Workers
@@ -167,7 +167,7 @@ def _record(target: Path, out: Path, number: int) -> ShardRecord:
     record = finished(target, out, number)
     if record is None:
         raise UserError(
-            target / f"{names(number)}.tar",
+            target / f"{shard_name(number)}.tar",
             "a shard that vanished after it was written",
             "a folder that nobody else works in",
             "run the same command again",

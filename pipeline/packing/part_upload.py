@@ -24,8 +24,8 @@ from pipeline.packing.shard import (
     RECORD,
     ROWS,
     ShardRecord,
-    names,
     parse_record,
+    shard_name,
 )
 from pipeline.packing.upload import CLAIM, MAX_CLAIM_BYTES, Upload
 from pipeline.remote.store import MissingError
@@ -82,7 +82,7 @@ class PartUpload(Upload):
         if PLAN not in kept:
             self._store.upload(f"{self._progress_there}/{PLAN}", plan_json(plan))
         self._read_notes(there)
-        records = self._records([n for n in numbers if f"{names(n)}.{RECORD}" in kept], there)
+        records = self._records([n for n in numbers if f"{shard_name(n)}.{RECORD}" in kept], there)
         self._shards = len(numbers) - len(records)
         return records
 
@@ -91,7 +91,7 @@ class PartUpload(Upload):
         found: dict[int, ShardRecord] = {}
 
         def read(number: int) -> None:
-            name = f"{self._progress_there}/{names(number)}.{RECORD}"
+            name = f"{self._progress_there}/{shard_name(number)}.{RECORD}"
             record = parse_record(self._store.read(name, MAX_RECORD_BYTES), number)
             if record is not None and (record.shard is None or _is_whole(record.shard, there)):
                 found[number] = record
@@ -111,7 +111,9 @@ class PartUpload(Upload):
             with replacing(self.folder / PROGRESS / name) as partial, partial.open("wb") as file:
                 self._store.download(f"{self._progress_there}/{name}", file)
 
-        call_each(fetch, [f"{names(number)}.{suffix}" for number in records for suffix in ROWS])
+        call_each(
+            fetch, [f"{shard_name(number)}.{suffix}" for number in records for suffix in ROWS]
+        )
         for record in records.values():
             if record.shard is not None:
                 self._noted |= record.shard.digests
@@ -162,7 +164,7 @@ class PartUpload(Upload):
     def _send_shard(self, number: int) -> None:
         super()._send_shard(number)
         for suffix in (*ROWS, RECORD):
-            name = f"{names(number)}.{suffix}"
+            name = f"{shard_name(number)}.{suffix}"
             self._store.upload(f"{self._progress_there}/{name}", self.folder / PROGRESS / name)
 
     def _sweep(self) -> None:

@@ -105,7 +105,7 @@ class _Tally:
     image_bytes: int = 0
 
 
-def names(number: int) -> str:
+def shard_name(number: int) -> str:
     """A shard's name without its suffix."""
     return f"shard-{number:06d}"
 
@@ -116,7 +116,7 @@ def parse_record(data: bytes, number: int) -> ShardRecord | None:
         record = ShardRecord.model_validate_json(data)
     except ValidationError:
         return None
-    return record if record.shard is None or record.shard.name == names(number) else None
+    return record if record.shard is None or record.shard.name == shard_name(number) else None
 
 
 def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
@@ -127,7 +127,7 @@ def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
         out: where it lies already, if that run was cut off while it swapped the sets.
         number: of the shard.
     """
-    path = target / PROGRESS / f"{names(number)}.{RECORD}"
+    path = target / PROGRESS / f"{shard_name(number)}.{RECORD}"
     try:
         with path.open("rb") as file:
             record = parse_record(file.read(MAX_RECORD_BYTES), number)
@@ -160,7 +160,7 @@ def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progres
         OSError: the disk is full, or the source is gone.
     """
     number, entries = shard
-    name, tally, written = names(number), _Tally(), None
+    name, tally, written = shard_name(number), _Tally(), None
     with replacing(work.out / f"{name}.tar") as partial:
         with partial.open("wb") as file:
             tar = TarWriter(file)

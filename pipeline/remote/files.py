@@ -92,11 +92,10 @@ class RemoteFiles(Files):
                 self.fetched += count
             watch(True)
 
-        blob = self._blobs[name]
-
         def download(file: BinaryIO) -> None:
-            self._fetch(name, blob, file, moved)
+            self._download(name, file, moved)
 
+        blob = self._blobs[name]
         return self.cache.get(blob, download, watch, self._patience, urgent=urgent)
 
     def all_at_once(self, names: Iterable[str]) -> None:
@@ -149,10 +148,11 @@ class RemoteFiles(Files):
     def release(self, name: str) -> None:
         self._lease.drop([self._blobs[name].sha256])
 
-    def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
+    def _download(self, name: str, file: BinaryIO, moved: Callable[[int], None]) -> None:
+        blob = self._blobs[name]
         for _ in range(TRIES):
             if blob.size:
-                found = self._download(name, file, blob.size, moved)
+                found = self._download_large(name, file, blob.size, moved)
             else:
                 data = self._store.read(name, MAX_INDEX_BYTES)
                 moved(len(data))
@@ -169,7 +169,9 @@ class RemoteFiles(Files):
             self.remedy,
         )
 
-    def _download(self, name: str, file: BinaryIO, size: int, moved: Callable[[int], None]) -> str:
+    def _download_large(
+        self, name: str, file: BinaryIO, size: int, moved: Callable[[int], None]
+    ) -> str:
         """Download, with what is left of the patience if others have waited in vain already."""
         began = time.monotonic()
         since = self._failing or began

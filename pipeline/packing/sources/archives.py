@@ -8,14 +8,12 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.packing.downloads import not_an_archive
-from pipeline.packing.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.packing.sources.base import (
     NOT_REGULAR,
     DamagedError,
@@ -27,6 +25,7 @@ from pipeline.packing.sources.base import (
     version,
 )
 from pipeline.packing.sources.beside import is_label, labels_beside
+from pipeline.packing.sources.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.shards.labels import LabelTable
 from pipeline.shards.tar import headers, unpack
 
@@ -47,7 +46,6 @@ class FileSource(OpenedSource):
         self.path, self._held = path, held
         self._contents = Path(f"/proc/{os.getpid()}/fd/{held.fileno()}") if held else path
         self._listed = version(self._contents.stat())
-        self.listing = self._list()
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_held": None}
@@ -56,9 +54,6 @@ class FileSource(OpenedSource):
         super().__del__()
         if self._held is not None:
             self._held.close()
-
-    @abstractmethod
-    def _list(self) -> Listing: ...
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if self._opened is None:
@@ -81,6 +76,10 @@ class FileSource(OpenedSource):
 class ZipSource(FileSource):
     """Images in a zip."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.listing = self._list()
+
     def _list(self) -> Listing:
         found, sieve = [], Sieve()
         try:
@@ -102,7 +101,7 @@ class ZipSource(FileSource):
             raise not_an_archive(self.path) from None
         except Exception:  # zipfile lets nearly every type through
             raise not_an_archive(self.path) from None
-        return Listing(sorted(found), *sieve.counts())
+        return sieve.listing(found)
 
     def _member(self, info: zipfile.ZipInfo, name: str) -> Member:
         encrypted = info.flag_bits & 1
@@ -141,6 +140,10 @@ def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 class TarSource(FileSource):
     """Images in a tar; symbolic links and devices are left out."""
 
+    def __init__(self, path: Path, held: BinaryIO | None = None) -> None:
+        super().__init__(path, held)
+        self.listing = self._list()
+
     def _list(self) -> Listing:
         # Of equal names the last one counts, as when a tar is extracted
         latest: dict[str, Member] = {}
@@ -172,7 +175,7 @@ class TarSource(FileSource):
         except tarfile.TarError as error:
             raise not_an_archive(self.path, str(error)) from None
         beside = {member.name: member for member in others.values() if is_label(member.name)}
-        return Listing(sorted(latest.values()), *sieve.counts(), beside)
+        return sieve.listing(latest.values())._replace(beside=beside)
 
     def labels(self, members: Sequence[Member]) -> LabelTable | None:
         return labels_beside(self, members, self.path.parent)

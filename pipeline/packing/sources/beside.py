@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.packing.sieve import is_litter
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
+from pipeline.packing.sources.sieve import is_litter
 from pipeline.shards.labels import LabelTable
 from pipeline.shards.tar import MAX_FILE_BYTES
 

@@ -16,13 +16,13 @@ from pipeline.packing.downloads import (
     unpacked_folder,
     without_suffix,
 )
-from pipeline.packing.sieve import IMAGE_SUFFIXES
 from pipeline.packing.sources.archives import CompressedTarSource, TarSource, ZipSource
 from pipeline.packing.sources.base import ImageFiles
 from pipeline.packing.sources.folder import FolderSource
 from pipeline.packing.sources.lsun import LsunSource, is_lsun
 from pipeline.packing.sources.several import SeveralSources
 from pipeline.packing.sources.shard_set import ShardSetSource, is_shard_set
+from pipeline.packing.sources.sieve import IMAGE_SUFFIXES
 from pipeline.packing.sources.torchvision import PREFIX, TorchvisionSource, name_of
 from pipeline.packing.sources.webdataset import TarsSource
 from pipeline.shards.manifest import MANIFEST

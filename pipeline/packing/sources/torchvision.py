@@ -65,12 +65,10 @@ class TorchvisionSource(FileSource):
             self._held.writelines(map(_picture, self._split.pixels))
             self._held.flush()
         super().__init__(self._split.folder, self._held)
-
-    def _list(self) -> Listing:
         pixels = self._split.pixels
         size, suffix = len(_picture(pixels[0])), ".pgm" if pixels.ndim == 3 else ".ppm"
         places = range(len(pixels))
-        return Listing([Member(f"{n:05d}{suffix}", size, n * size) for n in places])
+        self.listing = Listing([Member(f"{n:05d}{suffix}", size, n * size) for n in places])
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_split": None}
