@@ -33,7 +33,7 @@ from pipeline.shards.manifest import (
     Shard,
 )
 from pipeline.shards.order import permutation
-from pipeline.shards.shard_set import ShardSet
+from pipeline.shards.shard_set import ShardSet, read_table
 from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
 
 CELL, COLUMNS, ROWS, GAP = 96, 8, 8, 2
@@ -266,7 +266,7 @@ def _is_of(found: tuple[int, int], recipe: Recipe) -> bool:
 
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
     """Shard and CRC-32 by key."""
-    rows = dict(shards.rows(SAMPLES))
+    rows = dict(read_table(shards.path(SAMPLES), SAMPLES))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
@@ -283,9 +283,10 @@ def _table_faults(shards: ShardSet) -> Iterator[str]:
 
 
 def _rejects(shards: ShardSet) -> Counter[str]:
-    if not shards.path(REJECTS).exists():
+    path = shards.path(REJECTS)
+    if not path.exists():
         return Counter()
-    return Counter(row[0].partition(" (")[0] for _, row in shards.rows(REJECTS) if row)
+    return Counter(row[0].partition(" (")[0] for _, row in read_table(path, REJECTS) if row)
 
 
 def save_sheet(shards: ShardSet, path: Path) -> None:

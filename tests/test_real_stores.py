@@ -15,10 +15,10 @@ from pipeline.packing.pack import Packing, pack
 from pipeline.packing.parts import in_parts
 from pipeline.packing.plan import plan_digest
 from pipeline.packing.sources.open import open_source
-from pipeline.packing.upload import Upload
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
-from pipeline.remote.store import MissingError, Store
+from pipeline.remote.refusals import MissingError
+from pipeline.remote.store import Store
 from pipeline.shards.manifest import PROGRESS
 from tests.needs import require, within
 from tests.pictures import contents
@@ -80,8 +80,8 @@ def test_a_set_in_a_store_gives_the_batches_of_one_in_a_folder(
     else:
         source = open_source(local.folder)
         address = Address.parse(url, real.endpoint, "--out")
-        with Upload(address, Access(cache=tmp_path / "packing")) as upload:
-            pack(source, source.members(), upload, Packing(per_shard=6))
+        access, packing = Access(cache=tmp_path / "packing"), Packing(per_shard=6)
+        pack(source, source.members(), address, packing, access=access)
     expected = _batches(local.name, Access())
     access = Access(real.endpoint, tmp_path / "cache")
     assert torch.equal(_batches(url, access), expected)

@@ -13,7 +13,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.remote.address import Address
-from pipeline.remote.store import MissingError, Store, UnreachableError
+from pipeline.remote.refusals import MissingError, UnreachableError
+from pipeline.remote.store import Store
 from tests.fault_store import Fault, FaultStore
 
 DATA = bytes(range(256)) * 8000

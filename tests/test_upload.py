@@ -70,9 +70,9 @@ class Place:
 
     def send(self, **options: object) -> Packed:
         source = open_source(self.pictures)
-        with Upload(self.address, Access(self.address.endpoint, self.cache)) as upload:
-            packing = Packing(**(OPTIONS | options))  # type: ignore[arg-type]
-            return pack(source, source.members(), upload, packing)
+        packing = Packing(**(OPTIONS | options))  # type: ignore[arg-type]
+        access = Access(self.address.endpoint, self.cache)
+        return pack(source, source.members(), self.address, packing, access=access)
 
     def refused(self, **options: object) -> UserError:
         """The error, which leaves what is in the store as it is."""

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -40,7 +40,7 @@ from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
 from pipeline.packing.sources.shard_set import require_fit
-from pipeline.packing.upload import Upload, staging
+from pipeline.packing.upload import staging
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.store import Store as RemoteStore
@@ -260,7 +260,7 @@ def make_shards(
 
 
 class _Task(NamedTuple):
-    """A set to make, as `in_parts` takes it."""
+    """A set to make, as `pack` and `in_parts` take it."""
 
     images: ImageFiles
     members: list[Member]
@@ -366,13 +366,8 @@ def _choose(
 
 def _pack(task: _Task) -> None:
     started = time.perf_counter()
-    with _bars() as (show, show_sent), ExitStack() as stack:
-        target: Path | Upload = (
-            task.out
-            if isinstance(task.out, Path)
-            else stack.enter_context(Upload(task.out, task.access, show_sent))
-        )
-        packed = pack(task.images, task.members, target, task.packing, show, task.labels)
+    with _bars() as progress:
+        packed = pack(*task, *progress)
     _summarise(packed, task, started)
 
 

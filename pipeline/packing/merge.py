@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from pipeline.shards.manifest import (
     Labels,
     Manifest,
 )
+from pipeline.shards.shard_set import read_table
 
 REJECTS_SHOWN = 5
 """Rejects that the message lists; the others are in the table that it names."""
@@ -119,8 +119,7 @@ def _write_labels(target: Path, labels: LabelTable) -> Labels:
     Raises:
         UserError: every image of a class was rejected: nothing could learn to draw it.
     """
-    with (target / SAMPLES).open(newline="", encoding="utf-8", errors="surrogateescape") as table:
-        keys = sorted(int(row[0]) for row in islice(csv.reader(table), 1, None))
+    keys = sorted(int(key) for key, _ in read_table(target / SAMPLES, SAMPLES))
     values = labels.values[keys]
     data = labels_file(values)
     write_whole(target / LABELS, data)

@@ -17,11 +17,13 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.packing.merge import Packed, merge, too_many_rejects
 from pipeline.packing.outdir import claim, held, keep_plan, require_space, swap_in
-from pipeline.packing.plan import Deal, Entry, Packing, plan_for_one, plan_of
+from pipeline.packing.plan import Deal, Entry, Packing, Plan, plan_for_one, plan_of
 from pipeline.packing.shard import Progress, ShardRecord, Work, finished, shard_name, write_shard
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.upload import Upload
 from pipeline.processes import KilledError, Workers
+from pipeline.remote.access import Access
+from pipeline.remote.address import Address
 from pipeline.shards.labels import LabelTable
 
 __all__ = ["Packed", "Packing", "pack"]
@@ -30,10 +32,12 @@ __all__ = ["Packed", "Packing", "pack"]
 def pack(
     source: ImageFiles,
     members: Sequence[Member],
-    out: Path | Upload,
+    out: Path | Address,
     packing: Packing,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     labels: LabelTable | None = None,
+    access: Access | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    sent: Callable[[int, int], None] = lambda up, total: None,
 ) -> Packed:
     """Pack images of a source into a shard set, or resume where an earlier run was cut off.
 
@@ -41,39 +45,56 @@ def pack(
         source: read by each worker through its own handle.
         members: sorted by name; a sample's key is its place among them, in 8 digits.
         out: new, empty, an unfinished set of the same source and options, or with `overwrite` a
-            complete set; or an upload that has been entered: shards are sent as they are finished.
+            complete set; or a place in a store, to which shards are sent as they are finished.
         packing: the options.
+        labels: of the members, if they have some.
+        access: of the store.
         progress: called a few times a second with the images that this call has gone through, and
             those that it has to go through.
-        labels: of the members, if they have some.
+        sent: as for `Upload`.
 
     Raises:
         UserError: an occupied folder, another process in it, too many rejects, a full disk, a
-            source that went away; from the upload.
+            source that went away; from the store.
     """
-    upload = out if isinstance(out, Upload) else None
-    flag, out = ("--out", out) if isinstance(out, Path) else ("--shard-cache", out.folder)
     plan = plan_for_one(plan_of(members, packing, labels), source)
-    with plain_faults(out), held(out, flag):
-        if upload is None:
+    if isinstance(out, Path):
+        with plain_faults(out), held(out):
             target = claim(out, plan, overwrite=packing.overwrite)
-        else:
-            target = upload.begin(plan, math.ceil(len(members) / packing.per_shard))
-        keep_plan(target, plan)
-        dealt = Deal(members, packing.seed, packing.per_shard)
-        kept = {number: finished(target, out, number) for number in dealt}
-        left = [number for number in kept if is_left(kept[number], packing)]
-        if upload is not None:
-            for number in kept.keys() - {*left}:
-                upload.add(number)
-        sent = (lambda number: None) if upload is None else upload.add
-        work = Work(source, target, packing, len(members), labels)
-        written = write_left(work, dealt, left, flag, progress, sent)
-        packed = merge(work, [_record(target, out, number) for number in dealt], members)
-        if upload is None:
+            work = Work(source, target, packing, len(members), labels)
+            packed = _pack(work, plan, members, out, "--out", progress)
             swap_in(target, out, packed.manifest)
-        else:
-            upload.finish(packed.manifest)
+            return packed
+    with (
+        Upload(out, access or Access(), sent) as upload,
+        plain_faults(upload.folder),
+        held(upload.folder, "--shard-cache"),
+    ):
+        folder = upload.begin(plan, math.ceil(len(members) / packing.per_shard))
+        work = Work(source, folder, packing, len(members), labels)
+        packed = _pack(work, plan, members, folder, "--shard-cache", progress, upload.add)
+        upload.finish(packed.manifest)
+        return packed
+
+
+def _pack(
+    work: Work,
+    plan: Plan,
+    members: Sequence[Member],
+    out: Path,
+    flag: str,
+    progress: Callable[[int, int], None],
+    finish: Callable[[int], None] = lambda number: None,
+) -> Packed:
+    """Write the shards that are left, call `finish` with the number of each, and merge all."""
+    keep_plan(work.out, plan)
+    dealt = Deal(members, work.packing.seed, work.packing.per_shard)
+    kept = {number: finished(work.out, out, number) for number in dealt}
+    left = [number for number in kept if is_left(kept[number], work.packing)]
+    for number in kept.keys() - {*left}:
+        finish(number)
+    written = write_left(work, dealt, left, flag, progress, finish)
+    packed = merge(work, [_record(work.out, out, number) for number in dealt], members)
     return replace(packed, written=written, resumed=len(dealt) - len(left))
 
 

@@ -26,10 +26,10 @@ from pipeline.packing.outdir import (
     swap_in,
 )
 from pipeline.packing.pack import is_left, plain_faults, write_left
-from pipeline.packing.part_upload import PartUpload
 from pipeline.packing.plan import Deal, Entry, Packing, Plan, plan_for_parts, plan_of
 from pipeline.packing.shard import ShardRecord, Work, finished
 from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.packing.upload import PartUpload
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.shards.labels import LabelTable

@@ -13,20 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 from pipeline.errors import UserError
 from pipeline.remote.address import Address
 from pipeline.remote.connect import connect
-from pipeline.remote.refusals import (
-    ExistsError,
-    Failure,
-    MissingError,
-    UnreachableError,
-    refusal,
-)
+from pipeline.remote.refusals import Failure, refusal
 from pipeline.remote.threads import interruptibly
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ObjectStore
-
-__all__ = ["ExistsError", "MissingError", "Store", "UnreachableError"]
 
 T = TypeVar("T")
 

@@ -115,29 +115,6 @@ class ShardSet:
     def indexes(self) -> list[Path]:
         return [self.path(f"{shard.name}.idx") for shard in self.manifest.shards]
 
-    def rows(self, name: str) -> Iterator[tuple[str, list[str]]]:
-        """The first column and the others of `samples.csv` or `rejects.csv`, row by row.
-
-        Raises:
-            UserError: it cannot be read, or is another table.
-        """
-        path, header = self.path(name), HEADERS[name]
-        try:
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
-                if next(rows, None) != header.split(","):
-                    raise csv.Error(f"its first line is not {header}")
-                for row in rows:
-                    if row:
-                        yield row[0], row[1:]
-        except (OSError, csv.Error) as error:
-            raise UserError(
-                path,
-                f"cannot be read ({error})",
-                "the table that was written",
-                "pack the set again",
-            ) from None
-
     @classmethod
     def open(cls, folder: Path) -> ShardSet:
         """Open a set for reading; compares tar sizes and index digests, and reads no image.
@@ -200,6 +177,27 @@ class ShardSet:
     def fingerprint(self) -> str:
         """Tells this set's images from those of every other."""
         return self.manifest.fingerprint
+
+
+def read_table(path: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+    """The first column and the others of a set's `samples.csv` or `rejects.csv`, row by row.
+
+    Raises:
+        UserError: it cannot be read, or is another table.
+    """
+    header = HEADERS[name]
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
+            if next(rows, None) != header.split(","):
+                raise csv.Error(f"its first line is not {header}")
+            for row in rows:
+                if row:
+                    yield row[0], row[1:]
+    except (OSError, csv.Error) as error:
+        raise UserError(
+            path, f"cannot be read ({error})", "the table that was written", "pack the set again"
+        ) from None
 
 
 def is_url(name: str) -> bool:

@@ -32,7 +32,7 @@ from pipeline.shards.manifest import (
     SAMPLES,
     Recipe,
 )
-from pipeline.shards.shard_set import ShardSet, repack_command
+from pipeline.shards.shard_set import ShardSet, read_table, repack_command
 from pipeline.shards.tar import read_index
 
 REJECTED = -1
@@ -61,7 +61,7 @@ class ShardSetSource(ImageFiles):
 
     def _list(self) -> list[Member]:
         """Samples and rejects in the order of their keys, which is that of their names."""
-        rows = dict(self.shards.rows(SAMPLES))
+        rows = dict(read_table(self.path / SAMPLES, SAMPLES))
         by_key: dict[int, Member] = {}
         for part, (name, index) in enumerate(zip(self._names, self.shards.indexes, strict=True)):
             try:
@@ -89,7 +89,7 @@ class ShardSetSource(ImageFiles):
     def _rejects(self) -> list[Member]:
         """The images that packing rejected, sorted by name."""
         rejected, members = self.shards.manifest.rejected, []
-        rows = list(self.shards.rows(REJECTS)) if rejected else []
+        rows = list(read_table(self.path / REJECTS, REJECTS)) if rejected else []
         try:
             for name, (reason, size) in rows:
                 members.append(Member(name, int(size), part=REJECTED))
