@@ -36,6 +36,11 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(shown)
 
 
+def the_first(listed: Sequence[str], most: int = KINDS_SHOWN) -> str:
+    """So many of a list in a line, and whether there are more."""
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, up to 160 characters; its type if it is silent."""
     return plain(next(iter(str(error).strip().splitlines()), type(error).__name__)[:160])

@@ -125,8 +125,9 @@ def test_another_seed_gives_another_order_of_the_same_samples(source, folder, tm
 
 def test_progress_ends_at_the_number_of_images(source, tmp_path):
     reports: list[tuple[int, int]] = []
-    progress = lambda *counts: reports.append(counts)  # noqa: E731
-    packed = pack(source, source.members(), tmp_path, Packing(), progress=progress)
+    packed = pack(
+        source, source.members(), tmp_path, Packing(), lambda *counts: reports.append(counts)
+    )
     assert reports[-1] == (COUNT + 1, COUNT + 1)
     assert reports == sorted(reports)
     assert (packed.converted, packed.rejected, packed.resumed) == (1, {}, 0)

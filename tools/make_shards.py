@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, pairwise
 from operator import itemgetter
@@ -26,7 +26,7 @@ from rich.progress import (
 )
 
 from dcgan.cli import SETTINGS, Command, VersionOption
-from pipeline.errors import KINDS_SHOWN, UserError, counted, plain, plain_errors
+from pipeline.errors import UserError, counted, plain, plain_errors, the_first
 from pipeline.images.fit import CROP
 from pipeline.images.size import ImageSize, base_of, size_text
 from pipeline.machine import usable_cores
@@ -260,7 +260,7 @@ def make_shards(
 
 
 class _Task(NamedTuple):
-    """A set to make, as `pack` and `in_parts` take it."""
+    """A set to make, as `in_parts` takes it."""
 
     images: ImageFiles
     members: list[Member]
@@ -313,13 +313,9 @@ def _show_labels(labelling: Labelling) -> None:
     # The fewest first: a class of one image may be a misspelt one
     counts = sorted(zip(counts_of(values, len(names)), names, strict=True), key=itemgetter(0))
     shown = [f"{count:,} {name}" for count, name in counts]
-    console.print(f"labels  {len(names):,} {kind}: {_first(shown)}")
+    console.print(f"labels  {len(names):,} {kind}: {the_first(shown)}")
     if labelling.left_out:
-        console.print(f"        without an image, and left out: {_first(labelling.left_out)}")
-
-
-def _first(listed: Sequence[str]) -> str:
-    return ", ".join(listed[:KINDS_SHOWN]) + (", …" if len(listed) > KINDS_SHOWN else "")
+        console.print(f"        without an image, and left out: {the_first(labelling.left_out)}")
 
 
 def _recipe(
@@ -366,8 +362,9 @@ def _choose(
 
 def _pack(task: _Task) -> None:
     started = time.perf_counter()
-    with _bars() as progress:
-        packed = pack(*task, *progress)
+    images, members, out, packing, labels, access = task
+    with _bars() as (show, show_sent):
+        packed = pack(images, members, out, packing, show, labels, access, show_sent)
     _summarise(packed, task, started)
 
 

@@ -244,8 +244,7 @@ class DaliDecoder(Decoder):
         prefetch: int = PREFETCH,
         decoder_share: float = DECODER_SHARE,
     ) -> None:
-        self._crop, self._options = shards.manifest.recipe.reader_crop, options
-        self._fit = shards.fit_of(options.fit)
+        super().__init__(shards, options)
         self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
         self.name = f"dali-{options.device.type}"

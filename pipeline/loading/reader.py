@@ -79,11 +79,7 @@ class Reader:
         return encoded
 
     def _require_memory(self, encoded: list[Encoded]) -> None:
-        """Refuse a batch that memory has no room for: a few headers could ask for all there is.
-
-        Raises:
-            UserError: it is too large.
-        """
+        """Refuse a batch that memory has no room for: a few headers could ask for all there is."""
         width, height = self._shards.manifest.largest_image
         if 3 * width * height * len(encoded) <= ALWAYS_THERE:
             return

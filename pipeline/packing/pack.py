@@ -34,9 +34,9 @@ def pack(
     members: Sequence[Member],
     out: Path | Address,
     packing: Packing,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     labels: LabelTable | None = None,
     access: Access | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
     sent: Callable[[int, int], None] = lambda up, total: None,
 ) -> Packed:
     """Pack images of a source into a shard set, or resume where an earlier run was cut off.
@@ -47,10 +47,10 @@ def pack(
         out: new, empty, an unfinished set of the same source and options, or with `overwrite` a
             complete set; or a place in a store, to which shards are sent as they are finished.
         packing: the options.
-        labels: of the members, if they have some.
-        access: of the store.
         progress: called a few times a second with the images that this call has gone through, and
             those that it has to go through.
+        labels: of the members, if they have some.
+        access: of the store.
         sent: as for `Upload`.
 
     Raises:
@@ -59,17 +59,13 @@ def pack(
     """
     plan = plan_for_one(plan_of(members, packing, labels), source)
     if isinstance(out, Path):
-        with plain_faults(out), held(out):
+        with holding(out, "--out"):
             target = claim(out, plan, overwrite=packing.overwrite)
             work = Work(source, target, packing, len(members), labels)
             packed = _pack(work, plan, members, out, "--out", progress)
             swap_in(target, out, packed.manifest)
             return packed
-    with (
-        Upload(out, access or Access(), sent) as upload,
-        plain_faults(upload.folder),
-        held(upload.folder, "--shard-cache"),
-    ):
+    with Upload(out, access or Access(), sent) as upload, holding(upload.folder, "--shard-cache"):
         folder = upload.begin(plan, math.ceil(len(members) / packing.per_shard))
         work = Work(source, folder, packing, len(members), labels)
         packed = _pack(work, plan, members, folder, "--shard-cache", progress, upload.add)
@@ -96,6 +92,13 @@ def _pack(
     written = write_left(work, dealt, left, flag, progress, finish)
     packed = merge(work, [_record(work.out, out, number) for number in dealt], members)
     return replace(packed, written=written, resumed=len(dealt) - len(left))
+
+
+@contextmanager
+def holding(folder: Path, flag: str) -> Iterator[None]:
+    """Hold a folder, and turn what ends packing into it into a `UserError`."""
+    with plain_faults(folder), held(folder, flag):
+        yield
 
 
 @contextmanager

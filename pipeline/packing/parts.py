@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from pipeline.errors import KINDS_SHOWN, UserError
+from pipeline.errors import KINDS_SHOWN, UserError, the_first
 from pipeline.packing.merge import Packed, merge
 from pipeline.packing.outdir import (
     claim,
     empty_progress,
-    held,
     held_part,
     keep_plan,
     kept_plan,
     swap_in,
 )
-from pipeline.packing.pack import is_left, plain_faults, write_left
+from pipeline.packing.pack import holding, is_left, plain_faults, write_left
 from pipeline.packing.plan import Deal, Entry, Packing, Plan, plan_for_parts, plan_of
 from pipeline.packing.shard import ShardRecord, Work, finished
 from pipeline.packing.sources.base import ImageFiles, Member
@@ -110,11 +109,8 @@ class PartedSet:
                 work, records = self._work(self.out), _finished(self.out, mine)
                 return self._pack(work, "--out", shards, mine, records, progress)
         part = f"part {number} of {self.parts}"
-        with (
-            PartUpload(self.out, self.access, sent, part) as upload,
-            plain_faults(upload.folder),
-            held(upload.folder, "--shard-cache"),
-        ):
+        upload = PartUpload(self.out, self.access, sent, part)
+        with upload, holding(upload.folder, "--shard-cache"):
             return self._pack_and_send(upload, shards, mine, progress)
 
     def _pack_and_send(
@@ -146,13 +142,10 @@ class PartedSet:
             UserError: a part is not done; the set is complete already; or as `pack` does.
         """
         if isinstance(self.out, Path):
-            with plain_faults(self.out), held(self.out):
+            with holding(self.out, "--out"):
                 return self._finish_in_folder(self.out, members, command)
-        with (
-            PartUpload(self.out, self.access, part="finish") as upload,
-            plain_faults(upload.folder),
-            held(upload.folder, "--shard-cache"),
-        ):
+        upload = PartUpload(self.out, self.access, part="finish")
+        with upload, holding(upload.folder, "--shard-cache"):
             return self._finish_in_store(upload, members, command)
 
     def _finish_in_folder(self, out: Path, members: Sequence[Member], command: str) -> Packed:
@@ -187,14 +180,13 @@ class PartedSet:
         missing = sorted({each % self.parts for each in left})
         if not missing:
             return
-        shown, more = missing[:KINDS_SHOWN], len(missing) > KINDS_SHOWN
         raise UserError(
             f"--out {self.out}",
             f"{len(missing)} of {self.parts} parts with shards that are not there:"
-            f" {', '.join(map(str, shown))}{', …' if more else ''}",
+            f" {the_first([str(number) for number in missing])}",
             "all parts of the set",
             "give the commands that are listed, and then this one again",
-            listed=[f"{command} --part {number}/{self.parts}" for number in shown],
+            listed=[f"{command} --part {number}/{self.parts}" for number in missing[:KINDS_SHOWN]],
         )
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, the_first
 from pipeline.packing.downloads import PAGE_BYTES, web_page
 from pipeline.packing.sources.base import Member
 from pipeline.shards.labels import LabelTable
@@ -40,11 +40,10 @@ def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) ->
     known = sorted(set().union(*folders))
     for wanted in classes:
         if wanted not in known:
-            listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
             raise UserError(
                 f"--classes {wanted}",
                 f"no images in a sub-folder of that name in {path}",
-                f"some of: {listed}" if known else "a source with sub-folders",
+                f"some of: {the_first(known, 20)}" if known else "a source with sub-folders",
                 "correct the name, or leave --classes out to take every image",
             )
     chosen = set(classes)

@@ -137,15 +137,11 @@ class Upload:
                 or the store cannot be reached or written.
         """
         self._shards = shards
-        there = self._names()
         differing = differences(kept_plan(self.folder), plan)
-        if not there:
-            if differing is not None:
-                empty_progress(self.folder)
+        if differing and not self._there():
+            empty_progress(self.folder)  # left here by a set that is in the store no more
             differing = None
-            self._claim()
-            there = self._names()  # again, for somebody may have come and gone before the claim
-        self._require_unfinished(there)
+        there = self._claimed()
         if self._store.read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             raise self._refusal(
                 "an unfinished set that is packed elsewhere, or with another --shard-cache",
@@ -194,10 +190,18 @@ class Upload:
         self._drop_claim()
         self._hand_over(manifest)
 
-    def _names(self) -> set[str]:
-        return self._store.sizes().keys() - NOT_CONTENT
+    def _there(self) -> dict[str, int]:
+        """The bytes of what is there, by name."""
+        sizes = self._store.sizes()
+        return {name: size for name, size in sizes.items() if name not in NOT_CONTENT}
 
-    def _require_unfinished(self, there: Collection[str]) -> None:
+    def _claimed(self) -> dict[str, int]:
+        """What is there, once the place is claimed, and if it is no more than an unfinished set."""
+        there = self._there()
+        if not there:
+            with suppress(ExistsError):  # whose it is, is looked at next
+                self._store.upload(CLAIM, self._own_claim() or self._new_claim(), new=True)
+            there = self._there()  # again, for somebody may have come and gone before the claim
         if MANIFEST in there:
             raise self._complete()
         foreign = sorted(name for name in there if name != CLAIM and not OURS.fullmatch(name))
@@ -205,10 +209,7 @@ class Upload:
             others = foreign or sorted(there)
             found = f"{len(others)} other entries: {', '.join(others[:5])}"
             raise self._refusal(found, "a place with nothing in it")
-
-    def _claim(self) -> None:
-        with suppress(ExistsError):  # whose it is, is looked at next
-            self._store.upload(CLAIM, self._own_claim() or self._new_claim(), new=True)
+        return there
 
     def _new_claim(self) -> bytes:
         path, own = self.folder / PROGRESS / OWN_CLAIM, secrets.token_hex().encode()
@@ -333,11 +334,7 @@ class PartUpload(Upload):
         self._digest, self._parts = plan_digest(plan), plan["parts"]
         if differences(kept_plan(self.folder), plan):
             empty_progress(self.folder)  # left here by a set that is in the store no more
-        there = self._store.sizes()
-        if not there.keys() - NOT_CONTENT:
-            self._claim()
-            there = self._store.sizes()
-        self._require_unfinished(there.keys() - NOT_CONTENT)
+        there = self._claimed()
         if self._store.read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             found, wanted = differences(self._plan_there(), plan) or (
                 "an unfinished set that one machine packs",
@@ -390,12 +387,12 @@ class PartUpload(Upload):
         Raises:
             UserError: so it is.
         """
-        if MANIFEST in self._names():
+        if MANIFEST in self._there():
             raise self._complete()
 
     def sweep_if_complete(self) -> None:
         """Take back what was sent for a set that somebody else has finished meanwhile."""
-        if MANIFEST in self._names():
+        if MANIFEST in self._there():
             self._sweep()
 
     def clear(self) -> None:

@@ -149,11 +149,7 @@ class Supply:
         return [Stretch(run, high, low, self._names[number]) for number, (low, high) in ordered]
 
     def _require_room(self, stretches: Sequence[Stretch]) -> None:
-        """Refuse a cache that has no room for what is read at the same time.
-
-        Raises:
-            UserError: it has not.
-        """
+        """Refuse a cache that has no room for what is read at the same time."""
         names, firsts = [each.name for each in stretches], [each.first for each in stretches]
         begun = np.cumsum([self._files.size(name) for name in names])
         by_end = sorted(stretches, key=lambda each: each.last)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, the_first
 from pipeline.images.size import sides
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
 from pipeline.shards.labels import LabelTable
@@ -105,8 +105,7 @@ class SeveralSources(ImageFiles):
         told = f"{first} has {_described(table)}"
         for name in wanted:
             other = tables.get(name)
-            attributes = other is not None and other.kind == "attributes" and other.names
-            if other is None or other.kind != table.kind or attributes not in (False, table.names):
+            if other is None or not _alike(other, table):
                 found = _described(other) if other else "no labels"
                 raise UserError(
                     f"SOURCE {self._sources[name].path}",
@@ -116,9 +115,13 @@ class SeveralSources(ImageFiles):
                 )
 
 
+def _alike(one: LabelTable, other: LabelTable) -> bool:
+    """Whether they can be joined: classes may be others, attributes may not."""
+    return one.kind == other.kind and (one.kind == "classes" or one.names == other.names)
+
+
 def _described(table: LabelTable) -> str:
-    number = len(table.names)
-    return f"{number:,} {table.kind} ({', '.join(table.names[:5])}{', …' if number > 5 else ''})"
+    return f"{len(table.names):,} {table.kind} ({the_first(table.names, 5)})"
 
 
 def _joined(parts: Sequence[tuple[LabelTable, list[int]]], rows: int) -> LabelTable:
