@@ -148,9 +148,12 @@ def claim(out: Path, plan: Plan, *, overwrite: bool) -> Path:
     foreign = sorted(
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
-    if LABELS in held and MANIFEST in held and "labels" not in _json_object(out / MANIFEST):
+    manifest = _json_object(out / MANIFEST)
+    if LABELS in held and MANIFEST in held and "labels" not in manifest:
         foreign.append(LABELS)  # somebody's own, beside a set that has none
-    ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
+    # Other programs use a manifest's name too
+    is_manifest = {"format", "recipe", "shards"} <= manifest.keys()
+    ours = not held or PROGRESS in held or NEW in held or is_manifest
     # A damaged set, or a copy that lacks its manifest: --overwrite gives it up
     ours = ours or (overwrite and any(name.endswith(".idx") for name in held))
     complete = MANIFEST in held and not (out / PROGRESS / PLAN).exists()
@@ -176,11 +179,6 @@ def claim(out: Path, plan: Plan, *, overwrite: bool) -> Path:
     with writing(f"--out {out}", "a folder that can be written"):
         target.mkdir(parents=True, exist_ok=True)
     return target
-
-
-def _is_manifest(path: Path) -> bool:
-    """Whether this is a shard set's, of any version: other programs use the name too."""
-    return {"format", "recipe", "shards"} <= _json_object(path).keys()
 
 
 def _json_object(path: Path) -> dict[str, object]:

@@ -24,7 +24,6 @@ from itertools import count
 from pathlib import Path
 from queue import Queue
 from shutil import rmtree
-from types import TracebackType
 from typing import Self
 
 from pipeline.errors import UserError
@@ -114,12 +113,7 @@ class Upload:
             threading.Thread(target=self._send_shards, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         for _ in range(AT_ONCE):
             self._queue.put(None)
