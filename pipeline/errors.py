@@ -89,7 +89,7 @@ _OF_THE_MACHINE = {
 """What a system call may refuse wherever a path is used: what is wanted instead, and a remedy."""
 
 
-def _as_told(error: BaseException) -> UserError | None:
+def _for_people(error: BaseException) -> UserError | None:
     """The error as people see it; None for a bug, whose traceback is needed."""
     if isinstance(error, UserError):
         return error
@@ -128,9 +128,9 @@ def plain_errors(stopped: str = "") -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        told = _as_told(error)
-        if told is not None:
-            sys.stderr.write(f"error: {told}\n")
+        fault = _for_people(error)
+        if fault is not None:
+            sys.stderr.write(f"error: {fault}\n")
             sys.exit(1)
         if not interrupted:
             raise

@@ -240,8 +240,8 @@ def make_shards(
         console.print(f"source  {plain(str(path))}: {len(some):,} images")
     if left_out := images.listing.left_out:
         console.print(f"others  left out: {counted(left_out)}")
-    if told := counted(images.listing.links):
-        console.print(f"links   {told}")
+    if links := counted(images.listing.links):
+        console.print(f"links   {links}")
     labelling = label(images, members, labels)
     if labelling is not None:
         _show_labels(labelling)
@@ -451,8 +451,8 @@ def _summarise(packed: Packed, task: _Task, started: float) -> None:
         console.print("copies  not counted: an earlier version packed some of the shards")
     elif packed.copies.number:
         number, first, original = packed.copies
-        told = "images are copies of others" if number > 1 else "image is a copy of another"
-        console.print(f"copies  {number:,} {told}: {plain(first)} of {plain(original)}")
+        copies = "images are copies of others" if number > 1 else "image is a copy of another"
+        console.print(f"copies  {number:,} {copies}: {plain(first)} of {plain(original)}")
     total = sum(shard.bytes for shard in manifest.shards)
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")

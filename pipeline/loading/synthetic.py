@@ -29,10 +29,10 @@ class SyntheticLoader(Batches):
     def __init__(self, options: LoaderOptions) -> None:
         size, (width, height) = options.batch_size, sides(options.image_size)
         steps = max(1, SAMPLES // options.num_ranks // size)
-        told = "synthetic noise: no images are read"
+        what = "synthetic noise: no images are read"
         random = torch.Generator().manual_seed((options.seed + options.rank) % 2**63)
         labels = _drawn(options) if options.labels else None
-        super().__init__(size, steps, options.dtype, options.identity(), told, labels)
+        super().__init__(size, steps, options.dtype, options.identity(), what, labels)
         shape = (BATCHES, size, height, width, options.channels)
         pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
         self._pixels = pixels.to(options.device)

@@ -181,14 +181,14 @@ def _require_once(names: Sequence[str], flag: str) -> None:
 def _not_covered(
     rows: int, images: int, others: list[str], missing: list[str], flag: str
 ) -> UserError:
-    told = []
+    found = []
     if missing:
-        told.append(f"{len(missing):,} images without a label, the first {missing[0]:.200}")
+        found.append(f"{len(missing):,} images without a label, the first {missing[0]:.200}")
     if others:
-        told.append(f"{len(others):,} labels without an image, the first {others[0]:.200}")
+        found.append(f"{len(others):,} labels without an image, the first {others[0]:.200}")
     return UserError(
         flag,
-        f"{rows:,} labels for {images:,} images: {'; '.join(told)}",
+        f"{rows:,} labels for {images:,} images: {'; '.join(found)}",
         "a label for each image and no others, by names relative to the source, or their last"
         " parts where those are unique",
         "use the file that belongs to these images, or correct the names in it; images without a"

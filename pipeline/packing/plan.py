@@ -105,9 +105,9 @@ def differences(before: Plan | None, plan: Plan) -> tuple[str, str] | None:
     differing = [name for name in wanted if was.get(name) != wanted[name]]
     if not differing:
         return None
-    told = ", ".join(f"{name} {was.get(name)!s:.60}" for name in differing)
+    found = ", ".join(f"{name} {was.get(name)!s:.60}" for name in differing)
     return (
-        f"an unfinished set with other options: {told}",
+        f"an unfinished set with other options: {found}",
         ", ".join(f"{name} {wanted[name]!s:.60}" for name in differing),
     )
 

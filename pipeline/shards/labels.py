@@ -66,9 +66,9 @@ def labels_file(values: Values) -> bytes:
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    told = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    fields = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
     start = b"\x93NUMPY\x01\0" + (HEADER_BYTES - 10).to_bytes(2, "little")
-    return start + told.encode().ljust(HEADER_BYTES - 11) + b"\n"
+    return start + fields.encode().ljust(HEADER_BYTES - 11) + b"\n"
 
 
 def read_labels(shards: ShardSet) -> LabelTable:

@@ -206,13 +206,13 @@ def _two_sources(folder: FolderSource, found: Sequence[ImageFiles]) -> UserError
     chosen, other, *more = found
     name, pack_it = other.path.relative_to(folder.path), pack_command(other.path)
     if chosen is folder:
-        told = f"{_described(folder)}, and beside them {name} with {len(other.members()):,}"
+        what = f"{_described(folder)}, and beside them {name} with {len(other.members()):,}"
         remedy = f"name the archive: {pack_it}; for the images beside it, move it away"
     else:
         names = f"{chosen.path.name}, {name}" + (", …" if more else "")
-        told = f"no images, but several archives with some: {names}"
+        what = f"no images, but several archives with some: {names}"
         remedy = f"name the archive to pack: {pack_command(chosen.path)}; or name several"
-    return UserError(f"SOURCE {folder.path}", told, "one source", remedy)
+    return UserError(f"SOURCE {folder.path}", what, "one source", remedy)
 
 
 def _nothing_in(folder: FolderSource, faults: dict[Path, UserError]) -> UserError:
@@ -287,9 +287,9 @@ def _without_images(source: ImageFiles) -> UserError:
     path, (_, left_out, links, archives, _) = source.path, source.listing
     where, wanted = f"SOURCE {path}", "files that end in " + ", ".join(sorted(IMAGE_SUFFIXES))
     if not archives:
-        told = [f"it holds {counted(left_out)}"] if left_out else []
-        told += [f"links: {counted(links)}"] if links else []
-        found = f"no images; {'; '.join(told) or 'it is empty'}"
+        others = [f"it holds {counted(left_out)}"] if left_out else []
+        others += [f"links: {counted(links)}"] if links else []
+        found = f"no images; {'; '.join(others) or 'it is empty'}"
         remedy = "name the folder that holds the images, or the archive as it was downloaded"
         if ".mdb" in left_out:
             remedy = "unzip LSUN's databases, and name their folders, as in bedroom_train_lmdb"

@@ -102,14 +102,14 @@ class SeveralSources(ImageFiles):
         self, tables: Mapping[str, LabelTable], wanted: Mapping[str, object]
     ) -> None:
         first, table = next(iter(tables.items()))
-        told = f"{first} has {_described(table)}"
+        first_has = f"{first} has {_described(table)}"
         for name in wanted:
             other = tables.get(name)
             if other is None or not _alike(other, table):
                 found = _described(other) if other else "no labels"
                 raise UserError(
                     f"SOURCE {self._sources[name].path}",
-                    f"{name} has {found}, but {told}",
+                    f"{name} has {found}, but {first_has}",
                     "the same kind of labels in each source",
                     "pack without labels (--labels none), or label them otherwise",
                 )
