@@ -9,8 +9,8 @@ import webdataset
 
 from pipeline.errors import UserError
 from pipeline.packing.sources import lsun, torchvision
-from pipeline.packing.sources.beside import key_and_extension
 from pipeline.packing.sources.open import open_source, open_sources
+from pipeline.packing.sources.webdataset import key_and_extension
 from pipeline.shards.labels import read_labels
 from pipeline.shards.shard_set import ShardSet
 from tests.archives import changed, tar_of

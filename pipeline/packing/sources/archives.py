@@ -24,8 +24,8 @@ from pipeline.packing.sources.base import (
     require_file_size,
     version,
 )
-from pipeline.packing.sources.beside import is_label, labels_beside
 from pipeline.packing.sources.sieve import LEFT_OUT, TO_NOTHING, Sieve
+from pipeline.packing.sources.webdataset import is_label, labels_beside
 from pipeline.shards.labels import LabelTable
 from pipeline.shards.tar import headers, unpack
 
