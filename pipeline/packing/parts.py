@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -106,12 +106,13 @@ class PartedSet:
         mine = [each for each in shards if each % self.parts == number]
         if isinstance(self.out, Path):
             with plain_faults(self.out), held_part(self.out, self.plan, number):
-                work, records = self._work(self.out), _finished(self.out, mine)
-                return self._pack(work, "--out", shards, mine, records, progress)
-        part = f"part {number} of {self.parts}"
-        upload = PartUpload(self.out, self.access, sent, part)
-        with upload, holding(upload.folder, "--shard-cache"):
-            return self._pack_and_send(upload, shards, mine, progress)
+                left = self._left(mine, _finished(self.out, mine))
+                images = write_left(self._work(self.out), shards, left, "--out", progress)
+        else:
+            upload = PartUpload(self.out, self.access, sent, f"part {number} of {self.parts}")
+            with upload, holding(upload.folder, "--shard-cache"):
+                left, images = self._pack_and_send(upload, shards, mine, progress)
+        return PartDone(len(mine), len(mine) - len(left), images)
 
     def _pack_and_send(
         self,
@@ -119,19 +120,19 @@ class PartedSet:
         shards: Mapping[int, list[Entry]],
         mine: Sequence[int],
         progress: Callable[[int, int], None],
-    ) -> PartDone:
+    ) -> tuple[list[int], int]:
         folder, up = upload.folder, upload.begin_part(self.plan, mine)
         keep_plan(folder, self.plan)
         here = _finished(folder, [each for each in mine if each not in up])
-        for each, record in here.items():
-            if not is_left(record, self.packing):
-                upload.add(each)
-        work, records = self._work(folder), up | here
-        done = self._pack(work, "--shard-cache", shards, mine, records, progress, upload.add)
+        left = self._left(mine, up | here)
+        for each in here.keys() - {*left}:
+            upload.add(each)
+        work = self._work(folder)
+        images = write_left(work, shards, left, "--shard-cache", progress, upload.add)
         upload.wait()
         upload.sweep_if_complete()
         upload.clear()
-        return done
+        return left, images
 
     def finish(self, members: Sequence[Member], command: str) -> Packed:
         """Join the parts: check that all shards are there, merge their records, write the manifest.
@@ -176,8 +177,7 @@ class PartedSet:
         return packed
 
     def _require_all(self, records: Mapping[int, ShardRecord], command: str) -> None:
-        left = [each for each in self._shards if is_left(records.get(each), self.packing)]
-        missing = sorted({each % self.parts for each in left})
+        missing = sorted({each % self.parts for each in self._left(self._shards, records)})
         if not missing:
             return
         raise UserError(
@@ -203,19 +203,8 @@ class PartedSet:
     def _work(self, folder: Path) -> Work:
         return Work(self.source, folder, self.packing, self.images, self.labels)
 
-    def _pack(
-        self,
-        work: Work,
-        flag: str,
-        shards: Mapping[int, list[Entry]],
-        mine: Sequence[int],
-        records: Mapping[int, ShardRecord],
-        progress: Callable[[int, int], None],
-        written: Callable[[int], None] = lambda number: None,
-    ) -> PartDone:
-        left = [each for each in mine if is_left(records.get(each), self.packing)]
-        images = write_left(work, shards, left, flag, progress, written)
-        return PartDone(len(mine), len(mine) - len(left), images)
+    def _left(self, numbers: Iterable[int], records: Mapping[int, ShardRecord]) -> list[int]:
+        return [each for each in numbers if is_left(records.get(each), self.packing)]
 
 
 def parts_there(out: Path | Address, access: Access) -> int:
