@@ -82,8 +82,8 @@ class Upload:
         progress: called by several threads with the shards that are up, and all there will be.
         part: what is packed, if not the whole set.
 
-    Raises:
-        UserError: the cache cannot be used.
+    Every method raises a `UserError` if the store cannot be reached, read or written, or the cache
+    cannot be used.
     """
 
     folder: Path
@@ -127,8 +127,7 @@ class Upload:
             The folder to pack in.
 
         Raises:
-            UserError: there is a complete set, something else, or a set that somebody else packs;
-                or the store cannot be reached or written.
+            UserError: there is a complete set, something else, or a set that somebody else packs.
         """
         self._shards = shards
         differing = differences(kept_plan(self.folder), plan)
@@ -148,20 +147,12 @@ class Upload:
         return self.folder
 
     def add(self, number: int) -> None:
-        """Send a finished shard when its turn comes.
-
-        Raises:
-            UserError: an earlier one could not be sent.
-        """
+        """Send a finished shard when its turn comes."""
         self._require_no_error()
         self._queue.put(number)
 
     def wait(self) -> None:
-        """Wait until all that was added is up.
-
-        Raises:
-            UserError: one could not be sent.
-        """
+        """Wait until all that was added is up."""
         self._queue.join()
         self._require_no_error()
 
@@ -169,7 +160,7 @@ class Upload:
         """Send what is left, the manifest last of all; then give the files to the cache.
 
         Raises:
-            UserError: something could not be sent, or there is another manifest by now.
+            UserError: there is another manifest by now.
         """
         self.wait()
         for name, sha256 in manifest.digests.items():
@@ -307,11 +298,7 @@ class PartUpload(Upload):
     _parts: object = None
 
     def parts_there(self) -> int | None:
-        """In how many parts the unfinished set there is; None if there is none in parts.
-
-        Raises:
-            UserError: the store cannot be reached or read.
-        """
+        """In how many parts the unfinished set there is; None if there is none in parts."""
         claim = self._claim_there()
         return int(claim[2]) if claim else None
 
@@ -322,8 +309,7 @@ class PartUpload(Upload):
             The records of those that are up whole, by number.
 
         Raises:
-            UserError: there is a complete set, something else, or a set of another plan; or the
-                store cannot be reached or written.
+            UserError: there is a complete set, something else, or a set of another plan.
         """
         self._digest, self._parts = plan_digest(plan), plan["parts"]
         if differences(kept_plan(self.folder), plan):
@@ -357,11 +343,7 @@ class PartUpload(Upload):
         return found
 
     def fetch_rows(self, records: Mapping[int, ShardRecord]) -> None:
-        """Fetch what `merge` needs of these shards, and take the shards for sent.
-
-        Raises:
-            UserError: the store cannot be reached or read.
-        """
+        """Fetch what `merge` needs of these shards, and take the shards for sent."""
         (self.folder / PROGRESS).mkdir(exist_ok=True)
 
         def fetch(name: str) -> None:

@@ -43,8 +43,9 @@ class Store:
         patience: seconds without progress after which an object is given up. A quarter of it is
             the longest silence of a store that is waited for.
 
-    Every method also raises a `UserError` if the extra `[remote]` is not installed, or what holds
-    credentials cannot be read.
+    Every method raises a `UserError` if the store refuses, the extra `[remote]` is not installed,
+    or what holds credentials cannot be read; a `MissingError` if there is no object of that name,
+    as far as the store tells; an `UnreachableError` if no answer comes within `patience`.
     """
 
     def __init__(self, address: Address, flag: str = "--shards", patience: float = 60.0) -> None:
@@ -80,9 +81,7 @@ class Store:
             The bytes and their etag, if the store gives one; None if nothing has changed.
 
         Raises:
-            UserError: the store refuses, or the object is larger.
-            MissingError: there is none of that name.
-            UnreachableError: no answer within `patience`.
+            UserError: the object is larger.
         """
 
         def attempt() -> tuple[bytes, str | None] | None:
@@ -129,9 +128,7 @@ class Store:
             The SHA-256 of what was written, in hexadecimal, computed on the way.
 
         Raises:
-            UserError: the store refuses, or has an object of another size.
-            MissingError: there is none of that name.
-            UnreachableError: nothing came for `patience`.
+            UserError: the object has another size.
             OSError: the file cannot be written.
         """
         transfer = _Transfer(file, progress)
@@ -156,9 +153,7 @@ class Store:
         The store itself sees to that.
 
         Raises:
-            UserError: the store refuses.
             ExistsError: there is one already, and it must be new.
-            UnreachableError: no answer within `patience`.
         """
         self.require_writable()
         mode: Literal["create", "overwrite"] = "create" if new else "overwrite"
@@ -169,23 +164,12 @@ class Store:
         self._persist(name, attempt)
 
     def delete(self, name: str) -> None:
-        """Delete an object.
-
-        Raises:
-            UserError: the store refuses, or some say, there is none.
-            UnreachableError: no answer within `patience`.
-        """
+        """Delete an object."""
         self.require_writable()
         self._persist(name, lambda: self._asked.delete(name))
 
     def size(self, name: str) -> int:
-        """The bytes of an object.
-
-        Raises:
-            UserError: the store refuses.
-            MissingError: there is none of that name.
-            UnreachableError: no answer within `patience`.
-        """
+        """The bytes of an object."""
         size: int = self._persist(name, lambda: self._source.head(name))["size"]
         return size
 
@@ -193,8 +177,7 @@ class Store:
         """The bytes of all objects directly under the address, or a folder there, by name.
 
         Raises:
-            UserError: the store refuses, or is a web server, which has no list.
-            UnreachableError: no answer within `patience`.
+            UserError: it is a web server, which has no list.
         """
         self.require_writable()
         listed = self._persist("", lambda: self._asked.list_with_delimiter(folder or None))
