@@ -86,33 +86,25 @@ class Loader(Batches):
             [schedule.rows(self.epoch, self.batch)], map(schedule.rows, count(self.epoch + 1))
         )
 
-    def _planned(self) -> Iterator[Rows]:
-        """The rows of each batch to come; of a remote set, its tars are fetched ahead."""
-        runs, size = self._plan(self.schedule), self.schedule.batch_size
-        self._supply = open_supply(self.shards, self.options, self._plan)
-        for run, rows in enumerate(runs):
-            for number, batch in enumerate(batches_of(rows, size)):
-                if self._supply is not None:
-                    for name in self._supply.reached(run, number * size):
-                        self._reader.forget(name)
-                yield batch
-
     def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
-        """Read the samples of each batch, and note its rows in `ahead`."""
-        planned = self._planned()
-        while True:
-            self._stage = "reading"
-            try:
-                rows = next(planned, None)
-                if rows is None:
-                    return
-                samples = self._reader.read(rows)
-            except UserError as error:
-                self._unreadable = error  # raised after the batches that were read before
-                return
-            self._stage = "decoding"
-            ahead.append(rows)
-            yield samples
+        """Read the samples of each batch, and note its rows in `ahead`.
+
+        The tars of a remote set are fetched ahead, and let go of where no more is read of them.
+        """
+        size, self._stage = self.schedule.batch_size, "reading"
+        try:
+            self._supply = open_supply(self.shards, self.options, self._plan)
+            for run, rows in enumerate(self._plan(self.schedule)):
+                for number, batch in enumerate(batches_of(rows, size)):
+                    for name in self._supply.reached(run, number * size) if self._supply else ():
+                        self._reader.forget(name)
+                    samples = self._reader.read(batch)
+                    ahead.append(batch)
+                    self._stage = "decoding"
+                    yield samples
+                    self._stage = "reading"
+        except UserError as error:
+            self._unreadable = error  # raised after the batches that were read before
 
     def _decoded(self) -> Generator[tuple[Rows, Any], None, None]:
         """Decode what is read: this runs in the prefetcher's thread."""
