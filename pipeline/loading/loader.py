@@ -28,7 +28,7 @@ from pipeline.loading.reader import Encoded, Reader
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.supply import Supply
 from pipeline.shards.labels import labels_of_rows, read_labels
-from pipeline.shards.order import Plan, Rows, Schedule, batches_of
+from pipeline.shards.order import ReadPlan, Rows, Schedule, batches_of
 from pipeline.shards.shard_set import ShardSet
 
 READY = 2
@@ -57,7 +57,7 @@ class Loader(Batches):
         shards: ShardSet,
         options: LoaderOptions,
         decoder: Decoder | None = None,
-        plan: Plan | None = None,
+        plan: ReadPlan | None = None,
     ) -> None:
         shards.require_size(options.image_size)
         self.shards, self.options = shards, options
@@ -211,7 +211,7 @@ def deliver(decoded: Any, device: torch.device, out: torch.Tensor | None) -> tor
     return out
 
 
-def open_supply(shards: ShardSet, options: LoaderOptions, plan: Plan) -> Supply | None:
+def open_supply(shards: ShardSet, options: LoaderOptions, plan: ReadPlan) -> Supply | None:
     """Begin to fetch what a plan reads of a remote set, for all ranks of this machine.
 
     Returns:

@@ -38,7 +38,7 @@ class _Object(list[tuple[str, Any]]):
     """An object of JSON, with keys that come twice."""
 
 
-def read_table(path: Path, flag: str) -> Table:
+def read_label_file(path: Path, flag: str) -> Table:
     """Read a file of labels: JSON, if its name ends so, or else CSV.
 
     Raises:

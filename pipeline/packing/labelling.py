@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import UserError, plain
 from pipeline.images.labels import MAX_CLASSES, Kind
-from pipeline.packing.label_files import read_table
+from pipeline.packing.label_files import read_label_file
 from pipeline.packing.selection import attributes_of
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.sieve import has_image_suffix
@@ -102,7 +102,7 @@ def _of_classes(classes: Sequence[str], known: set[str]) -> LabelTable:
 
 
 def _by_file(source: ImageFiles, members: Sequence[Member], path: Path, flag: str) -> LabelTable:
-    rows, columns = read_table(path, flag)
+    rows, columns = read_label_file(path, flag)
     everyone = source.members()
     found = _matched([row.name for row in rows], [member.name for member in everyone])
     if columns is None and found[0] is None and not has_image_suffix(rows[0].name):

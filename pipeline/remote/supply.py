@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.remote.cache import FullError
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.threads import PARALLEL
-from pipeline.shards.order import Plan, Rows, Schedule
+from pipeline.shards.order import ReadPlan, Rows, Schedule
 from pipeline.shards.shard_set import ShardSet
 
 PATIENCE = 60.0
@@ -63,7 +63,7 @@ class Supply:
         shards: ShardSet,
         files: RemoteFiles,
         schedules: Sequence[Schedule],
-        plan: Plan,
+        plan: ReadPlan,
         *,
         fetches: bool,
     ) -> None:

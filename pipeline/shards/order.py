@@ -119,7 +119,7 @@ class Schedule:
         return batches_of(self.rows(epoch), self.batch_size)
 
 
-Plan = Callable[[Schedule], Iterator[Rows]]
+ReadPlan = Callable[[Schedule], Iterator[Rows]]
 """What is to be read: for the schedule of a rank, its rows in their order, in runs such as epochs.
 Called before the first batch is taken."""
 
