@@ -33,7 +33,7 @@ clean-demo:
 
 # The README's and the guides': how the demo's net learned, its sums, its report and its page in Chromium.
 pictures: demo/run/report.html
-	$(BIN)/dcgan-sample demo/run --arithmetic "4,5,53,62 - 12,19,37,42 + 25,41,46,63" --grid demo/sum.png
+	$(BIN)/dcgan-sample demo/run --arithmetic "4,5,53,62 - 12,19,37,42 + 25,41,46,63" --out demo/sum.png
 	$(BIN)/dcgan-export demo/run
 	$(BIN)/python docs/pictures.py demo/run demo/sum.png docs/img
 

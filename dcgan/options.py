@@ -12,7 +12,7 @@ import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -195,6 +195,9 @@ def _hubs_license(name: str | None) -> str | None:
 class SetOptions(Options):
     """The options of a command that reads a shard set, wherever that is."""
 
+    _may_be_known: ClassVar[bool] = False
+    """Whether a set that no option names may be known all the same."""
+
     shards: Annotated[
         str | None, Field(min_length=1), Option("Folder or URL of a shard set.", DATA)
     ]
@@ -233,9 +236,9 @@ class SetOptions(Options):
 
         A URL may hold a password; the refusals do not show it.
         """
-        if self.shards is None:
+        if self.shards is None and self._may_be_known:
             return self
-        if is_url(self.shards):
+        if self.shards is not None and is_url(self.shards):
             Address.parse(self.shards, self.endpoint, self.flag("shards"))
             return self
         remote = {
@@ -243,9 +246,10 @@ class SetOptions(Options):
         }
         given = [self.flag(name) for name, value in remote.items() if value is not None]
         if given:
+            flag = self.flag("shards")
             raise UserError(
                 " and ".join(given),
-                f"{self.flag('shards')} {self.shards}, which is no URL",
+                f"no {flag}" if self.shards is None else f"{flag} {self.shards}, which is no URL",
                 "a set in a store, as in s3://bucket/set",
                 f"leave {' and '.join(given)} out, or give the set's URL",
             )
@@ -685,6 +689,8 @@ class MeasuringTraining(MeasuringNets, MeasuringSet):
 class EvaluateOptions(SetOptions):
     """The options of `dcgan-evaluate`."""
 
+    _may_be_known = True  # a run names its own
+
     net: Annotated[
         Path,
         Option(
@@ -778,9 +784,13 @@ class SampleOptions(Options):
         str | None,
         Option("Which images, as in 0-999 or 3,7,10-12.", WHAT, default="0-63; 0-7 of each label"),
     ] = None
-    grid: Annotated[
+    out: Annotated[
         Path | None,
-        Option("Write all into this PNG.", WHERE, default="samples.png, unless --each is given"),
+        Option(
+            "File to write: a PNG with all images, or a walk's .gif or .webp.",
+            WHERE,
+            "samples.png, unless --each is given; none for a walk",
+        ),
     ] = None
     each: Annotated[Path | None, Option("Write one PNG an image into this folder.", WHERE)] = None
     latents: Annotated[
@@ -808,7 +818,6 @@ class SampleOptions(Options):
         str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.", WHAT)
     ] = None
     frames: Annotated[int | None, Option("Images in the whole walk.", WHAT, "60")] = None
-    out: Annotated[Path | None, Option("The walk's file, .gif or .webp.", WHERE)] = None
     raw_net: Annotated[
         bool, Option("Take the net as trained, not its moving average.", WHICH, flag="--raw-net")
     ] = False
@@ -819,7 +828,7 @@ class ExportOptions(Options):
     """The options of `dcgan-export`."""
 
     run: Annotated[Path, Option("A run folder.", argument="RUN")]
-    to: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
+    out: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
     raw_net: Annotated[
         bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
     ] = False

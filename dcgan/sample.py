@@ -31,10 +31,10 @@ MAX_FRAMES = 3600
 """Three minutes; all are held in memory while the file is written."""
 
 PURPOSES = {
-    "seeds": ("grid", "each", "save_latents"),
-    "latents": ("grid", "each"),
-    "arithmetic": ("grid", "save_latents"),
-    "interpolate": ("frames", "out", "save_latents"),
+    "seeds": ("out", "each", "save_latents"),
+    "latents": ("out", "each"),
+    "arithmetic": ("out", "save_latents"),
+    "interpolate": ("out", "frames", "save_latents"),
 }
 """The options of which one says what is drawn, and those that go with each."""
 
@@ -84,7 +84,7 @@ def _draw_pictures(options: SampleOptions) -> None:
     each = options.each
     if each is not None and each.exists() and not each.is_dir():
         raise UserError(f"--each {each}", "a file", "a folder", "choose another name")
-    grid = None if each is not None and options.grid is None else _grid(options.grid)
+    grid = None if each is not None and options.out is None else _grid(options.out)
     source = _open(options)
     from dcgan.sampling.latents import latents_of_seeds, read_latents
     from dcgan.sampling.sample import save_pictures
@@ -113,7 +113,7 @@ def _draw_pictures(options: SampleOptions) -> None:
 def _grid(grid: Path | None) -> Path:
     """The grid to write. The default name gives way to whatever is not a sample of ours."""
     if grid is not None:
-        _require_file("--grid", grid, ".png")
+        _require_file("--out", grid, ".png")
         return grid
     if DEFAULT_GRID.exists():
         from dcgan.sampling.sample import is_ours
@@ -123,7 +123,7 @@ def _grid(grid: Path | None) -> Path:
                 DEFAULT_GRID,
                 "a file that dcgan-sample did not write",
                 "a free name for the grid",
-                "choose one with --grid",
+                "choose one with --out",
             )
     return DEFAULT_GRID
 
@@ -149,7 +149,7 @@ def _draw_arithmetic(options: SampleOptions, arithmetic: str) -> None:
     from dcgan.sampling.seeds import count, parse_arithmetic
 
     terms = parse_arithmetic(arithmetic)
-    grid = _grid(options.grid)
+    grid = _grid(options.out)
     source = _open(options)
     from dcgan.sampling.sample import save_sum
 
@@ -209,9 +209,10 @@ def _animation(out: Path | None) -> Path:
 
 
 def _open(options: SampleOptions) -> Source:
-    from dcgan.rundir.environment import pick_device
-    from dcgan.sampling.sample import open_source
-    from pipeline.machine import limit_torch_threads
+    with console.status("loading torch"):
+        from dcgan.rundir.environment import pick_device
+        from dcgan.sampling.sample import open_source
+        from pipeline.machine import limit_torch_threads
 
     limit_torch_threads()
     return open_source(options.net, options.raw_net, pick_device(options.device))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from dcgan.cli import SETTINGS, FormerOptions, command
 from dcgan.options import MOST, PRESETS, TrainConfig
@@ -34,7 +36,9 @@ Preset = Annotated[
 def train(options: TrainConfig, context: typer.Context, preset: Preset = None) -> None:
     """Train a DCGAN on a shard set, or resume a run."""
     options = options.replace(**_preset(preset, context), **_seed(options, context))
-    from dcgan.training import session  # torch is imported only when there is something to train
+    # Torch is imported only when there is something to train
+    with Console(quiet="RANK" in os.environ).status("loading torch"):
+        from dcgan.training import session
 
     raise typer.Exit(session.train(options))
 

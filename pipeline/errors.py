@@ -36,6 +36,11 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(shown)
 
 
+def the_first(listed: Sequence[str], most: int = KINDS_SHOWN) -> str:
+    """So many of a list in a line, and whether there are more."""
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, up to 160 characters; its type if it is silent."""
     return plain(next(iter(str(error).strip().splitlines()), type(error).__name__)[:160])
@@ -84,7 +89,7 @@ _OF_THE_MACHINE = {
 """What a system call may refuse wherever a path is used: what is wanted instead, and a remedy."""
 
 
-def _as_told(error: BaseException) -> UserError | None:
+def _for_people(error: BaseException) -> UserError | None:
     """The error as people see it; None for a bug, whose traceback is needed."""
     if isinstance(error, UserError):
         return error
@@ -123,9 +128,9 @@ def plain_errors(stopped: str = "") -> Iterator[None]:
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
-        told = _as_told(error)
-        if told is not None:
-            sys.stderr.write(f"error: {told}\n")
+        fault = _for_people(error)
+        if fault is not None:
+            sys.stderr.write(f"error: {fault}\n")
             sys.exit(1)
         if not interrupted:
             raise

@@ -79,12 +79,7 @@ def file_digest(path: Path) -> str:
 def writing(
     where: Any, wanted: str = "a place for a new file", remedy: str = "choose another"
 ) -> Iterator[None]:
-    """Turn an error of writing into a `UserError`.
-
-    Args:
-        where: the option or file at fault.
-        wanted: what would have been accepted.
-        remedy: what to do.
+    """Turn an error of writing into a `UserError` with these parts.
 
     Raises:
         UserError: something inside cannot be written.
@@ -99,10 +94,7 @@ def writing(
 def locked(path: Path, refusal: UserError, patience: float = 0.0) -> Iterator[None]:
     """Make and hold a lock file; a process that is killed lets go of it too.
 
-    Args:
-        path: of the file.
-        refusal: to raise.
-        patience: seconds to wait for another process to let go.
+    It waits `patience` seconds for another process to let go of it.
 
     Raises:
         UserError: the refusal, where another process holds it.

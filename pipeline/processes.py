@@ -33,7 +33,6 @@ class Workers(Generic[Task, Report]):
     """Processes that wait for tasks; a context manager, at whose end they are gone.
 
     Args:
-        count: how many.
         function: does a task and yields reports for the parent. It is closed at a yield once the
             parent has no more use for it.
         prepare: called in each process before its first task.

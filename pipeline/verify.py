@@ -21,23 +21,19 @@ from pipeline.images.decode import Pixels, RejectedError, decode
 from pipeline.images.fit import PAD
 from pipeline.images.jpeg import read_header
 from pipeline.images.size import sides, size_text
-from pipeline.shards.labels import Values, component, read_labels, space_of
+from pipeline.shards.labels import read_labels
 from pipeline.shards.manifest import (
     LABEL_EXTENSION,
     LABELS,
     MANIFEST,
     REJECTS,
-    REJECTS_HEADER,
     SAMPLES,
-    SAMPLES_HEADER,
-    Labels,
     Manifest,
     Recipe,
     Shard,
 )
 from pipeline.shards.order import permutation
-from pipeline.shards.shard_set import ShardSet
-from pipeline.shards.tables import read_table
+from pipeline.shards.shard_set import ShardSet, read_table
 from pipeline.shards.tar import MAX_FILE_BYTES, headers, index_text, read_index
 
 CELL, COLUMNS, ROWS, GAP = 96, 8, 8, 2
@@ -71,12 +67,8 @@ def verify(
 
     Compares digests of tars, indexes with tars, checksums of samples, counts and keys; if all of
     those agree, the manifest's totals, and the order of all samples with the one that the seed
-    gives. `ShardSet.open` has compared tar sizes and index digests already.
-
-    Args:
-        shards: an opened set.
-        decoding: decode every image as well.
-        track: passes the shards on as they are read, to show progress.
+    gives. `ShardSet.open` has compared tar sizes and index digests already. `track` passes the
+    shards on as they are read, to show progress.
 
     Raises:
         UserError: a table cannot be read.
@@ -192,8 +184,8 @@ def components(tar: Path) -> Iterator[tuple[str, str, bytes]]:
 class _Labels:
     """The labels of a set by key, to be compared with those in its tars."""
 
-    def __init__(self, shards: ShardSet, labels: Labels, values: Values) -> None:
-        self._space, self._values = space_of(labels), values
+    def __init__(self, shards: ShardSet) -> None:
+        self._table = read_labels(shards)
         extensions = shards.manifest.extensions
         places = [read_index(path.read_bytes(), *extensions) for path in shards.indexes]
         self._keys = np.sort(np.concatenate([place.keys for place in places]))
@@ -203,7 +195,7 @@ class _Labels:
         if key.isdecimal() and len(key) < 16:
             place = int(np.searchsorted(self._keys, int(key)))
             known = place < len(self._keys) and f"{self._keys[place]:08d}" == key
-            if known and component(self._space, self._values[place]) == data:
+            if known and self._table.component(place)[1] == data:
                 return
         if whole:
             yield f"{LABELS}: another label for sample {key} than that in {shard.name}"
@@ -213,11 +205,10 @@ class _Labels:
 
 def _labels(shards: ShardSet, findings: Findings) -> _Labels | None:
     """The labels that the tars are to have, if the set has some that can be read."""
-    labels = shards.manifest.labels
-    if labels is None:
+    if shards.manifest.labels is None:
         return None
     try:
-        return _Labels(shards, labels, read_labels(shards))
+        return _Labels(shards)
     except UserError as error:
         findings.faults.append(f"{LABELS}: {error.found}")
     except (ValueError, OSError) as error:
@@ -275,7 +266,7 @@ def _is_of(found: tuple[int, int], recipe: Recipe) -> bool:
 
 def _recorded(shards: ShardSet, findings: Findings) -> dict[str, tuple[str, str]]:
     """Shard and CRC-32 by key."""
-    rows = dict(read_table(shards.path(SAMPLES), SAMPLES_HEADER))
+    rows = dict(read_table(shards.path(SAMPLES), SAMPLES))
     if len(rows) != len(shards):
         findings.faults.append(f"{SAMPLES}: {len(rows)} samples instead of {len(shards)}")
     return {key: (row[0], row[2]) for key, row in rows.items() if len(row) == 3}
@@ -295,7 +286,7 @@ def _rejects(shards: ShardSet) -> Counter[str]:
     path = shards.path(REJECTS)
     if not path.exists():
         return Counter()
-    return Counter(row[0].partition(" (")[0] for _, row in read_table(path, REJECTS_HEADER) if row)
+    return Counter(row[0].partition(" (")[0] for _, row in read_table(path, REJECTS) if row)
 
 
 def save_sheet(shards: ShardSet, path: Path) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import Recipe
 from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import without_workers

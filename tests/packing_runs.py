@@ -17,7 +17,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.packing.pack import Packed, Packing, pack
-from pipeline.packing.shard import Entry, Work, write_shard
+from pipeline.packing.plan import Entry
+from pipeline.packing.shard import Progress, Work, write_shard
 from pipeline.packing.sources.open import open_source
 from pipeline.shards.manifest import PROGRESS
 from pipeline.shards.shard_set import ShardSet
@@ -53,28 +54,18 @@ def finished_shards(folder: Path) -> int:
 
 
 def serially(
-    work: Work,
-    shards: Mapping[int, list[Entry]],
-    numbers: Sequence[int],
-    workers: int,
-    report: Callable[[int, int], None],
-    written: Callable[[int], None],
-) -> None:
-    """`write_shards` without its processes."""
-    done = rejected = 0
-    for number in numbers:
-        for progress in write_shard(work, (number, shards[number])):
-            done, rejected = done + progress.done, rejected + progress.rejected
-            report(done, rejected)
-            if progress.finished is not None:
-                written(progress.finished)
+    work: Work, shards: Mapping[int, list[Entry]], left: Sequence[int]
+) -> Iterator[Progress]:
+    """Write shards in this process, whatever number of workers is asked for."""
+    for number in left:
+        yield from write_shard(work, (number, shards[number]))
 
 
 @contextmanager
 def without_workers() -> Iterator[None]:
     """Within the block, packing is done by this process: each worker would import torch anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.packing.pack.write_shards", serially)
+        patch.setattr("pipeline.packing.pack._written", serially)
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 

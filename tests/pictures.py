@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.shard_set import ShardSet
 from tests.packing_runs import without_workers
 

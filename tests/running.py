@@ -216,7 +216,7 @@ class CountedBatches(Batches):
         self.served = 0
         self.closed = False
 
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         self.before(self.served)
         side = TINY["image_size"]
         shape = (self.batch_size, side, side, 3)

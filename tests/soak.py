@@ -25,7 +25,7 @@ from rich.table import Table
 
 from dcgan.rundir.folder import RunFolder
 from pipeline.files import PARTIAL
-from pipeline.packing.labels import LabelTable
+from pipeline.shards.labels import LabelTable
 from tests.pictures import numbered_pictures, pack_pictures
 from tests.ranks import start
 from tests.running import flags, read_losses, read_stats

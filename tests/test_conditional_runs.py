@@ -191,7 +191,7 @@ def picture(path):
 def test_a_grid_has_a_row_for_each_label(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = runs["classes"]
-    sample(net=run.path, grid=Path("g.png"), each=Path("each"), device="cpu")
+    sample(net=run.path, out=Path("g.png"), each=Path("each"), device="cpu")
     assert capsys.readouterr().out.startswith("a row for each of 2 labels\n16 images in each/\n")
     net = load_generator(run.generator)
     expected = generate(net, latents(range(8), 8), torch.ones(8, dtype=torch.int64)).numpy()
@@ -242,7 +242,7 @@ def test_a_walk_goes_from_label_to_label(runs, tmp_path, monkeypatch):
     expected = generate(net, latents([5] * 5, 8), rows).numpy()
     assert len(set(map(bytes, expected))) == 5
     frames, _ = frames_of(out)
-    assert np.array_equal(frames, expected)
+    assert np.array_equal(frames[:, ::8, ::8], expected)
     both = f"{DARK}:{BRIGHT}"
     for label, said in ((None, "0 labels for 3 seeds"), (both, "2 labels for 3 seeds")):
         with pytest.raises(UserError) as error:

@@ -45,7 +45,7 @@ FLOATS, PIXELS = (BATCH, 3, SIZE, SIZE), (BATCH, SIZE, SIZE, 3)
 @pytest.fixture(scope="module", autouse=True)
 def without_packing_processes():
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("pipeline.packing.pack.write_shards", serially)
+        patches.setattr("pipeline.packing.pack._written", serially)
         yield
 
 

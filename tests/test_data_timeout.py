@@ -97,12 +97,12 @@ def test_batches_are_those_of_the_plan_with_their_rows(open_loader, numbered_set
     plan = [np.array(rows) for rows in ([3, 1], [11, 0], [3, 3], [7], [5, 2])]  # one is shorter
     loader = open_loader(shards, make_decoder("threads", shards), lambda _: iter(plan))
     for expected in plan:
-        rows, images = within(30, loader.take_planned)
-        assert np.array_equal(rows, expected)
+        images, places = within(30, lambda: loader.take(None))
+        assert np.array_equal(places, expected)  # of one rank they are the rows
         assert numbers(images) == [key_of[row] for row in expected]
     for _ in range(2):
         with pytest.raises(StopIteration):
-            within(30, loader.take_planned)
+            within(30, lambda: loader.take(None))
 
 
 # Silence
@@ -116,7 +116,7 @@ def test_a_shard_that_does_not_answer_is_an_error_in_time(
     silence(spare_set.tars[shard])
     start = time.monotonic()
     with pytest.raises(UserError) as error:
-        within(30, lambda: [loader.take_planned() for _ in range(6)])
+        within(30, lambda: [loader.take(None) for _ in range(6)])
     # Each batch before the silent shard may take its time, too
     assert TIMEOUT <= time.monotonic() - start < 10
     assert_four_parts(error.value, "--data-timeout", "stuck while reading", f"{TIMEOUT:g} s")
@@ -143,10 +143,10 @@ def test_a_decoder_that_does_not_answer_is_an_error_in_time(open_loader, numbere
     decoder = StuckDecoder(stuck_at)
     loader = open_loader(numbered_set(12, 5), decoder, pairs, TIMEOUT)
     for number in range(stuck_at):
-        _, images = within(30, loader.take_planned)
+        images, _ = within(30, lambda: loader.take(None))
         assert images.unique().tolist() == [number]
     with pytest.raises(UserError) as error:
-        within(30, loader.take_planned)
+        within(30, lambda: loader.take(None))
     assert_four_parts(error.value, "stuck while decoding", "--data-timeout")
     start = time.monotonic()
     within(20, loader.close)

@@ -144,7 +144,7 @@ class _Kept(Batches):
         super().__init__(BATCH, len(taken), torch.uint8, {}, "kept")
         self.taken = taken
 
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         return self.taken[self.batch], torch.arange(BATCH)
 
     def _close(self) -> None: ...

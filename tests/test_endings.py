@@ -85,7 +85,7 @@ def test_the_exit_status_tells_what_ended_the_run(tmp_path, counted, number, sta
     if number is not None:
         counted.before = at(2, lambda: signal.raise_signal(number))
     assert session.train(tiny(tmp_path / "run", max_steps=3)) == status
-    assert len(read_losses(RunFolder(tmp_path / "run"))) == (3 if number is None else 2)
+    assert len(read_losses(RunFolder(tmp_path / "run"))) == (3 if number is None else 1)
 
 
 # An error
@@ -117,7 +117,7 @@ def test_an_error_in_the_middle_leaves_what_was_done(tmp_path, counted, capsys, 
     told = f"Training broke off: {error}\nIts output so far is in {run.path}\n[1/5][2/5]  Loss_D"
     assert told in log
     assert "Training finished" not in log
-    assert capsys.readouterr().out == log
+    assert capsys.readouterr().out == log.replace(f"Training broke off: {error}\n", "")
     assert counted.closed
 
 

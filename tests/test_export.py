@@ -173,7 +173,7 @@ def test_samples_of_the_folder_are_those_of_the_run(runs, name, tmp_path, monkey
     for file, path in drawn.items():
         assert np.array_equal(pixels(path), pixels(Path(f"each-{run.path.name}") / file))
     with pytest.raises(UserError, match="--raw-net"):
-        sample(net=Path("moved"), raw_net=True, grid=Path("g.png"), device="cpu")
+        sample(net=Path("moved"), raw_net=True, out=Path("g.png"), device="cpu")
 
 
 def test_a_conditional_net_takes_its_labels_along(runs, tmp_path, monkeypatch):
@@ -294,7 +294,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(run, monkeypatch):
     monkeypatch.setattr(exporting, "card", full)
     with pytest.raises(UserError, match="No space left") as error:
         export(run=run.path)
-    assert_four_parts(error.value, str(run.export), "--to")
+    assert_four_parts(error.value, str(run.export), "--out")
     assert contents(run.export) == second
     refusal("No space left", run=run.path)
     monkeypatch.setattr(exporting, "card", lambda *_: "new")
@@ -317,21 +317,21 @@ def test_what_is_not_ours_stays(run, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     found = {"mine": "notes.txt", "other": "config.json", "card": "README.md", "file": "a file"}
     for name, there in found.items():
-        refusal(f"--to {tmp_path / name}", there, run=run.path, to=tmp_path / name)
+        refusal(f"--out {tmp_path / name}", there, run=run.path, out=tmp_path / name)
     for ending in (".earlier", ".partial"):  # what ours are called while they are written
         beside = tmp_path / f"new{ending}"
         beside.mkdir()
         (beside / "thesis.txt").touch()
-        refusal("thesis.txt", run=run.path, to=tmp_path / "new")
+        refusal("thesis.txt", run=run.path, out=tmp_path / "new")
         shutil.rmtree(beside)
-    refusal("env.json", run=run.path, to=run.path)
-    refusal("a folder of the run", run=run.path, to=run.nets)
+    refusal("env.json", run=run.path, out=run.path)
+    refusal("a folder of the run", run=run.path, out=run.nets)
     monkeypatch.chdir(run.export.parent)
-    refusal("started in", run=run.path, to=Path())
-    export(run=run.path, to=tmp_path / "deep" / "new")
+    refusal("started in", run=run.path, out=Path())
+    export(run=run.path, out=tmp_path / "deep" / "new")
     assert set(contents(tmp_path / "deep" / "new")) == ALL
     (tmp_path / "deep" / "new" / "LICENSE").touch()
-    refusal("LICENSE", run=run.path, to=tmp_path / "deep" / "new")
+    refusal("LICENSE", run=run.path, out=tmp_path / "deep" / "new")
     with pytest.raises(UserError, match="a folder of dcgan-export"):
         RunFolder.open(tmp_path / "deep" / "new")
     with pytest.raises(UserError, match="a run to go on with"):

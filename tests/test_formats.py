@@ -7,7 +7,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from pipeline.images.decode import RejectedError, decode
 from pipeline.images.formats import is_image
-from pipeline.packing.sieve import IMAGE_SUFFIXES
+from pipeline.packing.sources.sieve import IMAGE_SUFFIXES
 from tests.pictures import encode, smooth
 
 PICTURE = smooth(48, 40)

@@ -17,9 +17,9 @@ from pipeline.images.jpeg import read_header
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Reader
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.outdir import claim
 from pipeline.packing.shard import finished
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import LABELS, MANIFEST, PROGRESS, SAMPLES, Recipe
 from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import index_text, read_index

@@ -10,7 +10,7 @@ from pipeline.loading.cache import ResidentCache
 from pipeline.loading.decoders import ThreadDecoder
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
-from pipeline.packing.labels import LabelTable
+from pipeline.shards.labels import LabelTable
 from tests.needs import require, take, within
 from tests.pictures import numbered_pictures, numbers, pack_pictures
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.packing.labelling import label
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.folder import FolderSource
 from pipeline.packing.sources.open import open_source
+from pipeline.shards.labels import LabelTable
 from tests.fuzzing import changed_bytes, changed_json, some, survives
 from tests.pictures import write_pictures
 

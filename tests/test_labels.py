@@ -20,10 +20,9 @@ from pipeline.files import digest
 from pipeline.loading.loader import Loader
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.synthetic import CLASSES, SyntheticLoader
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.pack import Packing, pack
 from pipeline.packing.sources.open import open_source
-from pipeline.shards.labels import counts_of, labels_file, labels_of_rows, read_labels
+from pipeline.shards.labels import LabelTable, counts_of, labels_file, labels_of_rows, read_labels
 from pipeline.shards.manifest import LABELS, MANIFEST, Labels, Recipe
 from pipeline.shards.shard_set import Folder, ShardSet
 from pipeline.verify import verify
@@ -134,7 +133,7 @@ def test_webdataset_and_numpy_read_the_labels_that_were_packed(sets, kind, exten
     stored = np.load(shards.folder / LABELS, allow_pickle=False)
     assert (stored.dtype, len(stored)) == ({"classes": "i4", "attributes": "u1"}[kind], len(KEPT))
     unpacked = stored if kind == "classes" else np.unpackbits(stored, axis=1, count=len(names))
-    assert unpacked.tolist() == read_labels(shards).tolist() == list(wanted.values())
+    assert unpacked.tolist() == read_labels(shards).values.tolist() == list(wanted.values())
     manifest = shards.manifest
     assert (manifest.format, manifest.labels.kind, manifest.labels.names) == (2, kind, names)
     assert manifest.labels.counts == counts_of(unpacked, len(names))
@@ -166,7 +165,7 @@ def test_an_unfinished_set_goes_on_with_the_same_labels_alone(tmp_path, monkeypa
         packed("set", None, overwrite=True)
         assert LABELS not in names_in(tmp_path / "set")
         packed("set", other, overwrite=True)
-    assert read_labels(ShardSet.open(tmp_path / "set")).tolist() == [1, 0] * 3
+    assert read_labels(ShardSet.open(tmp_path / "set")).values.tolist() == [1, 0] * 3
     assert names_in(tmp_path / "set") == names_in(tmp_path / "whole")
 
 
@@ -195,7 +194,7 @@ def test_the_commands_pack_and_show_classes(tmp_path):
 def test_verify_compares_labels_with_the_tars(sets, spare):
     for shards in sets.values():
         assert verify(shards).faults == []
-    values = read_labels(spare).copy()
+    values = read_labels(spare).values.copy()
     values[[0, 2]] = values[[2, 0]]
     (spare.folder / LABELS).write_bytes(labels_file(values))
     assert verify(spare).faults == ["labels.npy: other contents"]
@@ -272,7 +271,7 @@ def test_a_million_labels_take_little_memory(tmp_path):
     shards = Million(Folder(tmp_path), manifest)
     order = np.random.default_rng(0).permutation(number)
     tracemalloc.start()
-    rows = labels_of_rows(read_labels(shards), order)
+    rows = labels_of_rows(read_labels(shards).values, order)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert (rows == order % 1000).all()

@@ -10,8 +10,8 @@ from PIL import Image
 
 from pipeline.errors import UserError
 from pipeline.images.formats import FORMATS
-from pipeline.packing.sieve import IMAGE_SUFFIXES
 from pipeline.packing.sources.open import open_source
+from pipeline.packing.sources.sieve import IMAGE_SUFFIXES
 from tests.archives import tar_of, zip_of
 from tests.needs import within
 from tests.pictures import encode, smooth, write_pictures

@@ -158,11 +158,11 @@ def test_packing_takes_a_worker_a_usable_core_unless_told(tmp_path, monkeypatch,
     class Begun(Exception):  # noqa: N818, the end of this test
         pass
 
-    def write_shards(work, shards, numbers, workers, report, written):
-        found.append(workers)
+    def write_left(work, *others):
+        found.append(work.packing.workers)
         raise Begun
 
-    monkeypatch.setattr("pipeline.packing.pack.write_shards", write_shards)
+    monkeypatch.setattr("pipeline.packing.pack.write_left", write_left)
     with pytest.raises(Begun):
         make_shards.make_shards([str(pictures)], str(tmp_path / "set"), workers=asked)
     assert found == [expected]

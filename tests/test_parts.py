@@ -12,8 +12,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.packing import plan
 from pipeline.packing.outdir import held, held_part, kept_plan
-from pipeline.packing.part_upload import PartUpload
 from pipeline.packing.parts import Part
+from pipeline.packing.upload import PartUpload
 from pipeline.remote.store import Store
 from pipeline.shards.manifest import PROGRESS
 from tests.packing_runs import four_parts, in_process, run_here, state, tree

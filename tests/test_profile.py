@@ -41,7 +41,7 @@ FACES = {f"{number:02d}.jpg": encode(smooth(*CELEBA, number)) for number in rang
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr("pipeline.packing.pack.write_shards", serially)
+        patches.setattr("pipeline.packing.pack._written", serially)
         patches.setattr("dcgan.profiling.measuring.AHEAD_FACTOR", 2)
         patches.setattr("dcgan.profiling.measuring.POLL_SECONDS", 0.01)
         threads = torch.get_num_threads()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.files import digest
+from pipeline.images.decode import RejectedError
 from pipeline.loading import reader
 from pipeline.loading.reader import Reader
 from pipeline.shards.manifest import MANIFEST, Recipe
@@ -112,7 +113,7 @@ def test_rows_come_in_the_order_asked_for_repeats_too(numbered_set, rows):
     assert read(shards, rows) == [expected[row] for row in rows]
 
 
-def test_a_row_is_described_by_its_tar_and_key(numbered_set):
+def test_a_row_is_named_by_its_tar_and_key(numbered_set):
     shards = numbered_set(ROWS, 5)
     opened = Reader(shards)
     expected = [
@@ -121,7 +122,8 @@ def test_a_row_is_described_by_its_tar_and_key(numbered_set):
         for name, _ in members
     ]
     assert len(expected) == ROWS
-    assert [opened.describe(row) for row in range(ROWS)] == expected
+    errors = [opened.undecodable(row, RejectedError("why")) for row in range(ROWS)]
+    assert [(error.where, error.found.split()[1]) for error in errors] == expected
     opened.close()
 
 

@@ -170,7 +170,7 @@ def test_the_share_of_rejects_is_of_all_images(tmp_path, bad, share, passes):
 def test_a_shard_that_is_stopped_leaves_its_rejects_to_be_told(tmp_path):
     source = with_bad(tmp_path / "in", bad=3)
     (tmp_path / PROGRESS).mkdir()
-    work = Work(source, tmp_path, Recipe(), strict=False)
+    work = Work(source, tmp_path, Packing(), 5)
     writing = write_shard(work, (0, list(enumerate(source.members()))))
     next(writing)
     writing.close()

@@ -82,6 +82,8 @@ def test_how_a_set_is_reached_says_nothing_of_a_folder():
     with pytest.raises(UserError) as refused:
         TrainConfig(shards="set", **options)
     assert_four_parts(refused.value, "--shard-cache and --shard-cache-size", "set", "leave")
+    with pytest.raises(UserError, match="no --shards"):
+        DoctorOptions(**options)
     with pytest.raises(UserError) as refused:
         TrainConfig(shards="s3://bucket/set", **options | {"shard_cache_size": "much"})
     assert_four_parts(refused.value, "--shard-cache-size", "much", "20GB")

@@ -153,6 +153,9 @@ def test_pictures_shrink_until_they_fit(tmp_path):
     large = pack_pictures(paths, 10**9)
     assert large.notes == []
     assert {picture.width for picture in large.pictures.values()} == {400}  # twice, pixel by pixel
+    save_noise(tmp_path / "with-names.png", 300, 3)
+    beside = pack_pictures([paths[0], tmp_path / "with-names.png"], 10**9)
+    assert {picture.width for picture in beside.pictures.values()} == {200, 300}  # at one scale
     budget = sum(len(picture.src) for picture in large.pictures.values()) * 2 // 3
     small = pack_pictures([*paths, tmp_path / "absent.png"], budget)
     texts = [picture.src.partition(",")[2] for picture in small.pictures.values()]

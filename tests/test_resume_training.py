@@ -176,9 +176,12 @@ def test_max_time_saves_and_ends_and_the_run_goes_on(tmp_path, whole, capsys):
     options = {"max_steps": 3, "max_time": 0.0}
     assert session.train(tiny(tmp_path / "run", **options)) == session.TIME_IS_UP
     said = capsys.readouterr().out
-    assert "Time is up: 0 steps" in said
+    assert "Time is up: 1 step," in said
     assert f"the same command resumes from here, with --run {tmp_path / 'run'}" in said
-    assert session.train(tiny(tmp_path / "run", **options | {"max_time": 60.0})) == 0
+    assert session.train(tiny(tmp_path / "run", **options)) == session.TIME_IS_UP
+    assert "next  " not in capsys.readouterr().out
+    assert session.train(tiny(tmp_path / "run", **options)) == 0  # each start did a step
+    assert f"next     dcgan-sample {tmp_path / 'run'}; dcgan-report" in capsys.readouterr().out
     assert_same_run(whole(max_steps=3), RunFolder(tmp_path / "run"))
 
 

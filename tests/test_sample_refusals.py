@@ -38,7 +38,7 @@ def test_options_that_do_not_go_together(run):
         ({"seeds": "1", "interpolate": "1:2", "out": Path("w.gif")}, "--seeds"),
         ({"each": Path("e"), "interpolate": "1:2", "out": Path("w.gif")}, "--each"),
         ({"frames": 9}, "--interpolate"),
-        ({"out": Path("walk.gif")}, "--grid"),
+        ({"out": Path("walk.gif")}, ".png"),
         ({"interpolate": "1:2"}, "--out"),
         ({"interpolate": "1:2", "out": Path("walk.mp4")}, ".gif or .webp"),
         ({"interpolate": "1:2:3", "out": Path("walk.gif"), "frames": 2}, "--frames 2"),
@@ -48,15 +48,15 @@ def test_options_that_do_not_go_together(run):
         ({"seeds": "1", "arithmetic": "1 - 2"}, "--seeds beside it"),
         ({"seeds": "1", "latents": Path("z.npy")}, "leave --latents out"),
         ({"arithmetic": "1 - 2", "each": Path("e")}, "draw with --seeds, or draw with --latents"),
-        ({"arithmetic": "1 - 2", "frames": 9}, "there only --grid, --save-latents"),
+        ({"arithmetic": "1 - 2", "frames": 9}, "there only --out, --save-latents"),
         ({"arithmetic": "1"}, "one term"),
         ({"arithmetic": f"1 - 0-{10**6}"}, "million pixels"),
         ({"latents": Path("z.npy"), "save_latents": Path("y.npy")}, "--latents beside it"),
         ({"save_latents": Path("z.pt")}, ".npy"),
         ({"save_latents": Path("none/z.npy")}, "no folder none"),
-        ({"grid": Path("g.jpg")}, ".png"),
-        ({"grid": Path("none/g.png")}, "no folder none"),
-        ({"grid": Path("none/g.png"), "each": Path("e")}, "no folder none"),
+        ({"out": Path("g.jpg")}, ".png"),
+        ({"out": Path("none/g.png")}, "no folder none"),
+        ({"out": Path("none/g.png"), "each": Path("e")}, "no folder none"),
         ({"each": run.config}, "a file"),
     ):
         refusal(said, net=run.path, **options)
@@ -85,7 +85,7 @@ def test_a_run_that_has_not_ended_offers_its_latest_net(run):
 
 
 def test_a_grid_that_no_viewer_opens(run):
-    error = refusal("--each", net=run.path, seeds="0-99999", grid=Path("g.png"), each=Path("e"))
+    error = refusal("--each", net=run.path, seeds="0-99999", out=Path("g.png"), each=Path("e"))
     assert "100,000 images" in error.found
     assert dcgan.sampling.sample.MAX_PIXELS == Image.MAX_IMAGE_PIXELS
 
@@ -95,9 +95,9 @@ def test_a_grid_that_no_viewer_opens(run):
 
 def test_the_default_grid_replaces_samples_and_nothing_else(run):
     Path("samples.png").write_bytes(b"mine")
-    assert "did not write" in refusal("--grid", net=run.path).found
+    assert "did not write" in refusal("--out", net=run.path).found
     Image.new("RGB", (8, 8)).save("samples.png")
-    refusal("--grid", net=run.path)
+    refusal("--out", net=run.path)
     Path("samples.png").unlink()
     sample(net=run.path, seeds="1", device="cpu")
     first = Path("samples.png").read_bytes()
@@ -107,7 +107,7 @@ def test_the_default_grid_replaces_samples_and_nothing_else(run):
 
 def test_a_named_grid_is_replaced(run):
     Path("g.png").write_bytes(b"old")
-    sample(net=run.path, seeds="1", grid=Path("g.png"), device="cpu")
+    sample(net=run.path, seeds="1", out=Path("g.png"), device="cpu")
     assert pixels(Path("g.png")).shape == (SIDE, SIDE, 3)
 
 
@@ -122,7 +122,7 @@ def test_what_breaks_off_leaves_whole_files_only(run, monkeypatch):
 
     monkeypatch.setattr(dcgan.sampling.sample, "save_image", break_off)
     with pytest.raises(UserError) as error:
-        sample(net=run.path, seeds="0-40", grid=Path("g.png"), each=Path("each"), device="cpu")
+        sample(net=run.path, seeds="0-40", out=Path("g.png"), each=Path("each"), device="cpu")
     assert_four_parts(error.value, "each", "No space left")
     assert Path("g.png").read_bytes() == b"old"
     assert names_in(Path("each")) == [f"seed{seed:06d}.png" for seed in range(20)]

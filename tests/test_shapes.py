@@ -119,7 +119,7 @@ def test_it_is_measured_sampled_and_reported(run, tmp_path, capsys):
     assert f"read at {WIDE}×{HIGH}×1" in said
     assert f"{WIDE}×{HIGH}  " in said
     assert pixels(run.folder.neighbours).shape == (8 * (HIGH + 2) + 2, 8 * (WIDE + 2) + 10, 3)
-    sample(net=path, seeds="0-9", grid=tmp_path / "grid.png", each=tmp_path / "each", device="cpu")
+    sample(net=path, seeds="0-9", out=tmp_path / "grid.png", each=tmp_path / "each", device="cpu")
     assert of_grid(tmp_path / "grid.png").shape == (16, HIGH, WIDE)
     assert pixels(tmp_path / "each/seed000003.png").shape == (HIGH, WIDE)
     write_page([path], tmp_path / "page.html")

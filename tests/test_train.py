@@ -140,8 +140,7 @@ def test_table_and_ticks_agree(real):
 
 def test_reals_are_images_of_the_set_and_grids_show_64_fakes(real):
     shown = numbers(torch.from_numpy(cells(real.run.reals, 32)))
-    assert len(set(shown)) == 8
-    assert set(shown) <= set(range(40))
+    assert sorted(shown) == list(range(40))
     grids = [real.run.fakes_init, *(real.run.fakes(nimg) for nimg in (24, 48, 72, 80))]
     assert all(cells(path, 32).shape == (64, 32, 32, 3) for path in grids)
     assert len({path.read_bytes() for path in grids}) == 5
@@ -150,7 +149,7 @@ def test_reals_are_images_of_the_set_and_grids_show_64_fakes(real):
 
 
 def test_grey_at_64_is_grey(dry):
-    for path, count in ((dry.run.reals, 8), (dry.run.fakes(8), 64), (dry.run.fakes_init, 64)):
+    for path, count in ((dry.run.reals, 64), (dry.run.fakes(8), 64), (dry.run.fakes_init, 64)):
         images = cells(path, 64)
         assert images.shape == (count, 64, 64, 3)
         assert np.array_equal(images, images[..., :1].repeat(3, axis=-1))

@@ -70,9 +70,9 @@ class Place:
 
     def send(self, **options: object) -> Packed:
         source = open_source(self.pictures)
-        with Upload(self.address, Access(self.address.endpoint, self.cache)) as upload:
-            packing = Packing(**(OPTIONS | options))  # type: ignore[arg-type]
-            return pack(source, source.members(), upload, packing)
+        packing = Packing(**(OPTIONS | options))  # type: ignore[arg-type]
+        access = Access(self.address.endpoint, self.cache)
+        return pack(source, source.members(), self.address, packing, access=access)
 
     def refused(self, **options: object) -> UserError:
         """The error, which leaves what is in the store as it is."""
@@ -226,7 +226,7 @@ def test_an_error_of_the_store_ends_it_and_the_same_command_goes_on(s3, store, l
     ids=["no-bucket", "unreadable", "unwritable"],
 )
 def test_a_store_of_no_use_is_told_before_anything_is_packed(s3, store, fault, monkeypatch):
-    monkeypatch.setattr("pipeline.packing.pack.write_shards", None)
+    monkeypatch.setattr("pipeline.packing.pack.write_left", None)
     store.faults.append(fault)
     with pytest.raises(UserError) as caught:
         s3.send()
@@ -237,10 +237,10 @@ def test_a_store_of_no_use_is_told_before_anything_is_packed(s3, store, fault, m
 def test_of_two_who_begin_at_once_one_is_refused(place, local, monkeypatch):
     both, begun = threading.Barrier(2), threading.Event()
     ended: list[object] = []
-    names, add = Store.names, Upload.add
+    sizes, add = Store.sizes, Upload.add
 
     def names_at_once(store):
-        found = names(store)
+        found = sizes(store)
         if not found and both.wait(5):  # each has seen that nothing is there
             assert begun.wait(5)
         return found
@@ -256,7 +256,7 @@ def test_of_two_who_begin_at_once_one_is_refused(place, local, monkeypatch):
         except UserError as error:
             ended.append(error.found)
 
-    monkeypatch.setattr(Store, "names", names_at_once)
+    monkeypatch.setattr(Store, "sizes", names_at_once)
     monkeypatch.setattr(Upload, "add", add_after_the_other)
     threads = [threading.Thread(target=send, args=(each,)) for each in (place, place.elsewhere())]
     for thread in threads:
@@ -294,10 +294,9 @@ def test_an_unfinished_set_is_its_packers_alone(cut_off, pictures, tmp_path):
 
 
 def test_a_manifest_that_somebody_else_put_there_meanwhile_stays(cut_off, monkeypatch):
-    names = Store.names
-    monkeypatch.setattr(
-        Store, "names", lambda store: [name for name in names(store) if name != MANIFEST]
-    )
+    sizes = Store.sizes
+    without = lambda store: {n: size for n, size in sizes(store).items() if n != MANIFEST}  # noqa: E731
+    monkeypatch.setattr(Store, "sizes", without)
     (cut_off.there / MANIFEST).write_bytes(b"theirs")
     with pytest.raises(UserError, match="a complete shard set") as caught:
         cut_off.send()

@@ -12,8 +12,8 @@ from functools import partial
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.packing.pack import _prepare
-from pipeline.packing.shard import Work, names, write_shard
+from pipeline.packing.pack import Packing, _prepare
+from pipeline.packing.shard import Work, shard_name, write_shard
 from pipeline.packing.sources.open import open_source
 from pipeline.processes import Workers
 from pipeline.shards.manifest import make_recipe
@@ -54,7 +54,7 @@ def assert_goes_on(pictures, out, resumed):
     """The same set, packed on by this process, is complete."""
     with without_workers():
         assert pack_folder(pictures, out, per_shard=8).resumed >= resumed
-    files = [f"{names(number)}.{suffix}" for number in range(10) for suffix in ("idx", "tar")]
+    files = [f"{shard_name(number)}.{suffix}" for number in range(10) for suffix in ("idx", "tar")]
     assert names_in(out) == sorted(["manifest.json", "samples.csv", *files])
 
 
@@ -132,7 +132,8 @@ TORCH = "getattr(__import__('sys').modules.get('torch'), 'get_num_threads', lamb
 @pytest.mark.parametrize(("store", "threads"), [("original", None), ("raw", 1)], ids=str)
 def test_workers_load_torch_only_to_resize_and_keep_to_one_core(tmp_path, store, threads):
     source = open_source(write_pictures(tmp_path / "pictures", numbered_pictures(1)))
-    work = Work(source, tmp_path, make_recipe(store, None, None, None, checked=True), strict=False)
+    recipe = make_recipe(store, None, None, None, checked=True)
+    work = Work(source, tmp_path, Packing(recipe), 1)
     with Workers(1, evaluated, partial(_prepare, work)) as workers:
         assert list(workers.run([TORCH])) == [threads]
 

@@ -7,9 +7,10 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -25,26 +26,25 @@ from rich.progress import (
 )
 
 from dcgan.cli import SETTINGS, Command, VersionOption
-from pipeline.errors import KINDS_SHOWN, UserError, counted, plain, plain_errors
+from pipeline.errors import UserError, counted, plain, plain_errors, the_first
 from pipeline.images.fit import CROP
 from pipeline.images.size import ImageSize, base_of, size_text
 from pipeline.machine import usable_cores
 from pipeline.packing.estimate import SAMPLE, Estimate, estimate
 from pipeline.packing.labelling import Labelling, label
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.on_ray import LOCAL, MAX_TASKS, pack_on_ray
 from pipeline.packing.pack import Packed, Packing, pack
-from pipeline.packing.parts import Part, PartedSet, in_parts, parts_there
-from pipeline.packing.plan import MAX_REJECTS, PER_SHARD, Deal
+from pipeline.packing.parts import Part, in_parts, parts_there
+from pipeline.packing.plan import MAX_REJECTS, PER_SHARD
 from pipeline.packing.selection import in_classes, in_split, with_attributes
 from pipeline.packing.sources.base import ImageFiles, Member
 from pipeline.packing.sources.open import DATA, may_be_pixels, open_sources
 from pipeline.packing.sources.shard_set import require_fit
-from pipeline.packing.upload import Upload, staging
+from pipeline.packing.upload import staging
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.store import Store as RemoteStore
-from pipeline.shards.labels import counts_of
+from pipeline.shards.labels import LabelTable, counts_of
 from pipeline.shards.manifest import DEFAULT_SIZE, REJECTS, Recipe, make_recipe
 from pipeline.shards.shard_set import is_url
 
@@ -128,7 +128,7 @@ def make_shards(
         ),
     ] = None,
     finish: Annotated[
-        bool, _option(SPREAD, "Join the parts, once all are packed, to a set.", "--finish")
+        bool, _option(SPREAD, "Join the parts into one set, once all are packed.", "--finish")
     ] = False,
     ray: Annotated[
         str | None,
@@ -240,8 +240,8 @@ def make_shards(
         console.print(f"source  {plain(str(path))}: {len(some):,} images")
     if left_out := images.listing.left_out:
         console.print(f"others  left out: {counted(left_out)}")
-    if told := counted(images.listing.links):
-        console.print(f"links   {told}")
+    if links := counted(images.listing.links):
+        console.print(f"links   {links}")
     labelling = label(images, members, labels)
     if labelling is not None:
         _show_labels(labelling)
@@ -250,7 +250,7 @@ def make_shards(
         return
     cores = workers or usable_cores()
     packing = Packing(recipe, seed, per_shard, strict, max_rejects, overwrite, cores)
-    task = _Task(images, members, place, access, packing, labelling and labelling.table)
+    task = _Task(images, members, place, packing, labelling and labelling.table, access)
     if chosen is not None:
         _pack_part(task, chosen)
     elif ray is not None or finish:
@@ -260,19 +260,14 @@ def make_shards(
 
 
 class _Task(NamedTuple):
-    """A set to make."""
+    """A set to make, as `in_parts` takes it."""
 
     images: ImageFiles
     members: list[Member]
     out: Path | Address
-    access: Access
     packing: Packing
     labels: LabelTable | None
-
-    def in_parts(self, parts: int) -> tuple[PartedSet, Deal]:
-        return in_parts(
-            self.images, self.members, self.out, self.packing, self.labels, self.access, parts
-        )
+    access: Access
 
 
 def _chosen_part(
@@ -315,17 +310,12 @@ def _place(out: str, access: Access, overwrite: bool) -> Path | Address:
 
 def _show_labels(labelling: Labelling) -> None:
     kind, names, values = labelling.table
-    shown = [
-        f"{count:,} {name}"
-        for name, count in zip(names, counts_of(values, len(names)), strict=True)
-    ]
-    console.print(f"labels  {len(names):,} {kind}: {_first(shown)}")
+    # The fewest first: a class of one image may be a misspelt one
+    counts = sorted(zip(counts_of(values, len(names)), names, strict=True), key=itemgetter(0))
+    shown = [f"{count:,} {name}" for count, name in counts]
+    console.print(f"labels  {len(names):,} {kind}: {the_first(shown)}")
     if labelling.left_out:
-        console.print(f"        without an image, and left out: {_first(labelling.left_out)}")
-
-
-def _first(listed: Sequence[str]) -> str:
-    return ", ".join(listed[:KINDS_SHOWN]) + (", …" if len(listed) > KINDS_SHOWN else "")
+        console.print(f"        without an image, and left out: {the_first(labelling.left_out)}")
 
 
 def _recipe(
@@ -363,26 +353,18 @@ def _choose(
         wanted = [name.strip() for name in classes.split(",")]
         members = in_classes(members, wanted, images.path)
     # Each source has lists of its own
-    if split is not None:
-        chosen = [in_split(part, path, split) for path, part in images.parts(members) if part]
-        members = sorted(chain.from_iterable(chosen))
-    if where is not None:
-        chosen = [
-            with_attributes(part, path, where) for path, part in images.parts(members) if part
-        ]
-        members = sorted(chain.from_iterable(chosen))
+    for value, choose in ((split, in_split), (where, with_attributes)):
+        if value is not None:
+            chosen = [choose(part, path, value) for path, part in images.parts(members) if part]
+            members = sorted(chain.from_iterable(chosen))
     return members
 
 
 def _pack(task: _Task) -> None:
     started = time.perf_counter()
-    with _bars() as (show, show_sent), ExitStack() as stack:
-        target: Path | Upload = (
-            task.out
-            if isinstance(task.out, Path)
-            else stack.enter_context(Upload(task.out, task.access, show_sent))
-        )
-        packed = pack(task.images, task.members, target, task.packing, show, task.labels)
+    images, members, out, packing, labels, access = task
+    with _bars() as (show, show_sent):
+        packed = pack(images, members, out, packing, show, labels, access, show_sent)
     _summarise(packed, task, started)
 
 
@@ -409,7 +391,7 @@ def _bars() -> Iterator[tuple[Callable[[int, int], None], Callable[[int, int], N
 
 
 def _pack_part(task: _Task, part: Part) -> None:
-    parted, shards = task.in_parts(part.parts)
+    parted, shards = in_parts(*task, part.parts)
     with _bars() as (show, show_sent):
         done = parted.pack(part.number, shards, show, show_sent)
     where = f"part    {part} in {task.out}: {done.shards} of {len(shards)} shards"
@@ -425,7 +407,7 @@ def _finish(task: _Task, ray: str | None, workers: int | None) -> None:
     """Join the parts that there are, or that a cluster packs first."""
     started, shards = time.perf_counter(), math.ceil(len(task.members) / task.packing.per_shard)
     parts = min(shards, MAX_TASKS) if ray else parts_there(task.out, task.access)
-    parted, dealt = task.in_parts(parts)
+    parted, dealt = in_parts(*task, parts)
     if ray:
         with _bars() as (show, _):
             pack_on_ray(ray, parted, dealt, workers, show)
@@ -469,8 +451,8 @@ def _summarise(packed: Packed, task: _Task, started: float) -> None:
         console.print("copies  not counted: an earlier version packed some of the shards")
     elif packed.copies.number:
         number, first, original = packed.copies
-        told = "images are copies of others" if number > 1 else "image is a copy of another"
-        console.print(f"copies  {number:,} {told}: {plain(first)} of {plain(original)}")
+        copies = "images are copies of others" if number > 1 else "image is a copy of another"
+        console.print(f"copies  {number:,} {copies}: {plain(first)} of {plain(original)}")
     total = sum(shard.bytes for shard in manifest.shards)
     resumed = f", {packed.resumed} of them from an earlier run" if packed.resumed else ""
     console.print(f"shards  {len(manifest.shards)} in {out}, {total / 1e6:,.1f} MB{resumed}")

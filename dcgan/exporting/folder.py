@@ -69,8 +69,8 @@ def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
     """
     _require_extra()
     run = RunFolder.open(options.run)
-    named = options.to or run.export
-    where = f"--to {named}" if options.to else str(named)
+    named = options.out or run.export
+    where = f"--out {named}" if options.out else str(named)
     target = Path(os.path.realpath(named))
     _require_place(target, where, run)
     from safetensors.torch import save
@@ -80,7 +80,7 @@ def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
     record, nimg, net = read_run(options.run), run.nimg_of_nets(), load_generator(source)
     labels = _labels_of(source, net)
     software = f"{PACKAGE} {version()}"
-    wanted, remedy = "a folder that can be written", "make room, or choose another with --to"
+    wanted, remedy = "a folder that can be written", "make room, or choose another with --out"
     with writing(where, wanted, remedy), _replacing(target, where) as folder:
         write_object(folder / CONFIG, _config(net, labels, software))
         write_whole(folder / EXPORTED, save(net.state_dict(), {"format": "pt"}))
@@ -126,7 +126,7 @@ def _require_place(target: Path, where: str, run: RunFolder) -> None:
     elif own in target.parents and target != own / run.export.name:
         found = "a folder of the run"
     if found:
-        raise UserError(where, found, "a folder that can be replaced", "name another with --to")
+        raise UserError(where, found, "a folder that can be replaced", "name another with --out")
     _require_ours(target, where)
 
 
@@ -134,7 +134,7 @@ def _require_ours(folder: Path, where: str) -> None:
     """Refuse a place where anything stands but an export, or the beginning of one."""
     if not folder.is_dir():
         if folder.exists():
-            raise UserError(where, "a file", "a folder", "choose another with --to")
+            raise UserError(where, "a file", "a folder", "choose another with --out")
         return
     names = {entry.name for entry in folder.iterdir()}
     others = {name.removesuffix(PARTIAL) for name in names} - FILES
@@ -148,7 +148,7 @@ def _require_ours(folder: Path, where: str) -> None:
             where,
             f"{len(others)} other entries: {', '.join(sorted(others)[:5])}",
             "a new or empty folder, or one that dcgan-export wrote",
-            "choose another with --to, or move them away",
+            "choose another with --out, or move them away",
         )
 
 

@@ -213,7 +213,7 @@ class Reals:
             Loader(self._shards, self.options, plan=lambda schedule: iter([rows]))
         ) as read:
             for _ in batches_of(rows, self.options.batch_size):
-                yield read.take_planned()[1].cpu()
+                yield read.take(None)[0].cpu()
 
     def halves(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two disjoint parts of `n` images each, (n, S, S, C) uint8 on the CPU."""

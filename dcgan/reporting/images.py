@@ -18,7 +18,8 @@ MOST_GRIDS = 40
 """Sample grids of a run that are shown; more would make each too small to see."""
 
 SIDE = 560
-"""CSS pixels up to which a small picture is enlarged, by whole factors."""
+"""CSS pixels up to which small pictures are enlarged, all by one whole factor: reals and fakes are
+compared."""
 
 QUALITY = 82
 """WebP's: pictures of DCGANs look the same from about 80 on."""
@@ -74,7 +75,8 @@ def pack_pictures(paths: Iterable[Path], budget: int) -> Packed:
         scale *= min(0.9, 0.95 * math.sqrt(budget / total))
     if scale < 1:
         notes.append(f"Pictures are shown at {scale:.0%} of their size, to keep this file small.")
-    return Packed({path: _picture(*each) for path, each in encoded.items()}, notes)
+    factor = max(1, SIDE // max((max(size) for _, size in encoded.values()), default=SIDE))
+    return Packed({path: _picture(*each, factor) for path, each in encoded.items()}, notes)
 
 
 def _encode(image: Image.Image, scale: float) -> tuple[str, tuple[int, int]]:
@@ -87,7 +89,6 @@ def _encode(image: Image.Image, scale: float) -> tuple[str, tuple[int, int]]:
     return base64.b64encode(stream.getvalue()).decode(), image.size
 
 
-def _picture(text: str, size: tuple[int, int]) -> Picture:
-    factor = max(1, SIDE // max(size))
+def _picture(text: str, size: tuple[int, int], factor: int) -> Picture:
     width, height = (side * factor for side in size)
     return Picture(f"data:image/webp;base64,{text}", width, height, enlarged=factor > 1)

@@ -28,9 +28,12 @@ class Log:
         self._file: TextIO | None = None
 
     def __call__(self, text: str = "") -> None:
-        # A line may have names from a file in it; line breaks are ours
-        text = "\n".join(map(plain, text.split("\n")))
-        self._console.print(text)
+        self._console.print(_plain(text))
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        """Write lines into the file alone."""
+        text = _plain(text)
         if self._file is None:
             self._lines.append(text)
         else:
@@ -51,3 +54,8 @@ class Log:
     def progress(self, total: int, done: int = 0) -> AbstractContextManager[Callable[[], None]]:
         """Show a bar below the lines on a terminal; see `dcgan.cli.progress`."""
         return progress(self._console, "training", total, done)
+
+
+def _plain(text: str) -> str:
+    # A line may have names from a file in it; line breaks are ours
+    return "\n".join(map(plain, text.split("\n")))

@@ -24,21 +24,30 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 FRAME_MS = 50
 """A walk shows twenty frames a second. Browsers slow down GIFs that ask for less than 20 ms."""
 
+WALK_SIDE = 256
+"""Pixels up to which a walk's pictures are enlarged, by a whole factor."""
+
 MAX_FRAMES, MAX_WIDTH = 40, 400
 """Limits of `progress.gif`, so that it has a few megabytes whatever the run."""
 
 
 def save_walk(images: Iterable[torch.Tensor], path: Path) -> None:
-    """Show one image after another, for ever.
+    """Show one image after another, for ever; each pixel of a small one becomes a square.
 
     Args:
         images: (S, S, C) uint8 on the CPU each, C 1 or 3; at least one.
-        path: its name ends in one of `FORMATS`; in WebP the pixels are exact.
+        path: its name ends in one of `FORMATS`; in WebP the colours are exact.
     """
     kind, options = FORMATS[path.suffix.lower()]
     pictures = (as_picture(image).convert("RGB") for image in images)
     frames = (_in_palette(picture) for picture in pictures) if kind == "GIF" else pictures
-    _save(frames, path, kind, FRAME_MS, **options)
+    _save(map(_enlarged, frames), path, kind, FRAME_MS, **options)
+
+
+def _enlarged(frame: Image.Image) -> Image.Image:
+    factor = max(1, WALK_SIDE // max(frame.size))
+    size = (frame.width * factor, frame.height * factor)
+    return frame.resize(size, Image.Resampling.NEAREST)
 
 
 def save_progress(grids: Sequence[tuple[int, Path]], out: Path) -> None:

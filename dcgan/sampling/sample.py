@@ -319,7 +319,7 @@ def _check_grid(grid: Path, total: int, columns: int, rows: int, image_size: Ima
     pixels = (columns * (width + PADDING) + PADDING) * (rows * (height + PADDING) + PADDING)
     if pixels > MAX_PIXELS:
         raise UserError(
-            f"--grid {grid}",
+            f"--out {grid}",
             f"{total:,} images, a picture of {pixels / 1e6:,.0f} million pixels",
             f"at most {MAX_PIXELS / 1e6:,.0f} million",
             "draw fewer, or seeds and latents as one file each, with --each DIR",

@@ -133,7 +133,7 @@ class Records:
         """Save real images and the untrained generator's, so that wrong colours are seen at once.
 
         Args:
-            reals: images of the first batch, (N, H, W, C) uint8 on the CPU.
+            reals: the first images, (N, H, W, C) uint8 on the CPU.
             net: the generator before its first step.
         """
         save_grid(reals, self._folder.reals)

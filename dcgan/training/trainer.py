@@ -5,6 +5,8 @@ All ranks run the loop in step. `Ranks.first` marks what only the first rank doe
 
 from __future__ import annotations
 
+import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -56,6 +58,8 @@ class Trainer:
     clock: Clock
     """Times the steps since the last status line."""
     steps_done: int
+    steps_begun: int
+    """Steps done when this process began."""
     steps_ticked: int
     """Steps done at the last status line."""
     steps_saved: int
@@ -74,6 +78,7 @@ class Trainer:
         if run.previous is not None and run.previous.state is not None:
             self._restore(run.previous, run.previous.state)
             run.previous.state = None  # its tensors have been copied
+        self.steps_begun = self.steps_done
         self.saved_at = time.monotonic()
         self.between_steps = True
 
@@ -117,7 +122,8 @@ class Trainer:
             reason = str(error) or type(error).__name__
             try:
                 folder = self.run.folder.path
-                self.log(f"Training broke off: {reason}\nIts output so far is in {folder}")
+                self.log.write(f"Training broke off: {reason}")  # the terminal shows the error
+                self.log(f"Its output so far is in {folder}")
             finally:
                 self._keep()
             raise
@@ -135,7 +141,9 @@ class Trainer:
             while True:
                 # If another rank has no next batch, this one has taken its own for nothing
                 self._position = Position(**self.batches.state_dict())
-                ending = self.is_done or bool(stop) or self._time_is_up()
+                # Each start does a step, or a supervisor with too short a --max-time never ends
+                time_is_up = self._time_is_up() and self.steps_done > self.steps_begun
+                ending = self.is_done or bool(stop) or time_is_up
                 ending, saving = self.ranks.any(ending, self._checkpoint_is_due())
 
                 # Evaluate the generator; a stop does not cause this: users do not want to wait then
@@ -162,11 +170,12 @@ class Trainer:
                 with self.clock.waiting(), self.ranks.together():
                     self._handle_trouble()
                     if not ending:
+                        first = self._look_ahead() if self.steps_done == 0 else []
                         self.batches.fill(*self.step.inputs)
                 if ending:
                     return
-                if self.steps_done == 0:
-                    self._show_evidence()
+                if first:
+                    self._show_evidence(first)
 
                 # One update of D, one of G
                 self.between_steps = False
@@ -219,6 +228,9 @@ class Trainer:
             self.log(
                 f"saved; the same command resumes from here, with --run {self.run.folder.path}"
             )
+        elif trouble is None and not self.config.dry_run:
+            run = shlex.quote(str(self.run.folder.path))
+            self.log(f"next     dcgan-sample {run}; dcgan-report {run}")
 
     def _seconds_so_far(self) -> float:
         return self.seconds + time.perf_counter() - self.started
@@ -275,10 +287,20 @@ class Trainer:
         with self.clock.paused():
             return self.ranks.first(do)
 
-    def _show_evidence(self) -> None:
-        """Save the first batch of real images, and the untrained generator's images."""
+    def _look_ahead(self) -> list[torch.Tensor]:
+        """Return this rank's first batches: as many as have, over all ranks, a grid's images."""
+        return self.batches.look_ahead(math.ceil(len(FIXED_SEEDS) / self.config.batch_size))
+
+    def _show_evidence(self, first: Sequence[torch.Tensor]) -> None:
+        """Save the first real images, and the untrained generator's.
+
+        Args:
+            first: this rank's first batches; a rank that met damage may have fewer than others.
+        """
         with self.clock.paused():
-            reals = self.ranks.gather(self.step.pixels.cpu()).flatten(0, 1)[: len(FIXED_SEEDS)]
+            own = torch.cat([*first]).cpu()
+            everywhere = int(self.ranks.gather(torch.tensor(len(own))).min())
+            reals = self.ranks.gather(own[:everywhere]).flatten(0, 1)[: len(FIXED_SEEDS)]
             net = self.run.net_to_sample
             self.ranks.first(lambda: self.records.show_evidence(reals, net()))
             self.ranks.first(lambda: self.monitor.look_at_reals(reals))

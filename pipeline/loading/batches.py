@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -57,6 +58,7 @@ class Batches(ABC):
         self.batch = 0
         """Place in the epoch of the batch that comes next."""
         self._taken = self._closed = False
+        self._ahead: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
 
     def __iter__(self) -> Self:
         return self
@@ -78,7 +80,7 @@ class Batches(ABC):
             UserError: the data is damaged, or does not come in time.
             StopIteration: it is closed.
         """
-        images, places = self._take_next(None)
+        images, places = self._next(None)
         images = self._converted(images)
         return images if self.labels is None else (images, self._labels_at(places, None))
 
@@ -91,9 +93,35 @@ class Batches(ABC):
         """
         assert not self.dtype.is_floating_point, "static buffers take uint8"
         assert (labels is None) == (self.labels is None), "a buffer for labels, if there are some"
-        places = self._take_next(buffer)[1]
+        places = self._next(buffer)[1]
         if labels is not None:
             self._labels_at(places, labels)
+
+    def look_ahead(self, count: int) -> list[torch.Tensor]:
+        """The next batches of this epoch, which come all the same; the position stays.
+
+        A failure after the first of them ends the list, and comes again when its turn does.
+
+        Args:
+            count: of batches, at most.
+
+        Returns:
+            Each (B, H, W, C) uint8.
+
+        Raises:
+            UserError: as `__next__` does.
+        """
+        begun = self.batch
+        try:
+            while self.batch < min(begun + count, self.steps_per_epoch):
+                self._ahead.append(self.take(None))
+                self.batch += 1
+        except Exception:
+            if not self._ahead:
+                raise
+        finally:
+            self.batch, self._taken = begun, True
+        return [images for images, _ in self._ahead]
 
     def _converted(self, images: torch.Tensor) -> torch.Tensor:
         if not self.dtype.is_floating_point:
@@ -135,8 +163,8 @@ class Batches(ABC):
     def _close(self) -> None: ...
 
     @abstractmethod
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Batch `batch` of epoch `epoch`.
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Batch `batch` of epoch `epoch`, for `__next__` and `fill`, which then count it.
 
         Args:
             out: where to put the images, or None.
@@ -146,10 +174,14 @@ class Batches(ABC):
             device.
         """
 
-    def _take_next(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def _next(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self._closed:
             raise StopIteration
-        images, places = self._take(out)
+        if self._ahead:
+            images, places = self._ahead.popleft()
+            images = images if out is None else out.copy_(images)
+        else:
+            images, places = self.take(out)
         self._taken = True
         self.batch += 1
         if self.batch == self.steps_per_epoch:

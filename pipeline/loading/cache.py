@@ -28,11 +28,8 @@ class ResidentCache(Batches):
     row in the set, and the same schedule says which rows make up a batch.
 
     Args:
-        shards: an opened set.
-        options: what its batches are to be.
         where: the memory that holds the images: the options' own device, or the CPU's.
         progress: called while what the first epoch left out is read: nearly all, after a resume.
-        decoder: for the set's samples; None for the best that this machine can run.
 
     Raises:
         UserError: as the loader says.
@@ -72,7 +69,7 @@ class ResidentCache(Batches):
         self._thread.shutdown(cancel_futures=True)
         self._images = torch.empty(0, dtype=torch.uint8)
 
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if self.epoch == 0:
             return self._take_and_keep(out)
         if not self._complete:
@@ -86,10 +83,9 @@ class ResidentCache(Batches):
         return iter([begun, np.setdiff1d(mine, begun)])
 
     def _take_and_keep(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, images = self._loader.take_planned(out)
-        places = torch.from_numpy(rows - self._schedule.first)
+        images, places = self._loader.take(out)
         self._images.index_copy_(0, places.to(self._images.device), images.to(self._images.device))
-        self._filled += len(rows)
+        self._filled += len(places)
         return images, places
 
     def _fill_up(self) -> None:

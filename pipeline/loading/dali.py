@@ -231,16 +231,10 @@ def _half_to_even(spare: Any) -> Any:
 
 
 class DaliDecoder(Decoder):
-    """Runs the DALI graph.
-
-    Args:
-        shards: a set of JPEGs.
-        options: of the loader; on CUDA, the graph normalises float batches too.
-    """
+    """Runs the DALI graph; on CUDA, it normalises float batches too."""
 
     def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
-        self._crop, self._options = shards.manifest.recipe.reader_crop, options
-        self._fit = shards.fit_of(options.fit)
+        super().__init__(shards, options)
         self._on_gpu = options.device.type == "cuda"
         self._encoded: Iterator[list[Encoded]] = iter(())
         self.name = f"dali-{options.device.type}"

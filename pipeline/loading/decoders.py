@@ -35,6 +35,10 @@ class Decoder(ABC):
     description: str
     """A few words for people."""
 
+    def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
+        self._options, self._fit = options, shards.fit_of(options.fit)
+        self._crop = shards.manifest.recipe.reader_crop
+
     @abstractmethod
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[Any, None, None]:
         """Decode batches in order, reading some ahead.
@@ -58,8 +62,8 @@ class RawDecoder(Decoder):
     description = "stored pixels, nothing to decode"
 
     def __init__(self, shards: ShardSet, options: LoaderOptions) -> None:
-        self._stored, self._options = shards.manifest.recipe.size or 0, options
-        self._fit = shards.fit_of(options.fit)
+        super().__init__(shards, options)
+        self._stored = shards.manifest.recipe.size or 0
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:
         size, on_cuda = self._options.image_size, self._options.device.type == "cuda"
@@ -80,16 +84,13 @@ class ThreadDecoder(Decoder):
     so there is no fork, no shared memory, and nothing to hang on.
 
     Args:
-        shards: a set of JPEGs.
-        options: of the loader.
         reason: why DALI is not in use, for the description.
     """
 
     name = "threads"
 
     def __init__(self, shards: ShardSet, options: LoaderOptions, reason: str = "asked for") -> None:
-        self._crop, self._options = shards.manifest.recipe.reader_crop, options
-        self._fit = shards.fit_of(options.fit)
+        super().__init__(shards, options)
         self.description = f"libjpeg-turbo and torch, {options.threads} threads, because {reason}"
 
     def decode(self, encoded: Iterator[list[Encoded]]) -> Generator[torch.Tensor, None, None]:

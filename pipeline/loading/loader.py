@@ -10,7 +10,7 @@ import importlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import chain, count
 from queue import Empty, SimpleQueue
@@ -20,14 +20,15 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError, decode
+from pipeline.images.labels import LabelSpace
 from pipeline.loading.batches import Batches, LabelsOnDevice
 from pipeline.loading.decoders import DecodeError, Decoder, RawDecoder, ThreadDecoder
 from pipeline.loading.options import LoaderOptions
 from pipeline.loading.reader import Encoded, Reader
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.supply import Supply
-from pipeline.shards.labels import labels_of_rows, read_labels, require_labels, space_of
-from pipeline.shards.order import Rows, Schedule, batches_of
+from pipeline.shards.labels import labels_of_rows, read_labels
+from pipeline.shards.order import ReadPlan, Rows, Schedule, batches_of
 from pipeline.shards.shard_set import ShardSet
 
 READY = 2
@@ -36,10 +37,6 @@ READY = 2
 CLOSING_PATIENCE = 5.0
 """Seconds for the thread to end by itself; one that is stuck in a read is left behind."""
 
-Plan = Callable[[Schedule], Iterator[Rows]]
-"""What is to be read: for the schedule of a rank, its rows in their order, in runs such as epochs.
-Called before the first batch is taken."""
-
 T = TypeVar("T")
 
 
@@ -47,8 +44,6 @@ class Loader(Batches):
     """Reads, decodes and resizes a shard set, batch by batch, in a thread that runs ahead.
 
     Args:
-        shards: an opened set.
-        options: what its batches are to be.
         decoder: for the set's samples; None for the best that this machine can run.
         plan: what is to be read; None for the epochs of a schedule, without end.
 
@@ -62,7 +57,7 @@ class Loader(Batches):
         shards: ShardSet,
         options: LoaderOptions,
         decoder: Decoder | None = None,
-        plan: Plan | None = None,
+        plan: ReadPlan | None = None,
     ) -> None:
         shards.require_size(options.image_size)
         self.shards, self.options = shards, options
@@ -91,33 +86,25 @@ class Loader(Batches):
             [schedule.rows(self.epoch, self.batch)], map(schedule.rows, count(self.epoch + 1))
         )
 
-    def _planned(self) -> Iterator[Rows]:
-        """The rows of each batch to come; of a remote set, its tars are fetched ahead."""
-        runs, size = self._plan(self.schedule), self.schedule.batch_size
-        self._supply = open_supply(self.shards, self.options, self._plan)
-        for run, rows in enumerate(runs):
-            for number, batch in enumerate(batches_of(rows, size)):
-                if self._supply is not None:
-                    for name in self._supply.reached(run, number * size):
-                        self._reader.forget(name)
-                yield batch
-
     def _encoded(self, ahead: deque[Rows]) -> Iterator[list[Encoded]]:
-        """Read the samples of each batch, and note its rows in `ahead`."""
-        planned = self._planned()
-        while True:
-            self._stage = "reading"
-            try:
-                rows = next(planned, None)
-                if rows is None:
-                    return
-                samples = self._reader.read(rows)
-            except UserError as error:
-                self._unreadable = error  # raised after the batches that were read before
-                return
-            self._stage = "decoding"
-            ahead.append(rows)
-            yield samples
+        """Read the samples of each batch, and note its rows in `ahead`.
+
+        The tars of a remote set are fetched ahead, and let go of where no more is read of them.
+        """
+        size, self._stage = self.schedule.batch_size, "reading"
+        try:
+            self._supply = open_supply(self.shards, self.options, self._plan)
+            for run, rows in enumerate(self._plan(self.schedule)):
+                for number, batch in enumerate(batches_of(rows, size)):
+                    for name in self._supply.reached(run, number * size) if self._supply else ():
+                        self._reader.forget(name)
+                    samples = self._reader.read(batch)
+                    ahead.append(batch)
+                    self._stage = "decoding"
+                    yield samples
+                    self._stage = "reading"
+        except UserError as error:
+            self._unreadable = error  # raised after the batches that were read before
 
     def _decoded(self) -> Generator[tuple[Rows, Any], None, None]:
         """Decode what is read: this runs in the prefetcher's thread."""
@@ -131,11 +118,8 @@ class Loader(Batches):
         if self._unreadable is not None:
             raise self._unreadable
 
-    def take_planned(self, out: torch.Tensor | None = None) -> tuple[Rows, torch.Tensor]:
-        """The plan's next batch: its rows, and its images on the device.
-
-        Args:
-            out: where to put the images; None for a tensor of their own.
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The plan's next batch.
 
         Raises:
             StopIteration: the plan has ended.
@@ -149,19 +133,16 @@ class Loader(Batches):
                 # Slow is not stuck: as long as bytes come, the batch will
                 if self._supply is None or self._supply.idle > self.options.data_timeout:
                     raise self._stuck() from None
-        return rows, deliver(decoded, self.options.device, out)
-
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, images = self.take_planned(out)
+        images = deliver(decoded, self.options.device, out)
         return images, torch.from_numpy(rows - self.schedule.first)
 
     def _open_labels(self) -> LabelsOnDevice:
         """The set's labels by row, on the device."""
-        labels = labels_of_rows(read_labels(self.shards), self._reader.keys)
-        table = torch.from_numpy(labels)
+        labels = read_labels(self.shards)
+        table = torch.from_numpy(labels_of_rows(labels.values, self._reader.keys))
         dtype = torch.int64 if table.ndim == 1 else torch.float32
-        space = space_of(require_labels(self.shards))
         table = table.to(self.options.device, dtype)
+        space = LabelSpace(labels.kind, labels.names)
         return LabelsOnDevice(space, table, self.schedule.first)
 
     def _close(self) -> None:
@@ -230,7 +211,7 @@ def deliver(decoded: Any, device: torch.device, out: torch.Tensor | None) -> tor
     return out
 
 
-def open_supply(shards: ShardSet, options: LoaderOptions, plan: Plan) -> Supply | None:
+def open_supply(shards: ShardSet, options: LoaderOptions, plan: ReadPlan) -> Supply | None:
     """Begin to fetch what a plan reads of a remote set, for all ranks of this machine.
 
     Returns:
@@ -243,13 +224,7 @@ def open_supply(shards: ShardSet, options: LoaderOptions, plan: Plan) -> Supply 
         Schedule.of(shards, options.batch_size, options.seed, rank, options.num_ranks)
         for rank in here or (options.rank,)
     ]
-    return Supply(
-        shards,
-        shards.files,
-        [plan(schedule) for schedule in schedules],
-        [(schedule.first, len(schedule)) for schedule in schedules],
-        fetches=options.access.first,
-    )
+    return Supply(shards, shards.files, schedules, plan, fetches=options.access.first)
 
 
 def open_decoder(shards: ShardSet, options: LoaderOptions) -> Decoder:

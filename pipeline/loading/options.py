@@ -80,9 +80,7 @@ class LoaderOptions:
     def identity(self, shards: ShardSet | None = None, decoder: str = "") -> dict[str, str | int]:
         """Everything that batch b of epoch e depends on, by name; checkpoints hold it.
 
-        Args:
-            shards: the set; None for noise.
-            decoder: name of what decodes its samples.
+        Without a set, it is that of noise.
         """
         own: dict[str, str | int] = {
             "--batch-size": self.batch_size,

@@ -39,9 +39,6 @@ MAX_OPEN = 256
 class Reader:
     """The samples of a set, as bytes.
 
-    Args:
-        shards: an opened set.
-
     Raises:
         UserError: an index does not fit its tar.
     """
@@ -82,11 +79,7 @@ class Reader:
         return encoded
 
     def _require_memory(self, encoded: list[Encoded]) -> None:
-        """Refuse a batch that memory has no room for: a few headers could ask for all there is.
-
-        Raises:
-            UserError: it is too large.
-        """
+        """Refuse a batch that memory has no room for: a few headers could ask for all there is."""
         width, height = self._shards.manifest.largest_image
         if 3 * width * height * len(encoded) <= ALWAYS_THERE:
             return
@@ -131,20 +124,10 @@ class Reader:
         if (file := self._open.pop(self._names.index(name), None)) is not None:
             file.close()
 
-    def describe(self, row: int) -> tuple[str, str]:
-        """The tar that a row lies in, and the key of its sample there."""
-        number = int(np.searchsorted(self._ends, row, side="right"))
-        return self._shards.where(self._names[number]), f"{self.keys[row]:08d}"
-
     def undecodable(self, row: int, fault: RejectedError) -> UserError:
         """The error that names the sample which is no image, and why."""
-        tar, key = self.describe(row)
-        return UserError(
-            tar,
-            f"sample {key} does not decode: {fault}",
-            "shards as tools/make_shards.py writes them",
-            self._shards.files.remedy,
-        )
+        name = self._names[int(np.searchsorted(self._ends, row, side="right"))]
+        return self._damaged(name, f"sample {self.keys[row]:08d} does not decode: {fault}")
 
     def close(self) -> None:
         while self._open:
@@ -187,11 +170,8 @@ class Reader:
 def _require_stored(data: bytes, largest: tuple[int, int]) -> None:
     """Refuse a sample of a JPEG set by its header, before a decoder sets memory aside for it.
 
-    DALI decodes PNG and other formats too, and as much as their headers claim.
-
-    Args:
-        data: the sample's bytes.
-        largest: width and height that no image of the set exceeds, in pixels.
+    DALI decodes PNG and other formats too, and as much as their headers claim. No image of the set
+    exceeds the `largest` width and height, in pixels.
 
     Raises:
         RejectedError: no JPEG as packing stores them, or larger than it may be.

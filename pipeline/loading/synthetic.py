@@ -23,17 +23,16 @@ CLASSES = 10
 class SyntheticLoader(Batches):
     """Uniform noise in the interface of `Batches`, made once and served again and again.
 
-    Args:
-        options: what its batches are to be; each rank has noise of its own.
+    Each rank has noise of its own.
     """
 
     def __init__(self, options: LoaderOptions) -> None:
         size, (width, height) = options.batch_size, sides(options.image_size)
         steps = max(1, SAMPLES // options.num_ranks // size)
-        told = "synthetic noise: no images are read"
+        what = "synthetic noise: no images are read"
         random = torch.Generator().manual_seed((options.seed + options.rank) % 2**63)
         labels = _drawn(options) if options.labels else None
-        super().__init__(size, steps, options.dtype, options.identity(), told, labels)
+        super().__init__(size, steps, options.dtype, options.identity(), what, labels)
         shape = (BATCHES, size, height, width, options.channels)
         pixels = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
         self._pixels = pixels.to(options.device)
@@ -42,7 +41,7 @@ class SyntheticLoader(Batches):
     def _close(self) -> None:
         self._pixels = torch.empty(0)
 
-    def _take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def take(self, out: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         number = (self.epoch * self.steps_per_epoch + self.batch) % BATCHES
         pixels = self._pixels[number]
         return pixels if out is None else out.copy_(pixels), self._places[number]

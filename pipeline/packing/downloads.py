@@ -110,9 +110,7 @@ def is_stand_in(path: Path) -> bool:
 def stand_in(head: bytes, size: int) -> tuple[str, str] | None:
     """What was saved in place of a file, and the remedy; None if it is something else.
 
-    Args:
-        head: the file's beginning.
-        size: of the file, in bytes.
+    It is told by the file's beginning, and its size in bytes.
     """
     if not size:
         return "an empty file", "download it again"
@@ -153,10 +151,6 @@ def web_page(head: bytes, size: int) -> tuple[str, str] | None:
     """What a web page saved in place of a file is, and the remedy; None if it is no page.
 
     Google Drive sends one of two. The names in its form are the same in every language.
-
-    Args:
-        head: the file's beginning.
-        size: of the file, in bytes.
     """
     text = _text(head)
     if not _PAGE.match(text):

@@ -34,12 +34,9 @@ class Estimate:
 
 
 def estimate(source: ImageFiles, members: Sequence[Member], recipe: Recipe) -> list[Estimate]:
-    """Store a sample in each mode, in memory, and decode it again.
+    """Store a fixed random sample in each mode, in memory, and decode it again.
 
-    Args:
-        source: of the images.
-        members: all of them; a fixed random sample is read.
-        recipe: gives size, crop and quality, where it has them.
+    The recipe gives size, crop and quality, where it has them.
 
     Raises:
         UserError: not one image of the sample decodes.

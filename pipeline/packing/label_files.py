@@ -38,12 +38,8 @@ class _Object(list[tuple[str, Any]]):
     """An object of JSON, with keys that come twice."""
 
 
-def read_table(path: Path, flag: str) -> Table:
-    """Read a file of labels.
-
-    Args:
-        path: of the file; JSON, if its name ends so, or else CSV.
-        flag: for an error.
+def read_label_file(path: Path, flag: str) -> Table:
+    """Read a file of labels: JSON, if its name ends so, or else CSV.
 
     Raises:
         UserError: it is not there, too large, or no table.

@@ -14,12 +14,11 @@ import numpy as np
 
 from pipeline.errors import UserError, plain
 from pipeline.images.labels import MAX_CLASSES, Kind
-from pipeline.packing.label_files import read_table
-from pipeline.packing.labels import LabelTable
+from pipeline.packing.label_files import read_label_file
 from pipeline.packing.selection import attributes_of
-from pipeline.packing.sieve import has_image_suffix
 from pipeline.packing.sources.base import ImageFiles, Member
-from pipeline.shards.labels import counts_of
+from pipeline.packing.sources.sieve import has_image_suffix
+from pipeline.shards.labels import LabelTable, counts_of
 from pipeline.shards.manifest import MAX_ATTRIBUTES, MAX_LABEL_NAME
 
 FOLDERS, CELEBA, NONE = "folders", "celeba", "none"
@@ -41,12 +40,7 @@ class Labelling(NamedTuple):
 
 
 def label(source: ImageFiles, members: Sequence[Member], asked: str | None) -> Labelling | None:
-    """Find the labels of a source's images.
-
-    Args:
-        source: where they come from.
-        members: the images that are to be labelled, a choice of the source's.
-        asked: what `--labels` says; None for the source's own labels, if it has any.
+    """Find the labels of some of a source's images, as `--labels` asks; None for its own, if any.
 
     Raises:
         UserError: an image has no label, or the labels are none that a set can have.
@@ -108,7 +102,7 @@ def _of_classes(classes: Sequence[str], known: set[str]) -> LabelTable:
 
 
 def _by_file(source: ImageFiles, members: Sequence[Member], path: Path, flag: str) -> LabelTable:
-    rows, columns = read_table(path, flag)
+    rows, columns = read_label_file(path, flag)
     everyone = source.members()
     found = _matched([row.name for row in rows], [member.name for member in everyone])
     if columns is None and found[0] is None and not has_image_suffix(rows[0].name):
@@ -187,14 +181,14 @@ def _require_once(names: Sequence[str], flag: str) -> None:
 def _not_covered(
     rows: int, images: int, others: list[str], missing: list[str], flag: str
 ) -> UserError:
-    told = []
+    found = []
     if missing:
-        told.append(f"{len(missing):,} images without a label, the first {missing[0]:.200}")
+        found.append(f"{len(missing):,} images without a label, the first {missing[0]:.200}")
     if others:
-        told.append(f"{len(others):,} labels without an image, the first {others[0]:.200}")
+        found.append(f"{len(others):,} labels without an image, the first {others[0]:.200}")
     return UserError(
         flag,
-        f"{rows:,} labels for {images:,} images: {'; '.join(told)}",
+        f"{rows:,} labels for {images:,} images: {'; '.join(found)}",
         "a label for each image and no others, by names relative to the source, or their last"
         " parts where those are unique",
         "use the file that belongs to these images, or correct the names in it; images without a"

@@ -7,7 +7,6 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,22 +15,20 @@ import numpy as np
 from pipeline.errors import UserError, counted
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.labels import LabelTable
-from pipeline.packing.plan import Packing
-from pipeline.packing.shard import DIGEST, DIGESTS, ShardRecord, names
+from pipeline.packing.shard import DIGEST, DIGESTS, ShardRecord, Work, shard_name
 from pipeline.packing.sources.base import Member
-from pipeline.shards.labels import counts_of, labels_file
+from pipeline.shards.labels import LabelTable, counts_of, labels_file
 from pipeline.shards.manifest import (
+    HEADERS,
     LABELS,
     MANIFEST,
     PROGRESS,
     REJECTS,
-    REJECTS_HEADER,
     SAMPLES,
-    SAMPLES_HEADER,
     Labels,
     Manifest,
 )
+from pipeline.shards.shard_set import read_table
 
 REJECTS_SHOWN = 5
 """Rejects that the message lists; the others are in the table that it names."""
@@ -64,41 +61,16 @@ class Packed:
     """Images that this command went through; the others were in those shards."""
 
 
-class TooManyRejectsError(Exception):
-    """More rejects than are allowed: ends the workers, which then record theirs.
-
-    Args:
-        target: where the set is made.
-    """
-
-    def __init__(self, target: Path) -> None:
-        super().__init__()
-        self.target = target
-
-
-def merge(
-    target: Path,
-    records: Sequence[ShardRecord],
-    packing: Packing,
-    members: Sequence[Member],
-    labels: LabelTable | None,
-) -> Packed:
-    """Write the tables and the manifest of a set whose shards are finished.
-
-    Args:
-        target: where the set is made, with what the shards' jobs have left in `.packing/`.
-        records: of all shards, in order.
-        packing: the options.
-        members: all that were dealt to the shards.
-        labels: theirs, if they have some.
+def merge(work: Work, records: Sequence[ShardRecord], members: Sequence[Member]) -> Packed:
+    """Write the tables and the manifest of a set; `records` has all its shards, in order.
 
     Raises:
-        TooManyRejectsError: more than the options allow.
-        UserError: no image is left, or none of a class.
+        UserError: more rejects than the options allow; no image is left, or none of a class.
     """
+    target = work.out
     rejected = dict(sum((Counter(record.rejected) for record in records), Counter[str]()))
-    if sum(rejected.values()) > packing.max_rejects * len(members):
-        raise TooManyRejectsError(target)
+    if sum(rejected.values()) > work.packing.max_rejects * work.images:
+        raise too_many_rejects(work)
     if not any(record.shard for record in records):
         raise UserError(
             target,
@@ -106,10 +78,10 @@ def merge(
             "images that decode",
             f"see {target / PROGRESS}/*.{REJECTS} for each one",
         )
-    _join(target, SAMPLES, SAMPLES_HEADER, len(records))
+    _join(target, SAMPLES, len(records))
     if rejected:
-        _join(target, REJECTS, REJECTS_HEADER, len(records))
-    manifest = _manifest(target, records, packing, labels)
+        _join(target, REJECTS, len(records))
+    manifest = _manifest(work, records)
     write_whole(target / MANIFEST, manifest.model_dump_json(indent=1).encode() + b"\n")
     return Packed(
         manifest,
@@ -119,26 +91,25 @@ def merge(
     )
 
 
-def _manifest(
-    target: Path, records: Sequence[ShardRecord], packing: Packing, labels: LabelTable | None
-) -> Manifest:
+def _manifest(work: Work, records: Sequence[ShardRecord]) -> Manifest:
     kept = [record for record in records if record.shard is not None]
     rejected = sum(sum(record.rejected.values()) for record in records)
     largest = [record.largest for record in kept if record.largest]
     smallest = [record.smallest for record in kept if record.smallest]
+    recipe, labels = work.packing.recipe, work.labels
     return Manifest(
-        format=packing.recipe.format if labels is None else 2,
-        recipe=packing.recipe,
-        seed=packing.seed,
+        format=recipe.format if labels is None else 2,
+        recipe=recipe,
+        seed=work.packing.seed,
         samples=sum(record.shard.samples for record in kept if record.shard),
         rejected=rejected,
         image_bytes=sum(record.image_bytes for record in kept),
         largest_image=(max(w for w, _ in largest), max(h for _, h in largest)),
         smallest_image=(min(w for w, _ in smallest), min(h for _, h in smallest)),
         shards=tuple(record.shard for record in kept if record.shard),
-        labels=None if labels is None else _write_labels(target, labels),
-        samples_sha256=file_digest(target / SAMPLES),
-        rejects_sha256=file_digest(target / REJECTS) if rejected else None,
+        labels=None if labels is None else _write_labels(work.out, labels),
+        samples_sha256=file_digest(work.out / SAMPLES),
+        rejects_sha256=file_digest(work.out / REJECTS) if rejected else None,
     )
 
 
@@ -148,8 +119,7 @@ def _write_labels(target: Path, labels: LabelTable) -> Labels:
     Raises:
         UserError: every image of a class was rejected: nothing could learn to draw it.
     """
-    with (target / SAMPLES).open(newline="", encoding="utf-8", errors="surrogateescape") as table:
-        keys = sorted(int(row[0]) for row in islice(csv.reader(table), 1, None))
+    keys = sorted(int(key) for key, _ in read_table(target / SAMPLES, SAMPLES))
     values = labels.values[keys]
     data = labels_file(values)
     write_whole(target / LABELS, data)
@@ -166,11 +136,11 @@ def _write_labels(target: Path, labels: LabelTable) -> Labels:
     return Labels(kind=labels.kind, names=labels.names, counts=counts, sha256=digest(data))
 
 
-def _join(target: Path, name: str, header: str, shards: int) -> None:
+def _join(target: Path, name: str, shards: int) -> None:
     with replacing(target / name) as partial, partial.open("wb") as table:
-        table.write(header.encode() + b"\r\n")
+        table.write(HEADERS[name].encode() + b"\r\n")
         for number in range(shards):
-            with (target / PROGRESS / f"{names(number)}.{name}").open("rb") as rows:
+            with (target / PROGRESS / f"{shard_name(number)}.{name}").open("rb") as rows:
                 shutil.copyfileobj(rows, table)
 
 
@@ -182,7 +152,7 @@ def _find_copies(
     for number, record in enumerate(records):
         if record.shard is None:
             continue
-        path = target / PROGRESS / f"{names(number)}.{DIGESTS}"
+        path = target / PROGRESS / f"{shard_name(number)}.{DIGESTS}"
         part = np.fromfile(path, DIGEST) if path.exists() else np.empty(0, DIGEST)
         if len(part) != record.shard.samples:
             return None
@@ -197,18 +167,19 @@ def _find_copies(
     return Copies(len(again), copy, original)
 
 
-def too_many_rejects(target: Path, images: int, share: float) -> UserError:
+def too_many_rejects(work: Work) -> UserError:
     """The error that lists the rejects so far."""
     rows = []
-    for path in sorted((target / PROGRESS).glob(f"*.{REJECTS}")):
+    for path in sorted((work.out / PROGRESS).glob(f"*.{REJECTS}")):
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as table:
             rows += [(name, reason) for name, reason, _ in csv.reader(table)]
     kinds = Counter(RejectedError(reason).kind for _, reason in rows)
+    share = work.packing.max_rejects
     return UserError(
         f"--max-rejects {share}",
-        f"{len(rows):,} of {images:,} images are rejected already: {counted(kinds)}",
-        f"at most {int(share * images):,}",
-        f"see all so far in {target / PROGRESS}/*.{REJECTS}, and repair or remove them, or allow"
+        f"{len(rows):,} of {work.images:,} images are rejected already: {counted(kinds)}",
+        f"at most {int(share * work.images):,}",
+        f"see all so far in {work.out / PROGRESS}/*.{REJECTS}, and repair or remove them, or allow"
         " more; the same command goes on with what is finished",
         listed=[f"{name}: {reason}" for name, reason in sorted(rows)[:REJECTS_SHOWN]],
     )

@@ -16,9 +16,8 @@ from pipeline.errors import UserError, first_line
 from pipeline.machine import usable_cores
 from pipeline.packing.outdir import HeldError
 from pipeline.packing.parts import PartDone, PartedSet
-from pipeline.packing.plan import Deal
-from pipeline.packing.shard import Entry
-from pipeline.remote.store import UnreachableError
+from pipeline.packing.plan import Deal, Entry
+from pipeline.remote.refusals import UnreachableError
 
 LOCAL = "local"
 """The address of a cluster that is this machine and ends with the command."""

@@ -13,8 +13,8 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.files import PARTIAL, locked, write_new, write_whole, writing
 from pipeline.images.size import sides
-from pipeline.packing.plan import Plan, plan_json
-from pipeline.packing.shard import Entry
+from pipeline.packing.plan import Entry, Plan, differences, plan_json
+from pipeline.packing.shard import Work
 from pipeline.shards.manifest import (
     LABELS,
     MANIFEST,
@@ -78,11 +78,6 @@ def held_part(out: Path, plan: Plan, number: int) -> Iterator[None]:
     """Hold one part of the set that is made in a folder, whose other parts others may hold.
 
     The folder as a whole is held for a moment, in which the plan is compared, or written.
-
-    Args:
-        out: the folder.
-        plan: of the set.
-        number: of the part.
 
     Raises:
         HeldError: another process has the part, or the whole folder.
@@ -153,9 +148,12 @@ def claim(out: Path, plan: Plan, *, overwrite: bool) -> Path:
     foreign = sorted(
         name for name in held if name not in (PROGRESS, NEW) and not OURS.fullmatch(name)
     )
-    if LABELS in held and MANIFEST in held and "labels" not in _json_object(out / MANIFEST):
+    manifest = _json_object(out / MANIFEST)
+    if LABELS in held and MANIFEST in held and "labels" not in manifest:
         foreign.append(LABELS)  # somebody's own, beside a set that has none
-    ours = not held or PROGRESS in held or NEW in held or _is_manifest(out / MANIFEST)
+    # Other programs use a manifest's name too
+    is_manifest = {"format", "recipe", "shards"} <= manifest.keys()
+    ours = not held or PROGRESS in held or NEW in held or is_manifest
     # A damaged set, or a copy that lacks its manifest: --overwrite gives it up
     ours = ours or (overwrite and any(name.endswith(".idx") for name in held))
     complete = MANIFEST in held and not (out / PROGRESS / PLAN).exists()
@@ -181,11 +179,6 @@ def claim(out: Path, plan: Plan, *, overwrite: bool) -> Path:
     with writing(f"--out {out}", "a folder that can be written"):
         target.mkdir(parents=True, exist_ok=True)
     return target
-
-
-def _is_manifest(path: Path) -> bool:
-    """Whether this is a shard set's, of any version: other programs use the name too."""
-    return {"format", "recipe", "shards"} <= _json_object(path).keys()
 
 
 def _json_object(path: Path) -> dict[str, object]:
@@ -217,31 +210,6 @@ def kept_plan(folder: Path) -> Plan | None:
     return _json_object(path) if path.is_file() else None
 
 
-def differences(before: Plan | None, plan: Plan) -> tuple[str, str] | None:
-    """In which options an unfinished set is another than planned.
-
-    Returns:
-        What it has and what is planned, in words; None if they are the same, or there is no set.
-    """
-    if before is None:
-        return None
-    was, wanted = _single_options(before), _single_options(plan)
-    differing = [name for name in wanted if was.get(name) != wanted[name]]
-    if not differing:
-        return None
-    told = ", ".join(f"{name} {was.get(name)!s:.60}" for name in differing)
-    return (
-        f"an unfinished set with other options: {told}",
-        ", ".join(f"{name} {wanted[name]!s:.60}" for name in differing),
-    )
-
-
-def _single_options(plan: Plan) -> Plan:
-    """A plan with each of the recipe's options by itself."""
-    recipe = plan.get("recipe")
-    return {**plan, "recipe": None, **(recipe if isinstance(recipe, dict) else {})}
-
-
 def empty_progress(folder: Path) -> None:
     """Forget what was finished: records before the rows they vouch for, and the plan last of all.
 
@@ -255,30 +223,24 @@ def _vouches_for(entry: Path) -> int:
     return 2 if entry.name == PLAN else 0 if entry.suffix == ".json" else 1
 
 
-def require_space(
-    out: Path,
-    left: Iterable[list[Entry]],
-    recipe: Recipe,
-    flag: str = "--out",
-    *,
-    labelled: bool = False,
-) -> None:
+def require_space(work: Work, left: Iterable[list[Entry]], flag: str) -> None:
     """Compare what is still to be written with the disk's free space.
 
     Raises:
         UserError: it does not fit; it names the flag.
     """
+    recipe = work.packing.recipe
     pixels = 3 * math.prod(sides(recipe.size)) if recipe.size else None
-    overhead = TAR_OVERHEAD * (2 if labelled else 1)  # a label is a member of a few bytes
+    overhead = TAR_OVERHEAD * (1 if work.labels is None else 2)  # a label is a member, too
     needed = sum(
         _at_least(member.size, pixels, recipe) + overhead
         for entries in left
         for _, member in entries
     )
-    free = shutil.disk_usage(out).free
+    free = shutil.disk_usage(work.out).free
     if free < needed:
         raise UserError(
-            f"{flag} {out}",
+            f"{flag} {work.out}",
             f"{free / 1e9:.2f} GB free",
             f"{needed / 1e9:.2f} GB for these images",
             f"free some space, choose another {flag}, or pack fewer images with --limit",
@@ -316,9 +278,7 @@ def swap_in(target: Path, out: Path, manifest: Manifest) -> None:
 
 def _drop_leftovers(folder: Path, manifest: Manifest) -> None:
     """Delete files of an interrupted run or of the set before that are not this set's."""
-    kept = {f"{shard.name}.{suffix}" for shard in manifest.shards for suffix in ("tar", "idx")}
-    kept |= {MANIFEST, SAMPLES} | ({REJECTS} if manifest.rejected else set())
-    kept |= {LABELS} if manifest.labels else set()
+    kept = {MANIFEST, *manifest.digests}
     for entry in list(folder.iterdir()):
         if OURS.fullmatch(entry.name) and entry.name not in kept:
             entry.unlink()

@@ -9,31 +9,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from pipeline.errors import KINDS_SHOWN, UserError
-from pipeline.packing.labels import LabelTable
+from pipeline.errors import KINDS_SHOWN, UserError, the_first
 from pipeline.packing.merge import Packed, merge
 from pipeline.packing.outdir import (
     claim,
     empty_progress,
-    held,
     held_part,
     keep_plan,
     kept_plan,
-    require_space,
     swap_in,
 )
-from pipeline.packing.pack import is_left, plain_faults, write_left
-from pipeline.packing.part_upload import PartUpload
-from pipeline.packing.plan import Deal, Packing, Plan, plan_for_parts, plan_of
-from pipeline.packing.shard import Entry, ShardRecord, Work, finished
+from pipeline.packing.pack import holding, is_left, plain_faults, write_left
+from pipeline.packing.plan import Deal, Entry, Packing, Plan, plan_for_parts, plan_of
+from pipeline.packing.shard import ShardRecord, Work, finished
 from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.packing.upload import PartUpload
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import MANIFEST
 
 MAX_PARTS = 100_000
@@ -99,13 +97,7 @@ class PartedSet:
         progress: Callable[[int, int], None] = lambda done, total: None,
         sent: Callable[[int, int], None] = lambda up, total: None,
     ) -> PartDone:
-        """Do what is left of a part.
-
-        Args:
-            number: of the part.
-            shards: of the part, or of the whole set.
-            progress: as for `pack`.
-            sent: as for `Upload`.
+        """Do what is left of a part; `shards` has its shards, at least.
 
         Raises:
             HeldError: another process on this machine, or in this folder, packs it.
@@ -113,14 +105,14 @@ class PartedSet:
         """
         mine = [each for each in shards if each % self.parts == number]
         if isinstance(self.out, Path):
-            out = self.out
-            with plain_faults(out, self.images, self.packing), held_part(out, self.plan, number):
-                return self._pack(out, "--out", shards, mine, _finished(out, mine), progress)
-        part = f"part {number} of {self.parts}"
-        with PartUpload(self.out, self.access, sent, part) as upload:
-            folder = upload.folder
-            with plain_faults(folder, self.images, self.packing), held(folder, "--shard-cache"):
-                return self._pack_and_send(upload, shards, mine, progress)
+            with plain_faults(self.out), held_part(self.out, self.plan, number):
+                left = self._left(mine, _finished(self.out, mine))
+                images = write_left(self._work(self.out), shards, left, "--out", progress)
+        else:
+            upload = PartUpload(self.out, self.access, sent, f"part {number} of {self.parts}")
+            with upload, holding(upload.folder, "--shard-cache"):
+                left, images = self._pack_and_send(upload, shards, mine, progress)
+        return PartDone(len(mine), len(mine) - len(left), images)
 
     def _pack_and_send(
         self,
@@ -128,81 +120,73 @@ class PartedSet:
         shards: Mapping[int, list[Entry]],
         mine: Sequence[int],
         progress: Callable[[int, int], None],
-    ) -> PartDone:
+    ) -> tuple[list[int], int]:
         folder, up = upload.folder, upload.begin_part(self.plan, mine)
         keep_plan(folder, self.plan)
         here = _finished(folder, [each for each in mine if each not in up])
-        for each, record in here.items():
-            if not is_left(record, self.packing):
-                upload.add(each)
-        records, flag = up | here, "--shard-cache"
-        done = self._pack(folder, flag, shards, mine, records, progress, upload.add)
+        left = self._left(mine, up | here)
+        for each in here.keys() - {*left}:
+            upload.add(each)
+        work = self._work(folder)
+        images = write_left(work, shards, left, "--shard-cache", progress, upload.add)
         upload.wait()
         upload.sweep_if_complete()
         upload.clear()
-        return done
+        return left, images
 
     def finish(self, members: Sequence[Member], command: str) -> Packed:
         """Join the parts: check that all shards are there, merge their records, write the manifest.
 
-        Args:
-            members: of the whole set.
-            command: the command line of its parts, without `--part`.
+        `command` is that of the parts, without `--part`: the message about missing ones repeats it.
 
         Raises:
             UserError: a part is not done; the set is complete already; or as `pack` does.
         """
-        shards = range(math.ceil(len(members) / self.packing.per_shard))
         if isinstance(self.out, Path):
-            with plain_faults(self.out, self.images, self.packing), held(self.out):
-                return self._finish_in_folder(self.out, members, shards, command)
-        with PartUpload(self.out, self.access, part="finish") as upload:
-            folder = upload.folder
-            with plain_faults(folder, self.images, self.packing), held(folder, "--shard-cache"):
-                return self._finish_in_store(upload, members, shards, command)
+            with holding(self.out, "--out"):
+                return self._finish_in_folder(self.out, members, command)
+        upload = PartUpload(self.out, self.access, part="finish")
+        with upload, holding(upload.folder, "--shard-cache"):
+            return self._finish_in_store(upload, members, command)
 
-    def _finish_in_folder(
-        self, out: Path, members: Sequence[Member], shards: range, command: str
-    ) -> Packed:
+    def _finish_in_folder(self, out: Path, members: Sequence[Member], command: str) -> Packed:
         claim(out, self.plan, overwrite=False)
         if (out / MANIFEST).exists():  # killed while it swept up
             empty_progress(out)
             claim(out, self.plan, overwrite=False)
-        records = _finished(out, shards)
-        self._require_all(records, shards, command)
-        packed = merge(out, [*records.values()], self.packing, members, self.labels)
+        records = _finished(out, self._shards)
+        self._require_all(records, command)
+        packed = merge(self._work(out), [*records.values()], members)
         swap_in(out, out, packed.manifest)
         return packed
 
     def _finish_in_store(
-        self, upload: PartUpload, members: Sequence[Member], shards: range, command: str
+        self, upload: PartUpload, members: Sequence[Member], command: str
     ) -> Packed:
-        records = upload.begin_part(self.plan, shards)
+        records = upload.begin_part(self.plan, self._shards)
         try:
-            self._require_all(records, shards, command)
+            self._require_all(records, command)
             keep_plan(upload.folder, self.plan)
             upload.fetch_rows(records)
         except UserError:
             upload.refuse_complete()  # another one that finishes the set has swept up
             raise
-        ordered = [records[number] for number in shards]
-        packed = merge(upload.folder, ordered, self.packing, members, self.labels)
+        ordered = [records[number] for number in self._shards]
+        packed = merge(self._work(upload.folder), ordered, members)
         upload.finish(packed.manifest)
         return packed
 
-    def _require_all(self, records: Mapping[int, ShardRecord], shards: range, command: str) -> None:
-        left = [each for each in shards if is_left(records.get(each), self.packing)]
-        missing = sorted({each % self.parts for each in left})
+    def _require_all(self, records: Mapping[int, ShardRecord], command: str) -> None:
+        missing = sorted({each % self.parts for each in self._left(self._shards, records)})
         if not missing:
             return
-        shown, more = missing[:KINDS_SHOWN], len(missing) > KINDS_SHOWN
         raise UserError(
             f"--out {self.out}",
             f"{len(missing)} of {self.parts} parts with shards that are not there:"
-            f" {', '.join(map(str, shown))}{', …' if more else ''}",
+            f" {the_first([str(number) for number in missing])}",
             "all parts of the set",
             "give the commands that are listed, and then this one again",
-            listed=[f"{command} --part {number}/{self.parts}" for number in shown],
+            listed=[f"{command} --part {number}/{self.parts}" for number in missing[:KINDS_SHOWN]],
         )
 
     @property
@@ -212,22 +196,15 @@ class PartedSet:
         assert isinstance(parts, int)
         return parts
 
-    def _pack(
-        self,
-        folder: Path,
-        flag: str,
-        shards: Mapping[int, list[Entry]],
-        mine: Sequence[int],
-        records: Mapping[int, ShardRecord],
-        progress: Callable[[int, int], None],
-        written: Callable[[int], None] = lambda number: None,
-    ) -> PartDone:
-        left = [each for each in mine if is_left(records.get(each), self.packing)]
-        entries, labelled = (shards[each] for each in left), self.labels is not None
-        require_space(folder, entries, self.packing.recipe, flag, labelled=labelled)
-        work = Work(self.source, folder, self.packing.recipe, self.packing.strict, self.labels)
-        images = write_left(work, shards, left, self.images, self.packing, progress, written)
-        return PartDone(len(mine), len(mine) - len(left), images)
+    @property
+    def _shards(self) -> range:
+        return range(math.ceil(self.images / self.packing.per_shard))
+
+    def _work(self, folder: Path) -> Work:
+        return Work(self.source, folder, self.packing, self.images, self.labels)
+
+    def _left(self, numbers: Iterable[int], records: Mapping[int, ShardRecord]) -> list[int]:
+        return [each for each in numbers if is_left(records.get(each), self.packing)]
 
 
 def parts_there(out: Path | Address, access: Access) -> int:

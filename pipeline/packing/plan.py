@@ -11,9 +11,8 @@ from importlib.metadata import version
 from itertools import islice
 
 from pipeline.files import digest
-from pipeline.packing.labels import LabelTable
-from pipeline.packing.shard import Entry
 from pipeline.packing.sources.base import ImageFiles, Member
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.manifest import Recipe
 from pipeline.shards.order import permutation
 
@@ -31,6 +30,9 @@ DECODERS = ("pillow", "simplejpeg", "torch")
 
 PIECE = 1 << 14
 """Members whose digest is computed at once."""
+
+Entry = tuple[int, Member]
+"""A sample's key and where it comes from."""
 
 Plan = dict[str, object]
 """What must be equal for an unfinished set to be resumed, by the names that messages use."""
@@ -91,15 +93,36 @@ def plan_digest(plan: Plan) -> str:
     return digest(plan_json(plan))
 
 
+def differences(before: Plan | None, plan: Plan) -> tuple[str, str] | None:
+    """In which options an unfinished set is another than planned.
+
+    Returns:
+        What it has and what is planned, in words; None if they are the same, or there is no set.
+    """
+    if before is None:
+        return None
+    was, wanted = _single_options(before), _single_options(plan)
+    differing = [name for name in wanted if was.get(name) != wanted[name]]
+    if not differing:
+        return None
+    found = ", ".join(f"{name} {was.get(name)!s:.60}" for name in differing)
+    return (
+        f"an unfinished set with other options: {found}",
+        ", ".join(f"{name} {wanted[name]!s:.60}" for name in differing),
+    )
+
+
+def _single_options(plan: Plan) -> Plan:
+    """A plan with each of the recipe's options by itself."""
+    recipe = plan.get("recipe")
+    return {**plan, "recipe": None, **(recipe if isinstance(recipe, dict) else {})}
+
+
 class Deal(Mapping[int, list[Entry]]):
     """All samples, shuffled and cut into shards: shard k owns places [k·m, (k+1)·m).
 
-    A shard's entries are made when they are asked for: those of 10⁷ images would take a gigabyte.
-
-    Args:
-        members: sorted by name; a sample's key is its place among them.
-        seed: of the shuffle.
-        per_shard: samples in a shard, m.
+    A sample's key is its place among the members, which are sorted by name. A shard's entries are
+    made when they are asked for: those of 10⁷ images would take a gigabyte.
     """
 
     def __init__(self, members: Sequence[Member], seed: int, per_shard: int) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, the_first
 from pipeline.packing.downloads import PAGE_BYTES, web_page
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import Member
+from pipeline.shards.labels import LabelTable
 
 SPLITS = {"train": "0", "valid": "1", "test": "2"}
 """As numbered in `list_eval_partition`."""
@@ -40,11 +40,10 @@ def in_classes(members: Sequence[Member], classes: Sequence[str], path: Path) ->
     known = sorted(set().union(*folders))
     for wanted in classes:
         if wanted not in known:
-            listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
             raise UserError(
                 f"--classes {wanted}",
                 f"no images in a sub-folder of that name in {path}",
-                f"some of: {listed}" if known else "a source with sub-folders",
+                f"some of: {the_first(known, 20)}" if known else "a source with sub-folders",
                 "correct the name, or leave --classes out to take every image",
             )
     chosen = set(classes)
@@ -71,12 +70,7 @@ def in_split(members: list[Member], source: Path, split: str) -> list[Member]:
 
 
 def with_attributes(members: list[Member], source: Path, where: str) -> list[Member]:
-    """The members whose attributes in `list_attr_celeba` are as asked.
-
-    Args:
-        members: as for `in_split`.
-        source: likewise.
-        where: for example "Smiling=1,Male=-1": all must hold.
+    """The members whose attributes in `list_attr_celeba` are all as in "Smiling=1,Male=-1".
 
     Raises:
         UserError: as `in_split`.
@@ -90,13 +84,7 @@ def with_attributes(members: list[Member], source: Path, where: str) -> list[Mem
 def attributes_of(
     members: Sequence[Member], source: Path, names: Sequence[str], flag: str
 ) -> LabelTable:
-    """The attributes of images, as `list_attr_celeba` has them.
-
-    Args:
-        members: as for `in_split`.
-        source: likewise.
-        names: of the attributes; all of the list's, if empty.
-        flag: for an error.
+    """The attributes of images, as `list_attr_celeba` has them; all of them, if none are named.
 
     Raises:
         UserError: as `in_split`.

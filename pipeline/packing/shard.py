@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, replacing, write_whole
 from pipeline.images.decode import RejectedError
-from pipeline.packing.labels import LabelTable
+from pipeline.packing.plan import Entry, Packing
 from pipeline.packing.sources.base import DamagedError, ImageFiles, Member
 from pipeline.packing.store import store
-from pipeline.shards.manifest import PROGRESS, REJECTS, SAMPLES, Count, Recipe, Shard, Size
+from pipeline.shards.labels import LabelTable
+from pipeline.shards.manifest import PROGRESS, REJECTS, SAMPLES, Count, Shard, Size
 from pipeline.shards.tar import TarWriter
 
 REPORT_EVERY = 32
@@ -44,9 +45,6 @@ DIGEST = np.dtype([("key", "<u8"), ("sha256", "S32")])
 
 MAX_RECORD_BYTES = 1 << 16
 """A record has one row, and a count for each kind of fault: far less."""
-
-Entry = tuple[int, Member]
-"""A sample's key and where it comes from."""
 
 
 class ShardRecord(BaseModel):
@@ -85,8 +83,10 @@ class Work:
 
     source: ImageFiles
     out: Path
-    recipe: Recipe
-    strict: bool
+    """Where they are written."""
+    packing: Packing
+    images: int
+    """Of the set."""
     labels: LabelTable | None = None
     """By key: of all the set's members."""
 
@@ -105,7 +105,7 @@ class _Tally:
     image_bytes: int = 0
 
 
-def names(number: int) -> str:
+def shard_name(number: int) -> str:
     """A shard's name without its suffix."""
     return f"shard-{number:06d}"
 
@@ -116,7 +116,7 @@ def parse_record(data: bytes, number: int) -> ShardRecord | None:
         record = ShardRecord.model_validate_json(data)
     except ValidationError:
         return None
-    return record if record.shard is None or record.shard.name == names(number) else None
+    return record if record.shard is None or record.shard.name == shard_name(number) else None
 
 
 def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
@@ -127,7 +127,7 @@ def finished(target: Path, out: Path, number: int) -> ShardRecord | None:
         out: where it lies already, if that run was cut off while it swapped the sets.
         number: of the shard.
     """
-    path = target / PROGRESS / f"{names(number)}.{RECORD}"
+    path = target / PROGRESS / f"{shard_name(number)}.{RECORD}"
     try:
         with path.open("rb") as file:
             record = parse_record(file.read(MAX_RECORD_BYTES), number)
@@ -155,16 +155,12 @@ def _either(first: Path, second: Path, name: str) -> Path:
 def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progress, None, None]:
     """Write one shard and its record; closed before its end, it leaves nothing half-written.
 
-    Args:
-        work: what is the same for all shards.
-        shard: its number and its samples.
-
     Raises:
         UserError: `strict`, and an image was rejected.
         OSError: the disk is full, or the source is gone.
     """
     number, entries = shard
-    name, tally, written = names(number), _Tally(), None
+    name, tally, written = shard_name(number), _Tally(), None
     with replacing(work.out / f"{name}.tar") as partial:
         with partial.open("wb") as file:
             tar = TarWriter(file)
@@ -189,12 +185,12 @@ def write_shard(work: Work, shard: tuple[int, list[Entry]]) -> Generator[Progres
 def _fill(
     tar: TarWriter, work: Work, name: str, entries: list[Entry], tally: _Tally
 ) -> Generator[Progress, None, None]:
-    extension = work.recipe.extension
+    extension = work.packing.recipe.extension
     reported = rejected = 0
     for count, (key, member) in enumerate(entries, 1):
         try:
             data = work.source.read(member)
-            stored = store(data, work.recipe)
+            stored = store(data, work.packing.recipe)
         except DamagedError as damage:
             _reject(work, member, RejectedError(f"unreadable ({damage})"), tally)
         except RejectedError as reject:
@@ -221,7 +217,7 @@ def _fill(
 
 
 def _reject(work: Work, member: Member, reject: RejectedError, tally: _Tally) -> None:
-    if work.strict:
+    if work.packing.strict:
         raise UserError(
             work.source.where(member),
             str(reject),

@@ -26,10 +26,6 @@ class Stored(NamedTuple):
 def store(data: bytes, recipe: Recipe) -> Stored:
     """Make what a shard keeps of one image file.
 
-    Args:
-        data: the file's bytes.
-        recipe: what to keep, and whether what goes in untouched is decoded too.
-
     Raises:
         RejectedError: it does not decode, or is smaller than the crop.
     """

@@ -3,31 +3,49 @@
 It is packed in a folder of the shard cache. What is up is noted there, so that the same command
 goes on with the rest. While the set is unfinished, the store has one object more, the claim of
 whoever packs it: without that, two who came at once would overwrite each other's shards.
+
+The claim of a set in parts names the digest of its plan, so that every machine with the same plan
+may add to it. Its progress lies in a folder of the store that is named by that digest:
+
+    .packing-claim
+    .packing/0123456789abcdef/plan.json
+    .packing/0123456789abcdef/shard-000000.samples.csv, …rejects.csv, …digests; last, ….json
 """
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from queue import Queue
 from shutil import rmtree
-from types import TracebackType
 from typing import Self
 
 from pipeline.errors import UserError
-from pipeline.files import digest, write_whole
-from pipeline.packing.outdir import NOT_CONTENT, OURS, differences, empty_progress, kept_plan
-from pipeline.packing.plan import Plan
-from pipeline.packing.shard import finished
+from pipeline.files import digest, replacing, write_whole
+from pipeline.packing.outdir import NOT_CONTENT, OURS, PLAN, empty_progress, kept_plan
+from pipeline.packing.plan import Plan, differences, plan_digest, plan_json
+from pipeline.packing.shard import (
+    MAX_RECORD_BYTES,
+    RECORD,
+    ROWS,
+    ShardRecord,
+    finished,
+    parse_record,
+    shard_name,
+)
 from pipeline.remote.access import Access
 from pipeline.remote.address import Address
 from pipeline.remote.cache import ShardCache
-from pipeline.remote.store import ExistsError, Store
-from pipeline.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, Manifest
+from pipeline.remote.refusals import ExistsError, MissingError
+from pipeline.remote.store import Store
+from pipeline.remote.threads import call_each
+from pipeline.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, PROGRESS, Manifest, Shard
 
 CLAIM = ".packing-claim"
 """The object that says whose an unfinished set is, by a number that its folder here keeps, too."""
@@ -39,6 +57,11 @@ NOTES = "uploaded"
 """In the progress folder: a line for each file that is up, in the format of sha256sum."""
 
 MAX_CLAIM_BYTES = 1 << 10
+
+CLAIMED = re.compile(r"([0-9a-f]{64}) in (\d{1,6}) parts")
+"""What the claim of a set in parts says: the digest of the plan, and in how many parts it is."""
+
+MAX_PLAN_BYTES = 1 << 16
 
 AT_ONCE = 2
 """Shards on their way at the same time: the beginning of one hides the end of another. A large one
@@ -55,13 +78,12 @@ class Upload:
     """A context manager, at whose end nothing more is sent.
 
     Args:
-        address: where the set is to be.
         access: its cache has the folder in which the set is packed, and gets the files in the end.
         progress: called by several threads with the shards that are up, and all there will be.
         part: what is packed, if not the whole set.
 
-    Raises:
-        UserError: the cache cannot be used.
+    Every method raises a `UserError` if the store cannot be reached, read or written, or the cache
+    cannot be used.
     """
 
     folder: Path
@@ -91,12 +113,7 @@ class Upload:
             threading.Thread(target=self._send_shards, daemon=True).start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._over.set()
         for _ in range(AT_ONCE):
             self._queue.put(None)
@@ -104,30 +121,21 @@ class Upload:
             self.folder.rmdir()
 
     def begin(self, plan: Plan, shards: int) -> Path:
-        """Find out whether the set may be made there, and claim the place.
-
-        Args:
-            plan: the source and the options, as they are kept in the progress folder.
-            shards: how many there will be.
+        """Find out whether a set of so many shards may be made there, and claim the place.
 
         Returns:
             The folder to pack in.
 
         Raises:
-            UserError: there is a complete set, something else, or a set that somebody else packs;
-                or the store cannot be reached or written.
+            UserError: there is a complete set, something else, or a set that somebody else packs.
         """
         self._shards = shards
-        there = self._names()
         differing = differences(kept_plan(self.folder), plan)
-        if not there:
-            if differing is not None:
-                empty_progress(self.folder)
+        if differing and not self._there():
+            empty_progress(self.folder)  # left here by a set that is in the store no more
             differing = None
-            self._claim()
-            there = self._names()  # again, for somebody may have come and gone before the claim
-        self._require_unfinished(there)
-        if self._read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
+        there = self._claimed()
+        if self._store.read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
             raise self._refusal(
                 "an unfinished set that is packed elsewhere, or with another --shard-cache",
                 "a place that nobody else packs into",
@@ -139,20 +147,12 @@ class Upload:
         return self.folder
 
     def add(self, number: int) -> None:
-        """Send a finished shard when its turn comes.
-
-        Raises:
-            UserError: an earlier one could not be sent.
-        """
+        """Send a finished shard when its turn comes."""
         self._require_no_error()
         self._queue.put(number)
 
     def wait(self) -> None:
-        """Wait until all that was added is up.
-
-        Raises:
-            UserError: one could not be sent.
-        """
+        """Wait until all that was added is up."""
         self._queue.join()
         self._require_no_error()
 
@@ -160,7 +160,7 @@ class Upload:
         """Send what is left, the manifest last of all; then give the files to the cache.
 
         Raises:
-            UserError: something could not be sent, or there is another manifest by now.
+            UserError: there is another manifest by now.
         """
         self.wait()
         for name, sha256 in manifest.digests.items():
@@ -170,20 +170,23 @@ class Upload:
             self._store.upload(MANIFEST, data, new=True)
         except ExistsError:
             # It may be ours, if the answer to a first attempt was lost
-            if self._read(MANIFEST, MAX_MANIFEST_BYTES) != data:
+            if self._store.read(MANIFEST, MAX_MANIFEST_BYTES) != data:
                 raise self._complete() from None
         self._drop_claim()
         self._hand_over(manifest)
 
-    def _names(self) -> set[str]:
-        return set(self._store.names()) - NOT_CONTENT
+    def _there(self) -> dict[str, int]:
+        """The bytes of what is there, by name."""
+        sizes = self._store.sizes()
+        return {name: size for name, size in sizes.items() if name not in NOT_CONTENT}
 
-    def _read(self, name: str, most: int) -> bytes:
-        found = self._store.read(name, most)
-        assert found is not None, "no etag was given"
-        return found[0]
-
-    def _require_unfinished(self, there: Collection[str]) -> None:
+    def _claimed(self) -> dict[str, int]:
+        """What is there, once the place is claimed, and if it is no more than an unfinished set."""
+        there = self._there()
+        if not there:
+            with suppress(ExistsError):  # whose it is, is looked at next
+                self._store.upload(CLAIM, self._own_claim() or self._new_claim(), new=True)
+            there = self._there()  # again, for somebody may have come and gone before the claim
         if MANIFEST in there:
             raise self._complete()
         foreign = sorted(name for name in there if name != CLAIM and not OURS.fullmatch(name))
@@ -191,10 +194,7 @@ class Upload:
             others = foreign or sorted(there)
             found = f"{len(others)} other entries: {', '.join(others[:5])}"
             raise self._refusal(found, "a place with nothing in it")
-
-    def _claim(self) -> None:
-        with suppress(ExistsError):  # whose it is, is looked at next
-            self._store.upload(CLAIM, self._own_claim() or self._new_claim(), new=True)
+        return there
 
     def _new_claim(self) -> bytes:
         path, own = self.folder / PROGRESS / OWN_CLAIM, secrets.token_hex().encode()
@@ -208,7 +208,7 @@ class Upload:
 
     def _drop_claim(self) -> None:
         with suppress(UserError):  # without the right to delete, it stays, and is in nobody's way
-            if self._read(CLAIM, MAX_CLAIM_BYTES) == self._own_claim():
+            if self._store.read(CLAIM, MAX_CLAIM_BYTES) == self._own_claim():
                 self._sweep()
                 self._store.delete(CLAIM)
 
@@ -231,8 +231,8 @@ class Upload:
     def _send_shard(self, number: int) -> None:
         record = finished(self.folder, self.folder, number)
         if record is not None and record.shard is not None:  # else none of its images is good
-            self._send(f"{record.shard.name}.tar", record.shard.tar_sha256)
-            self._send(f"{record.shard.name}.idx", record.shard.index_sha256)
+            for name, sha256 in record.shard.digests.items():
+                self._send(name, sha256)
 
     def _send(self, name: str, sha256: str) -> None:
         """Send a file, unless it is up, and note that it is."""
@@ -261,7 +261,7 @@ class Upload:
         path, stays = self.folder / MANIFEST, ""
         if path.exists():
             data = path.read_bytes()
-            if self._read(MANIFEST, MAX_MANIFEST_BYTES) == data:
+            if self._store.read(MANIFEST, MAX_MANIFEST_BYTES) == data:
                 self._hand_over(Manifest.model_validate_json(data))
         if any(self.folder.glob("*.tar")):
             stays = f"; what was packed for it here is in {self.folder}, to be deleted"
@@ -288,3 +288,136 @@ class Upload:
                 self._cache.adopt(entry, manifest.digests[entry.name])
             elif OURS.fullmatch(entry.name):
                 entry.unlink()
+
+
+class PartUpload(Upload):
+    """What a part, or the finish of a set in parts, does with the store."""
+
+    _digest = ""
+    """Of the plan."""
+    _parts: object = None
+
+    def parts_there(self) -> int | None:
+        """In how many parts the unfinished set there is; None if there is none in parts."""
+        claim = self._claim_there()
+        return int(claim[2]) if claim else None
+
+    def begin_part(self, plan: Plan, numbers: Sequence[int]) -> dict[int, ShardRecord]:
+        """Find out whether shards of a set may be added there; claim the place for all its parts.
+
+        Returns:
+            The records of those that are up whole, by number.
+
+        Raises:
+            UserError: there is a complete set, something else, or a set of another plan.
+        """
+        self._digest, self._parts = plan_digest(plan), plan["parts"]
+        if differences(kept_plan(self.folder), plan):
+            empty_progress(self.folder)  # left here by a set that is in the store no more
+        there = self._claimed()
+        if self._store.read(CLAIM, MAX_CLAIM_BYTES) != self._own_claim():
+            found, wanted = differences(self._plan_there(), plan) or (
+                "an unfinished set that one machine packs",
+                "a place for a set in parts",
+            )
+            raise self._refusal(found, wanted, "give all parts the same source and options")
+        kept = self._store.sizes(self._progress_there)
+        if PLAN not in kept:
+            self._store.upload(f"{self._progress_there}/{PLAN}", plan_json(plan))
+        self._read_notes(there)
+        records = self._records([n for n in numbers if f"{shard_name(n)}.{RECORD}" in kept], there)
+        self._shards = len(numbers) - len(records)
+        return records
+
+    def _records(self, numbers: Iterable[int], there: Mapping[str, int]) -> dict[int, ShardRecord]:
+        """Read records; those whose shard is not there whole are left out."""
+        found: dict[int, ShardRecord] = {}
+
+        def read(number: int) -> None:
+            name = f"{self._progress_there}/{shard_name(number)}.{RECORD}"
+            record = parse_record(self._store.read(name, MAX_RECORD_BYTES), number)
+            if record is not None and (record.shard is None or _is_whole(record.shard, there)):
+                found[number] = record
+
+        call_each(read, numbers)
+        return found
+
+    def fetch_rows(self, records: Mapping[int, ShardRecord]) -> None:
+        """Fetch what `merge` needs of these shards, and take the shards for sent."""
+        (self.folder / PROGRESS).mkdir(exist_ok=True)
+
+        def fetch(name: str) -> None:
+            with replacing(self.folder / PROGRESS / name) as partial, partial.open("wb") as file:
+                self._store.download(f"{self._progress_there}/{name}", file)
+
+        call_each(
+            fetch, [f"{shard_name(number)}.{suffix}" for number in records for suffix in ROWS]
+        )
+        for record in records.values():
+            if record.shard is not None:
+                self._noted |= record.shard.digests
+
+    def refuse_complete(self) -> None:
+        """Look whether somebody else has finished the set.
+
+        Raises:
+            UserError: so it is.
+        """
+        if MANIFEST in self._there():
+            raise self._complete()
+
+    def sweep_if_complete(self) -> None:
+        """Take back what was sent for a set that somebody else has finished meanwhile."""
+        if MANIFEST in self._there():
+            self._sweep()
+
+    def clear(self) -> None:
+        """Leave nothing here: all is up."""
+        rmtree(self.folder / PROGRESS, ignore_errors=True)
+        for entry in self.folder.iterdir():
+            if OURS.fullmatch(entry.name):
+                entry.unlink()
+
+    @property
+    def _progress_there(self) -> str:
+        return _progress(self._digest)
+
+    def _own_claim(self) -> bytes | None:
+        return f"{self._digest} in {self._parts} parts".encode() if self._digest else None
+
+    def _claim_there(self) -> re.Match[str] | None:
+        with suppress(MissingError):
+            return CLAIMED.fullmatch(
+                self._store.read(CLAIM, MAX_CLAIM_BYTES).decode(errors="replace")
+            )
+        return None
+
+    def _plan_there(self) -> Plan | None:
+        if (claim := self._claim_there()) is None:
+            return None
+        with suppress(MissingError, ValueError):
+            plan = json.loads(self._store.read(f"{_progress(claim[1])}/{PLAN}", MAX_PLAN_BYTES))
+            return plan if isinstance(plan, dict) else None
+        return None
+
+    def _send_shard(self, number: int) -> None:
+        super()._send_shard(number)
+        for suffix in (*ROWS, RECORD):
+            name = f"{shard_name(number)}.{suffix}"
+            self._store.upload(f"{self._progress_there}/{name}", self.folder / PROGRESS / name)
+
+    def _sweep(self) -> None:
+        def delete(name: str) -> None:
+            with suppress(MissingError):  # another one that finishes the set did
+                self._store.delete(f"{self._progress_there}/{name}")
+
+        call_each(delete, self._store.sizes(self._progress_there))
+
+
+def _progress(digest: str) -> str:
+    """The folder of the store that has the progress of a plan with this digest."""
+    return f"{PROGRESS}/{digest[:16]}"
+
+
+def _is_whole(shard: Shard, there: Mapping[str, int]) -> bool:
+    return there.get(f"{shard.name}.tar") == shard.bytes and f"{shard.name}.idx" in there

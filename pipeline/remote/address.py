@@ -157,9 +157,7 @@ def read_endpoint(text: str, scheme: str, flag: str = "--endpoint") -> str:
         found = f"a set of {scheme}://, whose URL says all"
         raise UserError(flag, found, wanted, "leave --endpoint out")
     if not text.lower().startswith(("http://", "https://")):
-        raise UserError(
-            flag, "another kind of text", example, "give the URL of the store's service"
-        )
+        raise UserError(flag, "another kind of text", example, remedy)
     parts = _plain_parts(flag, text, "leave it out: credentials go where the store's tools look")
     if not parts.hostname:
         raise UserError(flag, "no host", example, remedy)

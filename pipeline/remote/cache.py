@@ -131,14 +131,15 @@ class ShardCache:
         names = [f"{blob.sha256}.{blob.size}{each}{PARTIAL}" for each in ("", f".{os.getpid()}")]
         shared, own = map(path.with_name, names)
         began = changed = time.monotonic()
-        seen, partial = -1, shared
+        seen, partial = None, shared
         with self._usable():
             while not self._is_whole(path):
                 now = time.monotonic()
                 with _filling(partial, waiting=now - began < patience) as file:
                     if file is None:
                         time.sleep(POLL)
-                        seen, before = _size(shared), seen
+                        found = _status(shared)
+                        seen, before = found and found.st_size, seen
                         changed = changed if seen == before else now
                         watch(seen != before)
                         partial = own if now - changed > STILL else shared
@@ -375,8 +376,9 @@ def _filling(partial: Path, waiting: bool) -> Iterator[BinaryIO | None]:
         return
     partial.parent.mkdir(exist_ok=True)
     with open(partial, "r+b", opener=_create) as file:  # Path's has no opener
+        locked, there = _lock(file), _status(partial)
         # Whoever had it locked may have renamed it
-        if not _lock(file) or os.fstat(file.fileno()).st_ino != _inode(partial):
+        if not locked or there is None or there.st_ino != os.fstat(file.fileno()).st_ino:
             yield None
             return
         try:
@@ -412,18 +414,11 @@ def _identity(path: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _inode(path: Path) -> int | None:
+def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_ino
+        return path.stat()
     except FileNotFoundError:
         return None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return -1
 
 
 def _is_left_behind(path: Path) -> bool:

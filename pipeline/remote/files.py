@@ -28,9 +28,6 @@ class RemoteFiles(Files):
     """The files of a set in a store, fetched once for all processes of this machine.
 
     Args:
-        store: where they are.
-        cache: where they are kept.
-        manifest: of the set.
         patience: seconds to wait for another process of this machine to begin to fetch a file.
         note: what people should know about where they come from.
     """
@@ -95,11 +92,10 @@ class RemoteFiles(Files):
                 self.fetched += count
             watch(True)
 
-        blob = self._blobs[name]
-
         def download(file: BinaryIO) -> None:
-            self._fetch(name, blob, file, moved)
+            self._download(name, file, moved)
 
+        blob = self._blobs[name]
         return self.cache.get(blob, download, watch, self._patience, urgent=urgent)
 
     def all_at_once(self, names: Iterable[str]) -> None:
@@ -152,12 +148,13 @@ class RemoteFiles(Files):
     def release(self, name: str) -> None:
         self._lease.drop([self._blobs[name].sha256])
 
-    def _fetch(self, name: str, blob: Blob, file: BinaryIO, moved: Callable[[int], None]) -> None:
+    def _download(self, name: str, file: BinaryIO, moved: Callable[[int], None]) -> None:
+        blob = self._blobs[name]
         for _ in range(TRIES):
             if blob.size:
-                found = self._download(name, file, blob.size, moved)
+                found = self._download_large(name, file, blob.size, moved)
             else:
-                data = self._read(name)
+                data = self._store.read(name, MAX_INDEX_BYTES)
                 moved(len(data))
                 found = digest(data)
                 file.seek(0)
@@ -172,7 +169,9 @@ class RemoteFiles(Files):
             self.remedy,
         )
 
-    def _download(self, name: str, file: BinaryIO, size: int, moved: Callable[[int], None]) -> str:
+    def _download_large(
+        self, name: str, file: BinaryIO, size: int, moved: Callable[[int], None]
+    ) -> str:
         """Download, with what is left of the patience if others have waited in vain already."""
         began = time.monotonic()
         since = self._failing or began
@@ -187,14 +186,9 @@ class RemoteFiles(Files):
         """A table of a set that has no digest of it; it is compared with the shards when read."""
         if name == REJECTS and not self._rejected:
             return self.cache.folder / "sha256" / "none"
-        data = self._read(name)
+        data = self._store.read(name, MAX_INDEX_BYTES)
 
         def write(file: BinaryIO) -> None:
             file.write(data)
 
         return self.cache.get(Blob(digest(data), len(data)), write)
-
-    def _read(self, name: str) -> bytes:
-        found = self._store.read(name, MAX_INDEX_BYTES)
-        assert found is not None, "only what has a known etag can be unchanged"
-        return found[0]

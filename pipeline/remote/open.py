@@ -41,16 +41,11 @@ class _Known(BaseModel):
 
 
 def open_set(name: str | Path, access: Access | None = None, flag: str = "--shards") -> ShardSet:
-    """Open a shard set for reading.
+    """Open a shard set, in a folder or at a URL, for reading.
 
     Of a remote set, the manifest, the indexes and the labels are fetched; tars are when they are
     read. The store is asked whether the manifest is still the same; if it does not answer, the set
     is as it was when it was opened last.
-
-    Args:
-        name: a folder, or a URL.
-        access: how a URL is reached.
-        flag: the option that gave the name.
 
     Raises:
         UserError: there is no usable set, or the store does not give it.
@@ -93,7 +88,7 @@ def _manifest(store: Store, cache: ShardCache, *, first: bool) -> tuple[Manifest
 def _ask(store: Store, known: _Known | None) -> _Known:
     """What the store has for a manifest, which may be what is known."""
     etag = None if known is None else known.etag
-    found = store.read(MANIFEST, MAX_MANIFEST_BYTES, etag, SOON)
+    found = store.read_unless(etag, MANIFEST, MAX_MANIFEST_BYTES, SOON)
     if found is None:
         assert known is not None, "only what has a known etag can be unchanged"
         return known

@@ -132,14 +132,9 @@ class Failure:
 
 
 def refusal(failure: Failure, address: Address, name: str, flag: str, patience: float) -> UserError:
-    """The error that people see.
+    """The error that people see, of an object or, without a name, of the whole set.
 
-    Args:
-        failure: what happened.
-        address: of the set.
-        name: the object's; empty for the whole set.
-        flag: the option that named the set.
-        patience: seconds for which what may pass was tried again.
+    What may pass was tried again for `patience` seconds.
     """
     where = f"{flag} {address.of(name) if name else address}"
     where += f" at {address.endpoint}" if address.endpoint else ""

@@ -13,20 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, TypeVar
 from pipeline.errors import UserError
 from pipeline.remote.address import Address
 from pipeline.remote.connect import connect
-from pipeline.remote.refusals import (
-    ExistsError,
-    Failure,
-    MissingError,
-    UnreachableError,
-    refusal,
-)
+from pipeline.remote.refusals import Failure, refusal
 from pipeline.remote.threads import interruptibly
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ObjectStore
-
-__all__ = ["ExistsError", "MissingError", "Store", "UnreachableError"]
 
 T = TypeVar("T")
 
@@ -48,13 +40,12 @@ class Store:
     show it.
 
     Args:
-        address: of the set.
-        flag: the option that named it, for messages.
         patience: seconds without progress after which an object is given up. A quarter of it is
             the longest silence of a store that is waited for.
 
-    Every method also raises a `UserError` if the extra `[remote]` is not installed, or what holds
-    credentials cannot be read.
+    Every method raises a `UserError` if the store refuses, the extra `[remote]` is not installed,
+    or what holds credentials cannot be read; a `MissingError` if there is no object of that name,
+    as far as the store tells; an `UnreachableError` if no answer comes within `patience`.
     """
 
     def __init__(self, address: Address, flag: str = "--shards", patience: float = 60.0) -> None:
@@ -75,25 +66,22 @@ class Store:
         """For what is answered at once."""
         return self._target if self.address.scheme == "file" else self._source
 
-    def read(
-        self, name: str, most: int, etag: str | None = None, patience: float | None = None
-    ) -> tuple[bytes, str | None] | None:
-        """Read a small object whole.
+    def read(self, name: str, most: int) -> bytes:
+        """Read a small object whole; see `read_unless`."""
+        found = self.read_unless(None, name, most)
+        assert found is not None, "no etag was given"
+        return found[0]
 
-        Args:
-            name: the object's.
-            most: bytes that it may have.
-            etag: what an earlier read returned.
-            patience: seconds, if not the store's.
+    def read_unless(
+        self, etag: str | None, name: str, most: int, patience: float | None = None
+    ) -> tuple[bytes, str | None] | None:
+        """Read a small object of at most so many bytes, unless `etag` names what is there.
 
         Returns:
-            The bytes and their etag, if the store gives one; None if `etag` still names what is
-            there.
+            The bytes and their etag, if the store gives one; None if nothing has changed.
 
         Raises:
-            UserError: the store refuses, or the object is larger.
-            MissingError: there is none of that name.
-            UnreachableError: no answer within `patience`.
+            UserError: the object is larger.
         """
 
         def attempt() -> tuple[bytes, str | None] | None:
@@ -130,25 +118,17 @@ class Store:
         progress: Callable[[int], object] = lambda count: None,
         patience: float | None = None,
     ) -> str:
-        """Write an object to a file, from position 0; what else the file held is gone.
+        """Write an object to a buffered file, from position 0; what else the file held is gone.
 
         What is cut off is taken up where it ended, if it is still the same object there and the
-        store sends parts; else from the start.
-
-        Args:
-            name: the object's.
-            file: buffered, open for writing.
-            size: bytes that it has; None if that is not known.
-            progress: gets the number of bytes that have come since the last call.
-            patience: seconds, if not the store's.
+        store sends parts; else from the start. `progress` gets the number of bytes that have come
+        since the last call.
 
         Returns:
             The SHA-256 of what was written, in hexadecimal, computed on the way.
 
         Raises:
-            UserError: the store refuses, or has an object of another size.
-            MissingError: there is none of that name.
-            UnreachableError: nothing came for `patience`.
+            UserError: the object has another size.
             OSError: the file cannot be written.
         """
         transfer = _Transfer(file, progress)
@@ -168,17 +148,12 @@ class Store:
         return transfer.sha256.hexdigest()
 
     def upload(self, name: str, source: Path | bytes, *, new: bool = False) -> None:
-        """Store an object, whole or not at all.
+        """Store an object, whole or not at all; a new one only if there is none of that name.
 
-        Args:
-            name: the object's.
-            source: a file, or the bytes themselves.
-            new: only if there is none of that name, which the store itself sees to.
+        The store itself sees to that.
 
         Raises:
-            UserError: the store refuses.
             ExistsError: there is one already, and it must be new.
-            UnreachableError: no answer within `patience`.
         """
         self.require_writable()
         mode: Literal["create", "overwrite"] = "create" if new else "overwrite"
@@ -189,40 +164,20 @@ class Store:
         self._persist(name, attempt)
 
     def delete(self, name: str) -> None:
-        """Delete an object.
-
-        Raises:
-            UserError: the store refuses, or some say, there is none.
-            UnreachableError: no answer within `patience`.
-        """
+        """Delete an object."""
         self.require_writable()
         self._persist(name, lambda: self._asked.delete(name))
 
     def size(self, name: str) -> int:
-        """The bytes of an object.
-
-        Raises:
-            UserError: the store refuses.
-            MissingError: there is none of that name.
-            UnreachableError: no answer within `patience`.
-        """
+        """The bytes of an object."""
         size: int = self._persist(name, lambda: self._source.head(name))["size"]
         return size
-
-    def names(self) -> list[str]:
-        """The names of all objects directly under the address, sorted.
-
-        Raises:
-            UserError: the store refuses, or is a web server, which has no list.
-            UnreachableError: no answer within `patience`.
-        """
-        return sorted(self.sizes())
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The bytes of all objects directly under the address, or a folder there, by name.
 
         Raises:
-            UserError: as `names` does.
+            UserError: it is a web server, which has no list.
         """
         self.require_writable()
         listed = self._persist("", lambda: self._asked.list_with_delimiter(folder or None))

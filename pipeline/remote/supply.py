@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.remote.cache import FullError
 from pipeline.remote.files import RemoteFiles
 from pipeline.remote.threads import PARALLEL
-from pipeline.shards.order import Rows
+from pipeline.shards.order import ReadPlan, Rows, Schedule
 from pipeline.shards.shard_set import ShardSet
 
 PATIENCE = 60.0
@@ -53,11 +53,8 @@ class Supply:
     """Threads that fetch ahead.
 
     Args:
-        shards: an opened set.
-        files: its files, which are remote.
-        runs: for each rank to be supplied, its rows in the order in which they are read, in runs of
-            equal lengths.
-        rows: first row of each of these ranks, and how many it has.
+        schedules: of each rank to be supplied.
+        plan: what each reads, in runs of equal lengths.
         fetches: whether this process fetches, or has the cache keep what another one does.
     """
 
@@ -65,15 +62,15 @@ class Supply:
         self,
         shards: ShardSet,
         files: RemoteFiles,
-        runs: Sequence[Iterator[Rows]],
-        rows: Sequence[tuple[int, int]],
+        schedules: Sequence[Schedule],
+        plan: ReadPlan,
         *,
         fetches: bool,
     ) -> None:
         self._files, self._fetches = files, fetches
         self._names = [f"{shard.name}.tar" for shard in shards.manifest.shards]
         self._ends = np.cumsum([shard.samples for shard in shards.manifest.shards])
-        touched = {number for first, count in rows for number in self._of(first, count)}
+        touched = {number for each in schedules for number in self._touched_by(each)}
         self._all = [self._names[number] for number in sorted(touched)]
         self._fits = files.fit(self._all)
         self._room = max(0, files.cache.room())
@@ -83,7 +80,7 @@ class Supply:
         self._held, self._due = Counter[str](), list[Stretch]()
         self._place = (0, 0)
         self._closed = False
-        self._route = self._stretches(runs)
+        self._route = self._stretches([plan(schedule) for schedule in schedules])
         self._head = next(self._route, None)
         count = PARALLEL if fetches else 1
         self._threads = [
@@ -121,9 +118,10 @@ class Supply:
         for name in self._all if self._fits else [*self._held]:
             self._files.release(name)  # the set may stay open, and be read by another loader
 
-    def _of(self, first: int, count: int) -> range:
-        """The shards that so many rows lie in."""
-        low, high = np.searchsorted(self._ends, [first, first + count - 1], side="right").tolist()
+    def _touched_by(self, schedule: Schedule) -> range:
+        """The shards that a rank's rows lie in."""
+        ends = [schedule.first, schedule.first + len(schedule) - 1]
+        low, high = np.searchsorted(self._ends, ends, side="right").tolist()
         return range(low, high + 1)
 
     def _stretches(self, runs: Sequence[Iterator[Rows]]) -> Iterator[Stretch]:
@@ -151,11 +149,7 @@ class Supply:
         return [Stretch(run, high, low, self._names[number]) for number, (low, high) in ordered]
 
     def _require_room(self, stretches: Sequence[Stretch]) -> None:
-        """Refuse a cache that has no room for what is read at the same time.
-
-        Raises:
-            UserError: it has not.
-        """
+        """Refuse a cache that has no room for what is read at the same time."""
         names, firsts = [each.name for each in stretches], [each.first for each in stretches]
         begun = np.cumsum([self._files.size(name) for name in names])
         by_end = sorted(stretches, key=lambda each: each.last)

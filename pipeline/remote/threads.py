@@ -46,12 +46,9 @@ def call_each(call: Callable[[T], object], items: Iterable[T]) -> None:
                 with lock:
                     item = next(left)
                 call(item)
-        except StopIteration:
             ended.put(None)
         except BaseException as error:
-            ended.put(error)
-        else:
-            ended.put(None)
+            ended.put(None if isinstance(error, StopIteration) else error)
 
     # Daemons, since a call that is stuck must not keep the process
     for number in range(PARALLEL):

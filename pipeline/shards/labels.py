@@ -8,69 +8,83 @@ Loaders read that file alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
 from pipeline.files import digest
-from pipeline.images.labels import LabelSpace
-from pipeline.shards.manifest import LABELS, Labels
+from pipeline.images.labels import Kind
+from pipeline.shards.manifest import LABEL_EXTENSION, LABELS
 from pipeline.shards.shard_set import ShardSet
 
 Values = npt.NDArray[Any]
-"""Classes as int32 (n,), or attributes as uint8 (n, k) of 0 and 1."""
+"""Classes as int32 (n,), or attributes as bool or uint8 (n, k) of 0 and 1."""
 
 HEADER_BYTES = 128
 """Of `labels.npy`, as numpy pads a short one."""
 
 
-def space_of(labels: Labels) -> LabelSpace:
-    """What a manifest's labels say."""
-    return LabelSpace(labels.kind, labels.names)
+class LabelTable(NamedTuple):
+    """The labels of a list of images."""
 
+    kind: Kind
+    names: tuple[str, ...]
+    """Of the classes by number, or of the attributes."""
+    values: Values
+    """In the images' order."""
 
-def component(space: LabelSpace, value: Any) -> bytes:
-    """An image's label as it lies in a tar.
+    def component(self, place: int) -> tuple[str, bytes]:
+        """Extension and bytes of the component that labels the image at a place."""
+        value = self.values[place]
+        if self.kind == "classes":
+            data = b"%d" % value
+        else:
+            numbers = np.asarray(value, int).tolist()
+            data = json.dumps(dict(zip(self.names, numbers, strict=True))).encode()
+        return LABEL_EXTENSION[self.kind], data
 
-    Args:
-        space: what the value is of.
-        value: the number of a class, or (k,) attributes.
-    """
-    if space.kind == "classes":
-        return b"%d" % value
-    return json.dumps(dict(zip(space.names, np.asarray(value, int).tolist(), strict=True))).encode()
+    def digest(self) -> str:
+        """A digest of all of it."""
+        whole = hashlib.sha256(repr((self.kind, self.names, self.values.shape)).encode())
+        whole.update(self.values.tobytes())
+        return whole.hexdigest()
 
 
 def labels_file(values: Values) -> bytes:
-    """The contents of `labels.npy`.
+    """The contents of `labels.npy`, for labels in key order.
 
     Its header is written here, not by numpy, whose padding differs between versions: so equal
     labels have equal files, and a reader need compare it only
     (numpy.org/doc/stable/reference/generated/numpy.lib.format.html, version 1.0).
-
-    Args:
-        values: in key order.
     """
     stored = values.astype("<i4") if values.ndim == 1 else np.packbits(values != 0, axis=1)
     return _header(stored.dtype, stored.shape) + stored.tobytes()
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    told = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    fields = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
     start = b"\x93NUMPY\x01\0" + (HEADER_BYTES - 10).to_bytes(2, "little")
-    return start + told.encode().ljust(HEADER_BYTES - 11) + b"\n"
+    return start + fields.encode().ljust(HEADER_BYTES - 11) + b"\n"
 
 
-def read_labels(shards: ShardSet) -> Values:
+def read_labels(shards: ShardSet) -> LabelTable:
     """All labels of a set, in key order.
 
     Raises:
         UserError: the set has none, or `labels.npy` is not the file that was packed.
     """
-    labels = require_labels(shards)
+    labels = shards.manifest.labels
+    if labels is None:
+        raise UserError(
+            shards.name,
+            "a shard set without labels",
+            "one whose images have classes or attributes",
+            "pack the images again with --labels: python tools/make_shards.py --help",
+        )
     names, path = len(labels.names), shards.path(LABELS)
     classes = labels.kind == "classes"
     dtype: np.dtype[Any] = np.dtype("<i4" if classes else "u1")
@@ -93,7 +107,7 @@ def read_labels(shards: ShardSet) -> Values:
         raise _damaged(shards, f"classes outside of 0 to {names - 1}")
     if counts_of(values, names) != labels.counts:
         raise _damaged(shards, "other numbers of images than the manifest's")
-    return values
+    return LabelTable(labels.kind, labels.names, values)
 
 
 def counts_of(values: Values, names: int) -> tuple[int, ...]:
@@ -103,32 +117,11 @@ def counts_of(values: Values, names: int) -> tuple[int, ...]:
 
 
 def labels_of_rows(values: Values, keys: npt.NDArray[np.int64]) -> Values:
-    """Labels in the order of rows, which is that of the tars.
-
-    Args:
-        values: in key order.
-        keys: (n,) of the samples, by row.
-    """
+    """Labels in key order, brought into the order of rows, whose keys are (n,)."""
     by_key = np.argsort(keys)
     rows = np.empty_like(values)
     rows[by_key] = values
     return rows
-
-
-def require_labels(shards: ShardSet) -> Labels:
-    """What a set is labelled with.
-
-    Raises:
-        UserError: it has no labels.
-    """
-    if shards.manifest.labels is not None:
-        return shards.manifest.labels
-    raise UserError(
-        shards.name,
-        "a shard set without labels",
-        "one whose images have classes or attributes",
-        "pack the images again with --labels: python tools/make_shards.py --help",
-    )
 
 
 def _damaged(shards: ShardSet, found: str) -> UserError:

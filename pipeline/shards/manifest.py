@@ -36,9 +36,10 @@ from pipeline.images.size import (
 
 MANIFEST = "manifest.json"
 SAMPLES = "samples.csv"
-SAMPLES_HEADER = "key,shard,source,crc32"
 REJECTS = "rejects.csv"
-REJECTS_HEADER = "source,reason,bytes"
+HEADERS = {SAMPLES: "key,shard,source,crc32", REJECTS: "source,reason,bytes"}
+"""The first line of each table."""
+
 LABELS = "labels.npy"
 
 PROGRESS = ".packing"
@@ -262,6 +263,11 @@ class Shard(_Record):
     tar_sha256: Digest
     index_sha256: Digest
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each of its files, by name."""
+        return {f"{self.name}.tar": self.tar_sha256, f"{self.name}.idx": self.index_sha256}
+
 
 class Labels(_Record):
     """What the images of a set are labelled with; `labels.npy` has each image's own."""
@@ -340,8 +346,9 @@ class Manifest(_Record):
     @property
     def digests(self) -> dict[str, str]:
         """The SHA-256 of each file of the set, by its name, as far as it is known."""
-        known = {f"{shard.name}.tar": shard.tar_sha256 for shard in self.shards}
-        known |= {f"{shard.name}.idx": shard.index_sha256 for shard in self.shards}
+        known: dict[str, str] = {}
+        for shard in self.shards:
+            known |= shard.digests
         labels = None if self.labels is None else self.labels.sha256
         others = {LABELS: labels, SAMPLES: self.samples_sha256, REJECTS: self.rejects_sha256}
         return known | {name: sha256 for name, sha256 in others.items() if sha256 is not None}
@@ -358,12 +365,7 @@ class Manifest(_Record):
 
 
 def parse_manifest(data: bytes, path: object, again: str) -> Manifest:
-    """Read a manifest.
-
-    Args:
-        data: the file's contents.
-        path: what it is called, for people.
-        again: the command that packs the set again.
+    """Read a manifest; `again` is the command that packs the set again.
 
     Raises:
         UserError: it is none, or of another format.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -114,9 +114,14 @@ class Schedule:
             skipped * self.batch_size :
         ]
 
-    def batches(self, epoch: int, skipped: int = 0) -> Iterator[Rows]:
-        """The rows of an epoch's batches, (batch_size,) each, from the `skipped`-th on."""
-        return batches_of(self.rows(epoch, skipped), self.batch_size)
+    def batches(self, epoch: int) -> Iterator[Rows]:
+        """The rows of an epoch's batches, (batch_size,) each."""
+        return batches_of(self.rows(epoch), self.batch_size)
+
+
+ReadPlan = Callable[[Schedule], Iterator[Rows]]
+"""What is to be read: for the schedule of a rank, its rows in their order, in runs such as epochs.
+Called before the first batch is taken."""
 
 
 def batches_of(rows: Rows, batch_size: int) -> Iterator[Rows]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.files import file_digest
 from pipeline.images.size import ImageSize, shown_size, sides, size_text
 from pipeline.shards.manifest import (
+    HEADERS,
     LABELS,
     MANIFEST,
     MAX_INDEX_BYTES,
@@ -24,6 +27,10 @@ from pipeline.shards.manifest import (
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 """The start of a URL (RFC 3986, section 3.1), of two letters or more: drives have one."""
+
+
+MAX_LINE = 1 << 17
+"""Characters in a line of a table; file names have at most a few thousand."""
 
 
 class Files(ABC):
@@ -151,10 +158,7 @@ class ShardSet:
             )
 
     def fit_of(self, asked: str | None) -> str:
-        """How readers are to fit this set's images.
-
-        Args:
-            asked: the fit that somebody asked for; None for the set's own.
+        """How readers are to fit this set's images: as somebody asked, or in the set's own way.
 
         Raises:
             UserError: another one than was applied when it was packed.
@@ -173,6 +177,27 @@ class ShardSet:
     def fingerprint(self) -> str:
         """Tells this set's images from those of every other."""
         return self.manifest.fingerprint
+
+
+def read_table(path: Path, name: str) -> Iterator[tuple[str, list[str]]]:
+    """The first column and the others of a set's `samples.csv` or `rejects.csv`, row by row.
+
+    Raises:
+        UserError: it cannot be read, or is another table.
+    """
+    header = HEADERS[name]
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.reader(iter(lambda: file.readline(MAX_LINE), ""))
+            if next(rows, None) != header.split(","):
+                raise csv.Error(f"its first line is not {header}")
+            for row in rows:
+                if row:
+                    yield row[0], row[1:]
+    except (OSError, csv.Error) as error:
+        raise UserError(
+            path, f"cannot be read ({error})", "the table that was written", "pack the set again"
+        ) from None
 
 
 def is_url(name: str) -> bool:

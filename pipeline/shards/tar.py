@@ -94,11 +94,7 @@ def is_compressed_tar(path: Path) -> bool:
 
 
 def unpack(path: Path, folder: Path) -> BinaryIO:
-    """Decompress a tar into a file without a name, which vanishes with its last user.
-
-    Args:
-        path: a file for which `is_compressed_tar` holds.
-        folder: the file takes space on its disk.
+    """Decompress a tar into a file in a folder, without a name: it vanishes with its last user.
 
     Raises:
         tarfile.ReadError: it is cut off or damaged.

@@ -24,14 +24,14 @@ def _run(lab: Lab) -> Path:
 
 
 def _words(lab: Lab, *more: object) -> list[object]:
-    return command("export", _run(lab), "--to", lab.folder / "net", *more)
+    return command("export", _run(lab), "--out", lab.folder / "net", *more)
 
 
 def _exported(lab: Lab, name: str, *more: object) -> dict[str, bytes]:
     """What nobody harms comes to."""
 
     def make(folder: Path) -> None:
-        lab.run(*command("export", _run(lab), "--to", folder / "net", *more)).finished()
+        lab.run(*command("export", _run(lab), "--out", folder / "net", *more)).finished()
 
     return tree(lab.once(name, make) / "net")
 
@@ -86,7 +86,7 @@ def _two_at_once(lab: Lab) -> str:
 def _no_room(lab: Lab) -> str:
     wanted = _exported(lab, "average")
     disk = lab.small_disk(2)
-    words = command("export", _run(lab), "--to", disk / "net")
+    words = command("export", _run(lab), "--out", disk / "net")
     fill(disk, int(lab.random.choice((0, 5e3, 5e4))))
     lab.faults += 1
     lab.run(*words).refused("No space left")

@@ -8,15 +8,12 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 from pipeline.packing.downloads import not_an_archive
-from pipeline.packing.labels import LabelTable
-from pipeline.packing.sieve import LEFT_OUT, TO_NOTHING, Sieve
 from pipeline.packing.sources.base import (
     NOT_REGULAR,
     DamagedError,
@@ -27,7 +24,9 @@ from pipeline.packing.sources.base import (
     require_file_size,
     version,
 )
-from pipeline.packing.sources.beside import is_label, labels_beside
+from pipeline.packing.sources.sieve import LEFT_OUT, TO_NOTHING, Sieve
+from pipeline.packing.sources.webdataset import is_label, labels_beside
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.tar import headers, unpack
 
 ZIP_LOCAL_HEADER = 30
@@ -35,16 +34,26 @@ ZIP_LOCAL_HEADER = 30
 
 
 class FileSource(OpenedSource):
-    """One file."""
+    """One file, read in place; or what it contains, in a file without a name that is `held` open.
 
-    def __init__(self, path: Path, contents: Path | None = None) -> None:
-        self.path = path
-        self._contents = contents or path
+    Of the latter nothing stays, even if the process is killed. Workers open it through their
+    parent, which holds it.
+    """
+
+    _held: BinaryIO | None = None
+
+    def __init__(self, path: Path, held: BinaryIO | None = None) -> None:
+        self.path, self._held = path, held
+        self._contents = Path(f"/proc/{os.getpid()}/fd/{held.fileno()}") if held else path
         self._listed = version(self._contents.stat())
-        self.listing = self._list()
 
-    @abstractmethod
-    def _list(self) -> Listing: ...
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_held": None}
+
+    def __del__(self) -> None:
+        super().__del__()
+        if self._held is not None:
+            self._held.close()
 
     def _bytes(self, offset: int, size: int) -> bytes:
         if self._opened is None:
@@ -67,6 +76,10 @@ class FileSource(OpenedSource):
 class ZipSource(FileSource):
     """Images in a zip."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.listing = self._list()
+
     def _list(self) -> Listing:
         found, sieve = [], Sieve()
         try:
@@ -88,7 +101,7 @@ class ZipSource(FileSource):
             raise not_an_archive(self.path) from None
         except Exception:  # zipfile lets nearly every type through
             raise not_an_archive(self.path) from None
-        return Listing(sorted(found), *sieve.counts())
+        return sieve.listing(found)
 
     def _member(self, info: zipfile.ZipInfo, name: str) -> Member:
         encrypted = info.flag_bits & 1
@@ -127,6 +140,10 @@ def _consumed(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
 class TarSource(FileSource):
     """Images in a tar; symbolic links and devices are left out."""
 
+    def __init__(self, path: Path, held: BinaryIO | None = None) -> None:
+        super().__init__(path, held)
+        self.listing = self._list()
+
     def _list(self) -> Listing:
         # Of equal names the last one counts, as when a tar is extracted
         latest: dict[str, Member] = {}
@@ -158,7 +175,7 @@ class TarSource(FileSource):
         except tarfile.TarError as error:
             raise not_an_archive(self.path, str(error)) from None
         beside = {member.name: member for member in others.values() if is_label(member.name)}
-        return Listing(sorted(latest.values()), *sieve.counts(), beside)
+        return sieve.listing(latest.values())._replace(beside=beside)
 
     def labels(self, members: Sequence[Member]) -> LabelTable | None:
         return labels_beside(self, members, self.path.parent)
@@ -171,28 +188,14 @@ class TarSource(FileSource):
 
 
 class CompressedTarSource(TarSource):
-    """Images in a tar in gzip, bzip2 or xz, which is decompressed once.
-
-    It goes into a file without a name, of which nothing stays, even if the process is killed.
-    Workers open it through their parent, which holds it.
-    """
-
-    _unpacked: BinaryIO | None = None
+    """Images in a tar in gzip, bzip2 or xz, which is decompressed once."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
         try:
-            self._unpacked = unpack(path, scratch)
+            self._held = unpack(path, scratch)
         except tarfile.ReadError as error:
             raise not_an_archive(path, str(error)) from None
-        super().__init__(path, Path(f"/proc/{os.getpid()}/fd/{self._unpacked.fileno()}"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_unpacked": None}
-
-    def __del__(self) -> None:
-        super().__del__()
-        if self._unpacked is not None:
-            self._unpacked.close()
+        super().__init__(path, self._held)
 
 
 def _inflate(data: bytes, size: int) -> bytes:

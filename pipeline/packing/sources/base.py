@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pipeline.images.size import ImageSize
-from pipeline.packing.labels import LabelTable
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.shard_set import ShardSet
 from pipeline.shards.tar import MAX_FILE_BYTES
 

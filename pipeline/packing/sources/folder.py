@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.packing.sieve import FOLLOWED, IN_ALREADY, TO_NOTHING, Sieve, is_litter
 from pipeline.packing.sources.base import (
     NOT_REGULAR,
     DamagedError,
@@ -20,6 +19,7 @@ from pipeline.packing.sources.base import (
     changed,
     require_file_size,
 )
+from pipeline.packing.sources.sieve import FOLLOWED, IN_ALREADY, TO_NOTHING, Sieve, is_litter
 
 HIDDEN_LOOKED_AT = 10_000
 """Files and folders in a hidden folder: a snapshot in it may be as large as the disk."""
@@ -63,7 +63,7 @@ class FolderSource(ImageFiles):
                     )
                     sieve.link(FOLLOWED, number=entry.is_symlink())
             pending += sorted(subfolders, reverse=True)
-        return Listing(sorted(found), *sieve.counts())
+        return sieve.listing(found)
 
     def _in_already(self, real: str) -> bool:
         """Whether the walk comes to a folder without a link, by a name that is not litter."""

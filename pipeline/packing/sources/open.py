@@ -16,13 +16,13 @@ from pipeline.packing.downloads import (
     unpacked_folder,
     without_suffix,
 )
-from pipeline.packing.sieve import IMAGE_SUFFIXES
 from pipeline.packing.sources.archives import CompressedTarSource, TarSource, ZipSource
 from pipeline.packing.sources.base import ImageFiles
 from pipeline.packing.sources.folder import FolderSource
 from pipeline.packing.sources.lsun import LsunSource, is_lsun
 from pipeline.packing.sources.several import SeveralSources
 from pipeline.packing.sources.shard_set import ShardSetSource, is_shard_set
+from pipeline.packing.sources.sieve import IMAGE_SUFFIXES
 from pipeline.packing.sources.torchvision import PREFIX, TorchvisionSource, name_of
 from pipeline.packing.sources.webdataset import TarsSource
 from pipeline.shards.manifest import MANIFEST
@@ -39,11 +39,7 @@ MAX_TARS = 100_000
 def open_sources(sources: Sequence[str], scratch: Path, root: Path = DATA) -> ImageFiles:
     """Find the images in what the user named: in one source, or in several as one.
 
-    Args:
-        sources: as for `open_source`, each with a name of its own: its last part, without the
-            suffix of an archive.
-        scratch: as for `open_source`.
-        root: likewise.
+    Each of several has a name of its own: its last part, without the suffix of an archive.
 
     Raises:
         UserError: as `open_source`; or two sources have one name.
@@ -210,13 +206,13 @@ def _two_sources(folder: FolderSource, found: Sequence[ImageFiles]) -> UserError
     chosen, other, *more = found
     name, pack_it = other.path.relative_to(folder.path), pack_command(other.path)
     if chosen is folder:
-        told = f"{_described(folder)}, and beside them {name} with {len(other.members()):,}"
+        what = f"{_described(folder)}, and beside them {name} with {len(other.members()):,}"
         remedy = f"name the archive: {pack_it}; for the images beside it, move it away"
     else:
         names = f"{chosen.path.name}, {name}" + (", …" if more else "")
-        told = f"no images, but several archives with some: {names}"
+        what = f"no images, but several archives with some: {names}"
         remedy = f"name the archive to pack: {pack_command(chosen.path)}; or name several"
-    return UserError(f"SOURCE {folder.path}", told, "one source", remedy)
+    return UserError(f"SOURCE {folder.path}", what, "one source", remedy)
 
 
 def _nothing_in(folder: FolderSource, faults: dict[Path, UserError]) -> UserError:
@@ -291,9 +287,9 @@ def _without_images(source: ImageFiles) -> UserError:
     path, (_, left_out, links, archives, _) = source.path, source.listing
     where, wanted = f"SOURCE {path}", "files that end in " + ", ".join(sorted(IMAGE_SUFFIXES))
     if not archives:
-        told = [f"it holds {counted(left_out)}"] if left_out else []
-        told += [f"links: {counted(links)}"] if links else []
-        found = f"no images; {'; '.join(told) or 'it is empty'}"
+        others = [f"it holds {counted(left_out)}"] if left_out else []
+        others += [f"links: {counted(links)}"] if links else []
+        found = f"no images; {'; '.join(others) or 'it is empty'}"
         remedy = "name the folder that holds the images, or the archive as it was downloaded"
         if ".mdb" in left_out:
             remedy = "unzip LSUN's databases, and name their folders, as in bedroom_train_lmdb"

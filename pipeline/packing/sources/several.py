@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, the_first
 from pipeline.images.size import sides
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import ImageFiles, Listing, Member
+from pipeline.shards.labels import LabelTable
 from pipeline.shards.shard_set import ShardSet
 
 
@@ -102,23 +102,26 @@ class SeveralSources(ImageFiles):
         self, tables: Mapping[str, LabelTable], wanted: Mapping[str, object]
     ) -> None:
         first, table = next(iter(tables.items()))
-        told = f"{first} has {_described(table)}"
+        first_has = f"{first} has {_described(table)}"
         for name in wanted:
             other = tables.get(name)
-            attributes = other is not None and other.kind == "attributes" and other.names
-            if other is None or other.kind != table.kind or attributes not in (False, table.names):
+            if other is None or not _alike(other, table):
                 found = _described(other) if other else "no labels"
                 raise UserError(
                     f"SOURCE {self._sources[name].path}",
-                    f"{name} has {found}, but {told}",
+                    f"{name} has {found}, but {first_has}",
                     "the same kind of labels in each source",
                     "pack without labels (--labels none), or label them otherwise",
                 )
 
 
+def _alike(one: LabelTable, other: LabelTable) -> bool:
+    """Whether they can be joined: classes may be others, attributes may not."""
+    return one.kind == other.kind and (one.kind == "classes" or one.names == other.names)
+
+
 def _described(table: LabelTable) -> str:
-    number = len(table.names)
-    return f"{number:,} {table.kind} ({', '.join(table.names[:5])}{', …' if number > 5 else ''})"
+    return f"{len(table.names):,} {table.kind} ({the_first(table.names, 5)})"
 
 
 def _joined(parts: Sequence[tuple[LabelTable, list[int]]], rows: int) -> LabelTable:

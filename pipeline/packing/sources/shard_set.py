@@ -16,7 +16,6 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.images.decode import RejectedError
 from pipeline.images.size import sides, size_text
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.base import (
     DamagedError,
     ImageFiles,
@@ -25,18 +24,15 @@ from pipeline.packing.sources.base import (
     netpbm,
     require_file_size,
 )
-from pipeline.shards.labels import read_labels
+from pipeline.shards.labels import LabelTable, read_labels
 from pipeline.shards.manifest import (
     MANIFEST,
     PROGRESS,
     REJECTS,
-    REJECTS_HEADER,
     SAMPLES,
-    SAMPLES_HEADER,
     Recipe,
 )
-from pipeline.shards.shard_set import ShardSet, repack_command
-from pipeline.shards.tables import read_table
+from pipeline.shards.shard_set import ShardSet, read_table, repack_command
 from pipeline.shards.tar import read_index
 
 REJECTED = -1
@@ -65,7 +61,7 @@ class ShardSetSource(ImageFiles):
 
     def _list(self) -> list[Member]:
         """Samples and rejects in the order of their keys, which is that of their names."""
-        rows = dict(read_table(self.path / SAMPLES, SAMPLES_HEADER))
+        rows = dict(read_table(self.path / SAMPLES, SAMPLES))
         by_key: dict[int, Member] = {}
         for part, (name, index) in enumerate(zip(self._names, self.shards.indexes, strict=True)):
             try:
@@ -93,7 +89,7 @@ class ShardSetSource(ImageFiles):
     def _rejects(self) -> list[Member]:
         """The images that packing rejected, sorted by name."""
         rejected, members = self.shards.manifest.rejected, []
-        rows = list(read_table(self.path / REJECTS, REJECTS_HEADER)) if rejected else []
+        rows = list(read_table(self.path / REJECTS, REJECTS)) if rejected else []
         try:
             for name, (reason, size) in rows:
                 members.append(Member(name, int(size), part=REJECTED))
@@ -113,19 +109,18 @@ class ShardSetSource(ImageFiles):
         )
 
     def labels(self, members: Sequence[Member]) -> LabelTable | None:
-        labels = self.shards.manifest.labels
-        if labels is None:
+        if self.shards.manifest.labels is None:
             return None
-        values = read_labels(self.shards)
+        labels = read_labels(self.shards)
         kept = [member for member in self.members() if member.part != REJECTED]
         rows = {(member.part, member.offset): row for row, member in enumerate(kept)}
         found = [rows.get((member.part, member.offset)) for member in members]
         # Rejects have no label any more, and are rejected again; one of another class than all
         # images that are packed would leave that class empty
         any_row = next((row for row in found if row is not None), 0)
-        chosen = values[[any_row if row is None else row for row in found]]
+        chosen = labels.values[[any_row if row is None else row for row in found]]
         dtype = np.int32 if labels.kind == "classes" else np.bool_
-        return LabelTable(labels.kind, labels.names, chosen.astype(dtype))
+        return labels._replace(values=chosen.astype(dtype))
 
     def read(self, member: Member) -> bytes:
         if member.part == REJECTED:

@@ -7,20 +7,19 @@ it has compared them. MNIST's it compares only where it downloads them, so that 
 from __future__ import annotations
 
 import gzip
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError, first_line
 from pipeline.files import writing
-from pipeline.packing.labels import LabelTable
 from pipeline.packing.sources.archives import FileSource
 from pipeline.packing.sources.base import Listing, Member, netpbm, require_file_size
+from pipeline.shards.labels import LabelTable
 
 PREFIX = "torchvision:"
 
@@ -45,13 +44,7 @@ class _Split(NamedTuple):
 
 
 class TorchvisionSource(FileSource):
-    """Images of a data set, by their number in it.
-
-    Their pixels are written once, as image files, into a file without a name, of which nothing
-    stays; workers open it through their parent.
-    """
-
-    _pictures: BinaryIO | None = None
+    """Images of a data set, by their number; its pixels are written once, as image files."""
 
     def __init__(self, source: str, root: Path, scratch: Path) -> None:
         """Read a split.
@@ -68,25 +61,17 @@ class TorchvisionSource(FileSource):
         self._split = _read(source, name, root, train=self._part == TRAIN)
         self.pixels = self._split.pixels.shape[1]
         with writing(f"SOURCE {source}", "room for its pixels", "choose an --out on another disk"):
-            self._pictures = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # held while read
-            self._pictures.writelines(map(_picture, self._split.pixels))
-            self._pictures.flush()
-        contents = Path(f"/proc/{os.getpid()}/fd/{self._pictures.fileno()}")
-        super().__init__(self._split.folder, contents)
-
-    def _list(self) -> Listing:
+            self._held = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # held while read
+            self._held.writelines(map(_picture, self._split.pixels))
+            self._held.flush()
+        super().__init__(self._split.folder, self._held)
         pixels = self._split.pixels
         size, suffix = len(_picture(pixels[0])), ".pgm" if pixels.ndim == 3 else ".ppm"
         places = range(len(pixels))
-        return Listing([Member(f"{n:05d}{suffix}", size, n * size) for n in places])
+        self.listing = Listing([Member(f"{n:05d}{suffix}", size, n * size) for n in places])
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_pictures": None, "_split": None}
-
-    def __del__(self) -> None:
-        super().__del__()
-        if self._pictures is not None:
-            self._pictures.close()
+        return super().__getstate__() | {"_split": None}
 
     def place(self) -> str:
         return f"{super().place()} ({self._part})"
@@ -127,51 +112,52 @@ def _read(source: str, name: str, root: Path, *, train: bool) -> _Split:
     from torchvision import datasets
 
     kind = getattr(datasets, name)
+    read = _read_cifar if name.startswith("CIFAR") else _read_mnist
     try:
-        if name.startswith("CIFAR"):
-            return _read_cifar(source, kind, root, train)
-        return _read_mnist(source, kind, root, train)
-    except UserError:
-        raise
+        return read(kind, root, train)
+    except _OtherFilesError as error:
+        raise _refusal(source, kind, root, str(error)) from None
     except Exception as error:  # torchvision's readers raise nearly every type on damaged input
         raise _refusal(source, kind, root, first_line(error)) from None
 
 
-def _read_cifar(source: str, kind: Any, root: Path, train: bool) -> _Split:
+class _OtherFilesError(Exception):
+    """Files that are not those that the set's authors publish."""
+
+
+def _read_cifar(kind: Any, root: Path, train: bool) -> _Split:
     folder = root / kind.base_folder
     meta = (kind.meta["filename"], kind.meta["md5"])
-    _require_as_published(source, kind, root, folder, [*kind.train_list, *kind.test_list, meta])
+    _require_as_published(folder, [*kind.train_list, *kind.test_list, meta])
     found = kind(root, train=train, download=False)  # compares the sums too, then unpickles
     classes = np.array(found.targets, np.int32)
     return _Split(folder, found.data, classes, tuple(found.classes))
 
 
-def _read_mnist(source: str, kind: Any, root: Path, train: bool) -> _Split:
+def _read_mnist(kind: Any, root: Path, train: bool) -> _Split:
     folder = root / kind.__name__ / "raw"
     files = [(name, md5) for name, md5 in kind.resources if name.startswith("train") == train]
-    _require_as_published(source, kind, root, folder, files)
+    _require_as_published(folder, files)
     found = kind(root, train=train, download=False)
     pixels, classes = found.data.numpy(), found.targets.numpy()
     for (name, _), (part, header) in zip(files, IDX_HEADER.items(), strict=True):
         values = (pixels if part == "images" else classes.astype(np.uint8)).tobytes()
         with gzip.open(folder / name) as published:
             if published.read()[header:] != values:
-                found = f"other {part} unpacked in {root / kind.__name__} than in {name}"
-                raise _refusal(source, kind, root, found)
+                unpacked = root / kind.__name__
+                raise _OtherFilesError(f"other {part} unpacked in {unpacked} than in {name}")
     return _Split(folder, pixels, classes.astype(np.int32), tuple(kind.classes))
 
 
-def _require_as_published(
-    source: str, kind: Any, root: Path, folder: Path, files: Sequence[Sequence[str]]
-) -> None:
+def _require_as_published(folder: Path, files: Sequence[Sequence[str]]) -> None:
     """Refuse files that are missing, or whose MD5 sums are not torchvision's."""
     from torchvision.datasets.utils import check_integrity
 
     for name, md5 in files:
         if not (folder / name).is_file():
-            raise _refusal(source, kind, root, f"no file {folder / name}")
+            raise _OtherFilesError(f"no file {folder / name}")
         if not check_integrity(folder / name, md5):
-            raise _refusal(source, kind, root, f"{folder / name} has another MD5 sum than {md5}")
+            raise _OtherFilesError(f"{folder / name} has another MD5 sum than {md5}")
 
 
 def _refusal(source: str, kind: Any, root: Path, found: str) -> UserError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from pipeline.packing.downloads import is_archive
+from pipeline.packing.sources.base import Listing, Member
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".mpo"}
@@ -94,10 +96,14 @@ class Sieve:
             self._archives[name] = size
         return False
 
-    def counts(self) -> tuple[Counter[str], Counter[str], dict[str, int]]:
-        """Other files by suffix or kind, links by what became of them, archives' sizes by name."""
-        archives = dict(sorted(self._archives.items()))
-        return self._described(self._left_out), self._described(self._links), archives
+    def listing(self, images: Iterable[Member]) -> Listing:
+        """These images, and what was counted beside them."""
+        return Listing(
+            sorted(images),
+            left_out=self._described(self._left_out),
+            links=self._described(self._links),
+            archives=dict(sorted(self._archives.items())),
+        )
 
     def _note(self, kind: str, name: str) -> None:
         if name:
