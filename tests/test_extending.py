@@ -209,10 +209,8 @@ def test_a_penalty_is_added_to_what_d_descends():
     linear = torch.nn.Linear(12, 1)
     nets = torch.nn.Linear(1, 1), torch.nn.Sequential(torch.nn.Flatten(), linear)
     images = torch.rand(2, 5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    penalised, plain = (
-        update(*nets).objective_d(*images, (), ())[0]
-        for update in (names["R1Step"], AdversarialStep)
-    )
+    steps = names["R1Step"](*nets), AdversarialStep(*nets)
+    penalised, plain = (step.objective_d(images[0], images[1], (), ())[0] for step in steps)
     penalised.backward()
     assert (penalised - plain).item() == pytest.approx(5 * linear.weight.square().sum().item())
     assert linear.weight.grad is not None

@@ -225,9 +225,7 @@ def _noting(logged: list[str], log: Log) -> Log:
 
 def _weights(step: WholeStep) -> torch.Tensor:
     """All of both nets' parameters and of the average's, in one vector on the host."""
-    nets = [step.update.generator, step.update.discriminator]
-    nets += [step.ema.net] if step.ema is not None else []
-    return torch.cat([_flat(net) for net in nets])
+    return torch.cat([_flat(net) for net in step.nets])
 
 
 def _flat(net: nn.Module) -> torch.Tensor:

@@ -34,7 +34,7 @@ from dcgan.profiling.report import Bars, Report, cells, make_table, publish, sho
 from dcgan.step.precision import choose_precision
 from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import choose_step, keep_compiled_code
-from dcgan.training.build import build_nets, build_step, trial_step
+from dcgan.training.build import build_nets, build_step
 from dcgan.training.clock import Clock
 from dcgan.training.tuned import choose_tuning
 from pipeline.loading.options import LoaderOptions
@@ -129,8 +129,7 @@ def training_step(config: TrainConfig, device: torch.device) -> tuple[Update, st
         step.rows.place.zero_()  # nobody reads them
         return step(pixels)
 
-    make = partial(trial_step, config, device)
-    tuning, reason = choose_tuning(config, step.update, mode.name, make, tell_progress)
+    tuning, reason = choose_tuning(config, step.update, mode.name, tell_progress)
     tell_progress(f"tuning: {tuning.describe()}; {reason}")
     taken = step.prepare(mode.name, lambda line: None, tuning=tuning)
     return update, f"{taken}, {precision.name}"

@@ -22,6 +22,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from torch import nn
 
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep, no_sync
@@ -125,6 +126,12 @@ class WholeStep:
         for buffer, given in zip(self.inputs, batch, strict=True):
             buffer.copy_(given, non_blocking=True)
         return self.run()
+
+    @property
+    def nets(self) -> list[nn.Module]:
+        """G, D and, where there is one, the average of G."""
+        update, average = self.update, [] if self.ema is None else [self.ema.net]
+        return [update.generator, update.discriminator, *average]
 
     def run(self) -> torch.Tensor:
         """Do one step on the content of `inputs`; the result is that of a call."""
@@ -361,9 +368,7 @@ class WholeStep:
     def state(self) -> Iterator[torch.Tensor]:
         """Yield all tensors that a step changes, except the random numbers."""
         update = self.update
-        nets = [update.generator, update.discriminator]
-        nets += [self.ema.net] if self.ema is not None else []
-        yield from chain.from_iterable(chain(net.parameters(), net.buffers()) for net in nets)
+        yield from chain.from_iterable(chain(net.parameters(), net.buffers()) for net in self.nets)
         for optimizer in (update.optimizer_d, update.optimizer_g):
             yield from chain.from_iterable(state.values() for state in optimizer.state.values())
         yield from (self.rows.rows, self.rows.place)

@@ -11,6 +11,7 @@ from typing import Any
 from dcgan.options import TrainConfig
 from dcgan.rundir.environment import pick_device
 from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.step.tuning import UNTUNED
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.state import State, unfit
 from pipeline.errors import UserError
@@ -21,6 +22,9 @@ AUTO = ("device", "precision", "step")
 
 NETS = ("netG", "netD")
 """Options whose files are read before a run's first step, and are not needed after that."""
+
+TUNED = ("tune", "precision", "step", "deterministic", "ranks")
+"""Options after whose change a run that resumes chooses anew how its steps are computed."""
 
 Log = Callable[[str], object]
 
@@ -72,6 +76,21 @@ class Previous:
             if isinstance(before, str) and (now is None or _same_place(now, before)):
                 resolved[name] = before
         return config.replace(**resolved)
+
+    def tuning(self, config: TrainConfig) -> dict[str, Any] | None:
+        """Return how its steps are computed; None if that is to be chosen anew."""
+        # Before the first step no result depends on the choice
+        if self.state is None or self.state.steps == 0:
+            return None
+        if self.device_type != config.device.partition(":")[0]:
+            return None
+        before = self.options
+        if any(before.get(name, getattr(config, name)) != getattr(config, name) for name in TUNED):
+            return None
+        # A version that knew of no choice computed as an untuned step does. A killed process may
+        # have left none, while it chose anew.
+        kept: dict[str, Any] | None = before.get("tuning", UNTUNED.model_dump(mode="json"))
+        return kept
 
     def require_same(self, config: TrainConfig, log: Log) -> bool:
         """Compare the options, after `resolve`, with those that the run began with.
