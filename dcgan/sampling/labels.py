@@ -168,17 +168,10 @@ def fixed_grid(nz: int, labels: RunLabels | None) -> LabelRows:
     """Return what every grid of a run is drawn from."""
     if labels is None:
         return LabelRows(None, latents(FIXED_SEEDS, nz), None)
-    shown = each_label(labels.space)[:MOST_ROWS]
-    return label_rows(shown, range(COLUMNS), nz, examples_of(labels))
-
-
-def label_rows(
-    labels: Sequence[Label], seeds: Sequence[int], nz: int, examples: torch.Tensor | None
-) -> LabelRows:
-    """Return what a grid with a row for each label and a column for each seed is drawn from."""
-    rows = [row for label in labels for row in label.of_seeds(seeds, examples)]
-    noise = latents(seeds, nz).repeat(len(labels), 1, 1, 1)
-    return LabelRows([label.name for label in labels], noise, torch.stack(rows))
+    shown, examples = each_label(labels.space)[:MOST_ROWS], examples_of(labels)
+    rows = [row for label in shown for row in label.of_seeds(range(COLUMNS), examples)]
+    noise = latents(range(COLUMNS), nz).repeat(len(shown), 1, 1, 1)
+    return LabelRows([label.name for label in shown], noise, torch.stack(rows))
 
 
 # From the command line

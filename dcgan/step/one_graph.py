@@ -87,23 +87,22 @@ def seen_as_compiled(update: AdversarialStep) -> Iterator[None]:
     would take another path.
     """
     nets = update.generate, update.discriminate
-    update.generate, update.discriminate = (_AsCompiled(net) for net in nets)
+    update.generate, update.discriminate = map(_as_compiled, nets)
     try:
         yield
     finally:
         update.generate, update.discriminate = nets
 
 
-class _AsCompiled:
-    def __init__(self, net: Net) -> None:
-        self.net = net
-
-    def __call__(self, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
+def _as_compiled(net: Net) -> Net:
+    def run(*inputs: torch.Tensor, **options: int) -> torch.Tensor:
         asked, torch.compiler.is_compiling = torch.compiler.is_compiling, lambda: True
         try:
-            return self.net(*inputs, **options)
+            return net(*inputs, **options)
         finally:
             torch.compiler.is_compiling = asked
+
+    return run
 
 
 def _table() -> dict[Any, Callable[..., Any]]:
