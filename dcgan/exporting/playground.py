@@ -128,12 +128,9 @@ def playground_page(
 
 
 def halve_weights(model: bytes) -> bytes:
-    """Store the weights of a model in half precision; it computes in single precision as before.
+    """Store the weights of an ONNX model in half precision; it computes in single as before.
 
     Vectors stay as they are: BatchNorm's variances may be too small for it.
-
-    Args:
-        model: in ONNX's format.
     """
     import onnx
 

@@ -198,11 +198,7 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     section 4). The scales of every BatchNorm are drawn from N(1, 0.02), and its shifts are 0 (the
     tutorial). All are drawn on the CPU in float32, in the order of the layers, and then copied, so
     a seed gives the same net on any device, and in any type and memory layout. The embedding of a
-    conditional net comes last.
-
-    Args:
-        module: the net.
-        generator: a CPU generator; without one, torch's global generator is used.
+    conditional net comes last. Without a `generator`, which is the CPU's, torch's global one draws.
     """
     with torch.no_grad():
         for layer in module.modules():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
@@ -52,14 +52,7 @@ class Label:
         return ",".join(f"{names[place]}={value or -1}" for place, value in self.values.items())
 
     def fits(self, labels: torch.Tensor) -> torch.Tensor:
-        """Tell which images have it.
-
-        Args:
-            labels: (N,) int64 classes or (N, k) float32 attributes.
-
-        Returns:
-            (N,) bool.
-        """
+        """Tell which of (N,) int64 classes, or (N, k) float32 attributes, have it: (N,) bool."""
         if self.space.kind == "classes":
             (number,) = self.values
             return labels == number
@@ -111,12 +104,7 @@ def each_label(space: LabelSpace) -> list[Label]:
 
 
 def describe_labels(space: LabelSpace, table: torch.Tensor) -> RunLabels:
-    """Return what a run keeps of its set's labels.
-
-    Args:
-        space: what they say.
-        table: (n,) int64 or (n, k) float32.
-    """
+    """Return what a run keeps of its set's labels, (n,) int64 or (n, k) float32."""
     rows: Iterable[str] = ()
     if space.kind == "attributes":
         rows = ("".join(map(str, row)) for row in _some(table, EXAMPLES).int().tolist())
@@ -124,10 +112,9 @@ def describe_labels(space: LabelSpace, table: torch.Tensor) -> RunLabels:
 
 
 def usual_labels(table: torch.Tensor) -> torch.Tensor:
-    """Return labels like the set's, on the CPU, for samples that are compared with the set.
+    """Return labels like those of a set, on the CPU, for samples that are compared with it.
 
-    Args:
-        table: (n,) int64 or (n, k) float32, by the rows of the set.
+    They are rows of the set's table, (n,) int64 or (n, k) float32.
     """
     return _some(table, USUAL)
 
@@ -189,13 +176,8 @@ def parse_label(text: str, space: LabelSpace) -> Label:
 def parse_walk(text: str, space: LabelSpace, most: int | None = None) -> list[Label]:
     """Read labels with colons between them, as in `cats:dogs`. Names may have colons, too.
 
-    Args:
-        text: the value of `--label`.
-        space: what the net's labels say.
-        most: the largest number of labels; None for any.
-
     Raises:
-        UserError: there is no such label, or there are more.
+        UserError: there is no such label, or there are more than `most`.
     """
     read = _class_of if space.kind == "classes" else _values_of
     found = _parts(text, ":", lambda part: read(part, space))

@@ -52,14 +52,7 @@ def discriminator_loss(
 
 
 def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
-    """Compute -log D(G(z)), averaged over the batch.
-
-    Args:
-        logits_gz: (B,), the logits of generated images.
-
-    Returns:
-        A scalar, 0 or more, in the logits' type.
-    """
+    """Compute -log D(G(z)), averaged over the batch, from logits (B,); 0 or more, in their type."""
     return F.softplus(-logits_gz).mean()
 
 

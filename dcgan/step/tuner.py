@@ -130,16 +130,12 @@ def race_forms(
     rounds: int = ROUNDS,
     stop: Stop = lambda: False,
 ) -> list[Race]:
-    """Time every form of every product of each size of layer.
+    """Time every form of every product of each size of layer, by name.
 
-    Args:
-        layers: the sizes of the layers, by name.
-        images: in a batch.
-        dtype: of maps and weights.
-        device: where to compute.
-        timer: of a product.
-        rounds: the number of turns of each form.
-        stop: ends it by a KeyboardInterrupt.
+    The maps are of `images` images and, like the weights, of `dtype`.
+
+    Raises:
+        KeyboardInterrupt: `stop` has returned True.
     """
     names: dict[LayerSize, list[str]] = {}
     for name, layer in layers.items():

@@ -142,13 +142,7 @@ def named_layers(update: AdversarialStep) -> Iterator[tuple[str, Conv2d | ConvTr
 def measure_layers(
     update: AdversarialStep, nz: int, image: tuple[int, int, int]
 ) -> dict[str, LayerSize]:
-    """Find the sizes of the layers of both nets, by name.
-
-    Args:
-        update: the step; its nets are on their device.
-        nz: length of the latents.
-        image: (C, H, W).
-    """
+    """Find the sizes of the layers of both nets, by name; images are (C, H, W)."""
     layers = dict(named_layers(update))
     found: dict[str, LayerSize] = {}
 

@@ -36,11 +36,9 @@ class Checkpoints:
         self.folder, self._keep, self._log = folder, keep, log
 
     def save(self, nimg: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint, and remove those that are no longer kept.
+        """Write a checkpoint of tensors and plain values, and remove those that are no longer kept.
 
-        Args:
-            nimg: images seen, which become the checkpoint's name.
-            state: tensors and plain values.
+        Its name is `nimg`, the images seen.
 
         Raises:
             UserError: the file cannot be written; earlier checkpoints are unchanged.

@@ -52,11 +52,7 @@ class Previous:
         return int(self.options.get("ranks", 1)) if self.state is None else self.state.ranks
 
     def has_other_generators(self, config: TrainConfig) -> bool:
-        """Whether its random generators cannot go on: they are of other ranks, or another device.
-
-        Args:
-            config: the options, resolved.
-        """
+        """Whether its random generators cannot go on: of other ranks, or of another device."""
         return (self.ranks, self.device_type) != (config.ranks, config.device.partition(":")[0])
 
     def resolve(self, config: TrainConfig) -> TrainConfig:

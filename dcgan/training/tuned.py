@@ -70,11 +70,6 @@ TRIAL_STEPS = 3
 def prepare(run: Run, log: Log, stop: Stop) -> None:
     """Make a run's step ready, and check that all ranks have the same weights and images.
 
-    Args:
-        run: as it was built.
-        log: called with a line about whatever takes long or is ignored.
-        stop: ends the timing of the step.
-
     Raises:
         UserError: a rank differs.
     """
