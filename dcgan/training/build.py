@@ -24,10 +24,10 @@ from dcgan.step.determinism import set_determinism
 from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
-from dcgan.step.train_step import WholeStep, choose_step
+from dcgan.step.train_step import Log, WholeStep, choose_step
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
-from dcgan.training.previous import Log, Previous, find
+from dcgan.training.previous import Previous, find
 from dcgan.training.run import Plan, Run
 from dcgan.training.state import State
 from pipeline.errors import UserError

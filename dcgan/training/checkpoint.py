@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcgan.nets.weights import load_tensors
+from dcgan.step.train_step import Log
 from pipeline.errors import UserError, first_line
 from pipeline.files import PARTIAL, file_digest, replacing, write_whole
 
@@ -32,7 +32,7 @@ class Checkpoints:
         log: called with a line about each checkpoint that is ignored.
     """
 
-    def __init__(self, folder: Path, keep: int, log: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, keep: int, log: Log) -> None:
         self.folder, self._keep, self._log = folder, keep, log
 
     def save(self, nimg: int, state: dict[str, Any]) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from dcgan.options import TrainConfig
 from dcgan.rundir.environment import pick_device
 from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.step.train_step import Log
 from dcgan.step.tuning import UNTUNED
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.state import State, unfit
@@ -25,8 +25,6 @@ NETS = ("netG", "netD")
 
 TUNED = ("tune", "precision", "step", "deterministic", "ranks")
 """Options after whose change a run that resumes chooses anew how its steps are computed."""
-
-Log = Callable[[str], object]
 
 
 @dataclass

@@ -21,7 +21,7 @@ from dcgan.options import TrainConfig
 from dcgan.rundir.folder import write_object
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.statistics import StepRows
-from dcgan.step.train_step import WholeStep
+from dcgan.step.train_step import Log, WholeStep
 from dcgan.step.tuner import (
     ROUNDS,
     Found,
@@ -42,7 +42,6 @@ from dcgan.step.tuning import (
     measure_layers,
 )
 from dcgan.training.build import build_nets, build_step, stream
-from dcgan.training.previous import Log
 from dcgan.training.run import Run
 from pipeline.errors import first_line
 from pipeline.files import cache_folder, digest, write_whole
