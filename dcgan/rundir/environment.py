@@ -82,16 +82,14 @@ def own_device(device: torch.device, ranks: Ranks) -> torch.device:
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Describe this machine in plain values, for `env.json`."""
-    cuda = device.type == "cuda"
+    cuda, cpu = device.type == "cuda", cpu_info("model name") or platform.processor()
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": usable_cores(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device)
-        if cuda
-        else cpu_info("model name") or platform.processor(),
+        "device_name": torch.cuda.get_device_name(device) if cuda else cpu,
         "cuda": torch.version.cuda if cuda else None,
         "packages": {name: version for name in PACKAGES if (version := installed(name))},
         "git_commit": _git_commit(),

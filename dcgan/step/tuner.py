@@ -140,36 +140,24 @@ def race_forms(
     names: dict[LayerSize, list[str]] = {}
     for name, layer in layers.items():
         names.setdefault(layer, []).append(name)
+
+    def prepare(layer: LayerSize, product: str, form: str, label: str) -> Turn:
+        forms = layer.forms()[product]
+        few = operands(layer, product, CHECKED_IMAGES, dtype, device)
+        require_right(forms[form], forms["library"], few)
+        given = operands(layer, product, images, dtype, device)
+        return timer(label, lambda: forms[form](*given))
+
     found = []
     for layer, same in names.items():
         flops = 2 * images * math.prod(layer.small[1:]) * math.prod(layer.weights)
-        for product in layer.forms():
-            turns = _prepare(layer, product, f"{same[0]} {product}", images, dtype, device, timer)
-            candidates, taken = race(turns, rounds, stop)
-            found.append(Race(candidates, taken, tuple(same), product, flops))
+        for product, forms in layer.forms().items():
+            turns = {
+                form: partial(prepare, layer, product, form, f"{same[0]} {product} {form}")
+                for form in forms
+            }
+            found.append(Race(*race(turns, rounds, stop), tuple(same), product, flops))
     return found
-
-
-def _prepare(
-    layer: LayerSize,
-    product: str,
-    label: str,
-    images: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    timer: Timer,
-) -> dict[str, Callable[[], Turn]]:
-    """Return for each form of a product what checks it, and prepares it to be timed."""
-    forms = layer.forms()[product]
-    few, given = (
-        operands(layer, product, count, dtype, device) for count in (CHECKED_IMAGES, images)
-    )
-
-    def prepare(form: str) -> Turn:
-        require_right(forms[form], forms["library"], few)
-        return timer(f"{label} {form}", lambda: forms[form](*given))
-
-    return {form: partial(prepare, form) for form in forms}
 
 
 def choose_forms(found: list[Race], layers: Mapping[str, LayerSize]) -> dict[str, Forms]:
