@@ -43,7 +43,6 @@ class Generator(nn.Module):
         labels: what the images are labelled with, for a conditional net.
 
     Attributes:
-        image_size: as given.
         options: the values that the net was built with, by the names of their flags.
         usual_labels: the labels of images that nobody names a label for, (m,) int64 or (m, k)
             float32, as `dcgan.sampling.labels` takes them; None if the net is all there is.
@@ -124,7 +123,6 @@ class Discriminator(nn.Module):
         labels: what the images are labelled with, for a conditional net.
 
     Attributes:
-        image_size: as given.
         options: the values that the net was built with, by the names of their flags.
 
     Raises:

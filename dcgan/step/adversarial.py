@@ -78,8 +78,6 @@ class AdversarialStep:
     Attributes:
         joint: whether the discriminator, which is then a `Discriminator`, takes real and generated
             images in one call: fewer and larger products. It still treats them as two batches.
-        optimizer_d: the discriminator's Adam.
-        optimizer_g: the generator's Adam.
         augment: changes the images that D sees; None if it sees them as they are.
         generate, discriminate, loss_d, loss_g: with `augment`, the parts that are functions of
             tensors alone; a faster mode puts compiled ones here. A subclass may set losses of its

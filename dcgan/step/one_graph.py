@@ -58,12 +58,11 @@ def compile_whole(body: Callable[[], object], tensors: Tensors) -> Callable[[], 
 def trace(body: Callable[[], object], tensors: Tensors) -> GraphModule:
     """Call `body` once, which does what it does, and note its ATen calls.
 
-    Args:
-        body: as above; all that its optimisers keep is there already, as after a first step.
-        tensors: as above; they are the inputs of the graph, in this order.
+    The arguments are those of `compile_whole`; the optimisers' state is there already, as after a
+    first step.
 
     Returns:
-        The calls as a module without outputs: it writes to its inputs, as `body` does.
+        The calls as a module without outputs: it writes to its inputs, the tensors, as `body` does.
     """
 
     def of_tensors(*given: torch.Tensor) -> None:

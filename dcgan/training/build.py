@@ -52,14 +52,9 @@ def build(
     shards: ShardSet | None = None,
     update: type[AdversarialStep] = AdversarialStep,
 ) -> Run:
-    """Build a run, without writing anything in its folder.
+    """Build a run, without writing anything in its folder; what is ignored or changed is logged.
 
-    Args:
-        config: the options as given.
-        log: called with a line about whatever is ignored or changed.
-        ranks: the processes that train together.
-        shards: the set, if it is open.
-        update: what a step computes.
+    The set is opened here unless it is open; `update` is what a step computes.
 
     Raises:
         UserError: no run can be built from these options.
@@ -230,10 +225,7 @@ def _plan(config: TrainConfig, batches: Batches, state: State | None) -> Plan:
 def _noise(rank: int, rollbacks: int, since: int) -> str:
     """Name the random stream of a rank's noise, so that no noise comes twice in a run.
 
-    Args:
-        rank: each rank draws its own.
-        rollbacks: how often the run was rolled back.
-        since: images seen when the run resumed with other random generators; 0 if it did not.
+    `since` are the images seen when the run resumed with other random generators; 0 if it did not.
     """
     parts = f"/{rollbacks}" * (rollbacks > 0), f"/since {since}" * (since > 0)
     return "noise" + "".join(parts) + f"/rank {rank}" * (rank > 0)

@@ -24,12 +24,9 @@ MAX_SEAL_BYTES = 65_536
 
 
 class Checkpoints:
-    """The checkpoints of a run.
+    """The checkpoints of a run, in a folder that exists.
 
-    Args:
-        folder: the folder of the checkpoints, which exists.
-        keep: how many of the newest to keep, besides the best one.
-        log: called with a line about each checkpoint that is ignored.
+    The newest `keep` are kept, besides the best one; one that is ignored is logged.
     """
 
     def __init__(self, folder: Path, keep: int, log: Log) -> None:
