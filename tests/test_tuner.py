@@ -290,7 +290,7 @@ def test_what_is_stored_depends_on_the_precision():
 def test_compilers_options_add_up_and_hold_while_it_compiles():
     from torch._inductor import config
 
-    changes = {name: {"compiler": (name,)} for name in COMPILER_OPTIONS[:2]}
+    changes: dict[str, Any] = {name: {"compiler": (name,)} for name in COMPILER_OPTIONS[:2]}
     make = lambda tuning: Trial(lambda: None, lambda: torch.ones(5))  # noqa: E731
     tuning, _ = race_steps(make, changes, "fp32", Clock(*changes), 3)
     assert tuning.compiler == COMPILER_OPTIONS[:2]
