@@ -14,6 +14,7 @@ import torch
 from dcgan.nets.forms import HALVING, Forms
 from dcgan.options import TrainConfig
 from dcgan.step import tuner
+from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.statistics import StepRows
 from dcgan.step.tuner import Trial, choose_forms, race_forms, race_steps
 from dcgan.step.tuning import COMPILER_OPTIONS, LayerSize, Tuning, for_cpu, library, measure_layers
@@ -281,10 +282,27 @@ def test_a_request_to_stop_ends_the_tuner(stored, tmp_path):
     assert not [*tmp_path.rglob("*.json*")]
 
 
-def test_what_is_stored_depends_on_the_precision():
+class Apart(AdversarialStep):
+    """An update that takes no joint batches, as a penalty on gradients takes none."""
+
+    def objective_d(self, *batches):
+        if self.joint:
+            raise RuntimeError("one batch at a time")
+        return super().objective_d(*batches)
+
+
+def test_an_update_of_ones_own_is_what_is_tried(monkeypatch):
+    monkeypatch.setattr(tuned, "timers", lambda device: (Clock(), Clock("in one batch")))
+    config = TrainConfig(shards="none", image_size=32, nz=NZ, ngf=8, ndf=8, precision="fp32")
+    found = tuned.measure_step(config, whole_step(update=Apart).update, 1)
+    assert [line for line in found.left_out() if "one batch at a time" in line]
+    assert not found.tuning.joint
+
+
+def test_what_is_stored_depends_on_the_precision_and_the_update():
     one, other = (TrainConfig(shards="none", precision=each) for each in ("fp32", "bf16"))
-    update = whole_step().update
-    assert tuned._key(one, update) != tuned._key(other, update)
+    update, own = whole_step().update, whole_step(update=Apart).update
+    assert len({tuned._key(one, update), tuned._key(other, update), tuned._key(one, own)}) == 3
 
 
 def test_compilers_options_add_up_and_hold_while_it_compiles():
