@@ -25,12 +25,17 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["--help", "-h"]}
 """The context settings of each command. `-h` works as in argparse, and so in pytorch/examples."""
 
 
-def version() -> str:
-    """Return the version of the installed package, or "unknown" if it is not installed."""
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
-        return metadata.version(PACKAGE)
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "unknown"
+        return None
+
+
+def version() -> str:
+    """Return the version of this package, or "unknown" if it is not installed."""
+    return installed(PACKAGE) or "unknown"
 
 
 def _print_version(asked: bool) -> None:

@@ -464,11 +464,8 @@ class GradientReduction:
 
     DistributedDataParallel would reduce in each of D's two passes, and its hooks would complicate a
     capture. Everything here may be captured: NCCL's kernels are recorded like any others
-    (docs.nvidia.com/deeplearning/nccl/user-guide, "Using NCCL with CUDA Graphs").
-
-    Args:
-        ranks: the processes, connected to the nets' device.
-        nets: the nets whose gradients are averaged, each in a call of its own.
+    (docs.nvidia.com/deeplearning/nccl/user-guide, "Using NCCL with CUDA Graphs"). The ranks are
+    connected to the nets' device already; each net is reduced in a call of its own.
     """
 
     def __init__(self, ranks: Ranks, *nets: nn.Module) -> None:

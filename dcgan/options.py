@@ -351,7 +351,6 @@ class TrainConfig(SetOptions):
         Option(
             "Resume a run with other options, or another number of processes, than before.",
             RUN,
-            flag="--allow-change",
             resume="free",
         ),
     ] = False
@@ -377,7 +376,6 @@ class TrainConfig(SetOptions):
         Option(
             "Train on the set's labels too, so that samples can be asked for by label.",
             NETS,
-            flag="--conditional",
             resume="fixed",
         ),
     ] = False
@@ -451,22 +449,21 @@ class TrainConfig(SetOptions):
         Option("Seconds to wait for a batch before giving up.", MACHINE, resume="free"),
     ] = LoaderOptions.data_timeout
     netG: Annotated[  # noqa: N815  # the spelling of pytorch/examples
-        str | None, Option("Start the generator with this file's weights.", NETS, flag="--netG")
+        str | None, Option("Start the generator with this file's weights.", NETS)
     ] = None
     netD: Annotated[  # noqa: N815
-        str | None, Option("Start the discriminator with this file's weights.", NETS, flag="--netD")
+        str | None, Option("Start the discriminator with this file's weights.", NETS)
     ] = None
     deterministic: Annotated[
         bool,
         Option(
             "Give the same bits every time, even on a GPU, where this is slower.",
             MACHINE,
-            flag="--deterministic",
         ),
     ] = False
     dry_run: Annotated[
         bool,
-        Option("Do one step, write all files, and end.", RUN, flag="--dry-run", resume="free"),
+        Option("Do one step, write all files, and end.", RUN, resume="free"),
     ] = False
     log_every: Annotated[Count, Option("Steps between status lines.", OUTPUT, resume="free")] = 50
     sample_every: Annotated[Count, Option("Steps between sample grids.", OUTPUT, resume="free")] = (
@@ -685,20 +682,22 @@ class MeasuringTraining(MeasuringNets, MeasuringSet):
 
 # Commands on runs and machines
 
+Net = Annotated[
+    Path,
+    Option(
+        "A run folder, a folder of dcgan-export, or the weights of a generator, of"
+        " pytorch/examples too.",
+        argument="RUN|netG.pt",
+    ),
+]
+
 
 class EvaluateOptions(SetOptions):
     """The options of `dcgan-evaluate`."""
 
     _may_be_known = True  # a run names its own
 
-    net: Annotated[
-        Path,
-        Option(
-            "A run folder, a folder of dcgan-export, or the weights of a generator, of"
-            " pytorch/examples too.",
-            argument="RUN|netG.pt",
-        ),
-    ]
+    net: Net
     shards: Annotated[
         str | None,
         Field(min_length=1),
@@ -708,26 +707,22 @@ class EvaluateOptions(SetOptions):
             "the run's own",
         ),
     ] = None
-    raw_net: Annotated[
-        bool, Option("Measure the net as trained, not its moving average.", flag="--raw-net")
-    ] = False
+    raw_net: Annotated[bool, Option("Measure the net as trained, not its moving average.")] = False
     n: Annotated[
         Images16,
-        Option("Images a side for the sliced Wasserstein distance, 16 or more.", flag="--n"),
+        Option("Images a side for the sliced Wasserstein distance, 16 or more."),
     ] = 2048
     per_label: Annotated[
         bool,
         Option(
             "Also measure each class, or each value of an attribute, of a conditional net by"
             " itself.",
-            flag="--per-label",
         ),
     ] = False
     faces: Annotated[
         bool,
         Option(
             "Also measure what a recogniser of human faces sees; needs dcgan-shards[faces].",
-            flag="--faces",
         ),
     ] = False
     faces_n: Annotated[
@@ -738,7 +733,6 @@ class EvaluateOptions(SetOptions):
         bool,
         Option(
             "Also compute FID, KID and Inception score; downloads InceptionV3's weights (95 MB).",
-            flag="--fid",
         ),
     ] = False
     weights: Annotated[
@@ -749,7 +743,6 @@ class EvaluateOptions(SetOptions):
         bool,
         Option(
             "Also compute precision and recall; downloads VGG16's weights (553 MB).",
-            flag="--precision-recall",
         ),
     ] = False
     vgg_weights: Annotated[
@@ -772,14 +765,7 @@ class EvaluateOptions(SetOptions):
 class SampleOptions(Options):
     """The options of `dcgan-sample`."""
 
-    net: Annotated[
-        Path,
-        Option(
-            "A run folder, a folder of dcgan-export, or the weights of a generator, of"
-            " pytorch/examples too.",
-            argument="RUN|netG.pt",
-        ),
-    ]
+    net: Net
     seeds: Annotated[
         str | None,
         Option("Which images, as in 0-999 or 3,7,10-12.", WHAT, default="0-63; 0-7 of each label"),
@@ -818,9 +804,9 @@ class SampleOptions(Options):
         str | None, Option("Walk from seed to seed instead, as in 12:34 or 12:34:56.", WHAT)
     ] = None
     frames: Annotated[int | None, Option("Images in the whole walk.", WHAT, "60")] = None
-    raw_net: Annotated[
-        bool, Option("Take the net as trained, not its moving average.", WHICH, flag="--raw-net")
-    ] = False
+    raw_net: Annotated[bool, Option("Take the net as trained, not its moving average.", WHICH)] = (
+        False
+    )
     device: Annotated[str, Option(DEVICE, WHICH)] = "auto"
 
 
@@ -829,9 +815,7 @@ class ExportOptions(Options):
 
     run: Annotated[Path, Option("A run folder.", argument="RUN")]
     out: Annotated[Path | None, Option("Folder to write.", default="export in the run")] = None
-    raw_net: Annotated[
-        bool, Option("Take the net as trained, not its moving average.", flag="--raw-net")
-    ] = False
+    raw_net: Annotated[bool, Option("Take the net as trained, not its moving average.")] = False
     license: Annotated[
         str | None,
         BeforeValidator(_hubs_license),
@@ -872,7 +856,7 @@ class CheckOptions(SetOptions):
         Field(min_length=1),
         Option("Folder or URL of a shard set.", DATA, argument="SHARDS"),
     ]
-    decode: Annotated[bool, Option("Decode every image, too.", flag="--decode")] = False
+    decode: Annotated[bool, Option("Decode every image, too.")] = False
     sheet: Annotated[Path | None, Option("Save a contact sheet of 64 samples here, as PNG.")] = None
 
 
@@ -886,7 +870,7 @@ class DoctorOptions(SetOptions):
     ] = None
     verify: Annotated[
         bool,
-        Option("Also compare the fast paths with the plain ones on the device.", flag="--verify"),
+        Option("Also compare the fast paths with the plain ones on the device."),
     ] = False
     device: Annotated[str, Option(DEVICE)] = "auto"
     json_file: Annotated[

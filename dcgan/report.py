@@ -40,11 +40,7 @@ def report(options: ReportOptions) -> None:
 
 
 def write_page(runs: list[Path], out: Path) -> None:
-    """Read the runs, and write their page.
-
-    Args:
-        runs: folders; one gives a report, several a comparison.
-        out: of the page; what stands there is replaced at the end.
+    """Read runs, and write the report of one or the comparison of several, whole or not at all.
 
     Raises:
         UserError: a folder is no run, is given twice, or the page cannot be written.

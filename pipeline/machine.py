@@ -87,6 +87,15 @@ def _groups() -> Iterator[Path]:
             )
 
 
+def cpu_info(field: str) -> str:
+    """Return what Linux lists of the first CPU; "" if there is no such list, or field."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
 def limit_torch_threads() -> None:
     """Have torch compute on no more threads than there are cores to use; OMP_NUM_THREADS overrules.
 

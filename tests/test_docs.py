@@ -1,5 +1,6 @@
 """The pages are true: commands parse, Python runs, tables say what the code says, all is listed."""
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -174,3 +175,15 @@ def test_tests_that_pages_name_exist():
     for page in pages():
         for file, name in re.findall(r"`(tests/\w+\.py)::(\w+)`", page.read_text()):
             assert f"def {name}(" in (ROOT / file).read_text(), f"{name_of(page)}: {file}::{name}"
+
+
+def test_the_gpu_claims_name_the_tests_that_need_a_gpu():
+    needed = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        text = path.read_text()
+        for each in ast.parse(text).body:
+            if isinstance(each, ast.FunctionDef) and each.name.startswith("test_"):
+                marks = " ".join(map(ast.unparse, each.decorator_list))
+                if "mark.gpu" in marks or "\npytestmark = pytest.mark.gpu\n" in text:
+                    needed.add(f"tests/{path.name}::{each.name}")
+    assert set(re.findall(r"`(tests/\S+)` \(gpu\)", guide("gpu").read_text())) == needed

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dcgan.rundir.folder import RunFolder
+from dcgan.step.adversarial import AdversarialStep
 from dcgan.train import app
 from dcgan.training.session import train
 from pipeline.shards.shard_set import ShardSet
@@ -51,7 +52,7 @@ def test_the_page_shows_the_files_and_all_of_them():
     assert set(names_in(EXAMPLES)) - {Path(name).name for name, _ in SHOWN} == {"track.py"}
     for name, code in SHOWN:
         assert code == (ROOT / "docs" / name).read_text(), f"{name}: the page has another text"
-    assert len(FRAGMENTS) == 3
+    assert len(FRAGMENTS) == 4
 
 
 # Own data set
@@ -128,7 +129,7 @@ def batches(seed: int = 0) -> Any:
 
 def rehearse(make: Any) -> None:
     """Run the page's rehearsal."""
-    exec(FRAGMENTS[2], {"torch": torch, "step": make(), "same": make(), "pixels": batches()})
+    exec(FRAGMENTS[3], {"torch": torch, "step": make(), "same": make(), "pixels": batches()})
 
 
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
@@ -165,7 +166,7 @@ def test_dynamo_takes_own_nets_and_loss_and_refuses_a_look_at_values():
     step, loss = in_examples_step(), example("own_loss")
     given = {"torch": torch, "noise": step.noise, "images": torch.zeros(16, 3, 48, 48)}
     fine = {"generator": step.update.generator, "discriminator": step.update.discriminator}
-    exec(FRAGMENTS[1], given | fine)
+    exec(FRAGMENTS[2], given | fine)
     for name, arguments in (("discriminator_hinge", 2), ("generator_hinge", 1)):
         compiled = torch.compile(getattr(loss, name), fullgraph=True, backend="eager")
         compiled(*(torch.zeros(16) for _ in range(arguments)))
@@ -175,7 +176,7 @@ def test_dynamo_takes_own_nets_and_loss_and_refuses_a_look_at_values():
             return images if images.mean() > 0 else -images
 
     with pytest.raises(Exception, match=r"[Dd]ata-dependent"):
-        exec(FRAGMENTS[1], given | fine | {"generator": Curious()})
+        exec(FRAGMENTS[2], given | fine | {"generator": Curious()})
 
 
 # Own loss
@@ -199,3 +200,17 @@ def test_own_loss_is_what_the_run_descends(tmp_path, monkeypatch, undrawn):
     assert losses[:, 1] == pytest.approx([each.item() for each in seen])
     assert losses[:, 2].min() < losses[:, 2].max()
     assert names_in(Path("own-loss/checkpoints")) == ["000000480.json", "000000480.pt"]
+
+
+def test_a_penalty_is_added_to_what_d_descends():
+    """D is linear, so the gradient at each image is its weights."""
+    names: dict[str, Any] = {"torch": torch, "AdversarialStep": AdversarialStep}
+    exec(FRAGMENTS[1], names)
+    linear = torch.nn.Linear(12, 1)
+    nets = torch.nn.Linear(1, 1), torch.nn.Sequential(torch.nn.Flatten(), linear)
+    images = torch.rand(2, 5, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    steps = names["R1Step"](*nets), AdversarialStep(*nets)
+    penalised, plain = (step.objective_d(images[0], images[1], (), ())[0] for step in steps)
+    penalised.backward()
+    assert (penalised - plain).item() == pytest.approx(5 * linear.weight.square().sum().item())
+    assert linear.weight.grad is not None

@@ -14,13 +14,14 @@ import torch
 from dcgan.nets.forms import HALVING, Forms
 from dcgan.options import TrainConfig
 from dcgan.step import tuner
+from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.statistics import StepRows
-from dcgan.step.tuner import Trial, choose_forms, tune_layers, tune_step
+from dcgan.step.tuner import Trial, choose_forms, race_forms, race_steps
 from dcgan.step.tuning import COMPILER_OPTIONS, LayerSize, Tuning, for_cpu, library, measure_layers
 from dcgan.training import tuned
-from dcgan.training.build import build_nets, build_step, trial_step
+from dcgan.training.build import build_nets, build_step
 from dcgan.training.previous import Previous
-from dcgan.training.tuned import choose_tuning, stored_or_measured
+from dcgan.training.tuned import choose_tuning, stored_or_measured, trial_step
 from tests.running import new_trainer, tiny, train_here
 from tests.steps import NZ, whole_step
 
@@ -44,12 +45,12 @@ class Clock:
         return turn
 
 
-def rows(clock: tuner.Timer, dtype: torch.dtype = torch.float32) -> list[tuner.FormTimes]:
-    return tune_layers(LAYERS, 2, dtype, CPU, clock, rounds=3)
+def raced(clock: tuner.Timer, dtype: torch.dtype = torch.float32) -> list[tuner.Race]:
+    return race_forms(LAYERS, 2, dtype, CPU, clock, rounds=3)
 
 
 def forms(clock: tuner.Timer) -> dict[str, Forms]:
-    return choose_forms(rows(clock), LAYERS)
+    return choose_forms(raced(clock), LAYERS)
 
 
 # Forms
@@ -76,8 +77,10 @@ def test_a_form_that_is_wrong_or_fails_is_left_out_with_the_reason(monkeypatch, 
     right = HALVING.down["blocks"]
     monkeypatch.setitem(HALVING.down, "blocks", lambda *of: 1.02 * right(*of))
     monkeypatch.setitem(HALVING.down, "im2col", fails)
-    found = {row.form: row for row in rows(Clock("down"), dtype)[:4]}  # a's way down
-    assert not any(found[form].taken or found[form].seconds for form in ("blocks", "im2col"))
+    down = raced(Clock("down"), dtype)[0]
+    found = {each.name: each for each in down.candidates}
+    assert down.taken not in ("blocks", "im2col")
+    assert not any(found[form].seconds for form in ("blocks", "im2col"))
     assert "wrong" in str(found["blocks"].obstacle)
     assert found["im2col"].obstacle == "no room on this device"
 
@@ -88,8 +91,8 @@ def test_a_form_that_fails_only_when_it_is_timed_is_left_out():
             raise torch.OutOfMemoryError("at the full batch")
         return Clock("up im2col")(name, call)
 
-    found = [row for row in rows(clock) if row.form == "blocks"]
-    assert {row.obstacle for row in found} == {"at the full batch"}
+    found = [each for race in raced(clock) for each in race.candidates if each.name == "blocks"]
+    assert {each.obstacle for each in found} == {"at the full batch"}
     assert forms(clock)["a"].up == "im2col"
 
 
@@ -114,17 +117,17 @@ CHANGES = {"joint": {"joint": True}, "one graph": {"one_graph": True}}
 
 def test_a_lever_that_gains_is_kept_for_the_next():
     steps = steps_of({"plain": 1.0, "joint": 1.0001, "one graph": 1.0})
-    tuning, levers = tune_step(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
+    tuning, levers = race_steps(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
     assert tuning == Tuning(joint=True, one_graph=True)
-    assert [lever.taken for lever in levers] == [True, True]
+    assert [lever.taken for lever in levers] == ["joint", "one graph"]
 
 
 def test_a_lever_that_fails_or_computes_something_else_is_left_out():
     steps = steps_of({"plain": 1.0, "joint": 1.02, "one graph": RuntimeError("out of memory")})
-    tuning, levers = tune_step(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
+    tuning, levers = race_steps(steps, CHANGES, "fp32", Clock("joint", "one graph"), 3)
     assert tuning == Tuning()
-    assert "wrong" in str(levers[0].obstacle)
-    assert levers[1].obstacle == "out of memory"
+    assert "wrong" in str(levers[0].candidates[1].obstacle)
+    assert levers[1].candidates[1].obstacle == "out of memory"
 
 
 def test_a_lever_is_measured_against_the_step_with_the_ones_before():
@@ -138,8 +141,8 @@ def test_a_lever_is_measured_against_the_step_with_the_ones_before():
         of[step] = costs[name]
         return Trial(step, lambda: torch.ones(5))
 
-    tuning, levers = tune_step(make, CHANGES, "fp32", lambda name, call: lambda: of[call], 3)
-    assert [lever.taken for lever in levers] == [True, False]
+    tuning, levers = race_steps(make, CHANGES, "fp32", lambda name, call: lambda: of[call], 3)
+    assert [lever.taken for lever in levers] == ["joint", tuner.WITHOUT]
     assert tuning == Tuning(joint=True)
 
 
@@ -168,7 +171,7 @@ def test_a_step_that_leaves_out_an_update_has_another_outcome(monkeypatch, part)
             monkeypatch.setattr(step.update, "updates_of_g", lambda: torch.tensor(1.0))
         return step
 
-    monkeypatch.setattr("dcgan.training.build.build_step", lacking)
+    monkeypatch.setattr(tuned, "build_step", lacking)
     found = trial_step(config, CPU, Tuning()).outcome()
     with pytest.raises(ValueError, match="wrong"):
         tuner.require_agreement(found, wanted, tuner.AGREEMENT["bf16"])
@@ -177,8 +180,8 @@ def test_a_step_that_leaves_out_an_update_has_another_outcome(monkeypatch, part)
 def test_levers_end_when_compiling_has_taken_long_enough(monkeypatch):
     monkeypatch.setattr(tuner, "COMPILING_SECONDS", -1.0)
     steps = steps_of({"plain": 1.0, "joint": 1.0, "one graph": 1.0})
-    _, levers = tune_step(steps, CHANGES, "fp32", Clock("joint"), 3)
-    assert all("not tried" in str(lever.obstacle) for lever in levers)
+    _, levers = race_steps(steps, CHANGES, "fp32", Clock("joint"), 3)
+    assert all("not tried" in str(lever.candidates[1].obstacle) for lever in levers)
 
 
 def test_a_cpus_turn_lasts_long_enough():
@@ -227,8 +230,7 @@ def stored(monkeypatch, tmp_path):
     def call(clock, **options):
         monkeypatch.setattr(tuned, "timers", lambda device: (clock, clock))
         log: list[str] = []
-        make = lambda tuning: trial_step(config, CPU, tuning)  # noqa: E731
-        return stored_or_measured(config, update, make, log.append, **options).tuning, log
+        return stored_or_measured(config, update, log.append, **options).tuning, log
 
     return call
 
@@ -280,17 +282,35 @@ def test_a_request_to_stop_ends_the_tuner(stored, tmp_path):
     assert not [*tmp_path.rglob("*.json*")]
 
 
-def test_what_is_stored_depends_on_the_precision():
+class Apart(AdversarialStep):
+    """An update that takes no joint batches, as a penalty on gradients takes none."""
+
+    def objective_d(self, *batches):
+        if self.joint:
+            raise RuntimeError("one batch at a time")
+        return super().objective_d(*batches)
+
+
+def test_an_update_of_ones_own_is_what_is_tried(monkeypatch):
+    monkeypatch.setattr(tuned, "timers", lambda device: (Clock(), Clock("in one batch")))
+    config = TrainConfig(shards="none", image_size=32, nz=NZ, ngf=8, ndf=8, precision="fp32")
+    found = tuned.measure_step(config, whole_step(update=Apart).update, 1)
+    assert [line for line in found.left_out() if "one batch at a time" in line]
+    assert not found.tuning.joint
+
+
+def test_what_is_stored_depends_on_the_precision_and_the_update():
     one, other = (TrainConfig(shards="none", precision=each) for each in ("fp32", "bf16"))
-    assert tuned._key(one, CPU) != tuned._key(other, CPU)
+    update, own = whole_step().update, whole_step(update=Apart).update
+    assert len({tuned._key(one, update), tuned._key(other, update), tuned._key(one, own)}) == 3
 
 
 def test_compilers_options_add_up_and_hold_while_it_compiles():
     from torch._inductor import config
 
-    changes = {name: {"compiler": (name,)} for name in COMPILER_OPTIONS[:2]}
+    changes: dict[str, Any] = {name: {"compiler": (name,)} for name in COMPILER_OPTIONS[:2]}
     make = lambda tuning: Trial(lambda: None, lambda: torch.ones(5))  # noqa: E731
-    tuning, _ = tune_step(make, changes, "fp32", Clock(*changes), 3)
+    tuning, _ = race_steps(make, changes, "fp32", Clock(*changes), 3)
     assert tuning.compiler == COMPILER_OPTIONS[:2]
     assert not config.combo_kernels
     with tuning.compiling():
@@ -308,7 +328,7 @@ def test_a_run_keeps_its_choice_to_the_bit(tmp_path, monkeypatch):
 
     def odd(layers, precision):
         clock = Clock("down blocks", "up subpixel", "weights im2col")
-        found = tune_layers(layers, 2, torch.float32, CPU, clock, 1)
+        found = race_forms(layers, 2, torch.float32, CPU, clock, 1)
         return Tuning(layers=choose_forms(found, layers))
 
     with monkeypatch.context() as patched:
@@ -340,7 +360,7 @@ def test_a_timing_that_fails_or_is_stopped_leaves_a_run_untuned(monkeypatch, err
     monkeypatch.setattr(tuned, "_why_not", lambda *arguments: None)  # as on CUDA
     monkeypatch.setattr(tuned, "stored_or_measured", fail)
     config = TrainConfig(shards="synthetic", image_size=32, nz=NZ)
-    given = config, whole_step().update, "graph", no_step, print
+    given = config, whole_step().update, "graph", print
     tuning, why = choose_tuning(*given, stop=lambda: True)
     assert tuning == Tuning()
     assert reason in why
@@ -380,7 +400,7 @@ def test_what_a_run_that_resumes_keeps(steps, saved, now, kept):
     options = {name: value for name, value in config.to_json().items() if name != "tuning"}
     state: Any = SimpleNamespace(steps=steps)
     previous = Previous(options | saved, Path("run"), state, 0)
-    assert tuned.kept_tuning(config.replace(**now), previous) == kept
+    assert previous.tuning(config.replace(**now)) == kept
 
 
 def test_until_a_run_that_resumes_has_begun_its_file_keeps_the_choice(tmp_path, monkeypatch):
@@ -412,14 +432,10 @@ def test_a_run_of_a_version_without_a_choice_goes_on_untuned(tmp_path, monkeypat
     assert stored_tuning(run) == Tuning()
 
 
-def no_step(tuning):
-    raise AssertionError("a step was built")
-
-
 def choice(**options):
     config = TrainConfig(shards="synthetic", precision="fp32", image_size=32, nz=NZ, **options)
     log: list[str] = []
-    return choose_tuning(config, whole_step().update, "eager", no_step, log.append)[0], log
+    return choose_tuning(config, whole_step().update, "eager", log.append)[0], log
 
 
 def test_off_takes_the_librarys_forms_where_they_can_be_compiled():
@@ -456,9 +472,8 @@ def test_on_a_gpu_it_chooses_a_step_that_runs(monkeypatch):
         shards="synthetic", image_size=32, batch_size=8, nz=4, ngf=8, ndf=8, precision="bf16"
     )
     update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
-    make = partial(trial_step, config, device)
-    found = tuned.measure_step(config, update, make, rounds=3)
-    library = [row for row in found.forms if row.form == "library" and row.obstacle is None]
-    assert all(min(row.seconds) > 0 for row in library)
-    assert {row.product for row in library} == {"down", "up", "weights"}
-    assert make(found.tuning).outcome().isfinite().all()
+    found = tuned.measure_step(config, update, rounds=3)
+    library = {race.product: race.candidates[0] for race in found.forms}
+    assert all(min(each.seconds) > 0 for each in library.values())
+    assert library.keys() == {"down", "up", "weights"}
+    assert trial_step(config, device, found.tuning).outcome().isfinite().all()

@@ -113,9 +113,7 @@ _ABSOLUTE = re.compile(r"(?<![\w./:~…])/(?:[^\s/'\"`,;:]+/)+")
 def without_paths(text: str, keep: Sequence[str]) -> str:
     """Shorten absolute paths to their last part: a report is to be shown to strangers.
 
-    Args:
-        text: of a line; an exception's may name any file.
-        keep: paths that stay, since the user has typed them.
+    Those in `keep` stay, since the user has typed them.
     """
     kept = {f"\0{place}\0": path for place, path in enumerate(keep) if path}
     for mark, path in kept.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import dcgan
 from dcgan.checks.findings import Check, Finding, fail, first_line, not_checked, ok, warning
-from dcgan.cli import PACKAGE
+from dcgan.cli import PACKAGE, installed
 from pipeline.machine import core_limits, usable_cores
 
 DALI = {"nvidia-dali-cuda110": 11, "nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
@@ -86,14 +86,6 @@ def lower_bounds() -> dict[str, str]:
         if "extra" not in marker and not foreign and (bound := _BOUND.match(text)):
             bounds[bound[1]] = bound[2]
     return bounds
-
-
-def installed(package: str) -> str | None:
-    """A package's version, or None."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -35,7 +35,7 @@ from dcgan.checks.findings import Check, Finding, fail, not_checked, ok, warning
 from dcgan.options import RunLabels, TrainConfig
 from dcgan.step.augment import DRAWS
 from dcgan.step.statistics import StepRows
-from dcgan.step.train_step import WholeStep, keep_compiled_code
+from dcgan.step.train_step import Log, WholeStep, keep_compiled_code
 from dcgan.step.tuner import operands
 from dcgan.step.tuning import LayerSize, Tuning
 from dcgan.training.build import build_nets, build_step
@@ -70,8 +70,6 @@ LABELS = "0", "1", "2"
 
 SETTLING = 1.0
 """Seconds in which a loader fills its queues, and then waits."""
-
-Log = Callable[[str], object]
 
 REPORT = "do not train in this mode; send this report: dcgan-doctor --verify --json report.json"
 
@@ -225,9 +223,7 @@ def _noting(logged: list[str], log: Log) -> Log:
 
 def _weights(step: WholeStep) -> torch.Tensor:
     """All of both nets' parameters and of the average's, in one vector on the host."""
-    nets = [step.update.generator, step.update.discriminator]
-    nets += [step.ema.net] if step.ema is not None else []
-    return torch.cat([_flat(net) for net in nets])
+    return torch.cat([_flat(net) for net in step.nets])
 
 
 def _flat(net: nn.Module) -> torch.Tensor:

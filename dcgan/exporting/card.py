@@ -66,18 +66,10 @@ def card(
     digests: Mapping[str, str],
     software: str,
 ) -> str:
-    """Write the card.
+    """Write the card of a net whose file in the run is called `file`.
 
-    Args:
-        net: that is exported.
-        file: its name in the run.
-        nimg: real images that it has seen.
-        labels: its own.
-        record: of the run.
-        options: of the command.
-        difference: between onnxruntime and torch.
-        digests: SHA-256 of the folder's other files, by name.
-        software: that wrote them.
+    It has seen `nimg` real images; `digests` are the SHA-256 of the folder's other files, by name,
+    and `software` wrote these.
     """
     environment = jinja2.Environment(  # noqa: S701  # for HTML; `_text` is for Markdown
         loader=jinja2.PackageLoader("dcgan.exporting", "assets"),

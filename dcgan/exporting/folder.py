@@ -57,11 +57,7 @@ class Exported(NamedTuple):
 
 
 def export_run(options: ExportOptions, log: Callable[[str], None]) -> Exported:
-    """Write the folder, whole or not at all.
-
-    Args:
-        options: of the command.
-        log: called with a line about what takes seconds.
+    """Write the folder, whole or not at all; what takes seconds is logged.
 
     Raises:
         UserError: a package is absent; there is no run, or no net in it that can be exported; the

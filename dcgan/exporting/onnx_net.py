@@ -87,11 +87,9 @@ def to_onnx(net: Generator) -> bytes:
 
 
 def difference(model: bytes, net: Generator) -> Difference:
-    """Compare what onnxruntime and torch draw, at several sizes of a batch.
+    """Compare what onnxruntime draws with a model of `to_onnx`, and torch with the net on the CPU.
 
-    Args:
-        model: as `to_onnx` returns it.
-        net: on the CPU, float32, in eval mode.
+    Both draw float32 in eval mode, at several sizes of a batch.
     """
     import onnxruntime
 

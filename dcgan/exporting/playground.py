@@ -79,14 +79,7 @@ def find_web_runtime(folder: Path | None) -> WebRuntime:
 def playground_page(
     model: bytes, net: Generator, labels: RunLabels | None, title: str, runtime: WebRuntime
 ) -> str:
-    """Write a page that draws with a net.
-
-    Args:
-        model: of the net, as `to_onnx` returns it.
-        net: on the CPU, float32, in eval mode.
-        labels: what the run knows of its labels, for a conditional net.
-        title: of the page.
-        runtime: what runs the model.
+    """Write a page that draws with a net, in eval mode on the CPU, whose ONNX model is `model`.
 
     Returns:
         HTML that needs no other file. Weights are in half precision if on 64 seeds no pixel
@@ -128,12 +121,9 @@ def playground_page(
 
 
 def halve_weights(model: bytes) -> bytes:
-    """Store the weights of a model in half precision; it computes in single precision as before.
+    """Store the weights of an ONNX model in half precision; it computes in single as before.
 
     Vectors stay as they are: BatchNorm's variances may be too small for it.
-
-    Args:
-        model: in ONNX's format.
     """
     import onnx
 

@@ -35,15 +35,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, maps: torch.Tensor, batches: int = 1) -> torch.Tensor:
-        """Normalise the maps.
+        """Normalise maps, (B, C, H, W), of which the result keeps the type.
 
-        Args:
-            maps: (B, C, H, W).
-            batches: the number of mini-batches in it. In training each is normalised by its own
-                statistics, and updates the running ones in turn.
-
-        Returns:
-            (B, C, H, W) in the type of `maps`.
+        In training each of the equal mini-batches is normalised by its own statistics, and updates
+        the running ones in turn.
         """
         running_mean, running_var = self.get_buffer("running_mean"), self.get_buffer("running_var")
         if batches == 1 or not self.training:

@@ -63,14 +63,11 @@ class LabelEmbedding(nn.Module):
         return f"{count} {self.labels.kind}, {features}"
 
     def forward(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return the vectors of labels.
+        """Return the vectors of labels, (B, features).
 
         Args:
             labels: int64 (B,) of classes; or float (B, n): shares of the classes, which add up to
                 1, or attributes from 0 to 1.
-
-        Returns:
-            (B, features).
         """
         if not labels.is_floating_point():
             vectors: torch.Tensor = _Lookup.apply(self.weight, labels)

@@ -43,7 +43,6 @@ class Generator(nn.Module):
         labels: what the images are labelled with, for a conditional net.
 
     Attributes:
-        image_size: as given.
         options: the values that the net was built with, by the names of their flags.
         usual_labels: the labels of images that nobody names a label for, (m,) int64 or (m, k)
             float32, as `dcgan.sampling.labels` takes them; None if the net is all there is.
@@ -124,7 +123,6 @@ class Discriminator(nn.Module):
         labels: what the images are labelled with, for a conditional net.
 
     Attributes:
-        image_size: as given.
         options: the values that the net was built with, by the names of their flags.
 
     Raises:
@@ -198,11 +196,7 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     section 4). The scales of every BatchNorm are drawn from N(1, 0.02), and its shifts are 0 (the
     tutorial). All are drawn on the CPU in float32, in the order of the layers, and then copied, so
     a seed gives the same net on any device, and in any type and memory layout. The embedding of a
-    conditional net comes last.
-
-    Args:
-        module: the net.
-        generator: a CPU generator; without one, torch's global generator is used.
+    conditional net comes last. Without a `generator`, which is the CPU's, torch's global one draws.
     """
     with torch.no_grad():
         for layer in module.modules():

@@ -178,11 +178,8 @@ def _require_tensor(name: object, value: object, where: str) -> None:
 def load_weights(net: Generator | Discriminator, path: str | Path, flag: str) -> None:
     """Load a state dict from a file into a net, completely or, on an error, not at all.
 
-    Args:
-        net: the net, which keeps its device and type.
-        path: a file written by `torch.save(net.state_dict(), path)`, here or in pytorch/examples;
-            see `read_state`. No code in it is run.
-        flag: the option that named the file, for the error.
+    The net keeps its device and type; for the file see `read_state`. `flag` is the option that
+    named it.
 
     Raises:
         UserError: the file is missing, contains anything else, or does not fit the net.

@@ -39,7 +39,7 @@ from dcgan.step.statistics import StepRows
 from dcgan.step.train_step import WholeStep, keep_compiled_code
 from dcgan.step.tuner import Found
 from dcgan.step.tuning import UNTUNED, Tuning
-from dcgan.training.build import build_nets, build_step, trial_step
+from dcgan.training.build import build_nets, build_step
 from dcgan.training.tuned import choose_tuning, measure_step, stored_or_measured
 from pipeline.errors import first_line
 from pipeline.images.pixels import to_signed
@@ -232,12 +232,11 @@ def tune(options: MeasuringStep, device: torch.device) -> tuple[Found | None, li
     config = _config(options).replace(precision=choose_precision("auto", device).name)
     set_matrix_format(config.precision, device)
     update = build_step(config, *build_nets(config, device), StepRows(1, device)).update
-    make = partial(trial_step, config, device)
     try:
         if cuda:
-            return stored_or_measured(config, update, make, tell_progress, options.tune), []
+            return stored_or_measured(config, update, tell_progress, options.tune), []
         tell_progress("timing the forms of the layers")
-        return measure_step(config, update, make, rounds=options.rounds), []
+        return measure_step(config, update, options.rounds), []
     except Exception as error:  # drivers and compilers raise anything
         return None, [f"the tuner's tables: the timing failed: {first_line(error)}."]
 
@@ -362,8 +361,7 @@ def prepare(
     """
     step = build_step(config, *build_nets(config, device), StepRows(ROWS, device))
     if tuning is None:
-        make = partial(trial_step, config, device)
-        tuning, reason = choose_tuning(config, step.update, mode, make, tell_progress)
+        tuning, reason = choose_tuning(config, step.update, mode, tell_progress)
         tell_progress(f"tuning: {tuning.describe()}; {reason}")
     log: list[str] = []
     taken = step.prepare(mode, log.append, tuning=tuning)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from rich.table import Table
 
 from dcgan.profiling.measuring import Spread
 from dcgan.profiling.report import SPAN, cells, make_table, times
-from dcgan.step.tuner import FormTimes, Found, Lever
+from dcgan.step.tuner import Found, Race
 
 TAKEN = "←"
 """Marks a form or a lever that was taken."""
@@ -20,13 +22,9 @@ LEVER_COLUMNS = ("lever", "ms/step", "without", "× as fast", "")
 
 def tabulate(found: Found) -> list[Table]:
     """Make the tables of what the tuner found."""
-    forms, levers = map(_form, found.forms), map(_lever, found.levers)
-    return [
-        make_table([dict.fromkeys(FORM_COLUMNS, "") | row for row in forms], "Forms of the layers"),
-        make_table(
-            [dict.fromkeys(LEVER_COLUMNS, "") | row for row in levers], "Levers of the step"
-        ),
-    ]
+    forms = [dict.fromkeys(FORM_COLUMNS, "") | row for race in found.forms for row in _forms(race)]
+    levers = [dict.fromkeys(LEVER_COLUMNS, "") | _lever(race) for race in found.levers]
+    return [make_table(forms, "Forms of the layers"), make_table(levers, "Levers of the step")]
 
 
 def conclude(found: Found, device: torch.device) -> str:
@@ -37,27 +35,31 @@ def conclude(found: Found, device: torch.device) -> str:
     return line
 
 
-def _form(row: FormTimes) -> dict[str, str]:
-    known = {"layer": ", ".join(row.layers), "product": row.product, "form": row.form}
-    if row.obstacle is not None:
-        return known | {"": row.obstacle}
-    spread = Spread.of([1e3 * seconds for seconds in row.seconds])
-    rate = row.flops / spread.median / 1e6
-    return {
-        **known,
-        **cells("ms", spread, ".3g" if spread.median < 100 else ",.0f"),
-        "GFLOP/s": f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}",
-        "": TAKEN if row.taken else "",
-    }
+def _forms(race: Race) -> Iterator[dict[str, str]]:
+    for each in race.candidates:
+        known = {"layer": ", ".join(race.layers), "product": race.product, "form": each.name}
+        if each.obstacle is not None:
+            yield known | {"": each.obstacle}
+            continue
+        spread = Spread.of([1e3 * seconds for seconds in each.seconds])
+        rate = race.flops / spread.median / 1e6
+        yield {
+            **known,
+            **cells("ms", spread, ".3g" if spread.median < 100 else ",.0f"),
+            "GFLOP/s": f"{rate:,.3g}" if rate < 100 else f"{rate:,.0f}",
+            "": TAKEN if each.name == race.taken else "",
+        }
 
 
-def _lever(lever: Lever) -> dict[str, str]:
+def _lever(race: Race) -> dict[str, str]:
+    without, lever = race.candidates
     if lever.obstacle is not None:
         return {"lever": lever.name, "": lever.obstacle}
+    pairs = zip(without.seconds, lever.seconds, strict=True)
     return {
         "lever": lever.name,
         "ms/step": f"{1e3 * float(np.median(lever.seconds)):,.4g}",
-        "without": f"{1e3 * float(np.median(lever.without)):,.4g}",
-        "× as fast": times(Spread.of(np.divide(lever.without, lever.seconds))),
-        "": TAKEN if lever.taken else "",
+        "without": f"{1e3 * float(np.median(without.seconds)):,.4g}",
+        "× as fast": times(Spread.of([before / after for before, after in pairs])),
+        "": TAKEN if lever.name == race.taken else "",
     }

@@ -66,20 +66,16 @@ def differing(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
         names.pop("shards", None)  # one set, however it is spelled
     rows = []
     for name in names:
-        cells = [_cut(plain(each[name])) if name in each else ABSENT for each in options]
+        cells = [short(plain(each[name]), WIDEST) if name in each else ABSENT for each in options]
         # Compared whole: long values may differ only behind the cut
         if any(each.get(name, ABSENT) != options[0].get(name, ABSENT) for each in options):
             rows.append((short(name), *cells))
     return rows[:MOST_ROWS]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else text[:WIDEST] + "…"
-
-
 def _summary(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     rows = {
-        "status": [_cut(record.status) for record in records],
+        "status": [short(record.status, WIDEST) for record in records],
         "images seen": [count(record.nimg) for record in records],
         "steps": [count(record.steps_done) for record in records],
         "time in steps": [duration(record.seconds) for record in records],

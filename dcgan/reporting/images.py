@@ -51,11 +51,9 @@ class Packed:
 
 
 def pack_pictures(paths: Iterable[Path], budget: int) -> Packed:
-    """Encode pictures, smaller and smaller until all together fit.
+    """Encode PNGs, smaller and smaller until all together have `budget` bytes of base64 text.
 
-    Args:
-        paths: of PNG files; absent ones are left out in silence.
-        budget: bytes of base64 text in all.
+    Absent ones are left out in silence.
     """
     notes: list[str] = []
     images: dict[Path, Image.Image] = {}

@@ -32,12 +32,7 @@ MOST_SCALES = 10
 
 
 def run_page(record: RunRecord, beside: Path | None = None) -> str:
-    """Write the report of a run, as HTML.
-
-    Args:
-        record: of the run.
-        beside: the folder in which the page will be, by default the run's: links start there.
-    """
+    """Write the report of a run, as HTML with links from the folder `beside`, or the run's."""
     folder = record.folder
     grids = folder.grids()
     chosen = spread(grids, MOST_GRIDS)
@@ -74,23 +69,16 @@ def _link(page: Path, beside: Path) -> str:
 
 
 def within_limit(page: Callable[[Packed], str], paths: list[Path]) -> str:
-    """Fill a page with pictures that are as large as the limit allows.
-
-    Args:
-        page: makes it from pictures.
-        paths: of the pictures.
-    """
+    """Fill a page, made by `page`, with pictures that are as large as the limit allows."""
     bare = len(page(Packed({}, [])).encode(errors="replace"))
     words = 1_000 * (len(paths) + 1)  # around each picture, and its remark
     return page(pack_pictures(paths, LIMIT - bare - words))
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """Fill a template; whatever comes from files is escaped.
+    """Fill a template of `assets`; whatever comes from files is escaped.
 
-    Args:
-        template: a file in `assets`.
-        values: for the template; `figures` are charts by name.
+    Of its values, `figures` are charts by name.
     """
     assets = resources.files("dcgan.reporting") / "assets"
     script = (assets / "page.js").read_text(encoding="utf-8")

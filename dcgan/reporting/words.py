@@ -47,10 +47,10 @@ def duration(seconds: float | None) -> str:
     return str(timedelta(seconds=round(min(seconds, 1e12))))
 
 
-def short(text: object) -> str:
+def short(text: object, longest: int = LONGEST) -> str:
     """Cut where it is too long to show."""
     whole = str(text)
-    return whole if len(whole) <= LONGEST else whole[:LONGEST] + "…"
+    return whole if len(whole) <= longest else whole[:longest] + "…"
 
 
 def label(name: str) -> str:

@@ -71,12 +71,7 @@ def running_mean(values: npt.NDArray[np.floating[Any]]) -> tuple[Places, Curve]:
 
 
 def save_losses(losses: npt.NDArray[np.float32], path: Path) -> None:
-    """Plot both losses against the step.
-
-    Args:
-        losses: (steps, 2), D's and G's; at least one step.
-        path: of the PNG.
-    """
+    """Plot D's and G's losses, (steps, 2), at least one step, against the step, as a PNG."""
     _draw_losses(losses, path)
     # A figure refers to itself, and holds some 10 MB until Python looks for such circles; with
     # as many objects as torch has, that is dozens of figures later

@@ -5,15 +5,15 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dcgan.cli import installed
 from dcgan.distributed import Ranks
 from pipeline.errors import UserError
-from pipeline.machine import usable_cores
+from pipeline.machine import cpu_info, usable_cores
 
 PACKAGES = (
     "dcgan-shards",
@@ -82,35 +82,18 @@ def own_device(device: torch.device, ranks: Ranks) -> torch.device:
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Describe this machine in plain values, for `env.json`."""
-    cuda = device.type == "cuda"
+    cuda, cpu = device.type == "cuda", cpu_info("model name") or platform.processor()
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": usable_cores(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if cuda else _cpu_name(),
+        "device_name": torch.cuda.get_device_name(device) if cuda else cpu,
         "cuda": torch.version.cuda if cuda else None,
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
         "git_commit": _git_commit(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    """The name from the kernel: `platform.processor()` is empty on most Linux systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _git_commit() -> str | None:

@@ -83,10 +83,7 @@ class RunFolder:
         return sorted((int(name[1]), self.samples / name[0]) for name in found if name)
 
     def generator_to_sample(self, raw: bool = False) -> Path:
-        """Find the net that pictures are drawn with: the moving average where there is one.
-
-        Args:
-            raw: take the net as trained instead.
+        """Find the net that pictures are drawn with: the average where there is one, unless `raw`.
 
         Raises:
             UserError: there is none yet.
@@ -134,8 +131,7 @@ class RunFolder:
     def at(cls, name: str | None) -> RunFolder:
         """Name the folder of a new run, or of one to go on with; makes nothing yet.
 
-        Args:
-            name: its path; None for the next free number below `runs/`.
+        Without a name it is the next free number below `runs/`.
 
         Raises:
             UserError: something else stands there.

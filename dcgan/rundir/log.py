@@ -14,11 +14,7 @@ from pipeline.errors import plain
 
 
 class Log:
-    """Prints lines. From `write_to` on, the file has them too, the earlier ones first.
-
-    Args:
-        quiet: print nothing.
-    """
+    """Prints lines, unless quiet. From `write_to` on, the file has them too, earlier ones first."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._console = Console(

@@ -33,12 +33,9 @@ GROUPS = {
 
 
 class Events:
-    """Writes a run's events: nothing before `open`, nor after a failure or `close`.
+    """Writes a run's events: nothing before `open`, nor after a failure, which it logs, or `close`.
 
     Each event is in the file when a method returns.
-
-    Args:
-        log: takes a line for the user.
     """
 
     def __init__(self, log: Callable[[str], object]) -> None:
@@ -47,12 +44,9 @@ class Events:
         self._hook = threading.excepthook
 
     def open(self, folder: Path, step: int, options: dict[str, Any]) -> None:
-        """Begin a file of events, with the run's options in it.
+        """Begin a file of events in a folder of their own, with a table of the run's options.
 
-        Args:
-            folder: for events alone; made where it is missing.
-            step: steps done. TensorBoard drops later ones, which earlier files may hold.
-            options: shown as a table.
+        TensorBoard drops events after `step`, the steps done, which earlier files may hold.
         """
         if importlib.util.find_spec("tensorboard") is None:
             return
@@ -81,13 +75,7 @@ class Events:
         )
 
     def grid(self, name: str, path: Path, step: int) -> None:
-        """Write a picture.
-
-        Args:
-            name: under which TensorBoard shows it.
-            path: of the PNG.
-            step: steps done when it was drawn.
-        """
+        """Write a PNG under a name, as it was drawn after `step` steps."""
 
         def add(writer: SummaryWriter) -> None:
             with Image.open(path, formats=("PNG",)) as image:

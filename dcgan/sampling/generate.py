@@ -52,22 +52,14 @@ def arithmetic(terms: Sequence[tuple[int, Sequence[int]]], nz: int) -> torch.Ten
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, share: float) -> torch.Tensor:
-    """Interpolate spherically.
+    """Interpolate spherically between two latents of one shape, at a share of the way from 0 to 1.
 
     Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985, section 3.3; for latents
     White, "Sampling Generative Networks", 2016 (arXiv:1609.04468), section 2: a straight line
     between two normal vectors passes nearer to the origin than samples do. As there, the angle is
     that between the directions, and lengths are not normalised: between latents of equal length
-    the length stays, and both ends are exact.
-
-    Args:
-        start: one latent, of any shape.
-        end: another.
-        share: of the way, 0 to 1.
-
-    Returns:
-        Shape and dtype of `start`. Latents on one line through the origin, as all are where nz
-        is 1, have no arc between them and are joined straight.
+    the length stays, and both ends are exact. Latents on one line through the origin, as all are
+    where nz is 1, have no arc between them and are joined straight.
     """
     a, b = start.double(), end.double()
     cosine = float((a * b).sum() / (a.norm() * b.norm()))
@@ -98,12 +90,7 @@ def walk(seeds: Sequence[int], frames: int, nz: int) -> Iterator[torch.Tensor]:
 def walk_between_labels(stops: torch.Tensor, frames: int) -> Iterator[torch.Tensor]:
     """Go straight from label to label, beside a `walk` of as many stops and frames.
 
-    Args:
-        stops: (stops, n) float, shares of classes or attributes.
-        frames: of the whole walk.
-
-    Yields:
-        `frames` labels, (n,).
+    The stops are (stops, n) float, shares of classes or attributes; each frame is (n,).
     """
     for leg, share in _legs(len(stops), frames):
         yield torch.lerp(stops[leg], stops[leg + 1], share) if share else stops[leg]
@@ -146,14 +133,8 @@ def generate_each(
 ) -> Iterator[torch.Tensor]:
     """Generate images one after another, as `generate` does, however many: in constant memory.
 
-    Args:
-        generator: (B, nz, 1, 1) → (B, C, S, S) in [-1, 1]; in any mode, type and memory layout;
-            it stays as it is.
-        noise: latents of (nz, 1, 1) float each, taken a batch at a time.
-        labels: for a conditional net, one for each latent, () int64 or (n,) float.
-
-    Yields:
-        (S, S, C) uint8 on the CPU.
+    Latents, (nz, 1, 1) float each, and one label for each, () int64 or (n,) float, are taken a
+    batch at a time; an image is (S, S, C) uint8 on the CPU.
     """
     device = next(generator.parameters()).device
     # In the trainer's layout: a net fresh from a file has another, which selects other kernels too

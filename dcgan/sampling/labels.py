@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NamedTuple, TypeVar
@@ -52,14 +52,7 @@ class Label:
         return ",".join(f"{names[place]}={value or -1}" for place, value in self.values.items())
 
     def fits(self, labels: torch.Tensor) -> torch.Tensor:
-        """Tell which images have it.
-
-        Args:
-            labels: (N,) int64 classes or (N, k) float32 attributes.
-
-        Returns:
-            (N,) bool.
-        """
+        """Tell which of (N,) int64 classes, or (N, k) float32 attributes, have it: (N,) bool."""
         if self.space.kind == "classes":
             (number,) = self.values
             return labels == number
@@ -111,12 +104,7 @@ def each_label(space: LabelSpace) -> list[Label]:
 
 
 def describe_labels(space: LabelSpace, table: torch.Tensor) -> RunLabels:
-    """Return what a run keeps of its set's labels.
-
-    Args:
-        space: what they say.
-        table: (n,) int64 or (n, k) float32.
-    """
+    """Return what a run keeps of its set's labels, (n,) int64 or (n, k) float32."""
     rows: Iterable[str] = ()
     if space.kind == "attributes":
         rows = ("".join(map(str, row)) for row in _some(table, EXAMPLES).int().tolist())
@@ -124,10 +112,9 @@ def describe_labels(space: LabelSpace, table: torch.Tensor) -> RunLabels:
 
 
 def usual_labels(table: torch.Tensor) -> torch.Tensor:
-    """Return labels like the set's, on the CPU, for samples that are compared with the set.
+    """Return labels like those of a set, on the CPU, for samples that are compared with it.
 
-    Args:
-        table: (n,) int64 or (n, k) float32, by the rows of the set.
+    They are rows of the set's table, (n,) int64 or (n, k) float32.
     """
     return _some(table, USUAL)
 
@@ -168,17 +155,10 @@ def fixed_grid(nz: int, labels: RunLabels | None) -> LabelRows:
     """Return what every grid of a run is drawn from."""
     if labels is None:
         return LabelRows(None, latents(FIXED_SEEDS, nz), None)
-    shown = each_label(labels.space)[:MOST_ROWS]
-    return label_rows(shown, range(COLUMNS), nz, examples_of(labels))
-
-
-def label_rows(
-    labels: Sequence[Label], seeds: Sequence[int], nz: int, examples: torch.Tensor | None
-) -> LabelRows:
-    """Return what a grid with a row for each label and a column for each seed is drawn from."""
-    rows = [row for label in labels for row in label.of_seeds(seeds, examples)]
-    noise = latents(seeds, nz).repeat(len(labels), 1, 1, 1)
-    return LabelRows([label.name for label in labels], noise, torch.stack(rows))
+    shown, examples = each_label(labels.space)[:MOST_ROWS], examples_of(labels)
+    rows = [row for label in shown for row in label.of_seeds(range(COLUMNS), examples)]
+    noise = latents(range(COLUMNS), nz).repeat(len(shown), 1, 1, 1)
+    return LabelRows([label.name for label in shown], noise, torch.stack(rows))
 
 
 # From the command line
@@ -196,13 +176,8 @@ def parse_label(text: str, space: LabelSpace) -> Label:
 def parse_walk(text: str, space: LabelSpace, most: int | None = None) -> list[Label]:
     """Read labels with colons between them, as in `cats:dogs`. Names may have colons, too.
 
-    Args:
-        text: the value of `--label`.
-        space: what the net's labels say.
-        most: the largest number of labels; None for any.
-
     Raises:
-        UserError: there is no such label, or there are more.
+        UserError: there is no such label, or there are more than `most`.
     """
     read = _class_of if space.kind == "classes" else _values_of
     found = _parts(text, ":", lambda part: read(part, space))

@@ -37,14 +37,9 @@ def save_grid(
     texts: Mapping[str, str] | None = None,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Lay images out in rows.
+    """Lay images, (N, S, S, C) uint8 on the CPU, C 1 or 3, out in rows of a PNG.
 
-    Args:
-        images: (N, S, S, C) uint8 on the CPU, C 1 or 3.
-        path: of the PNG.
-        columns: images in a row.
-        texts: for the PNG to hold, by keyword.
-        names: of the rows, to write on white to the left of them.
+    It holds `texts` by keyword; `names` of the rows are written on white to the left of them.
     """
     from torchvision.utils import make_grid
 
@@ -128,13 +123,7 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def save_image(image: torch.Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
-    """Save one image.
-
-    Args:
-        image: (S, S, C) uint8 on the CPU; the PNG is grey where C is 1, RGB where it is 3.
-        path: of the PNG.
-        texts: for the PNG to hold, by keyword.
-    """
+    """Save one image, (S, S, C) uint8 on the CPU, as a PNG, grey or RGB, with texts by keyword."""
     _save_png(as_picture(image), path, texts)
 
 
@@ -144,12 +133,7 @@ def as_picture(image: torch.Tensor) -> Image.Image:
 
 
 def save_reals_vs_fakes(reals: Path, fakes: Path, out: Path) -> None:
-    """Put the grid of real images and that of generated ones side by side, under headings.
-
-    Args:
-        reals: a PNG.
-        fakes: a PNG.
-        out: the PNG to write.
+    """Put the grids of real and of generated images side by side, under headings, all PNGs.
 
     Raises:
         UserError: a grid that cannot be read.

@@ -67,13 +67,10 @@ class Source:
         generator: in eval mode, on the device that it is to run on; its labels have their names
             where the run's folder tells them, and else numbers.
         texts: for each PNG to hold, by keyword.
-        examples: attributes of images that the net was trained on, (m, k) float32, if it has such
-            labels and the run's folder tells them.
     """
 
     generator: Generator
     texts: dict[str, str]
-    examples: torch.Tensor | None = None
 
     @property
     def nz(self) -> int:
@@ -126,7 +123,7 @@ class Source:
             )
         stops = found * len(seeds) if len(found) == 1 else found
         pairs = zip(stops, seeds, strict=True)
-        return torch.stack([each.row(seed, self.examples) for each, seed in pairs])
+        return torch.stack([each.row(seed, self.generator.usual_labels) for each, seed in pairs])
 
     def label_of_arithmetic(self, label: str | None) -> Label | None:
         """Return the label of all images of a sum; None for an unconditional net.
@@ -183,7 +180,7 @@ def open_source(net: Path, raw_net: bool, device: torch.device) -> Source:
     generator = load_generator(path)
     texts["Net"] = _printable(path.name)
     texts["Net SHA-256"] = file_digest(path)
-    return Source(generator.to(device), texts, generator.usual_labels)
+    return Source(generator.to(device), texts)
 
 
 def save_pictures(
@@ -244,7 +241,7 @@ def _images(
             own_name = re.sub(r"[^\w.,=+-]+", "_", label.name)[:80]
             name = f"label{place:03d}-" if len(labels) > 1 else f"{own_name}-"
             texts |= {"Label": label.name}
-            own = label.of_seeds(chain(*chosen.numbers), source.examples)
+            own = label.of_seeds(chain(*chosen.numbers), source.generator.usual_labels)
         images = generate_each(source.generator, chosen, own)
         for number, image in zip(chain(*chosen.numbers), images, strict=True):
             own_text = {chosen.word.title(): str(number)}
@@ -280,7 +277,7 @@ def save_sum(
     listed = [(sign, [*chain(*seeds)]) for sign, seeds in terms]
     results = arithmetic(listed, source.nz)
     noise = (latents([seed], source.nz)[0] for _, seeds in listed for seed in seeds)
-    labels = None if label is None else repeat(label.labels(source.examples)[0])
+    labels = None if label is None else repeat(label.labels(source.generator.usual_labels)[0])
     images = _counted(generate_each(source.generator, chain(noise, results), labels), done)
     columns = [[next(images) for _ in seeds] for _, seeds in listed]
     signs = ["-" if sign < 0 else "+" for sign, _ in terms]

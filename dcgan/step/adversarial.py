@@ -23,6 +23,8 @@ from dcgan.step.augment import augment
 Net: TypeAlias = Callable[..., torch.Tensor]
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Reduce: TypeAlias = Callable[[nn.Module], object]
+Labels: TypeAlias = tuple[torch.Tensor, ...]
+"""The labels of a batch, if the nets are conditional; else empty."""
 
 
 def discriminator_loss(
@@ -50,14 +52,7 @@ def discriminator_loss(
 
 
 def generator_loss(logits_gz: torch.Tensor) -> torch.Tensor:
-    """Compute -log D(G(z)), averaged over the batch.
-
-    Args:
-        logits_gz: (B,), the logits of generated images.
-
-    Returns:
-        A scalar, 0 or more, in the logits' type.
-    """
+    """Compute -log D(G(z)), averaged over the batch, from logits (B,); 0 or more, in their type."""
     return F.softplus(-logits_gz).mean()
 
 
@@ -83,13 +78,12 @@ class AdversarialStep:
     Attributes:
         joint: whether the discriminator, which is then a `Discriminator`, takes real and generated
             images in one call: fewer and larger products. It still treats them as two batches.
-        optimizer_d: the discriminator's Adam.
-        optimizer_g: the generator's Adam.
         augment: changes the images that D sees; None if it sees them as they are.
         generate, discriminate, loss_d, loss_g: with `augment`, the parts that are functions of
             tensors alone; a faster mode puts compiled ones here. A subclass may set losses of its
             own in `__init__`: `loss_d` takes D's outputs (B,) for real and for generated images,
-            `loss_g` those for generated images, in float32; each returns a scalar.
+            `loss_g` those for generated images, in float32; each returns a scalar. For one that
+            needs more than these outputs, override `objective_d` or `objective_g`.
         reduce_gradients: called with a net after its backward pass, before its update. With
             several ranks it is their `GradientReduction`.
     """
@@ -138,27 +132,20 @@ class AdversarialStep:
         Returns:
             (5,) on the device, detached, in the order of `STATISTICS`.
         """
-        # Update D: descend -log D(x) - log(1 - D(G(z))). Real and fake images go through D as
-        # separate batches, real ones first, so that BatchNorm's statistics of the two never mix.
+        # Update D, by images that G does not learn from
         self.discriminator.zero_grad()
         of_x, of_gz = (() if each is None else (each,) for each in (labels_x, labels_gz))
         fake = self._run(self.generate, noise, *of_gz)
         seen_x, seen_gz = self._seen(real, draws, 0), self._seen(fake.detach(), draws, 1)
-        if self.joint:
-            logits_x, logits_gz1 = self._logits_of_both(seen_x, seen_gz, of_x, of_gz)
-        else:
-            logits_x = self._logits(seen_x, *of_x)
-            logits_gz1 = self._logits(seen_gz, *of_gz)
-        loss_d = self.loss_d(logits_x, logits_gz1)
+        loss_d, logits_x, logits_gz1 = self.objective_d(seen_x, seen_gz, of_x, of_gz)
         torch.autograd.backward(loss_d)
         self.reduce_gradients(self.discriminator)
         self.optimizer_d.step()
 
-        # Update G: descend -log D(G(z)), through the updated D and the same fake images.
+        # Update G, through the updated D and by the same fake images
         self.generator.zero_grad()
         with _frozen(self.discriminator):
-            logits_gz2 = self._logits(self._seen(fake, draws, 2), *of_gz)
-            loss_g = self.loss_g(logits_gz2)
+            loss_g, logits_gz2 = self.objective_g(self._seen(fake, draws, 2), of_gz)
             torch.autograd.backward(loss_g)
         self.reduce_gradients(self.generator)
         self.optimizer_g.step()
@@ -168,6 +155,37 @@ class AdversarialStep:
                 torch.sigmoid(logits).mean() for logits in (logits_x, logits_gz1, logits_gz2)
             )
             return torch.stack((loss_d, loss_g, d_x, d_gz1, d_gz2))
+
+    def objective_d(
+        self, real: torch.Tensor, fake: torch.Tensor, of_x: Labels, of_gz: Labels
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute what D's update descends: -log D(x) - log(1 - D(G(z))).
+
+        Real and fake images go through D as separate batches, real ones first, so that BatchNorm's
+        statistics of the two never mix. A subclass may add a regulariser.
+
+        Args:
+            real: (B, C, S, S), as D sees them.
+            fake: likewise, detached from G.
+            of_x: the labels of the real images, if the nets are conditional.
+            of_gz: those of the fake images.
+
+        Returns:
+            The loss, a scalar; D's logits, (B,), of the real and of the fake images.
+        """
+        if self.joint:
+            both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
+            labels = map(torch.cat, zip(of_x, of_gz, strict=True))
+            logits_x, logits_gz = self._logits(both, *labels, batches=2).chunk(2)
+        else:
+            logits_x = self._logits(real, *of_x)
+            logits_gz = self._logits(fake, *of_gz)
+        return self.loss_d(logits_x, logits_gz), logits_x, logits_gz
+
+    def objective_g(self, fake: torch.Tensor, of_gz: Labels) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute what G's update descends, -log D(G(z)), and D's logits; see `objective_d`."""
+        logits_gz = self._logits(fake, *of_gz)
+        return self.loss_g(logits_gz), logits_gz
 
     def updates_of_g(self) -> torch.Tensor:
         """Return how often G was updated: Adam's count on the device, which checkpoints keep."""
@@ -180,19 +198,6 @@ class AdversarialStep:
             return images
         assert draws is not None, "changed images need draws"
         return self.augment(images, draws[which])
-
-    def _logits_of_both(
-        self,
-        real: torch.Tensor,
-        fake: torch.Tensor,
-        labels_x: tuple[torch.Tensor, ...],
-        labels_gz: tuple[torch.Tensor, ...],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits of two batches from one call of the discriminator."""
-        both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
-        labels = map(torch.cat, zip(labels_x, labels_gz, strict=True))
-        logits_x, logits_gz = self._logits(both, *labels, batches=2).chunk(2)
-        return logits_x, logits_gz
 
     def _run(self, net: Net, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
         """Run a net forward, in bfloat16 if `bf16` is set.

@@ -21,10 +21,7 @@ def set_determinism(threads: int) -> None:
     """Make this process compute in a fixed order. Call this before its first work on a GPU.
 
     On a CPU, sums are divided among threads and rounded accordingly. Therefore a resumed run uses
-    as many threads as it began with, whatever machine it is on.
-
-    Args:
-        threads: the number of threads that the run began with; 0 for torch's default.
+    as many threads as it began with, whatever machine it is on; 0 stands for torch's default.
     """
     # cuBLAS reads this when it multiplies its first matrices; torch refuses a value set by the
     # user that is not suitable

@@ -45,9 +45,8 @@ class EMA:
     def update(self, updates: torch.Tensor) -> None:
         """Move the average towards the net's present weights, without reading anything on the host.
 
-        Args:
-            updates: the number of updates of the net, the latest included; a scalar on the device,
-                because a CUDA graph would repeat a number of the host's unchanged.
+        The number of updates of the net, the latest included, is a scalar on the device, because a
+        CUDA graph would repeat a number of the host's unchanged.
         """
         # Images before this step: with none, the average becomes the net itself
         seen = (updates - 1) * self._images

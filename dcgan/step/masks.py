@@ -32,13 +32,9 @@ NORM = aten._native_batch_norm_legit.default  # noqa: SLF001
 def recompute_masks(module: GraphModule) -> int:
     """Take activations' gradients from BatchNorm's input, which autograd has saved unchanged.
 
-    The sign of a value near zero may differ, because the operations are in another order.
-
-    Args:
-        module: ATen calls, forward and backward; changed in place.
-
-    Returns:
-        How many masks are recomputed.
+    The sign of a value near zero may differ, because the operations are in another order. The
+    module's ATen calls, forward and backward, are changed in place; returned is how many masks are
+    recomputed.
     """
     found = 0
     for node in module.graph.nodes:

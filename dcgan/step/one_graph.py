@@ -58,12 +58,11 @@ def compile_whole(body: Callable[[], object], tensors: Tensors) -> Callable[[], 
 def trace(body: Callable[[], object], tensors: Tensors) -> GraphModule:
     """Call `body` once, which does what it does, and note its ATen calls.
 
-    Args:
-        body: as above; all that its optimisers keep is there already, as after a first step.
-        tensors: as above; they are the inputs of the graph, in this order.
+    The arguments are those of `compile_whole`; the optimisers' state is there already, as after a
+    first step.
 
     Returns:
-        The calls as a module without outputs: it writes to its inputs, as `body` does.
+        The calls as a module without outputs: it writes to its inputs, the tensors, as `body` does.
     """
 
     def of_tensors(*given: torch.Tensor) -> None:
@@ -87,23 +86,22 @@ def seen_as_compiled(update: AdversarialStep) -> Iterator[None]:
     would take another path.
     """
     nets = update.generate, update.discriminate
-    update.generate, update.discriminate = (_AsCompiled(net) for net in nets)
+    update.generate, update.discriminate = map(_as_compiled, nets)
     try:
         yield
     finally:
         update.generate, update.discriminate = nets
 
 
-class _AsCompiled:
-    def __init__(self, net: Net) -> None:
-        self.net = net
-
-    def __call__(self, *inputs: torch.Tensor, **options: int) -> torch.Tensor:
+def _as_compiled(net: Net) -> Net:
+    def run(*inputs: torch.Tensor, **options: int) -> torch.Tensor:
         asked, torch.compiler.is_compiling = torch.compiler.is_compiling, lambda: True
         try:
-            return self.net(*inputs, **options)
+            return net(*inputs, **options)
         finally:
             torch.compiler.is_compiling = asked
+
+    return run
 
 
 def _table() -> dict[Any, Callable[..., Any]]:

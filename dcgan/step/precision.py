@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from pipeline.errors import UserError
+from pipeline.machine import cpu_info
 
 BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """Linux's names of the CPU instructions that multiply bfloat16. Without them, bf16 is emulated."""
@@ -115,9 +115,4 @@ def _describe(device: torch.device) -> str:
 
 def cpu_flags() -> set[str]:
     """Return the CPU's features as Linux lists them; an empty set if there is no such list."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    flags = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
-    return set(next(flags, []))
+    return set(cpu_info("flags").split())

@@ -15,11 +15,7 @@ class StepRows:
     """A buffer on the device with one row of five statistics per step, as long as a tick.
 
     The index of the next row is on the device too. So a captured graph, which repeats the same
-    operations on the same addresses, writes the next row each time.
-
-    Args:
-        capacity: steps in a tick.
-        device: the device of the buffer.
+    operations on the same addresses, writes the next row each time. The capacity is in steps.
     """
 
     def __init__(self, capacity: int, device: torch.device) -> None:

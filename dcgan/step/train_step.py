@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 
 from dcgan.step import STATISTICS
 from dcgan.step.adversarial import AdversarialStep, no_sync
@@ -47,8 +48,13 @@ products of dcgan/nets/forms.py. On an H100 a step takes 2.20 ms as a graph, but
 12.8 ms compiled without a graph, because there the host is slower than the device.
 """
 
+PARTS = ("augment", "generate", "discriminate", "loss_d", "loss_g")
+"""What is compiled of an `AdversarialStep`, if not the whole."""
 
 ELSEWHERE = "on another rank"
+
+Log: TypeAlias = Callable[[str], object]
+"""Takes a line for the user."""
 
 
 def choose_step(asked: str, device: torch.device) -> Choice:
@@ -126,6 +132,12 @@ class WholeStep:
             buffer.copy_(given, non_blocking=True)
         return self.run()
 
+    @property
+    def nets(self) -> list[nn.Module]:
+        """G, D and, where there is one, the average of G."""
+        update, average = self.update, [] if self.ema is None else [self.ema.net]
+        return [update.generator, update.discriminator, *average]
+
     def run(self) -> torch.Tensor:
         """Do one step on the content of `inputs`; the result is that of a call."""
         self._run()
@@ -162,7 +174,7 @@ class WholeStep:
     def prepare(
         self,
         mode: str,
-        log: Callable[[str], object],
+        log: Log,
         all_agree: Callable[[bool], bool] = bool,
         tuning: Tuning = UNTUNED,
     ) -> str:
@@ -181,71 +193,35 @@ class WholeStep:
         tuning.apply(self.update)
         if mode == "eager":
             return mode
+        one_graph, alone = tuning.one_graph, self.update.reduce_gradients is no_sync
+        if one_graph and not alone:
+            log("the update cannot be one compiled graph: several ranks reduce gradients within it")
         with tuning.compiling():
-            self.is_one_graph = tuning.one_graph and self._compile_whole(log, all_agree)
-            compiled = self.is_one_graph or self._compile_parts(log, all_agree)
+            self.is_one_graph = one_graph and alone and self._compile(True, log, all_agree)
+            compiled = self.is_one_graph or self._compile(False, log, all_agree)
             if mode == "graph" and self._capture(log, all_agree):
                 return mode
         return "compiled" if compiled else "eager"
 
-    def _compile_whole(
-        self, log: Callable[[str], object], all_agree: Callable[[bool], bool]
-    ) -> bool:
-        if self.update.reduce_gradients is not no_sync:
-            log("the update cannot be one compiled graph: several ranks reduce gradients within it")
-            return False
+    def _compile(self, whole: bool, log: Log, all_agree: Callable[[bool], bool]) -> bool:
+        """Compile the update, whole or in parts, and do a step; if that fails on any rank, undo it.
 
-        def install() -> None:
-            with self.preserved_state():
-                self.body()  # makes Adam's state
-            with self.preserved_state(), seen_as_compiled(self.update):
-                self._compute = compile_whole(self.compute, self._tensors())
-
-        def remove() -> None:
-            self._compute = self.compute
-
-        words = "the step as one graph", "with its parts"
-        return self._compile(words, install, remove, log, all_agree)
-
-    def _compile_parts(
-        self, log: Callable[[str], object], all_agree: Callable[[bool], bool]
-    ) -> bool:
-        update = self.update
-        names = "augment", "generate", "discriminate", "loss_d", "loss_g"
-        parts = {name: part for name in names if (part := getattr(update, name)) is not None}
-
-        def install() -> None:
-            for name, part in parts.items():
-                setattr(update, name, torch.compile(part, fullgraph=True, dynamic=False))
-
-        def remove() -> None:
-            for name, part in parts.items():
-                setattr(update, name, part)
-
-        return self._compile(("the step", "without it"), install, remove, log, all_agree)
-
-    def _compile(
-        self,
-        words: tuple[str, str],
-        install: Callable[[], object],
-        remove: Callable[[], object],
-        log: Callable[[str], object],
-        all_agree: Callable[[bool], bool],
-    ) -> bool:
-        """Install compiled code and call it once; if that fails on any rank, remove it and say so.
-
-        Args:
-            words: what is compiled, and how to continue if that fails.
-            install: puts the compiled code in place.
-            remove: undoes that.
-            log: as for `prepare`.
-            all_agree: as for `prepare`.
+        The arguments are those of `prepare`.
         """
-        what, instead = words
+        what, instead = ("step as one graph", "with its parts") if whole else ("step", "without it")
+        parts = {name: part for name in PARTS if (part := getattr(self.update, name)) is not None}
         began = time.perf_counter()
-        log(f"compiling {what}: up to a minute, unless it was compiled here before")
+        log(f"compiling the {what}: up to a minute, unless it was compiled here before")
         try:
-            install()
+            if whole:
+                with self.preserved_state():
+                    self.body()  # makes Adam's state
+                with self.preserved_state(), seen_as_compiled(self.update):
+                    self._compute = compile_whole(self.compute, self._tensors())
+            else:
+                for name, part in parts.items():
+                    compiled = torch.compile(part, fullgraph=True, dynamic=False)
+                    setattr(self.update, name, compiled)
             with self.preserved_state():
                 self.body()
             failure = None
@@ -254,11 +230,13 @@ class WholeStep:
         if all_agree(failure is None):
             log(f"compiled in {time.perf_counter() - began:.1f} s")
             return True
-        remove()
+        self._compute = self.compute
+        for name, part in parts.items():
+            setattr(self.update, name, part)
         log(f"torch.compile failed, continuing {instead}: {failure or ELSEWHERE}")
         return False
 
-    def _capture(self, log: Callable[[str], object], all_agree: Callable[[bool], bool]) -> bool:
+    def _capture(self, log: Log, all_agree: Callable[[bool], bool]) -> bool:
         for attempt in ("first", "second"):
             failure, run = None, self._run
             try:
@@ -361,9 +339,7 @@ class WholeStep:
     def state(self) -> Iterator[torch.Tensor]:
         """Yield all tensors that a step changes, except the random numbers."""
         update = self.update
-        nets = [update.generator, update.discriminator]
-        nets += [self.ema.net] if self.ema is not None else []
-        yield from chain.from_iterable(chain(net.parameters(), net.buffers()) for net in nets)
+        yield from chain.from_iterable(chain(net.parameters(), net.buffers()) for net in self.nets)
         for optimizer in (update.optimizer_d, update.optimizer_g):
             yield from chain.from_iterable(state.values() for state in optimizer.state.values())
         yield from (self.rows.rows, self.rows.place)

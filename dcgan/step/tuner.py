@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 
 from dcgan.nets.forms import Forms, Product
 from dcgan.step.graph import capture
-from dcgan.step.tuning import COMPILER_OPTIONS, LayerSize, Tuning
+from dcgan.step.tuning import LayerSize, Tuning
 from pipeline.errors import first_line
 
 Call: TypeAlias = Callable[[], Any]
@@ -29,9 +30,9 @@ Turn: TypeAlias = Callable[[], float]
 """Makes a call several times, and returns the seconds of one."""
 Timer: TypeAlias = Callable[[str, Call], Turn]
 """Prepares a call to be timed. It is told what is called, for clocks that pretend."""
-
-DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-"""The types of maps and weights, by precision."""
+Operands: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+Stop: TypeAlias = Callable[[], bool]
+"""Returns whether to stop measuring."""
 
 ROUNDS = 7
 """Alternating rounds. A candidate that is no faster wins all seven with a probability of 1/128."""
@@ -49,6 +50,9 @@ rounded as they grow, stay below twice; a wrong form is a hundred times off even
 EXACT = 1e-13
 """Relative error that is always allowed, because the library's may be 0."""
 
+WITHOUT = "without"
+"""The name of the step without a change, in its race with the changed one."""
+
 AGREEMENT = {"fp32": 1e-2, "tf32": 5e-2, "bf16": 0.1}
 """Relative difference, by precision, between the outcomes of two equal steps."""
 
@@ -64,32 +68,27 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class FormTimes:
-    """One form of one product of a layer, as it was found."""
+class Candidate:
+    """A form of a product, or a step with or without a change, as it was found."""
 
-    layers: tuple[str, ...]
-    """The names of all layers of this size."""
-    product: str
-    form: str
+    name: str
     seconds: tuple[float, ...]
     """Of a call, in each round; empty if it was left out."""
-    flops: int
-    taken: bool
     obstacle: str | None
     """Why it was left out."""
 
 
 @dataclass(frozen=True)
-class Lever:
-    """A step with one change, as it was found."""
+class Race:
+    """Equal ways to compute the same, timed in the same rounds; the first is the reference."""
 
-    name: str
-    seconds: tuple[float, ...]
-    """Of a step, in each round; empty if it was left out."""
-    without: tuple[float, ...]
-    """Of a step without the change, in the same rounds."""
-    taken: bool
-    obstacle: str | None
+    candidates: list[Candidate]
+    taken: str
+    layers: tuple[str, ...] = ()
+    """Of a product: the names of all layers of this size."""
+    product: str = ""
+    flops: int = 0
+    """Of a product."""
 
 
 @dataclass(frozen=True)
@@ -97,118 +96,85 @@ class Found:
     """What the tuner chose, and what it saw."""
 
     tuning: Tuning
-    forms: list[FormTimes]
-    levers: list[Lever]
+    forms: list[Race]
+    levers: list[Race]
     seconds: float
     """That it took, compiling included."""
 
     def describe(self) -> str:
         """Describe in a line what was chosen, and what it gained."""
-        taken = [lever for lever in self.levers if lever.taken]
-        if not taken:
+        pairs = [race.candidates for race in self.levers if race.taken != WITHOUT]
+        if not pairs:
             return "no change made the step faster"
-        gains = (sum(lever.without) / sum(lever.seconds) for lever in taken)
+        gains = (sum(without.seconds) / sum(lever.seconds) for without, lever in pairs)
         return f"{math.prod(gains):.2f} times as fast as untuned: {self.tuning.describe()}"
 
     def left_out(self) -> Iterator[str]:
         """Describe each form and each lever that cannot be taken here, in a line."""
-        for row in self.forms:
-            if row.obstacle is not None:
-                yield f"{row.form} of {row.layers[0]}, {row.product}: {row.obstacle}"
-        for lever in self.levers:
-            if lever.obstacle is not None:
-                yield f"{lever.name}: {lever.obstacle}"
-
-
-def measure(
-    make: Callable[[Tuning], Trial],
-    layers: Mapping[str, LayerSize],
-    images: int,
-    precision: str,
-    alone: bool,
-    device: torch.device,
-    timers: tuple[Timer, Timer],
-    rounds: int = ROUNDS,
-) -> Found:
-    """Measure all forms and levers.
-
-    Args:
-        make: builds a step, always from the same state. It raises what makes the step impossible.
-        layers: the sizes of the layers, by name.
-        images: in a batch.
-        precision: fp32, tf32 or bf16.
-        alone: whether one process trains; several reduce gradients within the update.
-        device: where to compute.
-        timers: of a layer's product, and of a step.
-        rounds: the number of turns of each form and lever.
-    """
-    began = time.perf_counter()
-    of_layers, of_steps = timers
-    forms = tune_layers(layers, images, DTYPES[precision], device, of_layers, rounds)
-    changes = levers(choose_forms(forms, layers), alone, device)
-    tuning, tried = tune_step(make, changes, precision, of_steps, rounds)
-    return Found(tuning, forms, tried, time.perf_counter() - began)
+        for race in (*self.forms, *self.levers):
+            of = f" of {race.layers[0]}, {race.product}" if race.layers else ""
+            for each in race.candidates:
+                if each.obstacle is not None:
+                    yield f"{each.name}{of}: {each.obstacle}"
 
 
 # Layers
 
 
-def tune_layers(
+def race_forms(
     layers: Mapping[str, LayerSize],
     images: int,
     dtype: torch.dtype,
     device: torch.device,
     timer: Timer,
     rounds: int = ROUNDS,
-) -> list[FormTimes]:
-    """Time every form of every product; the arguments are those of `measure`."""
+    stop: Stop = lambda: False,
+) -> list[Race]:
+    """Time every form of every product of each size of layer, by name.
+
+    The maps are of `images` images and, like the weights, of `dtype`.
+
+    Raises:
+        KeyboardInterrupt: `stop` has returned True.
+    """
     names: dict[LayerSize, list[str]] = {}
     for name, layer in layers.items():
         names.setdefault(layer, []).append(name)
+
+    def prepare(layer: LayerSize, product: str, form: str, label: str) -> Turn:
+        forms = layer.forms()[product]
+        few = operands(layer, product, CHECKED_IMAGES, dtype, device)
+        require_right(forms[form], forms["library"], few)
+        given = operands(layer, product, images, dtype, device)
+        return timer(label, lambda: forms[form](*given))
+
     found = []
     for layer, same in names.items():
+        flops = 2 * images * math.prod(layer.small[1:]) * math.prod(layer.weights)
         for product, forms in layer.forms().items():
-            label, turns, obstacles = f"{same[0]} {product}", dict[str, Turn](), dict[str, str]()
-            few = operands(layer, product, CHECKED_IMAGES, dtype, device)
-            given = operands(layer, product, images, dtype, device)
-            for form, compute in forms.items():
-                try:
-                    require_right(compute, forms["library"], few)
-                    turns[form] = timer(f"{label} {form}", _call(compute, given))
-                except (
-                    Exception
-                ) as error:  # libraries raise anything; without it we are only slower
-                    obstacles[form] = first_line(error)
-            times = race(turns, rounds)
-            taken = pick(times, "library")
-            flops = 2 * images * math.prod(layer.small[1:]) * math.prod(layer.weights)
-            found += [
-                FormTimes(
-                    tuple(same), product, form, tuple(times.get(form, ())), flops,
-                    form == taken, obstacles.get(form),
-                )
+            turns = {
+                form: partial(prepare, layer, product, form, f"{same[0]} {product} {form}")
                 for form in forms
-            ]  # fmt: skip
+            }
+            found.append(Race(*race(turns, rounds, stop), tuple(same), product, flops))
     return found
 
 
-def choose_forms(found: list[FormTimes], layers: Mapping[str, LayerSize]) -> dict[str, Forms]:
+def choose_forms(found: list[Race], layers: Mapping[str, LayerSize]) -> dict[str, Forms]:
     """Return the forms that were taken, by the name of each layer that is not all the library's.
 
     Layers between one pixel and one patch stay products, which compiled code needs.
     """
     chosen: dict[str, dict[str, str]] = {}
-    for row in found:
-        for name in row.layers:
-            if row.taken and not layers[name].is_one_patch:
-                chosen.setdefault(name, {})[row.product] = row.form
+    for each in found:
+        for name in each.layers:
+            if not layers[name].is_one_patch:
+                chosen.setdefault(name, {})[each.product] = each.taken
     forms = {name: Forms(**products) for name, products in chosen.items()}
     return {name: each for name, each in forms.items() if each != Forms()}
 
 
-def require_right(
-    compute: Product, library: Product, given: tuple[torch.Tensor, torch.Tensor]
-) -> None:
+def require_right(compute: Product, library: Product, given: Operands) -> None:
     """Compare a form with float64 on this device.
 
     Raises:
@@ -225,7 +191,7 @@ def require_right(
 
 def operands(
     layer: LayerSize, product: str, images: int, dtype: torch.dtype, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> Operands:
     """Draw the operands of a product, in channels_last."""
     shapes = {
         "big": (images, *layer.big),
@@ -243,74 +209,50 @@ def operands(
     return first, second
 
 
-def _call(compute: Product, given: tuple[torch.Tensor, torch.Tensor]) -> Call:
-    return lambda: compute(*given)
-
-
 # Whole steps
 
 
-def levers(
-    forms: Mapping[str, Forms], alone: bool, device: torch.device
-) -> dict[str, dict[str, Any]]:
-    """Return the changes to try, in this order, as updates of a `Tuning`.
-
-    Args:
-        forms: the chosen forms of the layers.
-        alone: whether one process trains; several reduce gradients within the update.
-        device: where the steps run. Only CUDA's are compiled.
-    """
-    in_all_modes: dict[str, dict[str, Any]] = {
-        "forms of the layers": {"layers": dict(forms)},
-        "real and generated images in one batch": {"joint": True},
-    }
-    if device.type != "cuda":
-        return in_all_modes
-    whole = {"the update as one graph": {"one_graph": True}} if alone else {}
-    return whole | in_all_modes | {option: {"compiler": (option,)} for option in COMPILER_OPTIONS}
-
-
-def tune_step(
+def race_steps(
     make: Callable[[Tuning], Trial],
     changes: Mapping[str, Mapping[str, Any]],
     precision: str,
     timer: Timer,
     rounds: int = ROUNDS,
-) -> tuple[Tuning, list[Lever]]:
+    stop: Stop = lambda: False,
+) -> tuple[Tuning, list[Race]]:
     """Try one change after another, and keep those that make the step faster.
 
     Args:
-        make: as for `measure`.
-        changes: the result of `levers`.
+        make: builds a step, always from the same state. It raises what makes the step impossible.
+        changes: updates of a `Tuning`, by name.
         precision: fp32, tf32 or bf16.
-        timer: times a step.
+        timer: of a step.
         rounds: the number of turns of each step.
+        stop: ends it by a KeyboardInterrupt.
     """
-    tuning, found = Tuning(), list[Lever]()
-    best = make(tuning)
-    wanted = best.outcome()
+    tuning, found = Tuning(), list[Race]()
+    trials = {WITHOUT: make(tuning)}
+    wanted = trials[WITHOUT].outcome()
     began = time.monotonic()
+
+    def prepare(name: str, changed: Tuning) -> Turn:
+        if time.monotonic() - began > COMPILING_SECONDS:
+            raise TimeoutError(f"not tried: the others took {COMPILING_SECONDS:.0f} s")
+        trial = trials[name] = make(changed)
+        require_agreement(trial.outcome(), wanted, AGREEMENT[precision])
+        return timer(f"step {name}", trial.step)
+
     for name, change in changes.items():
         compiler = (*tuning.compiler, *change.get("compiler", ()))
         changed = tuning.model_copy(update={**change, "compiler": compiler})
         if changed == tuning:
             continue
-        times: dict[str, list[float]] = {}
-        obstacle = None
-        try:
-            if time.monotonic() - began > COMPILING_SECONDS:
-                raise TimeoutError(f"not tried: the others took {COMPILING_SECONDS:.0f} s")
-            candidate = make(changed)
-            require_agreement(candidate.outcome(), wanted, AGREEMENT[precision])
-            steps = {"without": best.step, name: candidate.step}
-            times = race({which: timer(f"step {which}", steps[which]) for which in steps}, rounds)
-        except Exception as error:  # compilers and drivers raise anything
-            obstacle = first_line(error)
-        taken = pick(times, "without") == name
-        seconds, without = (tuple(times.get(each, ())) for each in (name, "without"))
-        found.append(Lever(name, seconds, without, taken, obstacle))
-        if taken:
-            tuning, best = changed, candidate
+        without = partial(timer, f"step {WITHOUT}", trials[WITHOUT].step)
+        pair = {WITHOUT: without, name: partial(prepare, name, changed)}
+        found.append(Race(*race(pair, rounds, stop)))
+        if found[-1].taken == name:
+            tuning, trials[WITHOUT] = changed, trials[name]
+        trials.pop(name, None)  # its memory is needed
     return tuning, found
 
 
@@ -328,27 +270,42 @@ def require_agreement(found: torch.Tensor, wanted: torch.Tensor, most: float) ->
 # Timing
 
 
-def race(turns: Mapping[str, Turn], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each candidate, in alternating rounds."""
+def race(
+    candidates: Mapping[str, Callable[[], Turn]], rounds: int, stop: Stop
+) -> tuple[list[Candidate], str]:
+    """Prepare candidates, of which the first is the reference, and time them in alternating rounds.
+
+    Returns:
+        All of them, with what each took or why it is left out; and the name of the one to take.
+        That is the fastest of those that beat the reference in every round, or the reference.
+        Where the reference itself fails, it is the fastest of all.
+
+    Raises:
+        KeyboardInterrupt: `stop` has returned True.
+    """
+    turns, obstacles = dict[str, Turn](), dict[str, str]()
+    for name, prepare in candidates.items():
+        try:
+            turns[name] = prepare()
+        except Exception as error:  # libraries raise anything; without it we are only slower
+            obstacles[name] = first_line(error)
     times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
+            if stop():
+                raise KeyboardInterrupt
             times[name].append(turn())
-    return times
-
-
-def pick(times: Mapping[str, list[float]], reference: str) -> str:
-    """Return the fastest of those that beat the reference in every round, or the reference.
-
-    Where the reference itself fails, it is the fastest of all.
-    """
-    against = times.get(reference)
+    reference = next(iter(candidates))
+    against = times.get(reference, [math.inf] * rounds)
     better = [
         name
         for name, each in times.items()
-        if against is None or all(mine < other for mine, other in zip(each, against, strict=True))
+        if all(mine < other for mine, other in zip(each, against, strict=True))
     ]
-    return min(better, key=lambda name: statistics.median(times[name]), default=reference)
+    taken = min(better, key=lambda name: statistics.median(times[name]), default=reference)
+    return [
+        Candidate(name, tuple(times.get(name, ())), obstacles.get(name)) for name in candidates
+    ], taken
 
 
 def timers(device: torch.device) -> tuple[Timer, Timer]:

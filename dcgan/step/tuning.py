@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from dcgan.nets.conditional import blank_labels
@@ -30,17 +30,14 @@ from dcgan.nets.forms import (
 from dcgan.step.adversarial import AdversarialStep
 from dcgan.step.precision import cpu_flags
 
-COMPILER_OPTIONS = ("combo_kernels", "triton.enable_pdl", "coordinate_descent_tuning")
+CompilerOption = Literal["combo_kernels", "triton.enable_pdl", "coordinate_descent_tuning"]
+COMPILER_OPTIONS: tuple[CompilerOption, ...] = get_args(CompilerOption)
 """Options of torch._inductor.config that may make the same maths faster: small kernels in one
 launch, a kernel that starts while the last one ends, and a search for block sizes."""
 
 
 class Tuning(BaseModel):
-    """How a step is computed; by default, untuned.
-
-    Raises:
-        ValueError: there is no such option of the compiler.
-    """
+    """How a step is computed; by default, untuned."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,15 +47,8 @@ class Tuning(BaseModel):
     """Whether real and generated images go through D as one batch."""
     one_graph: bool = False
     """Whether the update is compiled as a whole."""
-    compiler: tuple[str, ...] = ()
+    compiler: tuple[CompilerOption, ...] = ()
     """The compiler's options that are on."""
-
-    @field_validator("compiler")
-    @classmethod
-    def _known(cls, options: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := set(options) - set(COMPILER_OPTIONS):
-            raise ValueError(f"no option {', '.join(unknown)} of the compiler")
-        return options
 
     def fits(self, layers: Mapping[str, LayerSize]) -> bool:
         """Return whether a step of such layers, by name, can compute so."""
@@ -142,13 +132,7 @@ def named_layers(update: AdversarialStep) -> Iterator[tuple[str, Conv2d | ConvTr
 def measure_layers(
     update: AdversarialStep, nz: int, image: tuple[int, int, int]
 ) -> dict[str, LayerSize]:
-    """Find the sizes of the layers of both nets, by name.
-
-    Args:
-        update: the step; its nets are on their device.
-        nz: length of the latents.
-        image: (C, H, W).
-    """
+    """Find the sizes of the layers of both nets, by name; images are (C, H, W)."""
     layers = dict(named_layers(update))
     found: dict[str, LayerSize] = {}
 

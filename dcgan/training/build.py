@@ -5,13 +5,10 @@ The order is part of the meaning: determinism before any work on a GPU, weights 
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import time
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import torch
 
@@ -27,15 +24,12 @@ from dcgan.step.determinism import set_determinism
 from dcgan.step.ema import EMA
 from dcgan.step.precision import Choice, choose_kernels, choose_precision, set_matrix_format
 from dcgan.step.statistics import StepRows
-from dcgan.step.train_step import WholeStep, choose_step
-from dcgan.step.tuner import Trial
-from dcgan.step.tuning import Tuning
+from dcgan.step.train_step import Log, WholeStep, choose_step
 from dcgan.training.capacity import check_disk
 from dcgan.training.checkpoint import Checkpoints
-from dcgan.training.previous import Log, Previous, find
+from dcgan.training.previous import Previous, find
 from dcgan.training.run import Plan, Run
 from dcgan.training.state import State
-from dcgan.training.tuned import choose_tuning, kept_tuning
 from pipeline.errors import UserError
 from pipeline.images.size import sides
 from pipeline.loading.batches import Batches
@@ -43,9 +37,6 @@ from pipeline.loading.open import open_loader
 from pipeline.loading.options import LoaderOptions, default_workers
 from pipeline.remote.access import Access
 from pipeline.shards.shard_set import ShardSet
-
-TRIAL_STEPS = 3
-"""Steps on trial, from whose outcome the tuner tells whether two ways compute the same."""
 
 AS_BEFORE = "as the run began"
 """Why a run that resumes takes what it takes, where the options leave it open."""
@@ -61,14 +52,9 @@ def build(
     shards: ShardSet | None = None,
     update: type[AdversarialStep] = AdversarialStep,
 ) -> Run:
-    """Build a run, without writing anything in its folder.
+    """Build a run, without writing anything in its folder; what is ignored or changed is logged.
 
-    Args:
-        config: the options as given.
-        log: called with a line about whatever is ignored or changed.
-        ranks: the processes that train together.
-        shards: the set, if it is open.
-        update: what a step computes.
+    The set is opened here unless it is open; `update` is what a step computes.
 
     Raises:
         UserError: no run can be built from these options.
@@ -86,7 +72,7 @@ def build(
     if config.deterministic:
         set_determinism(0 if state is None else state.threads)
 
-    config = config.replace(tuning=kept_tuning(config, previous))
+    config = config.replace(tuning=None if previous is None else previous.tuning(config))
 
     # Data, nets, step
     batches = _open_batches(config, device, ranks, log, shards)
@@ -127,73 +113,7 @@ def build(
         checkpoints,
         previous,
         changed,
-        partial(
-            choose_tuning,
-            config,
-            step.update,
-            mode.name,
-            partial(
-                trial_step,
-                config.replace(netG=None, netD=None, tuning=None),
-                device,
-                label_table=table,
-            ),
-            steps=plan.total_steps,
-        ),
     )
-
-
-def trial_step(
-    config: TrainConfig,
-    device: torch.device,
-    tuning: Tuning,
-    label_table: torch.Tensor | None = None,
-) -> Trial:
-    """Build a step for the tuner, captured on CUDA, always from the same state.
-
-    Raises:
-        RuntimeError: it cannot be captured, or not with this tuning.
-    """
-    if device.type == "cuda":
-        torch.compiler.reset()  # else code that was compiled with other options is taken again
-        gc.collect()  # earlier steps, whose graphs hold memory
-    # A rate at which a wrong update shows, whatever the run's is
-    rates: dict[str, Any] = {"lr": 2e-4, "lr_d": None, "lr_g": None}
-    config = config.replace(batch_size=config.batch_size // config.ranks, **rates)
-    nets, rows = build_nets(config, device), StepRows(1, device)
-    step = build_step(config, *nets, rows, label_table=label_table)
-    step.pixels.random_(0, 256, generator=stream(0, "pixels", device))
-    began = _flat(step)
-    logged: list[str] = []
-    mode = "graph" if device.type == "cuda" else "eager"
-    taken = step.prepare(mode, logged.append, tuning=tuning)
-    if taken != mode or step.is_one_graph != tuning.one_graph:
-        raise RuntimeError("; ".join(line for line in logged if "compiling" not in line))
-
-    def run() -> torch.Tensor:
-        step.rows.place.zero_()  # nobody reads them
-        return step.run()
-
-    def outcome() -> torch.Tensor:
-        statistics = run().clone()
-        for _ in range(TRIAL_STEPS - 1):
-            run()
-        # How far all has moved: later statistics depend on signs of gradients near zero
-        ways = [(now - then).norm() for now, then in zip(_flat(step), began, strict=True)]
-        return torch.cat((statistics, torch.stack(ways)))
-
-    return Trial(run, outcome)
-
-
-def _flat(step: WholeStep) -> list[torch.Tensor]:
-    """Copy the weights, and BatchNorm's statistics, of G, D and the average, each as one vector."""
-    nets = [step.update.generator, step.update.discriminator]
-    nets += [] if step.ema is None else [step.ema.net]
-    lists = [tensors for net in nets for tensors in ([*net.parameters()], [*net.buffers()])]
-    return [
-        torch.cat([each.detach().flatten() for each in tensors if each.is_floating_point()])
-        for tensors in lists
-    ]
 
 
 def _resolve(
@@ -305,10 +225,7 @@ def _plan(config: TrainConfig, batches: Batches, state: State | None) -> Plan:
 def _noise(rank: int, rollbacks: int, since: int) -> str:
     """Name the random stream of a rank's noise, so that no noise comes twice in a run.
 
-    Args:
-        rank: each rank draws its own.
-        rollbacks: how often the run was rolled back.
-        since: images seen when the run resumed with other random generators; 0 if it did not.
+    `since` are the images seen when the run resumed with other random generators; 0 if it did not.
     """
     parts = f"/{rollbacks}" * (rollbacks > 0), f"/since {since}" * (since > 0)
     return "noise" + "".join(parts) + f"/rank {rank}" * (rank > 0)

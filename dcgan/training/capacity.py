@@ -26,12 +26,9 @@ on the CPU."""
 
 
 def check_disk(folder: Path, step: WholeStep, keep: int) -> None:
-    """Check that the disk has room for everything that a run writes.
+    """Check that the disk has room for all that a run writes, with `keep` checkpoints.
 
-    Args:
-        folder: the run folder, which may not exist yet.
-        step: the step of the run.
-        keep: the number of checkpoints to keep.
+    The folder may not exist yet.
 
     Raises:
         UserError: there is not enough room.

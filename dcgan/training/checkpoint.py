@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcgan.nets.weights import load_tensors
+from dcgan.step.train_step import Log
 from pipeline.errors import UserError, first_line
 from pipeline.files import PARTIAL, file_digest, replacing, write_whole
 
@@ -24,23 +24,18 @@ MAX_SEAL_BYTES = 65_536
 
 
 class Checkpoints:
-    """The checkpoints of a run.
+    """The checkpoints of a run, in a folder that exists.
 
-    Args:
-        folder: the folder of the checkpoints, which exists.
-        keep: how many of the newest to keep, besides the best one.
-        log: called with a line about each checkpoint that is ignored.
+    The newest `keep` are kept, besides the best one; one that is ignored is logged.
     """
 
-    def __init__(self, folder: Path, keep: int, log: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, keep: int, log: Log) -> None:
         self.folder, self._keep, self._log = folder, keep, log
 
     def save(self, nimg: int, state: dict[str, Any]) -> Path:
-        """Write a checkpoint, and remove those that are no longer kept.
+        """Write a checkpoint of tensors and plain values, and remove those that are no longer kept.
 
-        Args:
-            nimg: images seen, which become the checkpoint's name.
-            state: tensors and plain values.
+        Its name is `nimg`, the images seen.
 
         Raises:
             UserError: the file cannot be written; earlier checkpoints are unchanged.

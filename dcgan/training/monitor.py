@@ -121,11 +121,7 @@ class Trouble:
 
 
 class Monitor:
-    """Watches one run.
-
-    Args:
-        on_trouble: warn, rollback or stop.
-        rollbacks: how often the run was already rolled back.
+    """Watches one run, and decides what an alarm leads to: warn, rollback or stop.
 
     Attributes:
         reals_spread: `spread` of about as many real images as a grid has; None if unknown.
@@ -195,14 +191,9 @@ class Monitor:
         return sorted(alarms, key=lambda alarm: alarm.step)
 
     def look_at_grid(self, step: int, fakes: torch.Tensor) -> list[Alarm]:
-        """Examine a grid. Call this once for each grid.
+        """Examine a grid, drawn after `step` steps; return the collapse that it shows, if any.
 
-        Args:
-            step: steps done when the grid was drawn.
-            fakes: images of the fixed noise, (64, S, S, C) uint8 on the CPU.
-
-        Returns:
-            The collapse that this grid shows, or an empty list.
+        Call this once for each grid, (64, S, S, C) uint8 on the CPU.
         """
         memory, reals_spread = self._streaks, self.reals_spread
         found = spread(fakes)
@@ -218,12 +209,7 @@ class Monitor:
 
 
 def _onsets(signs: Sequence[bool], streak: int, after: int) -> tuple[list[int], int]:
-    """Find where a streak reaches a length.
-
-    Args:
-        signs: whether each row, in order, shows the condition.
-        streak: length of the streak before the first row.
-        after: length to reach.
+    """Find where a streak of true signs reaches the length `after`.
 
     Returns:
         The positions in `signs` where that happens, and the length of the streak at the end.

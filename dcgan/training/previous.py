@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from dcgan.options import TrainConfig
 from dcgan.rundir.environment import pick_device
 from dcgan.rundir.folder import RunFolder, read_lines
+from dcgan.step.train_step import Log
+from dcgan.step.tuning import UNTUNED
 from dcgan.training.checkpoint import Checkpoints
 from dcgan.training.state import State, unfit
 from pipeline.errors import UserError
@@ -22,7 +23,8 @@ AUTO = ("device", "precision", "step")
 NETS = ("netG", "netD")
 """Options whose files are read before a run's first step, and are not needed after that."""
 
-Log = Callable[[str], object]
+TUNED = ("tune", "precision", "step", "deterministic", "ranks")
+"""Options after whose change a run that resumes chooses anew how its steps are computed."""
 
 
 @dataclass
@@ -48,11 +50,7 @@ class Previous:
         return int(self.options.get("ranks", 1)) if self.state is None else self.state.ranks
 
     def has_other_generators(self, config: TrainConfig) -> bool:
-        """Whether its random generators cannot go on: they are of other ranks, or another device.
-
-        Args:
-            config: the options, resolved.
-        """
+        """Whether its random generators cannot go on: of other ranks, or of another device."""
         return (self.ranks, self.device_type) != (config.ranks, config.device.partition(":")[0])
 
     def resolve(self, config: TrainConfig) -> TrainConfig:
@@ -72,6 +70,21 @@ class Previous:
             if isinstance(before, str) and (now is None or _same_place(now, before)):
                 resolved[name] = before
         return config.replace(**resolved)
+
+    def tuning(self, config: TrainConfig) -> dict[str, Any] | None:
+        """Return how its steps are computed; None if that is to be chosen anew."""
+        # Before the first step no result depends on the choice
+        if self.state is None or self.state.steps == 0:
+            return None
+        if self.device_type != config.device.partition(":")[0]:
+            return None
+        before = self.options
+        if any(before.get(name, getattr(config, name)) != getattr(config, name) for name in TUNED):
+            return None
+        # A version that knew of no choice computed as an untuned step does. A killed process may
+        # have left none, while it chose anew.
+        kept: dict[str, Any] | None = before.get("tuning", UNTUNED.model_dump(mode="json"))
+        return kept
 
     def require_same(self, config: TrainConfig, log: Log) -> bool:
         """Compare the options, after `resolve`, with those that the run began with.

@@ -36,14 +36,7 @@ if TYPE_CHECKING:
 
 
 class Records:
-    """Writes into a run's folder what is worth keeping of its training.
-
-    Args:
-        config: with every `auto` resolved.
-        folder: where the files go.
-        plan: how many steps and images there will be.
-        log: takes every line for the user.
-    """
+    """Writes into a run's folder what is worth keeping of its training."""
 
     def __init__(
         self, config: TrainConfig, folder: RunFolder, plan: Plan, log: Callable[[str], object]
@@ -76,8 +69,7 @@ class Records:
     def begin(self, nimg: int) -> None:
         """Cut the files to the history, where an earlier process wrote of steps to be done again.
 
-        Args:
-            nimg: images seen so far. Records of rollbacks stay even if they were later.
+        Records of rollbacks stay even if they are of later images than the `nimg` seen so far.
         """
         folder, steps = self._folder, len(self.history)
         text = io.StringIO(newline="")
@@ -96,12 +88,7 @@ class Records:
         self._events.open(self._folder.tensorboard, len(self.history), self._config.to_json())
 
     def add_tick(self, rows: npt.NDArray[np.float32], spent: Spent) -> None:
-        """Record the steps of a tick, and log the status line.
-
-        Args:
-            rows: (steps of the tick, 5).
-            spent: time spent on them.
-        """
+        """Record the steps of a tick, (steps, 5), and log the status line."""
         first = len(self.history) + 1
         self._remember(rows)
         steps = len(self.history)
@@ -132,9 +119,7 @@ class Records:
     def show_evidence(self, reals: torch.Tensor, net: Generator) -> None:
         """Save real images and the untrained generator's, so that wrong colours are seen at once.
 
-        Args:
-            reals: the first images, (N, H, W, C) uint8 on the CPU.
-            net: the generator before its first step.
+        The real ones are the first of the run, (N, H, W, C) uint8 on the CPU.
         """
         save_grid(reals, self._folder.reals)
         self._draw(net, self._folder.fakes_init)
@@ -181,10 +166,7 @@ class Records:
     def conclude(self, end: str, steps: int, seconds: float) -> None:
         """Log how the run ended, and where its files are.
 
-        Args:
-            end: how it ended, in a few words.
-            steps: steps done.
-            seconds: time that the run took, in this and all earlier processes.
+        The seconds are those of this and all earlier processes.
         """
         log, folder, nimg = self._log, self._folder, self._plan.nimg(steps)
         total = timedelta(seconds=round(seconds))

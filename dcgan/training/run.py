@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,11 @@ from dcgan.distributed import GradientReduction, Ranks
 from dcgan.nets.models import Discriminator, Generator, count_parameters
 from dcgan.nets.weights import save_weights
 from dcgan.options import TrainConfig
-from dcgan.rundir.folder import RunFolder, write_object
+from dcgan.rundir.folder import RunFolder
 from dcgan.step.precision import Choice
 from dcgan.step.train_step import WholeStep
-from dcgan.step.tuning import Tuning
 from dcgan.training.checkpoint import Checkpoints
-from dcgan.training.previous import Log, Previous
+from dcgan.training.previous import Previous
 from pipeline.loading.batches import Batches
 
 
@@ -69,35 +68,21 @@ class Run:
     """The run that the folder already held."""
     changed: bool
     """Whether its options differ from that run's."""
-    choose_tuning: Callable[[Log, Callable[[], bool]], tuple[Tuning, str]]
-    """Chooses the forms of the layers, and how to compile; may measure for minutes."""
 
     @property
     def rollbacks(self) -> int:
         """How often the run was rolled back to a checkpoint."""
         return 0 if self.previous is None else self.previous.rollbacks
 
-    def prepare(self, log: Log, stop: Callable[[], bool] = lambda: False) -> None:
-        """Make the step ready to run, and check that all ranks have the same weights and images.
+    def connect(self) -> None:
+        """Check that all ranks have the same weights and images, and let them reduce gradients.
 
         Raises:
             UserError: a rank differs.
         """
-        if self.ranks.count > 1:
-            self._connect()
-        chosen = self.ranks.same(self.ranks.first(lambda: self.choose_tuning(log, stop)))
-        assert chosen is not None  # the first rank's
-        tuning, reason = chosen
-        log(f"tuning   {tuning.describe()}; {reason}")
-        self.config = self.config.replace(tuning=tuning.model_dump(mode="json"))
-        self.ranks.first(lambda: write_object(self.folder.config, self.options()))
-        # Before the first batch, because DALI's work on the device would disturb a capture
-        taken = self.step.prepare(self.mode.name, log, self.ranks.all, tuning)
-        if taken != self.mode.name:
-            log(f"step     {taken}, because {self.mode.name} failed")
-
-    def _connect(self) -> None:
         ranks = self.ranks
+        if ranks.count == 1:
+            return
         ranks.connect(self.device)
         seen = f"a folder that every machine can reach as {self.folder.path}"
         ranks.require_same("weights", self.step.digest, f"give --run {seen}")

@@ -36,6 +36,7 @@ from dcgan.training.records import Records
 from dcgan.training.run import Run
 from dcgan.training.signals import StopRequest
 from dcgan.training.state import Position, State, StepState
+from dcgan.training.tuned import prepare
 
 Rows = npt.NDArray[np.float32]
 """(steps, 5): statistics."""
@@ -102,7 +103,7 @@ class Trainer:
         self.started = time.perf_counter()
         with ExitStack() as held:
             self.ranks.first(lambda: self._take_folder(held))
-            self.run.prepare(self.log, lambda: bool(stop) or self._time_is_up())
+            prepare(self.run, self.log, lambda: bool(stop) or self._time_is_up())
             self.config = self.run.config  # now with its tuning
             trouble = self._run_until(stop)
         self.ranks.first(lambda: self._conclude(stop, trouble))
