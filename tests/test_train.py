@@ -74,7 +74,8 @@ def test_what_is_printed_stands_in_the_log_and_names_what_was_written(real):
     assert options == ", ".join(given)
     for net in (Generator(32, nz=8, ngf=4), Discriminator(32, ndf=4)):
         assert f"{net}, {count_parameters(net):,} parameters\n" in opening
-    end, *files = real.out.splitlines()[-4:]
+    end, *files, following = real.out.splitlines()[-5:]
+    assert following.split()[0] == "next"
     assert re.fullmatch(r"Training finished: 10 steps, 80 images, total time 0:\d\d:\d\d", end)
     assert [line.split()[0] for line in files] == ["samples", "curves", "nets"]
     named = [path for line in files for path in line.split(maxsplit=1)[1].split(", ")]
