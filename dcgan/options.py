@@ -775,7 +775,7 @@ class SampleOptions(Options):
         Option(
             "File to write: a PNG with all images, or a walk's .gif or .webp.",
             WHERE,
-            "samples.png, unless --each is given; none for a walk",
+            "samples.png, unless --each is given; a walk needs a name",
         ),
     ] = None
     each: Annotated[Path | None, Option("Write one PNG an image into this folder.", WHERE)] = None
