@@ -132,7 +132,7 @@ class AdversarialStep:
         Returns:
             (5,) on the device, detached, in the order of `STATISTICS`.
         """
-        # Update D, by images that G does not learn from
+        # Update D. The fake images are detached: this loss does not reach G
         self.discriminator.zero_grad()
         of_x, of_gz = (() if each is None else (each,) for each in (labels_x, labels_gz))
         fake = self._run(self.generate, noise, *of_gz)
@@ -142,7 +142,7 @@ class AdversarialStep:
         self.reduce_gradients(self.discriminator)
         self.optimizer_d.step()
 
-        # Update G, through the updated D and by the same fake images
+        # Update G through the updated D, with the same fake images
         self.generator.zero_grad()
         with _frozen(self.discriminator):
             loss_g, logits_gz2 = self.objective_g(self._seen(fake, draws, 2), of_gz)
@@ -157,7 +157,7 @@ class AdversarialStep:
             return torch.stack((loss_d, loss_g, d_x, d_gz1, d_gz2))
 
     def objective_d(
-        self, real: torch.Tensor, fake: torch.Tensor, of_x: Labels, of_gz: Labels
+        self, real: torch.Tensor, fake: torch.Tensor, labels_x: Labels, labels_gz: Labels
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Compute what D's update descends: -log D(x) - log(1 - D(G(z))).
 
@@ -167,24 +167,24 @@ class AdversarialStep:
         Args:
             real: (B, C, S, S), as D sees them.
             fake: likewise, detached from G.
-            of_x: the labels of the real images, if the nets are conditional.
-            of_gz: those of the fake images.
+            labels_x: the labels of the real images, if the nets are conditional.
+            labels_gz: those of the fake images.
 
         Returns:
             The loss, a scalar; D's logits, (B,), of the real and of the fake images.
         """
         if self.joint:
             both = torch.cat((real, fake)).contiguous(memory_format=torch.channels_last)
-            labels = map(torch.cat, zip(of_x, of_gz, strict=True))
+            labels = map(torch.cat, zip(labels_x, labels_gz, strict=True))
             logits_x, logits_gz = self._logits(both, *labels, batches=2).chunk(2)
         else:
-            logits_x = self._logits(real, *of_x)
-            logits_gz = self._logits(fake, *of_gz)
+            logits_x = self._logits(real, *labels_x)
+            logits_gz = self._logits(fake, *labels_gz)
         return self.loss_d(logits_x, logits_gz), logits_x, logits_gz
 
-    def objective_g(self, fake: torch.Tensor, of_gz: Labels) -> tuple[torch.Tensor, torch.Tensor]:
+    def objective_g(self, fake: torch.Tensor, labels_gz: Labels) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute what G's update descends, -log D(G(z)), and D's logits; see `objective_d`."""
-        logits_gz = self._logits(fake, *of_gz)
+        logits_gz = self._logits(fake, *labels_gz)
         return self.loss_g(logits_gz), logits_gz
 
     def updates_of_g(self) -> torch.Tensor:
