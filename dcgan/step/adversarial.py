@@ -182,7 +182,9 @@ class AdversarialStep:
             logits_gz = self._logits(fake, *labels_gz)
         return self.loss_d(logits_x, logits_gz), logits_x, logits_gz
 
-    def objective_g(self, fake: torch.Tensor, labels_gz: Labels) -> tuple[torch.Tensor, torch.Tensor]:
+    def objective_g(
+        self, fake: torch.Tensor, labels_gz: Labels
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute what G's update descends, -log D(G(z)), and D's logits; see `objective_d`."""
         logits_gz = self._logits(fake, *labels_gz)
         return self.loss_g(logits_gz), logits_gz
