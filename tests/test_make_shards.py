@@ -164,7 +164,7 @@ def test_what_is_not_packed_or_not_new_is_told_in_a_line_each(tmp_path, packed):
     assert (status, err) == (0, "")
     assert lines[:3] == [
         "source  in: 16 images",
-        "others  left out: 2 .heic, 1 .txt, 1 @eaDir",
+        "others  not packed: 2 .heic, 1 .txt, 1 @eaDir",
         "links   1 followed",
     ]
     assert lines[4] == "copies  3 images are copies of others: d/a.jpg of a.jpg"

@@ -239,7 +239,7 @@ def make_shards(
     for path, some in images.parts(members):
         console.print(f"source  {plain(str(path))}: {len(some):,} images")
     if left_out := images.listing.left_out:
-        console.print(f"others  left out: {counted(left_out)}")
+        console.print(f"others  not packed: {counted(left_out)}")
     if links := counted(images.listing.links):
         console.print(f"links   {links}")
     labelling = label(images, members, labels)

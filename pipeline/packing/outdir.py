@@ -171,7 +171,7 @@ def claim(out: Path, plan: Plan, *, overwrite: bool) -> Path:
             f"--out {out}",
             "a complete shard set",
             "a new or empty folder",
-            "use it as it is, choose another --out, or replace it with --overwrite",
+            "use it as it is, or choose another --out; without parts, --overwrite replaces it",
         )
     replacing_set = NEW in held or (MANIFEST in held and overwrite)
     target = out / NEW if replacing_set else out

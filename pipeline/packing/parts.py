@@ -180,9 +180,10 @@ class PartedSet:
         missing = sorted({each % self.parts for each in self._left(self._shards, records)})
         if not missing:
             return
+        lack = "not there, or have rejects" if self.packing.strict else "not there"
         raise UserError(
             f"--out {self.out}",
-            f"{len(missing)} of {self.parts} parts with shards that are not there:"
+            f"{len(missing)} of {self.parts} parts with shards that are {lack}:"
             f" {the_first([str(number) for number in missing])}",
             "all parts of the set",
             "give the commands that are listed, and then this one again",
