@@ -409,8 +409,9 @@ class TrainConfig(SetOptions):
     tune: Annotated[
         Literal["auto", "off"],
         Option(
-            "How the step is computed: auto (on CUDA as is fastest, timed at the first start; on a"
-            " CPU by a fixed table) or off (PyTorch's convolutions).",
+            "How the step is computed: auto (on CUDA as is fastest, timed at the first start of a"
+            " run of 20,000 steps or more; on a CPU by a fixed table), or off (by PyTorch's"
+            " convolutions).",
             MACHINE,
         ),
     ] = "auto"
@@ -660,7 +661,7 @@ class MeasuringStep(MeasuringNets):
     compiled: Annotated[
         bool,
         Option(
-            "Measure compiled code even without CUDA, which takes minutes.",
+            "Measure compiled code even without CUDA: a minute or two more.",
             MEASURING,
             flag="--compiled",
         ),

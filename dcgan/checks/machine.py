@@ -315,7 +315,8 @@ def shard_set(name: str, access: Access | None = None) -> Finding:
     """Whether the set opens, and its recipe."""
     shards = open_set(name, access)
     manifest, note = shards.manifest, shards.files.note
-    size = f"{manifest.samples:,} images in {len(manifest.shards):,} shards"
+    shard_count = len(manifest.shards)
+    size = f"{manifest.samples:,} images in {shard_count:,} shard{'s' * (shard_count > 1)}"
     found = f"{size}, {manifest.recipe.describe()}"
     if note:
         return warning(f"{found}; {note}", "see whether the store can be reached from here")

@@ -39,17 +39,18 @@ def print_swd(swd: Swd) -> None:
 def print_rest(measured: list[Measured]) -> None:
     """Print the other numbers, each beside that of real images, and what it means."""
     rows = [
-        [
-            _name(each.metric),
-            f"{each.value:.4g}",
-            f"{each.floor:.4g}",
-            f"{each.n:,}",
-            _note(each.source),
-        ]
+        [_name(each.metric), f"{each.value:.4g}", f"{each.floor:.4g}", f"{each.n:,}"]
         for each in measured
     ]
-    if rows:
-        _print_table("Other numbers", ["", "generated", "real", "n", ""], rows)
+    if not rows:
+        return
+    _print_table("Other numbers", ["", "generated", "real", "n"], rows)
+    notes: dict[str, list[str]] = {}
+    for each in measured:
+        notes.setdefault(_note(each.source), []).append(NAMES[each.metric])
+    print_lines = Console(highlight=False, markup=False, soft_wrap=True).print
+    for note, names in notes.items():
+        print_lines(f"{', '.join(names)}: {note}")
 
 
 def print_by_label(rows: list[list[Measured]]) -> None:
@@ -76,7 +77,7 @@ def _name(metric: str) -> str:
 
 def _note(source: Provenance) -> str:
     if source.digest is None:
-        return "of samples, as a multiple of real images'; below 1: blur, near 0: copies"
+        return "as a multiple of real images'; below 1: blur, near 0: copies"
     known = "published" if source.comparable else "unknown, not comparable with published numbers"
     net = source.extractor.partition(",")[0]
     return f"{net}, weights {source.digest[:8]}: {known}"

@@ -269,7 +269,7 @@ def make_entrants(
         if mode == "graph" and not cuda:
             left_out.append(f"{name}: not available here: it takes CUDA.")
         elif mode == "compiled" and not (cuda or options.compiled):
-            left_out.append(f"{name}: left out; --compiled includes it, and takes minutes.")
+            left_out.append(f"{name}: left out; --compiled includes it, for a minute or two.")
         else:
             asked = "fp32" if name == "eager fp32" else "auto"
             precision = choose_precision(asked, device).name

@@ -60,7 +60,7 @@ def comparison_page(records: Sequence[RunRecord]) -> str:
 
 def differing(records: Sequence[RunRecord]) -> list[tuple[str, ...]]:
     """Options in which the runs differ, with each run's value; the run folder itself aside."""
-    options: list[dict[str, Any]] = [record.config for record in records]
+    options: list[dict[str, Any]] = [record.options for record in records]
     names = dict.fromkeys(name for option in options for name in option if name != "run")
     if len({str(each.get("shard_set")) for each in options}) == 1 and "shard_set" in names:
         names.pop("shards", None)  # one set, however it is spelled

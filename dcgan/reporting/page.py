@@ -144,7 +144,7 @@ def run_values(record: RunRecord) -> dict[str, Any]:
         "tiles": _tiles(record),
         "figures": _figures(record),
         "curves": _about_curves(record),
-        "options": flat({name: v for name, v in record.config.items() if name != "tuning"}),
+        "options": flat(record.options),
         "environment": flat(record.environment),
         "latest": [metric_row(metrics[place]) for place in last],
         "metrics": [metric_row(metric) for metric in reversed(earlier)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,6 +13,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
+from dcgan.options import RunLabels
 from dcgan.rundir.curves import Curve
 from dcgan.rundir.folder import MAX_COUNT, RunFolder, each_line, read_object
 from dcgan.step import STATISTICS
@@ -92,6 +94,15 @@ class RunRecord:
     """How the run ended, from `log.txt`."""
     notes: list[str] = field(default_factory=list)
     """Remarks on files that are absent or damaged."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options for people: the labels in a line, and without the tuner's choice."""
+        shown = {name: value for name, value in self.config.items() if name != "tuning"}
+        with suppress(ValidationError):
+            if shown.get("labels") is not None:
+                shown["labels"] = RunLabels.model_validate(shown["labels"]).describe()
+        return shown
 
     @property
     def nimg(self) -> int | None:
