@@ -29,6 +29,9 @@ EXPECTED: dict[str, dict[str, str]] = {
         "*/fakes_init.png": "it shows the average, with BatchNorm fitted, as later pictures do",
         "*/reals*.png": "they show as many real images as a grid has, not the first batch alone",
         "*.pt#watch/reals_spread": "it is measured on those",
+        "*metrics.jsonl#*": "all real images are compared with, where up to 15 were left out",
+        "*.json#swd": "likewise",
+        "*/neighbours.png": "likewise",
         "here/drawn/walk.gif": "small pictures are enlarged",
     }
 }
