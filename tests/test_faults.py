@@ -33,5 +33,5 @@ def test_damage_to_a_set_is_noticed(tmp_path):
 
 @pytest.mark.slow
 def test_all_faults_are_survived():
-    done = faults(seconds=1800)
+    done = faults(seconds=3600)
     assert done.returncode == 0, done.stdout + done.stderr
