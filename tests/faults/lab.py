@@ -113,7 +113,13 @@ def line(text: str, times: int) -> Moment:
 
 def appears(folder: Path, pattern: str, times: int = 1) -> Moment:
     """When so many files have come to match."""
-    return lambda running: len(list(folder.glob(pattern))) >= times
+
+    def has_come(running: Running) -> bool:
+        with suppress(FileNotFoundError):  # a folder is swept away while it is listed
+            return len(list(folder.glob(pattern))) >= times
+        return False
+
+    return has_come
 
 
 def by(number: signal.Signals) -> Blow:
